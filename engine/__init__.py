@@ -1,0 +1,71 @@
+"""The CSM engine: requests in, audio out. It knows no HTTP and reads no environment.
+
+Importing this package imports no torch; `load_engine` does, when it is called.
+"""
+
+from __future__ import annotations
+
+from .config import FALLBACK_MODEL, EngineConfig
+from .errors import (
+    CheckpointError,
+    CheckpointNotFound,
+    EngineClosed,
+    EngineError,
+    EngineFailed,
+    EngineOutOfMemory,
+    InvalidRequest,
+    PromptTooLong,
+)
+from .interface import Engine, Progress
+from .stream import SpeechStream
+from .types import (
+    FRAME_MILLISECONDS,
+    FRAME_SAMPLES,
+    SAMPLE_RATE,
+    AudioChunk,
+    EngineStatus,
+    Speech,
+    SpeechRequest,
+    VoicePrompt,
+)
+
+__all__ = [
+    "FALLBACK_MODEL",
+    "FRAME_MILLISECONDS",
+    "FRAME_SAMPLES",
+    "SAMPLE_RATE",
+    "AudioChunk",
+    "CheckpointError",
+    "CheckpointNotFound",
+    "Engine",
+    "EngineClosed",
+    "EngineConfig",
+    "EngineError",
+    "EngineFailed",
+    "EngineOutOfMemory",
+    "EngineStatus",
+    "InvalidRequest",
+    "Progress",
+    "PromptTooLong",
+    "Speech",
+    "SpeechRequest",
+    "SpeechStream",
+    "VoicePrompt",
+    "load_engine",
+]
+
+
+def load_engine(config: EngineConfig, progress: Progress | None = None) -> Engine:
+    """Build the engine that the config asks for and start it.
+
+    progress: called with (share done, what is being done), from the calling thread.
+    Raises CheckpointNotFound, CheckpointError.
+    """
+    report = progress or (lambda share, what: None)
+    if config.model == FALLBACK_MODEL:
+        from .fallback.espeak import EspeakEngine
+
+        return EspeakEngine(config, report)
+    from .service import CsmEngine
+
+    return CsmEngine.load(config, report)

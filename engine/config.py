@@ -1,0 +1,42 @@
+"""How an engine is to be built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import InvalidRequest
+
+FALLBACK_MODEL = "espeak-ng"  # as EngineConfig.model: the voice that needs no weights
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What `load_engine` needs to know.
+
+    model: a directory, a hub id such as "sesame/csm-1b", or "espeak-ng" for the fallback voice.
+    device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:N".
+    dtype: "auto" (bfloat16, or float32 where the CPU is slow at bfloat16), "float32", "bfloat16", "float16".
+    slots: how many requests speak at once.
+    compile: torch.compile on the frame step; "auto" is on for cuda and off for cpu.
+    audio_queue_slices: how many emitted slices a slot may be ahead of its reader before it is held.
+    voice_cache_bytes: bound on the memory that prompts of known voices take; least recently used go first.
+    hub_token: for a gated repository on the hub.
+    mimi_weights: moshi's own Mimi file, for checkpoints that do not carry Mimi; None fetches moshi's default.
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    slots: int = 4
+    compile: Literal["auto", "on", "off"] = "auto"
+    audio_queue_slices: int = 5
+    voice_cache_bytes: int = 1 << 30
+    hub_token: str | None = None
+    mimi_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise InvalidRequest(f"slots must be at least 1, not {self.slots}")
+        if self.audio_queue_slices < 1:
+            raise InvalidRequest(f"audio_queue_slices must be at least 1, not {self.audio_queue_slices}")
