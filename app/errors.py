@@ -1,0 +1,144 @@
+"""What the service answers when it cannot do what was asked: one tree, one table (API.md section 7).
+
+ServiceError
+├── BadRequest 400           UnknownFormat, UndecodableAudio
+├── Unauthorized 401
+├── Forbidden 403            PreloadedVoice
+├── NotFound 404             UnknownVoice
+├── Conflict 409             VoiceExists
+├── TooLarge 413
+├── UnsupportedMedia 415     NotAudio
+├── Unprocessable 422        a parameter out of range, a text that does not fit
+├── Busy 429                 every slot taken and the queue full, or the wait over
+├── EngineBroke 500          the engine failed before the first byte
+└── Unavailable 503          starting, draining, or nothing alive to speak
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import engine
+
+
+class ServiceError(Exception):
+    """An answer that is an error. `detail` says what is wrong and what to do about it."""
+
+    status: ClassVar[int] = 500
+    code: str = "internal_error"
+    retry_after: int | None = None  # seconds, sent as Retry-After
+
+    def __init__(self, detail: str, *, code: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        if code is not None:
+            self.code = code
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    @property
+    def body(self) -> dict[str, str]:
+        return {"detail": self.detail, "code": self.code}
+
+
+class BadRequest(ServiceError):
+    status = 400
+    code = "bad_request"
+
+
+class UnknownFormat(BadRequest):
+    code = "unknown_format"
+
+
+class UndecodableAudio(BadRequest):
+    code = "undecodable_audio"
+
+
+class Unauthorized(ServiceError):
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(ServiceError):
+    status = 403
+    code = "forbidden"
+
+
+class PreloadedVoice(Forbidden):
+    code = "preloaded_voice"
+
+
+class NotFound(ServiceError):
+    status = 404
+    code = "not_found"
+
+
+class UnknownVoice(NotFound):
+    code = "unknown_voice"
+
+
+class Conflict(ServiceError):
+    status = 409
+    code = "conflict"
+
+
+class VoiceExists(Conflict):
+    code = "voice_exists"
+
+
+class TooLarge(ServiceError):
+    status = 413
+    code = "too_large"
+
+
+class UnsupportedMedia(ServiceError):
+    status = 415
+    code = "unsupported_media"
+
+
+class NotAudio(UnsupportedMedia):
+    code = "not_audio"
+
+
+class Unprocessable(ServiceError):
+    status = 422
+    code = "unprocessable"
+
+
+class Busy(ServiceError):
+    status = 429
+    code = "busy"
+    retry_after = 1
+
+
+class EngineBroke(ServiceError):
+    status = 500
+    code = "engine_failed"
+
+
+class Unavailable(ServiceError):
+    status = 503
+    code = "unavailable"
+    retry_after = 5
+
+
+_FROM_ENGINE: tuple[tuple[type[engine.EngineError], type[ServiceError], str], ...] = (
+    (engine.PromptTooLong, Unprocessable, "prompt_too_long"),
+    (engine.InvalidRequest, Unprocessable, "invalid_parameter"),
+    (engine.CheckpointError, Unavailable, "no_model"),
+    (engine.EngineClosed, Unavailable, "draining"),
+    (engine.EngineOutOfMemory, EngineBroke, "out_of_memory"),
+    (engine.EngineError, EngineBroke, "engine_failed"),
+)
+
+
+def from_engine(error: engine.EngineError) -> ServiceError:
+    """The answer for an engine's error: the first row of the table that fits. The last fits all."""
+    for kind, answer, code in _FROM_ENGINE:
+        if isinstance(error, kind):
+            return answer(str(error), code=code)
+    raise AssertionError("the last row of the table fits every EngineError") from error
