@@ -1,0 +1,101 @@
+"""Which format an answer is in: the `format` parameter, else the Accept header, else wav (RFC 9110, 12.5.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from app.errors import UnknownFormat
+
+from .formats import FORMATS, Format
+
+DEFAULT = "wav"
+
+_MEDIA_TYPES = {
+    "wav": {"audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave"},
+    "mp3": {"audio/mpeg", "audio/mp3", "audio/x-mp3", "audio/mpeg3"},
+    "fmp4": {"audio/mp4", "audio/m4a", "audio/x-m4a"},
+    "raw_pcm": {"audio/pcm", "audio/l16", "audio/x-raw"},
+    "webm": {"audio/webm"},
+    "opus": {"audio/ogg", "audio/opus", "application/ogg"},
+    "flac": {"audio/flac", "audio/x-flac"},
+    "aac": {"audio/aac", "audio/aacp", "audio/x-aac"},
+}
+_CODECS = {
+    "wav": {"1"},
+    "mp3": {"mp3"},
+    "fmp4": {"mp4a.40.2", "mp4a.40"},
+    "webm": {"opus"},
+    "opus": {"opus"},
+    "flac": {"flac"},
+    "aac": {"mp4a.40.2"},
+}
+_SIGNAL = {"rate": "24000", "channels": "1", "format": "s16le"}  # parameters of PCM types
+
+# Neither can backtrack: at every position at most one branch fits.
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+')
+_QUALITY = re.compile(r"0(?:\.\d{0,3})?|1(?:\.0{0,3})?")
+
+
+@dataclass(frozen=True)
+class MediaRange:
+    """One element of an Accept header: `audio/ogg;codecs=opus;q=0.5`, all in lower case."""
+
+    media_type: str
+    parameters: dict[str, str]
+    quality: float
+
+    @property
+    def wildcards(self) -> int:
+        return self.media_type.split("/").count("*")
+
+    def covers(self, candidate: Format) -> bool:
+        if self.media_type in ("*/*", "audio/*"):
+            return True
+        if self.media_type not in _MEDIA_TYPES[candidate.name]:
+            return False
+        codecs = {codec.strip() for codec in self.parameters.get("codecs", "").split(",") if codec.strip()}
+        if not codecs <= _CODECS.get(candidate.name, set()):
+            return False
+        return all(self.parameters.get(name, value) == value for name, value in _SIGNAL.items())
+
+
+def parse_accept(accept: str) -> Iterator[MediaRange]:
+    """The elements of an Accept header, in order; those that make no sense are left out."""
+    for element in _ELEMENT.findall(accept.lower()):
+        media_type, *pairs = [part.strip() for part in _PARAMETER.findall(element)] or [""]
+        parameters = {}
+        for pair in pairs:
+            name, _, value = pair.partition("=")
+            parameters[name.strip()] = value.strip().strip('"')
+        quality = parameters.pop("q", "1")
+        if _QUALITY.fullmatch(quality):
+            yield MediaRange(media_type, parameters, float(quality))
+
+
+def choose_format(format: str | None, accept: str | None) -> Format:  # noqa: A002  the parameter's name in API.md
+    """The format of an answer.
+
+    format: a name of FORMATS in any case; it wins over the Accept header.
+    accept: an Accept header. The most specific range that covers a format gives its quality; the highest quality
+        wins, then a range that names a type over a wildcard, then what stands first. Nothing we can make: wav.
+    Raises UnknownFormat if format names none.
+    """
+    if format is not None:
+        chosen = FORMATS.get(format.strip().lower())
+        if chosen is None:
+            raise UnknownFormat(f"format {format[:40]!r} is not known: use one of {', '.join(FORMATS)}")
+        return chosen
+    ranges = list(enumerate(parse_accept(accept or "")))
+    best, best_rank = FORMATS[DEFAULT], None
+    for candidate in FORMATS.values():
+        covering = [(place, media_range) for place, media_range in ranges if media_range.covers(candidate)]
+        if not covering:
+            continue
+        place, nearest = min(covering, key=lambda each: (each[1].wildcards, -len(each[1].parameters), each[0]))
+        rank = (nearest.quality, -nearest.wildcards, -place)
+        if nearest.quality > 0 and (best_rank is None or rank > best_rank):
+            best, best_rank = candidate, rank
+    return best
