@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from engine import (
+    FRAME_SAMPLES,
+    CheckpointError,
+    EngineClosed,
+    EngineFailed,
+    EngineOutOfMemory,
+    InvalidRequest,
+    PromptTooLong,
+    SpeechRequest,
+    VoicePrompt,
+)
+from engine.testing import EXIT_STATUS, FakeEngine, FakeOptions, Fault
+
+Make = Callable[..., FakeEngine]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[FakeEngine] = []
+
+    def build(*args: object, **kwargs: object) -> FakeEngine:
+        made.append(FakeEngine(*args, **kwargs))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield build
+    for fake in made:
+        fake.close()
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait for what another thread does; the test's own time limit ends a wait that is in vain."""
+    pause = threading.Event()
+    while not holds():
+        pause.wait(0.001)
+
+
+def test_a_frame_for_each_character(make: Make) -> None:
+    speech = make().generate(SpeechRequest("Hello."))
+    assert speech.samples.size == 6 * FRAME_SAMPLES
+    assert make().generate(SpeechRequest("Hello.", max_frames=2)).samples.size == 2 * FRAME_SAMPLES
+
+
+def test_slices_grow_and_join_to_the_whole(make: Make) -> None:
+    request = SpeechRequest("x" * 23, first_slice_frames=1, slice_frames=5)
+    chunks = list(make().stream(request))
+    assert [chunk.samples.size // FRAME_SAMPLES for chunk in chunks] == [1, 2, 4, 5, 5, 5, 1]
+    assert [chunk.ends_speech for chunk in chunks] == [False] * 6 + [True]
+    whole = make().generate(SpeechRequest("x" * 23, first_slice_frames=23, slice_frames=23))
+    assert np.array_equal(np.concatenate([chunk.samples for chunk in chunks]), whole.samples)
+
+
+def test_each_voice_has_its_own_tone_and_keeps_it(make: Make) -> None:
+    fake = make()
+    voice = VoicePrompt(np.ones(100, np.float32))
+    spoken = [fake.generate(SpeechRequest("Hi.", **how)).samples for how in ({}, {"speaker": 1}, {"voice": voice}, {})]
+    assert np.array_equal(spoken[0], spoken[3])
+    assert not np.array_equal(spoken[0], spoken[1])
+    assert not np.array_equal(spoken[0], spoken[2])
+
+
+def test_more_requests_than_slots_wait_in_the_order_they_came(make: Make) -> None:
+    fake = make(slots=1, audio_queue_slices=1)
+    first, second, third = (fake.stream(SpeechRequest(name * 9)) for name in "abc")
+    eventually(lambda: fake.status().queued == 2)
+    assert fake.status().active == 1
+    assert sum(chunk.samples.size for chunk in first) == 9 * FRAME_SAMPLES
+    next(second)
+    eventually(lambda: fake.status().queued == 1)
+    second.close()
+    assert sum(chunk.samples.size for chunk in third) == 9 * FRAME_SAMPLES
+
+
+def test_a_row_that_ended_unheard_makes_place_for_the_next(make: Make) -> None:
+    fake = make(slots=1, audio_queue_slices=1)
+    unheard = fake.stream(SpeechRequest("x"))
+    eventually(lambda: unheard._queue.done)
+    assert fake.generate(SpeechRequest("Hi.")).samples.size == 3 * FRAME_SAMPLES
+
+
+def test_guidance_takes_two_slots(make: Make) -> None:
+    fake = make(slots=2, audio_queue_slices=1)
+    with fake.stream(SpeechRequest("x" * 9, guidance=1.0)) as guided:
+        next(guided)
+        assert fake.status().active == 2
+    with pytest.raises(InvalidRequest, match="takes 2 slots"):
+        make(slots=1).stream(SpeechRequest("Hi.", guidance=1.0))
+
+
+def test_a_slow_reader_holds_its_own_slot_alone(make: Make) -> None:
+    fake = make(slots=2, audio_queue_slices=2)
+    slow = fake.stream(SpeechRequest("x" * 40, slice_frames=1))
+    eventually(lambda: slow._queue.full)
+    fake.generate(SpeechRequest("x" * 40))
+    assert len(slow._queue._chunks) == 2
+    assert sum(chunk.samples.size for chunk in slow) == 40 * FRAME_SAMPLES
+
+
+def test_a_stream_that_is_dropped_frees_its_slot(make: Make) -> None:
+    fake = make(slots=1, audio_queue_slices=1)
+    dropped = fake.stream(SpeechRequest("x" * 1000))
+    next(dropped)
+    del dropped
+    gc.collect()
+    assert fake.generate(SpeechRequest("Hi.")).samples.size == 3 * FRAME_SAMPLES
+
+
+def test_it_can_be_listened_to_in_an_event_loop(make: Make) -> None:
+    async def listen() -> int:
+        return sum([chunk.samples.size async for chunk in make().stream(SpeechRequest("Hello."))])
+
+    assert asyncio.run(listen()) == 6 * FRAME_SAMPLES
+
+
+@pytest.mark.parametrize(("kind", "error"), [("raise", EngineFailed), ("memory", EngineOutOfMemory)])
+@pytest.mark.parametrize("frames", [0, 3])
+def test_a_scripted_error_comes_behind_the_frames_before_it(
+    make: Make, kind: str, error: type[Exception], frames: int
+) -> None:
+    fake, heard = make(), 0
+    with pytest.raises(error, match=f"after {frames} frames"):
+        for chunk in fake.stream(SpeechRequest(f"[{kind}@{frames}] and more", slice_frames=1)):
+            heard += chunk.samples.size
+    assert heard == frames * FRAME_SAMPLES
+    assert fake.generate(SpeechRequest("Hi.")).samples.size == 3 * FRAME_SAMPLES
+
+
+def test_a_fault_of_the_constructor_meets_every_request(make: Make) -> None:
+    fake = make(fault=Fault("memory", 1))
+    for _ in range(2):
+        with pytest.raises(EngineOutOfMemory):
+            fake.generate(SpeechRequest("Hi."))
+
+
+def test_a_broken_engine_says_so_and_speaks_no_more(make: Make) -> None:
+    fake = make(audio_queue_slices=1)
+    other = fake.stream(SpeechRequest("x" * 1000))
+    with pytest.raises(EngineFailed, match="broke"):
+        fake.generate(SpeechRequest("[break]"))
+    with pytest.raises(EngineFailed, match="broke"):
+        list(other)
+    assert "broke" in (fake.status().error or "")
+    with pytest.raises(EngineFailed, match="broke"):
+        fake.stream(SpeechRequest("Hi."))
+
+
+def test_closing_ends_open_streams_even_of_a_hung_engine(make: Make) -> None:
+    fake = make(slots=1)
+    hung, waiting = fake.stream(SpeechRequest("[hang]")), fake.stream(SpeechRequest("Hi."))
+    fake.close()
+    for stream in (hung, waiting):
+        with pytest.raises(EngineClosed):
+            next(stream)
+    with pytest.raises(EngineClosed):
+        fake.stream(SpeechRequest("Hi."))
+    fake.close()
+
+
+def test_the_exit_fault_ends_the_process() -> None:
+    code = "from engine import *; from engine.testing import *; FakeEngine().generate(SpeechRequest('[exit@1] now'))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == EXIT_STATUS
+
+
+def test_prepared_voices_are_counted_and_bounded(make: Make) -> None:
+    fake = make(options=FakeOptions(max_voice_seconds=1.0))
+    voice = VoicePrompt(np.ones(24_000, np.float32))
+    fake.prepare_voice(voice, 3)
+    assert fake.prepared == [(voice.key, 3)]
+    with pytest.raises(PromptTooLong):
+        fake.prepare_voice(VoicePrompt(np.ones(24_001, np.float32)))
+
+
+def test_options_are_read_from_the_model_path() -> None:
+    assert FakeOptions.parse("fake") == FakeOptions()
+    assert FakeOptions.parse("fake:name=csm,frame_seconds=0.02,load_fails=true") == FakeOptions(
+        name="csm", frame_seconds=0.02, load_fails=True
+    )
+    with pytest.raises(CheckpointError, match="speed"):
+        FakeOptions.parse("fake:speed=2")
+
+
+def test_loading_reports_progress_and_fails_on_demand() -> None:
+    shares: list[float] = []
+    FakeEngine.load("fake", 2, 5, lambda share, what: shares.append(share)).close()
+    assert shares == sorted(shares)
+    assert shares
+    with pytest.raises(CheckpointError, match="as asked for"):
+        FakeEngine.load("fake:load_fails=true", 2, 5, lambda share, what: None)
