@@ -141,7 +141,7 @@ class FakeEngine:
     def __init__(
         self,
         slots: int = 4,
-        options: FakeOptions = FakeOptions(),  # noqa: B008  it is frozen
+        options: FakeOptions = FakeOptions(),
         *,
         audio_queue_slices: int = 5,
         fault: Fault | None = None,

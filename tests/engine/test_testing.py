@@ -128,11 +128,11 @@ def test_it_can_be_listened_to_in_an_event_loop(make: Make) -> None:
 def test_a_scripted_error_comes_behind_the_frames_before_it(
     make: Make, kind: str, error: type[Exception], frames: int
 ) -> None:
-    fake, heard = make(), 0
+    fake = make()
+    stream, heard = fake.stream(SpeechRequest(f"[{kind}@{frames}] and more", slice_frames=1)), []
     with pytest.raises(error, match=f"after {frames} frames"):
-        for chunk in fake.stream(SpeechRequest(f"[{kind}@{frames}] and more", slice_frames=1)):
-            heard += chunk.samples.size
-    assert heard == frames * FRAME_SAMPLES
+        heard.extend(stream)
+    assert sum(chunk.samples.size for chunk in heard) == frames * FRAME_SAMPLES
     assert fake.generate(SpeechRequest("Hi.")).samples.size == 3 * FRAME_SAMPLES
 
 

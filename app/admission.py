@@ -1,0 +1,115 @@
+"""Who may speak now: permits for slots, handed out in the order of arrival, with a bounded wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from .errors import Busy, Unavailable, Unprocessable
+
+
+@dataclass(eq=False)
+class _Waiter:
+    permits: int
+    granted: asyncio.Future[None]
+
+
+class Admission:
+    """Permits of one worker. Everything here runs on its event loop.
+
+    capacity: how many permits there are, one for each slot of the engine.
+    max_queued: how many requests may wait.
+    timeout: how long each may wait, in seconds.
+    """
+
+    def __init__(self, capacity: int, max_queued: int, timeout: float) -> None:
+        self.capacity = capacity
+        self._free = capacity
+        self._max_queued = max_queued
+        self._timeout = timeout
+        self._waiters: deque[_Waiter] = deque()
+        self._closed = False
+
+    @property
+    def active(self) -> int:
+        """Permits that are taken."""
+        return self.capacity - self._free
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return len(self._waiters)
+
+    @asynccontextmanager
+    async def reserve(self, permits: int = 1) -> AsyncIterator[None]:
+        """Hold permits for as long as the context lasts.
+
+        Nobody overtakes: a request that needs two permits is not starved by those that need one.
+        Raises Busy if the queue is full or the wait is over, Unprocessable if there are never that many,
+        Unavailable once the admission is closed. A waiter that is cancelled leaves no trace.
+        """
+        await self._acquire(permits)
+        try:
+            yield
+        finally:
+            self._release(permits)
+
+    def close(self) -> None:
+        """Nobody is admitted any more, and who waits is told so."""
+        self._closed = True
+        for waiter in self._waiters:
+            if not waiter.granted.done():
+                waiter.granted.set_exception(_draining())
+        self._waiters.clear()
+
+    async def _acquire(self, permits: int) -> None:
+        if self._closed:
+            raise _draining()
+        if permits > self.capacity:
+            raise Unprocessable(
+                f"this request takes {permits} slots and a worker has {self.capacity}: "
+                "send cfg_guidance_weight=0, or raise CONCURRENT_REQUESTS_PER_WORKER",
+                code="too_many_slots",
+            )
+        if not self._waiters and permits <= self._free:
+            self._free -= permits
+            return
+        if len(self._waiters) >= self._max_queued:
+            raise Busy(f"all {self.capacity} slots are taken and {self._max_queued} requests wait: try again soon")
+        waiter = _Waiter(permits, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        try:
+            await asyncio.wait_for(asyncio.shield(waiter.granted), self._timeout)
+        except asyncio.TimeoutError:
+            self._leave(waiter)
+            raise Busy(f"no slot became free within {self._timeout:g} seconds: try again soon") from None
+        except asyncio.CancelledError:
+            self._leave(waiter)
+            raise
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """Give up waiting. A permit that was granted in the same moment goes to the next."""
+        if waiter.granted.done():
+            if waiter.granted.exception() is None:
+                self._release(waiter.permits)
+            return
+        waiter.granted.cancel()
+        self._waiters.remove(waiter)
+        self._admit()  # who stood behind it may need fewer
+
+    def _release(self, permits: int) -> None:
+        self._free += permits
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiters and self._waiters[0].permits <= self._free:
+            waiter = self._waiters.popleft()
+            self._free -= waiter.permits
+            waiter.granted.set_result(None)
+
+
+def _draining() -> Unavailable:
+    return Unavailable("this worker is shutting down: try again soon", code="draining")

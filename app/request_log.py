@@ -1,0 +1,128 @@
+"""What is known of each request: its id, how it went, and one line about it in the log."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_log = logging.getLogger("app.requests")
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics", "/system-status"})  # polled all day
+
+Outcome = Literal["ok", "refused", "failed", "left", "stalled"]
+
+
+@dataclass
+class RequestRecord:
+    """One request, filled in by whoever learns something about it.
+
+    outcome: ok; refused (4xx, 429, 503); failed (5xx, or cut after the first byte); left (the client went away);
+        stalled (the client stopped reading).
+    speech_seconds: from the start of the speech to the last of its audio, the wait for a slot not counted.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    started: float = field(default_factory=time.monotonic)
+    status: int | None = None
+    outcome: Outcome | None = None
+    voice: str | None = None
+    format: str | None = None
+    first_audio_seconds: float | None = None
+    audio_seconds: float | None = None
+    speech_seconds: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Time to make a second of audio, in seconds: below 1 is faster than it is heard."""
+        return self.speech_seconds / self.audio_seconds if self.audio_seconds and self.speech_seconds else None
+
+    def fields(self) -> dict[str, object]:
+        first, factor = self.first_audio_seconds, self.real_time_factor
+        return {
+            "id": self.request_id,
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "outcome": self.outcome,
+            "voice": self.voice,
+            "format": self.format,
+            "first_audio_ms": None if first is None else round(first * 1000),
+            "audio_seconds": None if self.audio_seconds is None else round(self.audio_seconds, 2),
+            "real_time_factor": None if factor is None else round(factor, 3),
+            "ms": round(self.seconds * 1000),
+        }
+
+
+Observer = Callable[[RequestRecord], None]
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The record of the request that a scope belongs to."""
+    record = scope["state"]["record"]
+    assert isinstance(record, RequestRecord)
+    return record
+
+
+class RequestLog:
+    """The outermost layer: gives every request an id and a record, and tells how it ended.
+
+    observers: called with each finished record, on the event loop.
+    """
+
+    def __init__(self, app: ASGIApp, observers: Sequence[Observer] = ()) -> None:
+        self._app = app
+        self._observers = (write_line, *observers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        record = RequestRecord(_request_id(scope), scope.get("method", "WEBSOCKET"), scope["path"])
+        state = {**scope.get("state", {}), "record": record}
+
+        async def identified(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                record.status = message["status"]
+                header = (b"x-request-id", record.request_id.encode())
+                message = {**message, "headers": [*message.get("headers", ()), header]}
+            await send(message)
+
+        try:
+            await self._app({**scope, "state": state}, receive, identified)
+        except BaseException:
+            record.outcome = record.outcome or "failed"
+            raise
+        finally:
+            record.seconds = time.monotonic() - record.started
+            record.outcome = record.outcome or _outcome(record.status)
+            for observe in self._observers:
+                observe(record)
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own, if it is safe to send back and to write down; else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            return str(value.decode())
+    return uuid.uuid4().hex
+
+
+def _outcome(status: int | None) -> Outcome:
+    if status is None or status < 400:
+        return "ok"
+    return "failed" if status >= 500 and status != 503 else "refused"
+
+
+def write_line(record: RequestRecord) -> None:
+    quiet = record.path in _QUIET_PATHS and record.outcome != "failed"
+    _log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": record.fields()})

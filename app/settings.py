@@ -1,0 +1,182 @@
+"""Every setting of the service (API.md section 8): the only place that reads the environment and `.env`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_FILE = Path(".env")  # in the directory that the service is started from
+
+_SECRETS = ("api_key", "hf_token", "csm_watermark_key")  # never shown, also not when they are wrong
+
+
+class SettingsError(Exception):
+    """Some settings cannot be used. The message has a line for each: its name, what it was, what it may be."""
+
+
+class Settings(BaseSettings):
+    """What the environment and `.env` say; the environment wins. An empty value counts as none.
+
+    The description of a field says what it may be; it stands in messages and beside the setting in `.env.example`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    # Who may call
+    api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        min_length=1, description="one key or several with commas between; every client sends one of them"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("*",), description="origins whose web pages may call, with commas between, or * for all"
+    )
+
+    # Where to listen
+    host: str = Field(default="0.0.0.0", description="the address to listen on; 127.0.0.1 is this machine alone")
+    port: int = Field(default=8000, ge=1, le=65535, description="a whole number from 1 to 65535")
+
+    # The model
+    model_path: str | None = Field(
+        default=None, description="a directory or a hub id such as sesame/csm-1b; unset tries that one"
+    )
+    hf_token: SecretStr | None = Field(default=None, description="a hub token with access to sesame/csm-1b")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto, float32, bfloat16 or float16"
+    )
+    compile: Literal["auto", "on", "off"] = Field(default="auto", description="auto (on for a GPU), on or off")
+    fallback_engine: Literal["espeak-ng", "none"] = Field(
+        default="espeak-ng", description="espeak-ng, or none to fail without CSM's weights"
+    )
+
+    # Voices
+    voices_dir: Path = Field(default=Path("voices"), description="a directory for uploads; it is made if missing")
+    preloaded_voices_dir: Path = Field(
+        default=Path("preloaded-voices"), description="a directory of voices that nobody can change over HTTP"
+    )
+    max_voice_seconds: float = Field(default=30.0, gt=0, le=600, description="seconds, above 0 and at most 600")
+    max_upload_mb: float = Field(default=25.0, gt=0, le=1024, description="megabytes, above 0 and at most 1024")
+
+    # Load
+    workers: int | None = Field(
+        default=None, ge=1, le=256, description="auto (one for each visible GPU, 1 on a CPU) or a whole number from 1"
+    )
+    concurrent_requests_per_worker: int | None = Field(
+        default=None, ge=1, le=4096, description="auto (from the GPU's memory, 4 on a CPU) or a whole number from 1"
+    )
+    max_queued_requests: int = Field(default=64, ge=0, description="a whole number from 0, for each worker")
+    queue_timeout_seconds: float = Field(default=30.0, gt=0, description="seconds, above 0")
+    graceful_timeout_seconds: int = Field(default=30, ge=1, description="whole seconds from 1")
+
+    # Texts and speech
+    max_text_length: int = Field(default=5000, ge=1, description="characters, from 1")
+    tts_synthesis_temperature: float = Field(default=0.8, ge=0, le=2, description="from 0 (greedy) to 2")
+    tts_top_k: int = Field(default=50, ge=1, le=2051, description="a whole number from 1 to 2051")
+    tts_cfg_guidance_weight: float = Field(default=0.0, ge=0, le=3, description="from 0 (off) to 3")
+    tts_voice_exaggeration_factor: float = Field(default=0.5, ge=0, le=1, description="from 0 to 1; 0.5 is neutral")
+    tts_text_processing_chunk_size: int = Field(default=150, ge=20, le=1000, description="characters, from 20 to 1000")
+    tts_audio_tokens_per_slice: int = Field(default=5, ge=1, le=125, description="frames of 80 ms, from 1 to 125")
+    tts_first_slice_frames: int = Field(default=1, ge=1, le=125, description="frames of 80 ms, from 1 to 125")
+    tts_remove_leading_milliseconds: int = Field(default=0, ge=0, le=600_000, description="milliseconds, from 0")
+    tts_remove_trailing_milliseconds: int = Field(default=0, ge=0, le=600_000, description="milliseconds, from 0")
+    tts_chunk_overlap_strategy: Literal["full", "zero"] = Field(default="full", description="full or zero")
+    tts_crossfade_duration_milliseconds: int = Field(
+        default=30, ge=0, le=500, description="milliseconds, from 0 to 500"
+    )
+    tts_max_audio_length_ms: int = Field(
+        default=600_000, ge=80, le=600_000, description="milliseconds, from 80 to 600000"
+    )
+    tts_speech_token_queue_max_size: int = Field(
+        default=2, ge=1, le=1000, description="slices, from 1; with the next one: how far a slot may be ahead"
+    )
+    tts_pcm_chunk_queue_max_size: int = Field(default=3, ge=1, le=1000, description="slices, from 1")
+    csm_watermark_enabled: bool = Field(default=False, description="false: this version adds no watermark yet")
+    csm_watermark_key: SecretStr | None = Field(default=None, description="five numbers from 0 to 255 with commas")
+
+    # For whoever runs it
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="text, or json for one object a line")
+    debug: bool = Field(default=False, description="true (one worker that reloads changed code) or false")
+
+    @field_validator("api_key", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("workers", "concurrent_requests_per_worker", mode="before")
+    @classmethod
+    def _auto_is_none(cls, value: object) -> object:
+        return None if isinstance(value, str) and value.strip().lower() == "auto" else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.strip().upper() if isinstance(value, str) else value
+
+    @field_validator("fallback_engine", "log_format", "dtype", "compile", "tts_chunk_overlap_strategy", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("csm_watermark_enabled")
+    @classmethod
+    def _no_watermark_yet(cls, value: bool) -> bool:
+        if value:  # speech without the mark that was asked for would be worse than no start
+            raise ValueError("watermarking is not available")
+        return value
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key.get_secret_value() for key in self.api_key)
+
+    @property
+    def audio_queue_slices(self) -> int:
+        """How many slices a slot may be ahead of its reader."""
+        return self.tts_speech_token_queue_max_size + self.tts_pcm_chunk_queue_max_size
+
+
+def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
+    """Read the environment and the file. Raises SettingsError, which names every setting that is wrong."""
+    try:
+        return cast(Settings, cast(Any, Settings)(_env_file=env_file))
+    except ValidationError as error:
+        lines = [_complaint(tuple(map(str, each["loc"])), str(each["msg"]), env_file) for each in error.errors()]
+        raise SettingsError("\n".join(dict.fromkeys(lines))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{env_file} cannot be read: {error}") from None
+
+
+def _complaint(location: tuple[str, ...], message: str, env_file: Path | None) -> str:
+    """One line about one setting, without the value where that is a secret."""
+    field = location[0].lower()
+    name, may_be = field.upper(), Settings.model_fields[field].description
+    was = _raw(name, env_file)
+    if was is None:
+        return f"{name} is not set. It may be: {may_be}. Set it in the environment or in .env (see .env.example)."
+    shown = "" if field in _SECRETS else f" is {was!r}, which"
+    return f"{name}{shown} cannot be used ({message}). It may be: {may_be}."
+
+
+def _raw(name: str, env_file: Path | None) -> str | None:
+    """The setting as it was written, from where it was taken."""
+    for source in (dict(os.environ), read_env_file(env_file)):
+        for key, value in source.items():
+            if key.upper() == name and value:
+                return value
+    return None
+
+
+def read_env_file(env_file: Path | None) -> dict[str, str]:
+    """What a `.env` sets; nothing if there is none."""
+    from dotenv import dotenv_values  # pydantic-settings reads it with the same
+
+    if env_file is None or not env_file.is_file():
+        return {}
+    return {name: value for name, value in dotenv_values(env_file, encoding="utf-8").items() if value}
