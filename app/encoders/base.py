@@ -11,7 +11,7 @@ Samples = npt.NDArray[np.float32]  # (samples,) at 24 kHz, mono
 
 
 class EncoderError(RuntimeError):
-    """An encoder could not be built, or was used after its flush."""
+    """An encoder could not be built; the message says what it takes."""
 
 
 class Encoder(Protocol):
@@ -24,13 +24,12 @@ class Encoder(Protocol):
         """The bytes that can leave now. Those of the first call begin with the only header.
 
         samples: float32 (samples,) at 24 kHz, any number of them; past -1..1 they saturate, NaN is silence.
-        Raises EncoderError after `flush`.
         """
         ...
 
     def flush(self) -> bytes:
-        """The last bytes: what the codec held back and what closes the file, the header if nothing came before.
+        """The last bytes: what the codec held back, what closes the file, the header if nothing came before.
 
-        Raises EncoderError if called twice.
+        Called once; the encoder is of no use afterwards.
         """
         ...

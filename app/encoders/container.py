@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import av
 import numpy as np
-from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 
 from engine import SAMPLE_RATE
 
-from .base import EncoderError, Samples
-from .pcm import to_int16, to_unit_range
-
-_TIME_BASE = Fraction(1, SAMPLE_RATE)
+from .base import Samples
+from .codec import as_frame, explained, set_up
 
 
 @dataclass(frozen=True)
@@ -59,37 +55,20 @@ class ContainerEncoder:
     """
 
     def __init__(self, profile: Profile) -> None:
-        self._profile = profile
+        self._sample_format = profile.sample_format
         self._sink = _Sink()
         self._position = 0  # samples given to the codec so far
-        try:
+        with explained(profile.codec, profile.container):
             self._output = av.open(
                 self._sink,
                 "w",
                 format=profile.container,
                 container_options={"flush_packets": "1", "fflags": "+bitexact", **profile.container_options},
             )
-            self._stream = self._add_stream()
+            self._stream = self._add_stream(profile)
             self._output.start_encoding()
-        except (av.error.FFmpegError, ValueError) as error:
-            raise EncoderError(
-                f"cannot encode {profile.codec} into {profile.container}: {error}. "
-                f"PyAV {av.__version__} must be built with both; its wheels on PyPI are"
-            ) from error
         if profile.lead_in:
             self._put(np.zeros(profile.lead_in, np.float32))
-
-    def _add_stream(self) -> AudioStream:
-        profile = self._profile
-        stream = self._output.add_stream(profile.codec, rate=SAMPLE_RATE, options=dict(profile.codec_options))
-        if not isinstance(stream, AudioStream):
-            raise ValueError(f"{profile.codec} is no audio codec")
-        context = stream.codec_context
-        context.layout = "mono"
-        context.format = profile.sample_format
-        if profile.bit_rate is not None:
-            context.bit_rate = profile.bit_rate
-        return stream
 
     def encode(self, samples: Samples) -> bytes:
         if len(samples):
@@ -101,11 +80,14 @@ class ContainerEncoder:
         self._output.close()
         return self._sink.take()
 
+    def _add_stream(self, profile: Profile) -> AudioStream:
+        stream = self._output.add_stream(profile.codec, rate=SAMPLE_RATE, options=dict(profile.codec_options))
+        if not isinstance(stream, AudioStream):
+            raise ValueError(f"{profile.codec} is no audio codec")
+        set_up(stream.codec_context, profile.sample_format, profile.bit_rate)
+        return stream
+
     def _put(self, samples: Samples) -> None:
-        convert = to_int16 if self._profile.sample_format.startswith("s16") else to_unit_range
-        frame = AudioFrame.from_ndarray(convert(samples)[np.newaxis], format=self._profile.sample_format, layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        frame.time_base = _TIME_BASE
-        frame.pts = self._position
+        frame = as_frame(samples, self._sample_format, self._position)
         self._position += len(samples)
         self._output.mux(self._stream.encode(frame))

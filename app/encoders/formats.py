@@ -25,24 +25,34 @@ class Format:
     make: Callable[[], Encoder]
 
 
-def _compressed(name: str) -> Callable[[], Encoder]:
-    def make() -> Encoder:
-        from . import profiles  # imports PyAV, which wav and raw_pcm do without
+# PyAV is imported when the first compressed answer is made: wav and raw_pcm do without.
 
-        return profiles.make(name)
+
+def _make_fmp4() -> Encoder:
+    from .fmp4 import Fmp4Encoder
+
+    return Fmp4Encoder()
+
+
+def _maker(profile: str) -> Callable[[], Encoder]:
+    def make() -> Encoder:
+        from .container import ContainerEncoder
+        from .profiles import PROFILES
+
+        return ContainerEncoder(PROFILES[profile])
 
     return make
 
 
 _ALL = (
     Format("wav", "audio/wav", "wav", WavEncoder),
-    Format("mp3", "audio/mpeg", "mp3", _compressed("mp3")),
-    Format("fmp4", "audio/mp4", "mp4", _compressed("fmp4")),
+    Format("mp3", "audio/mpeg", "mp3", _maker("mp3")),
+    Format("fmp4", "audio/mp4", "mp4", _make_fmp4),
     Format("raw_pcm", "audio/pcm;rate=24000;channels=1;format=s16le", "pcm", RawPcmEncoder),
-    Format("webm", "audio/webm", "webm", _compressed("webm")),
-    Format("opus", "audio/ogg", "opus", _compressed("opus")),
-    Format("flac", "audio/flac", "flac", _compressed("flac")),
-    Format("aac", "audio/aac", "aac", _compressed("aac")),
+    Format("webm", "audio/webm", "webm", _maker("webm")),
+    Format("opus", "audio/ogg", "opus", _maker("opus")),
+    Format("flac", "audio/flac", "flac", _maker("flac")),
+    Format("aac", "audio/aac", "aac", _maker("aac")),
 )
 
 FORMATS: dict[str, Format] = {each.name: each for each in _ALL}  # what stands first wins a tie
