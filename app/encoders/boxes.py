@@ -2,6 +2,7 @@
 
 FFmpeg's own muxer sends a fragment only once the packet behind it has come, to learn its duration. AAC packets all
 last the same, so that wait, half a slice long, buys nothing: these few boxes are written here instead.
+All sizes and fields are big-endian.
 """
 
 from __future__ import annotations
