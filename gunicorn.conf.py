@@ -6,30 +6,27 @@ import os
 from typing import Any
 
 from app.gpus import visible_gpus
-from app.settings import load_settings
-from app.worker import Place, ServiceWorker, free_index, master_seconds, settle
+from app.settings import SettingsError, load_settings
+from app.worker import Place, ServiceLogger, ServiceWorker, free_index, master_seconds, places_of, settle
 
-_settings = load_settings()
-_gpus = visible_gpus(_settings.device, os.environ)
-
-if _gpus and _settings.workers is not None and _settings.workers > len(_gpus):
-    raise RuntimeError(
-        f"WORKERS is {_settings.workers}, and {len(_gpus)} GPUs are visible: one worker for each is the most. "
-        "Set WORKERS=auto, or CONCURRENT_REQUESTS_PER_WORKER for more requests on each."
-    )
+try:
+    _settings = load_settings()
+    _places = places_of(_settings, visible_gpus(_settings.device, os.environ))
+except SettingsError as error:
+    raise SystemExit(str(error)) from None
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 worker_class = ServiceWorker
-workers = 1 if _settings.debug else _settings.workers or len(_gpus) or 1
+logger_class = ServiceLogger
+workers = len(_places)
 preload_app = False  # the engine belongs to a worker, CUDA does not survive a fork
 reload = _settings.debug
 timeout = 120  # of the heartbeat; importing torch may hold the interpreter for long
 graceful_timeout = master_seconds(_settings.graceful_timeout_seconds)
 keepalive = 75  # longer than the idle time of common proxies, so that they never write to a closed connection
 loglevel = _settings.log_level.lower()
+control_socket_disable = True  # gunicorn would listen on a socket in the home directory
 accesslog = None  # the service writes a line for each request itself, without query strings
-
-_places = [Place(index, gpu) for index, gpu in enumerate(_gpus[:workers])] or [Place(n) for n in range(workers)]
 
 
 def pre_fork(server: Any, worker: ServiceWorker) -> None:

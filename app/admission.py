@@ -79,25 +79,29 @@ class Admission:
             return
         if len(self._waiters) >= self._max_queued:
             raise Busy(f"all {self.capacity} slots are taken and {self._max_queued} requests wait: try again soon")
-        waiter = _Waiter(permits, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(permits, loop.create_future())
         self._waiters.append(waiter)
+        deadline = loop.call_later(self._timeout, self._turn_away, waiter)
         try:
-            await asyncio.wait_for(asyncio.shield(waiter.granted), self._timeout)
-        except asyncio.TimeoutError:
-            self._leave(waiter)
-            raise Busy(f"no slot became free within {self._timeout:g} seconds: try again soon") from None
+            await waiter.granted
         except asyncio.CancelledError:
-            self._leave(waiter)
+            if waiter.granted.cancelled():
+                self._forget(waiter)
+            elif waiter.granted.exception() is None:  # granted in the same moment: the permits go to the next
+                self._release(permits)
             raise
+        finally:
+            deadline.cancel()
 
-    def _leave(self, waiter: _Waiter) -> None:
-        """Give up waiting. A permit that was granted in the same moment goes to the next."""
-        if waiter.granted.done():
-            if waiter.granted.exception() is None:
-                self._release(waiter.permits)
-            return
-        waiter.granted.cancel()
-        self._waiters.remove(waiter)
+    def _turn_away(self, waiter: _Waiter) -> None:
+        if not waiter.granted.done():
+            waiter.granted.set_exception(Busy(f"no slot became free within {self._timeout:g} seconds: try again soon"))
+            self._forget(waiter)
+
+    def _forget(self, waiter: _Waiter) -> None:
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
         self._admit()  # who stood behind it may need fewer
 
     def _release(self, permits: int) -> None:
@@ -105,10 +109,11 @@ class Admission:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiters and self._waiters[0].permits <= self._free:
+        while self._waiters and (self._waiters[0].granted.done() or self._waiters[0].permits <= self._free):
             waiter = self._waiters.popleft()
-            self._free -= waiter.permits
-            waiter.granted.set_result(None)
+            if not waiter.granted.done():  # else it was cancelled, and has not run yet
+                self._free -= waiter.permits
+                waiter.granted.set_result(None)
 
 
 def _draining() -> Unavailable:

@@ -17,7 +17,7 @@ _HIDDEN = "[hidden]"
 class _Formatter(logging.Formatter):
     """Hides secrets in the finished line. Nothing writes them on purpose; this is the second lock on that door."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self, pattern: str | None, secrets: Sequence[str]) -> None:
         super().__init__(pattern, "%Y-%m-%dT%H:%M:%SZ")

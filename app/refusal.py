@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 
+import anyio
 from starlette.types import Receive, Scope, Send
 
 from .errors import ServiceError
@@ -29,8 +28,8 @@ async def refuse(error: ServiceError, scope: Scope, receive: Receive, send: Send
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": True})
     if has_body(scope):
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(_drop_body(receive), LINGER_SECONDS)
+        with anyio.move_on_after(LINGER_SECONDS):
+            await _drop_body(receive)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

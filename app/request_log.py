@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -74,7 +75,7 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 class RequestLog:
-    """The outermost layer: gives every request an id and a record, and tells how it ended.
+    """The outermost layer: gives every request an id and a record, answers what nobody expected, tells how it ended.
 
     observers: called with each finished record, on the event loop.
     """
@@ -88,9 +89,12 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         record = RequestRecord(_request_id(scope), scope.get("method", "WEBSOCKET"), scope["path"])
-        state = {**scope.get("state", {}), "record": record}
+        scope.setdefault("state", {})["record"] = record
+        started = False
 
         async def identified(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 record.status = message["status"]
                 header = (b"x-request-id", record.request_id.encode())
@@ -98,7 +102,13 @@ class RequestLog:
             await send(message)
 
         try:
-            await self._app({**scope, "state": state}, receive, identified)
+            await self._app(scope, receive, identified)
+        except Exception:
+            record.outcome = record.outcome or "failed"
+            if started or scope["type"] != "http":
+                raise  # the server cuts the connection
+            _log.exception("request %s met an error that nobody expected", record.request_id)
+            await _apologise(record, identified)
         except BaseException:
             record.outcome = record.outcome or "failed"
             raise
@@ -107,6 +117,15 @@ class RequestLog:
             record.outcome = record.outcome or _outcome(record.status)
             for observe in self._observers:
                 observe(record)
+
+
+async def _apologise(record: RequestRecord, send: Send) -> None:
+    """The traceback goes to the log, the id of its line to the client."""
+    detail = f"the service met an error of its own; its log tells more under the id {record.request_id}"
+    body = json.dumps({"detail": detail, "code": "internal_error"}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 500, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _request_id(scope: Scope) -> str:

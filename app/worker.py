@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+import logging
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
+
+from .logs import configure_logging
+from .settings import Settings, SettingsError, load_settings
 
 
 @dataclass(frozen=True)
@@ -15,10 +20,12 @@ class Place:
 
     index: from 0; None if there are more workers than places, and this one must not load a model.
     gpu: as CUDA_VISIBLE_DEVICES takes it; None on a CPU.
+    greets: it prints the line to try the service with, once it is ready.
     """
 
     index: int | None = 0
     gpu: str | None = None
+    greets: bool = False
 
     @property
     def worker_id(self) -> str:
@@ -37,6 +44,20 @@ _here = Place()
 def here() -> Place:
     """The place of this process; the first one on a CPU unless `settle` said otherwise."""
     return _here
+
+
+def places_of(settings: Settings, gpus: Sequence[str]) -> list[Place]:
+    """The places there are: one for each visible GPU, or as many as WORKERS says on a CPU.
+
+    Raises SettingsError if WORKERS asks for two workers on one GPU.
+    """
+    if gpus and settings.workers is not None and settings.workers > len(gpus):
+        raise SettingsError(
+            f"WORKERS is {settings.workers}, and {len(gpus)} GPUs are visible: one worker for each is the most. "
+            "Set WORKERS=auto, and CONCURRENT_REQUESTS_PER_WORKER for more requests on each."
+        )
+    count = 1 if settings.debug else settings.workers or len(gpus) or 1
+    return [Place(index, gpus[index] if gpus else None, greets=index == 0) for index in range(count)]
 
 
 def free_index(places: int, taken: Iterable[int | None]) -> int | None:
@@ -64,6 +85,14 @@ def settle(place: Place, environ: MutableMapping[str, str]) -> None:
         environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+class ServiceLogger(Logger):  # type: ignore[misc]  # it has no types
+    """gunicorn's own lines, in the form of all others."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        configure_logging(load_settings())
+
+
 class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
     """uvicorn under gunicorn. The access log is the service's own: this one would write the query and its key."""
 
@@ -76,6 +105,8 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for name in ("uvicorn.error", "uvicorn.access"):  # taken over from gunicorn's, which has no handlers of its own
+            logging.getLogger(name).propagate = True
         self.config.timeout_graceful_shutdown = stream_seconds(self.cfg.graceful_timeout)
 
 

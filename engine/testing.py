@@ -232,7 +232,8 @@ class FakeEngine:
                 self._free_and_admit()
                 now = time.monotonic()
                 if now >= next_frame:
-                    next_frame = max(next_frame, now - self._options.frame_seconds) + self._options.frame_seconds
+                    due = next_frame + self._options.frame_seconds
+                    next_frame = due if due >= now else now + self._options.frame_seconds  # it was idle
                     self._speak_a_frame()
         except EngineFailed as broken:
             self._error, error = str(broken), broken

@@ -78,7 +78,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
 async def test_the_wait_is_bounded() -> None:
     admission = Admission(1, 1, 0.01)
     async with admission.reserve():
-        with pytest.raises(Busy, match="within 0.01 seconds"):
+        with pytest.raises(Busy, match=r"within 0\.01 seconds"):
             async with admission.reserve():
                 pass
         assert admission.queued == 0
@@ -107,6 +107,18 @@ async def test_a_permit_granted_in_the_moment_of_cancelling_goes_on() -> None:
     waiter.task.cancel()
     await settle()
     assert waiter.task.cancelled()
+    assert next_one.inside
+    await next_one.leave()
+    assert (admission.active, admission.queued) == (0, 0)
+
+
+async def test_a_waiter_cancelled_in_the_moment_of_a_release_is_passed_over() -> None:
+    admission = Admission(1, 10, 60)
+    holder, waiter, next_one = (Visitor(admission) for _ in range(3))
+    await settle()
+    holder._go.set()
+    waiter.task.cancel()  # it has not run yet when the holder releases
+    await settle()
     assert next_one.inside
     await next_one.leave()
     assert (admission.active, admission.queued) == (0, 0)

@@ -1,0 +1,72 @@
+"""The console command: csm-serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from .gpus import visible_gpus
+from .settings import Settings, SettingsError, load_settings
+from .worker import places_of
+
+_BASE = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns 2 if the settings cannot be used; else this process becomes gunicorn."""
+    parsed = _parser().parse_args(arguments)
+    for name in ("host", "port"):
+        if getattr(parsed, name) is not None:
+            os.environ[name.upper()] = getattr(parsed, name)
+    try:
+        settings = load_settings()
+        places_of(settings, visible_gpus(settings.device, os.environ))
+    except SettingsError as error:
+        print(f"csm-serve cannot start:\n{error}", file=sys.stderr)
+        return 2
+    command = serve_command()
+    return os.execv(command[0], command)
+
+
+def serve_command() -> list[str]:
+    """gunicorn in this very interpreter, with the configuration that lies beside the package."""
+    return [sys.executable, "-m", "gunicorn", "--config", str(_BASE / "gunicorn.conf.py"), "app.main:app"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="csm-serve",
+        description="Real-time speech from Sesame CSM-1B over HTTP.",
+        epilog=f"Settings come from the environment, or from .env in the directory it is started in:\n\n{_table()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="start the service", description="Start the service.")
+    serve.add_argument("--host", help="the address to listen on (HOST)")
+    serve.add_argument("--port", help="the port to listen on (PORT)")
+    return parser
+
+
+def _table() -> str:
+    return "\n".join(
+        f"  {name.upper():36} {_default(field):17} {field.description}" for name, field in Settings.model_fields.items()
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is None:
+        return "auto" if "auto" in str(field.description) else "-"
+    if isinstance(field.default, tuple):
+        return ",".join(field.default)
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""The engine of this worker: loaded in the background, watched, and handed out once it can speak."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from engine import (
+    FALLBACK_MODEL,
+    CheckpointNotFound,
+    Engine,
+    EngineConfig,
+    EngineError,
+    Progress,
+    VoicePrompt,
+    load_engine,
+)
+from engine.testing import FAKE_MODEL, FakeEngine
+
+from .admission import Admission
+from .errors import ServiceError, Unavailable, UnknownVoice
+from .gpus import memory_gib
+from .settings import Settings
+from .speakers import Speakers
+from .voice_store import VoiceStore
+from .worker import Place
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "sesame/csm-1b"
+DEFAULT_SPEAKER = "speaker_0"
+CPU_SLOTS = 4
+_SPEAKER_ID = re.compile(r"speaker_(\d{1,3})")
+_LOADED = 0.8  # the share of the start that loading the model is taken for; voices are the rest
+
+Loader = Callable[[EngineConfig, Progress], Engine]
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """How far the engine is. progress: from 0 to 1. error: why it failed, for people."""
+
+    state: Literal["loading", "ready", "failed", "closed"]
+    progress: float = 0.0
+    doing: str = ""
+    error: str | None = None
+    engine: str | None = None  # its name, once it is there
+
+
+@dataclass(frozen=True)
+class Casting:
+    """Who speaks: a recording to speak like (None: the engine has its own), and a speaker number."""
+
+    voice: VoicePrompt | None
+    speaker: int
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What there is once the engine can speak."""
+
+    engine: Engine
+    admission: Admission
+    speakers: Speakers | None  # None: the engine has voices of its own for them
+
+
+class EngineHost:
+    """Starts the engine in a thread, so that /health answers from the first moment on.
+
+    loader: builds an engine of a config; another one in tests.
+    """
+
+    def __init__(self, settings: Settings, place: Place, voices: VoiceStore, loader: Loader = load_engine) -> None:
+        self._settings = settings
+        self._place = place
+        self._voices = voices
+        self._loader = loader
+        self._status = HostStatus("loading", doing="starting")
+        self._stage: _Stage | None = None
+        self._changing = threading.Lock()  # the end of loading against close()
+        self._loading: threading.Thread | None = None
+
+    # ---- what the routes ask
+
+    def status(self) -> HostStatus:
+        """A snapshot that waits for nothing. An engine that broke after it was ready has failed."""
+        status, stage = self._status, self._stage
+        if status.state == "ready" and stage is not None:
+            error = stage.engine.status().error
+            if error is not None:
+                return HostStatus("failed", 1.0, "broken", error, status.engine)
+        return status
+
+    @property
+    def engine(self) -> Engine:
+        """Raises Unavailable unless it can speak."""
+        return self._ready().engine
+
+    @property
+    def admission(self) -> Admission:
+        """Raises Unavailable unless the engine can speak."""
+        return self._ready().admission
+
+    def cast(self, voice_id: str | None) -> Casting:
+        """Find who speaks under an id; without one, speaker 0. Blocks: call it in a thread.
+
+        Raises UnknownVoice, Unavailable, EngineError if a speaker's voice has to be made and cannot be.
+        """
+        stage, voice_id = self._ready(), voice_id or DEFAULT_SPEAKER
+        try:
+            prompt = self._voices.get(voice_id).prompt
+            return Casting(prompt, prompt.speaker or 0)
+        except UnknownVoice:
+            number = _SPEAKER_ID.fullmatch(voice_id)
+            if number is None:
+                raise
+        speaker = int(number[1])
+        return Casting(None if stage.speakers is None else stage.speakers.get(speaker), speaker)
+
+    def _ready(self) -> _Stage:
+        status, stage = self.status(), self._stage
+        if status.state == "ready" and stage is not None:
+            return stage
+        if status.state == "loading":
+            raise Unavailable(f"the engine is starting ({status.progress:.0%}, {status.doing}): try again soon")
+        if status.state == "closed":
+            raise Unavailable("this worker is shutting down: try again soon", code="draining")
+        raise Unavailable(f"the engine of this worker has failed: {status.error}", code="engine_failed")
+
+    # ---- its life
+
+    def start(self, on_ready: Callable[[], None] | None = None) -> None:
+        """Begin to load. on_ready: called from the loading thread."""
+        self._loading = threading.Thread(target=self._load, args=(on_ready,), name="load-engine", daemon=True)
+        self._loading.start()
+
+    def close(self) -> None:
+        """Stop the engine and wait for it. One that is still loading is closed as soon as it is there."""
+        with self._changing:
+            self._status = HostStatus("closed")
+            stage, self._stage = self._stage, None
+        if stage is not None:
+            stage.engine.close()
+
+    def _report(self, progress: float, doing: str) -> None:
+        if self._status.state == "loading":
+            self._status = HostStatus("loading", round(min(max(progress, 0.0), 1.0), 3), doing)
+
+    def _load(self, on_ready: Callable[[], None] | None) -> None:
+        try:
+            if self._place.index is None:
+                raise Unavailable("there are more workers than GPUs, and this one is left without: lower WORKERS")
+            engine = self._build()
+            try:
+                stage = self._furnish(engine)
+            except BaseException:
+                engine.close()
+                raise
+        except Exception as error:  # whatever it is, /health has to tell it
+            expected = isinstance(error, EngineError | ServiceError)
+            _log.error("the engine cannot start: %s", error, exc_info=not expected)
+            with self._changing:
+                if self._status.state == "loading":
+                    self._status = HostStatus("failed", self._status.progress, "failed", str(error) or repr(error))
+            return
+        with self._changing:
+            if closed := self._status.state == "closed":
+                pass
+            else:
+                self._stage = stage
+                self._status = HostStatus("ready", 1.0, "ready", engine=engine.name)
+        if closed:
+            engine.close()
+            return
+        _log.info("ready: %s speaks, %d at once", engine.name, engine.slots)
+        if on_ready is not None:
+            on_ready()
+
+    def _build(self) -> Engine:
+        """The engine that the settings ask for. The fallback stands in only where no model was named."""
+        settings = self._settings
+        slots, why = choose_slots(settings, self._place)
+        _log.info("%d requests at once (%s)", slots, why)
+        named = settings.model_path
+        if named is not None and named.partition(":")[0] == FAKE_MODEL:
+            return FakeEngine.load(named, slots, settings.audio_queue_slices, self._report_loading)
+        try:
+            return self._loader(self._config(named or DEFAULT_MODEL, slots), self._report_loading)
+        except CheckpointNotFound as error:
+            if named is not None:
+                raise CheckpointNotFound(f"MODEL_PATH={named}: {error}") from error
+            advice = (
+                "To hear CSM, set MODEL_PATH to a directory with its weights, or HF_TOKEN to a token of a hub account "
+                f"with access to https://huggingface.co/{DEFAULT_MODEL}, and start again."
+            )
+            if settings.fallback_engine == "none":
+                raise CheckpointNotFound(
+                    f"CSM's weights are not here ({error}), and FALLBACK_ENGINE=none. {advice}"
+                ) from error
+            _log.warning(
+                "CSM's weights are not here (%s). The fallback voice, %s, speaks instead. %s",
+                error,
+                settings.fallback_engine,
+                advice,
+            )
+        return self._loader(self._config(FALLBACK_MODEL, slots), self._report_loading)
+
+    def _report_loading(self, share: float, what: str) -> None:
+        self._report(share * _LOADED, what)
+
+    def _config(self, model: str, slots: int) -> EngineConfig:
+        settings = self._settings
+        pinned = self._place.gpu is not None and settings.device.startswith("cuda")
+        return EngineConfig(
+            model=model,
+            device="cuda" if pinned else settings.device,  # the worker sees its own GPU and no other
+            dtype=settings.dtype,
+            slots=slots,
+            compile=settings.compile,
+            audio_queue_slices=settings.audio_queue_slices,
+            hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),
+        )
+
+    def _furnish(self, engine: Engine) -> _Stage:
+        """Everything that is made once, before the first request: speaker 0 and the voices on disk."""
+        settings = self._settings
+        speakers = None
+        if engine.name == "csm":
+            detail = engine.status().detail
+            fingerprint = str(detail.get("fingerprint") or settings.model_path or DEFAULT_MODEL)
+            speakers = Speakers(engine, settings.voices_dir / ".speakers", fingerprint)
+            self._report(_LOADED, f"making the voice of {DEFAULT_SPEAKER}")
+            speakers.get(0)
+        self._encode_voices(engine)
+        return _Stage(
+            engine, Admission(engine.slots, settings.max_queued_requests, settings.queue_timeout_seconds), speakers
+        )
+
+    def _encode_voices(self, engine: Engine) -> None:
+        count, usable = len(self._voices.ids()), 0
+        for done, (voice_id, voice) in enumerate(self._voices.load_all()):
+            self._report(_LOADED + (1 - _LOADED) * min(done / max(count, 1), 1.0), f"encoding voice {voice_id}")
+            try:
+                if isinstance(voice, ServiceError):
+                    raise voice
+                engine.prepare_voice(voice.prompt)
+                usable += 1
+            except (EngineError, ServiceError) as error:
+                _log.warning("voice %s is skipped: %s", voice_id, error)
+        _log.info("%d voices encoded", usable)
+
+
+def choose_slots(settings: Settings, place: Place) -> tuple[int, str]:
+    """How many requests speak at once, and why.
+
+    Of a GPU's memory nine tenths may be used; 5 GiB of that are weights and workspace. A slot is 64 MiB of KV
+    cache at 2048 positions and about as much again twice for its codec rows and guidance. Over 64 slots a frame
+    step takes more than half of its 80 ms on a small GPU (DESIGN.md section 3).
+    """
+    if settings.concurrent_requests_per_worker is not None:
+        return settings.concurrent_requests_per_worker, "CONCURRENT_REQUESTS_PER_WORKER"
+    if place.gpu is None:
+        return CPU_SLOTS, "the default of a CPU"
+    gib = memory_gib(place.gpu)
+    if gib is None:
+        return CPU_SLOTS, f"the driver does not tell the memory of GPU {place.gpu}"
+    return min(64, max(1, int((gib * 0.9 - 5) / 0.2))), f"GPU {place.gpu} has {gib:.0f} GiB"

@@ -1,0 +1,119 @@
+"""The application of one worker: its layers, its routes, its engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from engine import load_engine
+
+from . import answers, worker
+from .auth import KeyGuard
+from .body_limit import BodyLimit
+from .encoders import FORMATS, EncoderError
+from .engine_host import EngineHost, Loader
+from .greeting import curl_line
+from .request_log import RequestLog
+from .routers import speech, system
+from .service import Service
+from .settings import ENV_FILE, Settings, load_settings
+from .voice_store import VoiceStore
+
+if TYPE_CHECKING:
+    app: FastAPI
+
+_log = logging.getLogger(__name__)
+_MIB = 1 << 20
+_CLIENT_HEADERS = ["X-Request-ID", "X-TTS-Engine", "X-Worker-ID", "X-Sample-Rate", "Retry-After"]
+
+
+def create_app(
+    settings: Settings | None = None, place: worker.Place | None = None, loader: Loader = load_engine
+) -> FastAPI:
+    """Build the application. Its engine begins to load when the application starts.
+
+    settings, place: those of this process if not given. Raises SettingsError.
+    """
+    settings = settings or load_settings()
+    place = place or worker.here()
+    voices = VoiceStore(
+        settings.preloaded_voices_dir,
+        settings.voices_dir,
+        max_upload_bytes=int(settings.max_upload_mb * _MIB),
+        max_seconds=settings.max_voice_seconds,
+    )
+    service = Service(settings, place, voices, EngineHost(settings, place, voices, loader))
+    application = FastAPI(
+        title="csm-serve",
+        summary="Real-time speech from Sesame CSM-1B",
+        docs_url=None,  # its page loads scripts from elsewhere, and could send no key
+        redoc_url=None,
+        lifespan=_lifespan,
+        middleware=_layers(settings),
+    )
+    application.state.service = service
+    answers.install(application)
+    for each in (speech, system):
+        application.include_router(each.router)
+    return application
+
+
+def _layers(settings: Settings) -> list[Middleware]:
+    """The way in, from the outside: nothing is read of a request that has no key."""
+    json_limit = max(_MIB, 16 * settings.max_text_length)  # a character is 12 bytes at most, escaped in JSON
+    upload_limit = int(settings.max_upload_mb * _MIB) + _MIB  # and the form around it
+
+    def body_limit(path: str) -> int:
+        return upload_limit if path == "/voices" or path.startswith("/voices/") else json_limit
+
+    return [
+        Middleware(RequestLog),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_CLIENT_HEADERS,
+        ),
+        Middleware(KeyGuard, keys=settings.keys),
+        Middleware(BodyLimit, limit=body_limit),
+    ]
+
+
+@asynccontextmanager
+async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
+    service: Service = application.state.service
+    service.host.start(lambda: _get_ready(service))
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(service.host.close)
+
+
+def _get_ready(service: Service) -> None:
+    for audio in FORMATS.values():  # the first request need not wait for PyAV
+        try:
+            audio.make()
+        except EncoderError as error:
+            _log.warning("format %s cannot be made here: %s", audio.name, error)
+    if service.place.greets:
+        line = curl_line(service.settings, ENV_FILE, os.environ)
+        sys.stdout.write(f"\nReady. Paste this to hear it:\n{line}\n\n")
+        sys.stdout.flush()
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app.main:app` is built when a server asks for it, so that importing this module needs no settings."""
+    if name == "app":
+        globals()["app"] = built = create_app()
+        return built
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

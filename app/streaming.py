@@ -1,0 +1,143 @@
+"""Speech as a response: bytes leave while it is still being spoken."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import anyio
+import numpy as np
+import numpy.typing as npt
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from engine import SAMPLE_RATE, EngineError
+
+from .encoders import Encoder, Format
+from .engine_host import EngineHost
+from .errors import Unprocessable, from_engine
+from .request_log import RequestRecord, record_of
+from .schemas import Order
+from .speaking import speak
+
+STALL_SECONDS = 60.0  # a reader that takes nothing for this long has left, as far as its slot goes
+_UNENCODED = frozenset({"wav", "raw_pcm"})  # they cost less than the way to a thread and back
+_encoding = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="encode")
+
+_T = TypeVar("_T")
+
+
+class StreamCutError(Exception):
+    """A stream that broke after its first byte: raised through, so that the connection is cut and not ended."""
+
+
+class SpeechResponse(Response):
+    """Speaks an order in a format.
+
+    Nothing is sent before the first audio exists, so what fails until then still has its own status. After that
+    a failure raises StreamCutError out of the application: the server then closes the connection without the
+    last chunk, and no client takes the stream for a whole one. A client that leaves frees its slot at once,
+    also while it is queued: this listens for that itself.
+    """
+
+    def __init__(self, host: EngineHost, order: Order, audio: Format, worker_id: str) -> None:
+        self.status_code = 200
+        self.media_type = audio.media_type
+        self.background = None
+        self._host = host
+        self._order = order
+        self._format = audio
+        self.init_headers({"X-Worker-ID": worker_id, "X-Sample-Rate": str(SAMPLE_RATE), "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record = record_of(scope)
+        record.voice = self._order.voice_id or "default"
+        record.format = self._format.name
+        speaking = asyncio.create_task(self._speak(_Line(send, record)))
+        leaving = asyncio.create_task(_until_it_leaves(receive))
+        try:
+            await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not speaking.done():
+                record.outcome = "left"
+        finally:
+            speaking.cancel()
+            leaving.cancel()
+            await asyncio.gather(speaking, leaving, return_exceptions=True)
+        if not speaking.cancelled():
+            speaking.result()  # raises what went wrong
+
+    async def _speak(self, line: _Line) -> None:
+        encoder = self._format.make()
+        async with speak(self._host, self._order) as stream:
+            started = time.monotonic()
+            self.headers["X-TTS-Engine"] = self._host.engine.name
+            try:
+                async for chunk in stream:
+                    if chunk.samples.size:
+                        data = await self._encode(encoder, chunk.samples)
+                        await line.deliver(self, data, chunk.samples.size, started)
+            except EngineError as error:
+                if line.begun:
+                    raise StreamCutError(f"the stream was cut: {error}") from error
+                raise from_engine(error) from error
+        if not line.samples:
+            raise Unprocessable(
+                "no audio is left: remove_leading_milliseconds and remove_trailing_milliseconds are longer than "
+                "what was spoken",
+                code="nothing_left",
+            )
+        await line.end(self, await self._in_thread(encoder.flush))
+
+    async def _encode(self, encoder: Encoder, samples: npt.NDArray[np.float32]) -> bytes:
+        return await self._in_thread(lambda: encoder.encode(samples))
+
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        if self._format.name in _UNENCODED:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(_encoding, work)
+
+
+class _Line:
+    """The way to one client, and the account of what went over it."""
+
+    def __init__(self, send: Send, record: RequestRecord) -> None:
+        self._send = send
+        self._record = record
+        self.begun = False  # the header has left
+        self.samples = 0
+
+    async def deliver(self, response: Response, data: bytes, samples: int, started: float) -> None:
+        """Send the bytes that some more samples gave; an encoder may still hold all of them back."""
+        self.samples += samples
+        self._record.audio_seconds = self.samples / SAMPLE_RATE
+        self._record.speech_seconds = time.monotonic() - started
+        if data:
+            await self._begin(response)
+            await self._push({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, response: Response, data: bytes) -> None:
+        await self._begin(response)
+        await self._push({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def _begin(self, response: Response) -> None:
+        if not self.begun:
+            self.begun = True
+            self._record.first_audio_seconds = time.monotonic() - self._record.started
+            await self._push({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
+
+    async def _push(self, message: Message) -> None:
+        try:
+            with anyio.fail_after(STALL_SECONDS):
+                await self._send(message)
+        except TimeoutError:
+            self._record.outcome = "stalled"
+            raise StreamCutError(f"the reader took nothing for {STALL_SECONDS:g} seconds") from None
+
+
+async def _until_it_leaves(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
