@@ -25,7 +25,9 @@ def main() -> None:
     # Readable by its owner alone from the first byte on: it holds the key.
     with os.fdopen(os.open(root / ".env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
-    print("Wrote .env with a random API_KEY, listening on 127.0.0.1; `make serve HOST=0.0.0.0` opens it to the network.")
+    print(
+        "Wrote .env with a random API_KEY, listening on 127.0.0.1; `make serve HOST=0.0.0.0` opens it to the network."
+    )
 
 
 if __name__ == "__main__":

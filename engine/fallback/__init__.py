@@ -1,0 +1,1 @@
+"""The voice that needs no weights: espeak-ng behind the engine's interface."""
