@@ -1,0 +1,100 @@
+"""Where a checkpoint is: a directory as it stands, or a repository on the hub, fetched file by file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+from ..errors import CheckpointError, CheckpointNotFound
+
+SESAME_REPOSITORY = "sesame/csm-1b"
+HOW_TO_GET_IT = (
+    f"To get CSM's weights: ask for access at huggingface.co/{SESAME_REPOSITORY}, make a token, and set "
+    "HF_TOKEN to it; or set MODEL_PATH to a directory that holds them"
+)
+_TRANSFORMERS_INDEX, _INDEX, _FILE = (
+    "transformers.safetensors.index.json",
+    "model.safetensors.index.json",
+    "model.safetensors",
+)
+
+
+def find_checkpoint(model: str, token: str | None) -> Path:
+    """A directory that holds config.json, tokenizer.json and weights; downloads what it has to.
+
+    model: a directory, or a hub id "owner/name". The hub's own progress bars show on standard error.
+    Raises CheckpointNotFound, which says how to get the weights.
+    """
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        return directory
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise CheckpointNotFound(f"{model}: there is no such directory. {HOW_TO_GET_IT}")
+    try:
+        return _from_hub(model, token, local_only=True)
+    except EntryNotFoundError:  # not, or not wholly, in the cache
+        pass
+    if model == SESAME_REPOSITORY and token is None and huggingface_hub.get_token() is None:
+        raise CheckpointNotFound(f"{model} is gated, and there is no token to open it with. {HOW_TO_GET_IT}")
+    try:
+        return _from_hub(model, token, local_only=False)
+    except GatedRepoError as error:
+        raise CheckpointNotFound(f"{model} is gated, and this token has no access to it. {HOW_TO_GET_IT}") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointNotFound(f"{model}: the hub knows no such repository, or keeps it private") from error
+    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise CheckpointNotFound(f"{model}: could not be downloaded: {error}. {HOW_TO_GET_IT}") from error
+
+
+def _from_hub(repository: str, token: str | None, local_only: bool) -> Path:
+    def fetch(name: str) -> Path:
+        return Path(
+            huggingface_hub.hf_hub_download(repository, name, token=token, local_files_only=local_only)
+        )
+
+    config = fetch("config.json")
+    fetch("tokenizer.json")
+    for index in (_TRANSFORMERS_INDEX, _INDEX):
+        try:
+            shards = set(json.loads(fetch(index).read_text(encoding="utf-8"))["weight_map"].values())
+        except EntryNotFoundError:
+            continue
+        for shard in sorted(shards):
+            fetch(str(shard))
+        return config.parent
+    fetch(_FILE)
+    return config.parent
+
+
+def weights_named_by(directory: Path) -> str | None:
+    """The weights file to read, where a directory holds several: config.json's word, else transformers' own."""
+    try:
+        named = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("transformers_weights")
+    except (OSError, ValueError, AttributeError):
+        named = None  # reading the configuration says what is wrong with it
+    for name in (named, _TRANSFORMERS_INDEX):
+        if isinstance(name, str) and (directory / name).is_file():
+            return name
+    return None
+
+
+def fingerprint(directory: Path) -> str:
+    """A short name for these weights: other files, another name. Reads no more than each file's start."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("*")):
+        if path.suffix in (".json", ".safetensors") and path.is_file():
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(1 << 16))
+    return digest.hexdigest()[:12]
+
+
+def check_directory(directory: Path) -> None:
+    """Raises CheckpointError naming the first file that is missing."""
+    for name in ("config.json", "tokenizer.json"):
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory / name}: is missing")

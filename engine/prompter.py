@@ -1,0 +1,146 @@
+"""What each row has to read before it speaks: voice, text chunks, and how far that has come. Engine's thread,
+but for `plan`, which is pure and runs on the caller's."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+
+from .codec.mimi import frames_of
+from .context import Context, Prefill, TextChunk, plan_chunks
+from .errors import InvalidRequest
+from .model.tokenizer import TextTokenizer
+from .runner import RowSettings, Runner
+from .stream import AudioQueue
+from .types import Codes, SpeechRequest
+from .utterance import Track, Utterance
+from .voice_cache import CachedVoice, VoiceCache, VoiceKey
+
+
+class Prompter:
+    """Plans requests, and brings their rows to the point where they speak."""
+
+    def __init__(self, runner: Runner, tokenizer: TextTokenizer, voices: VoiceCache, slots: int) -> None:
+        config = runner.model.config
+        self.voices = voices
+        self.limit = config.positions
+        self._runner, self._tokenizer, self._slots = runner, tokenizer, slots
+        self._silence: Codes = np.full((1, config.codebooks), config.stop_code, dtype=np.int64)
+
+    # ---- the caller's thread
+
+    def plan(self, request: SpeechRequest, queue: AudioQueue) -> Utterance:
+        """What the request needs. Raises InvalidRequest or PromptTooLong if it can never be spoken."""
+        guided = request.guidance > 0
+        if guided and self._slots < 2:
+            raise InvalidRequest("guidance above 0 takes two slots, and this engine has one; set guidance to 0")
+        room = self.limit - self._voice_length(request) - 2  # a closing frame, and a last frame not fed yet
+        chunks = plan_chunks(
+            request.text,
+            request.chunk_characters,
+            room,
+            lambda text: self._tokenizer.encode(text, request.speaker),
+            request.max_frames if request.ignore_stop else None,
+        )
+        tracks = [Track(True, chunks)]
+        if guided:
+            nothing = self._tokenizer.encode("", request.speaker)
+            tracks.append(Track(False, [TextChunk("", nothing, chunk.bound) for chunk in chunks]))
+        seed = random.getrandbits(64) if request.seed is None else request.seed
+        return Utterance(request, queue, tracks, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
+
+    def _voice_length(self, request: SpeechRequest) -> int:
+        if request.voice is None:
+            return 0
+        frames = frames_of(request.voice.samples.size, request.voice.sample_rate)
+        return len(self._transcript(request, spoken=True)) + frames + 1
+
+    def _transcript(self, request: SpeechRequest, spoken: bool) -> list[int]:
+        assert request.voice is not None
+        return self._tokenizer.encode(request.voice.transcript if spoken else "", _speaker(request))
+
+    # ---- the engine's thread
+
+    def begin(self, utterance: Utterance) -> None:
+        """The utterance has its rows: set them up, and queue what they have to read."""
+        request, rows = utterance.request, utterance.rows
+        settings = RowSettings(
+            seed=utterance.seed,
+            temperature_first=request.temperature * (0.5 + request.exaggeration),
+            temperature=request.temperature,
+            top_k=request.top_k,
+        )
+        if len(rows) == 1:
+            self._runner.begin(rows[0], settings)
+        else:  # one sampler: the second row only says what the model would say without the text
+            self._runner.begin(rows[0], replace(settings, guidance=request.guidance, unconditional=rows[1]))
+            self._runner.begin(rows[1], replace(settings, sampler=rows[0]))
+        codes: Codes | None = None
+        for track, row in zip(utterance.tracks, rows, strict=True):
+            codes = self._begin_voice(request, track, row, codes)
+        self.begin_chunk(utterance)
+
+    def _begin_voice(self, request: SpeechRequest, track: Track, row: int, codes: Codes | None) -> Codes | None:
+        """Put the voice into the row, from the cache or to be prefilled. Gives back its codes for the next track."""
+        if request.voice is None:
+            track.context = Context(self.limit, 0, self._silence)
+            return None
+        key = VoiceKey(request.voice.key, _speaker(request), track.spoken)
+        voice = self.voices.get(key)
+        if voice is not None:
+            self._runner.restore(row, voice.saved)
+        else:
+            if codes is None:
+                codes = self._runner.encode(row, request.voice.samples, request.voice.sample_rate)
+            voice = CachedVoice(self._transcript(request, track.spoken), codes)
+            track.pending.append(Prefill(0, [voice.tokens, voice.codes, self._silence]))
+            track.new_voice = (key, voice)
+        track.context = Context(self.limit, voice.length, self._silence)
+        return voice.codes
+
+    def begin_chunk(self, utterance: Utterance) -> None:
+        """Queue the next chunk of text."""
+        apart = utterance.request.overlap == "zero" and utterance.chunk_index > 0
+        for track, row in zip(utterance.tracks, utterance.rows, strict=True):
+            assert track.context is not None
+            if apart:
+                track.context.forget()
+                self._runner.codec.reset(row)
+            track.pending.append(track.context.begin(track.chunks[utterance.chunk_index]))
+            track.started = False
+
+    def advance(self, utterance: Utterance, budget: int, wait: bool) -> int:
+        """Prefill at most `budget` positions of it, and note if that makes it ready. Gives back what is left.
+
+        wait: nobody else is speaking, so the device may be waited for.
+        """
+        for track, row in zip(utterance.tracks, utterance.rows, strict=True):
+            while track.pending and budget > 0:
+                length = sum(map(len, track.pending[0].spans))
+                rest = self._runner.prefill(row, track.pending[0], budget)
+                budget -= length if rest is None else budget
+                track.pending[:1] = [] if rest is None else [rest]
+            if not track.pending and not track.started:
+                assert track.context is not None
+                self._keep_voice(track, row)
+                self._runner.start(row, track.context.position)
+                track.started = True
+        utterance.ready = all(
+            track.started and self._runner.is_prefilled(row, wait)
+            for track, row in zip(utterance.tracks, utterance.rows, strict=True)
+        )
+        return budget
+
+    def _keep_voice(self, track: Track, row: int) -> None:
+        if track.new_voice is not None:
+            key, voice = track.new_voice
+            self.voices.put(key, CachedVoice(voice.tokens, voice.codes, self._runner.saved(row, voice.length)))
+            track.new_voice = None
+
+
+def _speaker(request: SpeechRequest) -> int:
+    """The speaker that the voice's segment is written under."""
+    assert request.voice is not None
+    return request.speaker if request.voice.speaker is None else request.voice.speaker

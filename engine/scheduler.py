@@ -1,0 +1,62 @@
+"""Who speaks: rows handed out lowest first, requests served in the order they came. Pure, no torch."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+
+class Schedulable(Protocol):
+    rows: list[int]  # filled by the scheduler
+
+    @property
+    def rows_needed(self) -> int: ...
+
+
+T = TypeVar("T", bound=Schedulable)
+
+
+class Scheduler(Generic[T]):
+    """Rows 0 to count - 1. Low ones are given first, so that those that speak are nearly a prefix of all."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = list(range(count))
+        self._waiting: deque[T] = deque()
+        self.running: list[T] = []
+
+    @property
+    def rows_taken(self) -> int:
+        return self.count - len(self._free)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def enqueue(self, item: T) -> None:
+        self._waiting.append(item)
+
+    def admit(self) -> Iterator[T]:
+        """Give rows to those that wait, first come first served, as long as there are enough for the next."""
+        while self._waiting and self._waiting[0].rows_needed <= len(self._free):
+            item = self._waiting.popleft()
+            item.rows = [heapq.heappop(self._free) for _ in range(item.rows_needed)]
+            self.running.append(item)
+            yield item
+
+    def release(self, item: T) -> None:
+        """Take an item's rows back; one that still waits just leaves the queue."""
+        if item in self.running:
+            self.running.remove(item)
+            for row in item.rows:
+                heapq.heappush(self._free, row)
+            item.rows = []
+        else:
+            self._waiting.remove(item)
+
+    def __iter__(self) -> Iterator[T]:
+        """All, those that run first."""
+        yield from list(self.running)
+        yield from list(self._waiting)
