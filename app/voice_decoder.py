@@ -10,6 +10,7 @@ the other side, and app/voice_wire.py for what is said between them.
 from __future__ import annotations
 
 import math
+import os
 import resource
 import struct
 import sys
@@ -182,6 +183,7 @@ def main(most_bytes: int) -> None:
     av.logging.set_level(av.logging.PANIC)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     _rehearse()
+    os.nice(5)  # speech goes first
     _bound_memory(MEMORY_BYTES + 3 * most_bytes)
     _give_up_rights()
     answers.write(wire.READY)

@@ -111,21 +111,9 @@ class VoiceFolder:
         finally:
             os.close(lock)
 
-    def write(self, name: str, data: bytes) -> None:
-        """Let `name` be `data`, at once and for good. Raises OSError."""
-        with self._written(data) as upload:
-            os.rename(upload, os.path.join(self.path, name))
-            self.sync()
-
-    def write_new(self, name: str, data: bytes) -> None:
-        """The same for a name that must not exist yet. Raises FileExistsError, OSError."""
-        with self._written(data) as upload:
-            os.link(upload, os.path.join(self.path, name))  # unlike a rename, this takes the place of nothing
-            self.sync()
-
     @contextlib.contextmanager
-    def _written(self, data: bytes) -> Iterator[str]:
-        """A hidden file in the same folder that holds `data`, on the disk and not just on its way there."""
+    def staged(self, data: bytes) -> Iterator[str]:
+        """A hidden file that holds `data`, on the disk and not just on its way there; gone at the end."""
         upload = os.path.join(self.path, f".upload-{secrets.token_hex(8)}.tmp")
         try:
             with open(upload, "xb") as file:
@@ -136,6 +124,16 @@ class VoiceFolder:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(upload)
+
+    def put(self, staged: str, name: str) -> None:
+        """Let `name` be the staged file, from one moment to the next and for good. Raises OSError."""
+        os.rename(staged, os.path.join(self.path, name))
+        self.sync()
+
+    def put_new(self, staged: str, name: str) -> None:
+        """The same where nothing has that name. Raises FileExistsError, OSError."""
+        os.link(staged, os.path.join(self.path, name))  # unlike a rename, this takes the place of nothing
+        self.sync()
 
     def remove(self, name: str) -> None:
         """Raises OSError; a file that is not there is none."""

@@ -74,7 +74,7 @@ class VoiceStore:
         found |= {
             name
             for name in self._uploads.voice_ids()
-            if name not in found and self._loader.is_voice(self._uploads, name)
+            if not self._preloaded.look(name) and self._loader.is_voice(self._uploads, name)
         }
         return sorted(found)
 
@@ -106,13 +106,14 @@ class VoiceStore:
         self._refuse_taken(voice_id)
         samples = self._decode(recording)
         sha256 = hashlib.sha256(recording).hexdigest()
-        with self._changing():
+        with self._changing(recording) as staged:
             self._refuse_taken(voice_id)
             write_note(self._uploads, voice_id, sha256, transcript)
             try:
-                self._uploads.write_new(voice_id, recording)
-            except FileExistsError:
-                raise self._taken(voice_id) from None
+                self._uploads.put_new(staged, voice_id)
+            except OSError as error:
+                self._uploads.remove_notes(voice_id)
+                raise self._taken(voice_id) if isinstance(error, FileExistsError) else error from None
             self._uploads.remove_notes(voice_id, but=sha256)
         return self._loader.load(self._uploads, voice_id, known=(sha256, samples))
 
@@ -122,10 +123,10 @@ class VoiceStore:
         self._refuse_unchangeable(voice_id)
         samples = self._decode(recording)
         sha256 = hashlib.sha256(recording).hexdigest()
-        with self._changing():
+        with self._changing(recording) as staged:
             self._refuse_unchangeable(voice_id)
             write_note(self._uploads, voice_id, sha256, transcript)
-            self._uploads.write(voice_id, recording)
+            self._uploads.put(staged, voice_id)
             self._uploads.remove_notes(voice_id, but=sha256)
         return self._loader.load(self._uploads, voice_id, known=(sha256, samples))
 
@@ -196,11 +197,16 @@ class VoiceStore:
     # ---- files
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Alone with the uploads, among all workers. Raises Unavailable where the disk does not play along."""
+    def _changing(self, recording: bytes | None = None) -> Iterator[str]:
+        """Alone with the uploads, among all workers, and with a staged recording, which took its time before that.
+
+        Raises Unavailable where the disk does not play along.
+        """
         try:
-            with self._uploads.locked():
-                yield
+            with contextlib.ExitStack() as stack:
+                staged = "" if recording is None else stack.enter_context(self._uploads.staged(recording))
+                stack.enter_context(self._uploads.locked())
+                yield staged
         except OSError as error:
             raise Unavailable(
                 f"VOICES_DIR cannot be written to: {error.strerror}; free space or give the service the right to,"

@@ -90,7 +90,8 @@ def write_note(folder: VoiceFolder, name: str, sha256: str, transcript: str) -> 
     """Let that content of `name` have that transcript, whatever lies beside it now. Raises OSError."""
     beside = _read_beside(folder, name)
     note = TranscriptNote(transcript, beside=hashlib.sha256(beside[1]).hexdigest() if beside else None)
-    folder.write(folder.note_name(name, sha256), note.to_bytes())
+    with folder.staged(note.to_bytes()) as staged:
+        folder.put(staged, folder.note_name(name, sha256))
 
 
 def _read_beside(folder: VoiceFolder, name: str) -> tuple[str, bytes] | None:
