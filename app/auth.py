@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator, Sequence
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,6 +16,7 @@ from .refusal import refuse
 OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz"})  # everything else is closed
 OPEN_PREFIX = "/static/"
 
+_QUERY_NAME = b"api_key"
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 
 
@@ -65,17 +66,19 @@ def _offered(scope: Scope) -> Iterator[bytes]:
             yield value.strip()
         elif name == b"authorization" and value[:7].lower() == b"bearer ":
             yield value[7:].strip()
-    for name, value in parse_qsl(scope["query_string"], keep_blank_values=True):
-        if name == b"api_key":
+    for name, value in map(_pair, scope["query_string"].split(b"&")):
+        if name == _QUERY_NAME:
             yield value
 
 
 def _without_key(query: bytes) -> bytes:
-    return b"&".join(part for part in query.split(b"&") if not _is_key(part))
+    return b"&".join(part for part in query.split(b"&") if _pair(part)[0] != _QUERY_NAME)
 
 
-def _is_key(part: bytes) -> bool:
-    return any(name == b"api_key" for name, _ in parse_qsl(part, keep_blank_values=True))
+def _pair(part: bytes) -> tuple[bytes, bytes]:
+    """One `name=value` of a query, as bytes: a key is whatever bytes it is, and nothing here can fail on them."""
+    name, _, value = part.replace(b"+", b" ").partition(b"=")
+    return unquote_to_bytes(name), unquote_to_bytes(value)
 
 
 async def _deny(scope: Scope, send: Send) -> None:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from app import voice_audio
@@ -27,10 +29,11 @@ def decode(data: bytes, *, max_bytes: int = 25 << 20, max_seconds: float = 30.0)
         return decoder.decode(data)
 
 
-def wav(samples: np.ndarray, rate: int = 24_000) -> bytes:
+def wav(samples: npt.NDArray[Any], rate: int = 24_000) -> bytes:
     """A float32 wav, whatever its samples are."""
     body = samples.astype("<f4").tobytes()
-    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(body), b"WAVE", b"fmt ", 16, 3, 1, rate, rate * 4, 4, 32, b"data", len(body))  # fmt: skip
+    header = struct.pack("<4sI4s4sIHH", b"RIFF", 36 + len(body), b"WAVE", b"fmt ", 16, 3, 1)
+    header += struct.pack("<IIHH4sI", rate, rate * 4, 4, 32, b"data", len(body))
     return header + body
 
 
@@ -263,22 +266,24 @@ def test_a_process_that_hangs_is_ended_and_the_next_recording_gets_a_new_one(mon
     ],
 )
 def test_the_process_is_not_trusted_either(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = f"import sys; sys.stdout.buffer.write({wire.READY + answer!r}); sys.stdout.flush(); sys.stdin.buffer.read(9)"
+    script = (
+        f"import sys; sys.stdout.buffer.write({wire.READY + answer!r}); sys.stdout.flush(); sys.stdin.buffer.read(9)"
+    )
     popen = subprocess.Popen
 
     def liar(_: object, **options: object) -> subprocess.Popen[bytes]:
         return popen([sys.executable, "-c", script], **options)  # type: ignore[call-overload,no-any-return]
 
-    monkeypatch.setattr(voice_audio.subprocess, "Popen", liar)
+    monkeypatch.setattr(subprocess, "Popen", liar)
     with pytest.raises(UndecodableAudio):
         decode(recording())
 
 
 def test_a_process_that_does_not_start_is_not_the_recordings_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voice_audio.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(Unavailable, match="does not start"):
         decode(recording())
-    monkeypatch.setattr(voice_audio.sys, "executable", "/does/not/exist")
+    monkeypatch.setattr(sys, "executable", "/does/not/exist")
     with pytest.raises(Unavailable, match="No such file"):
         decode(recording())
 

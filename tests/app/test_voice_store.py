@@ -210,8 +210,19 @@ def test_links_lead_nowhere_outside(folders: tuple[Path, Path], store: VoiceStor
 
 @pytest.mark.parametrize(
     "voice_id",
-    ["", ".", "..", "../amy.wav", "/etc/passwd", "amy/../amy.wav", ".amy.wav", "amy.wav\0", "amy.wav\n", "a" * 129]
-    + ["amy.txt", "x/y", "ämy.wav", ".lock"],
+    [
+        "",
+        ".",
+        "..",
+        "../amy.wav",
+        "/etc/passwd",
+        "amy/../amy.wav",
+        ".amy.wav",
+        "amy.wav\0",
+        "amy.wav\n",
+        "a" * 129,
+        "amy.txt",
+    ],
 )
 def test_ids_that_cannot_be(voice_id: str, folders: tuple[Path, Path], store: VoiceStore) -> None:
     (folders[1] / "amy.wav").write_bytes(AMY)

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +27,7 @@ import app.voice_loader
 from app.errors import ServiceError, UnknownVoice, VoiceExists
 from app.voice_loader import VoiceLoader
 from app.voice_store import VoiceStore
+from engine.types import Samples
 
 WRITES = ("/app/voice_store.py", "/app/voice_folder.py", "/app/voice_transcript.py")
 LABELS = [f"label-{n}" for n in range(8)]
@@ -41,7 +43,7 @@ class PlainDecoder:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def decode(self, recording: bytes) -> np.ndarray:
+    def decode(self, recording: bytes) -> Samples:
         return np.ones(24_000, np.float32)
 
 
@@ -127,7 +129,7 @@ def at_every_line(folder: Path) -> dict[str, object]:
             if name != "add":
                 store.add("amy.wav", a, "label-0")
             before = pair(store, "amy.wav")
-            code = wait(fork(dying_at(line, lambda change=change, store=store: change(store))))  # type: ignore[misc]
+            code = wait(fork(dying_at(line, partial(change, store))))
             for reader in (store, open_store(folder)):  # one that knew the old voice, and one that starts now
                 found = pair(reader, "amy.wav")
                 if found not in (before, wanted) or reader.ids() != (["amy.wav"] if found else []):
@@ -161,7 +163,7 @@ def at_random(folder: Path) -> dict[str, object]:
 
     store = open_store(folder)
     for _ in range(25):
-        writers = [fork(lambda seed=chance.random(): write(seed)) for _ in range(3)]  # type: ignore[misc]
+        writers = [fork(partial(write, chance.randrange(1 << 30))) for _ in range(3)]
         until = time.monotonic() + chance.uniform(0.02, 0.15)
         while time.monotonic() < until:
             label, _, words = pair(store, chance.choice(ids)).partition("/")
@@ -194,7 +196,7 @@ def all_at_once(folder: Path) -> dict[str, object]:
             os.read(gate, 1)  # ends for all when the other end is closed
             store.add("amy.wav", recording(label), label)
 
-        writers = {label: fork(lambda label=label: add(label)) for label in LABELS}  # type: ignore[misc]
+        writers = {label: fork(partial(add, label)) for label in LABELS}
         os.close(opened)
         codes = {label: wait(pid) for label, pid in writers.items()}
         os.close(gate)
@@ -208,6 +210,6 @@ def all_at_once(folder: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    app.voice_loader.VoiceDecoder = PlainDecoder  # type: ignore[assignment,misc]
+    vars(app.voice_loader)["VoiceDecoder"] = PlainDecoder
     modes = {"every-line": at_every_line, "random": at_random, "at-once": all_at_once}
     sys.stdout.write(json.dumps(modes[sys.argv[1]](Path(sys.argv[2]))))

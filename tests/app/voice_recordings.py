@@ -8,6 +8,8 @@ from io import BytesIO
 import av
 import numpy as np
 
+from engine.types import Samples
+
 CONTAINERS = {  # kind: (muxer, encoder, sample rate)
     "wav": ("wav", "pcm_s16le", 44_100),
     "mp3": ("mp3", "libmp3lame", 44_100),
@@ -18,7 +20,7 @@ CONTAINERS = {  # kind: (muxer, encoder, sample rate)
 }
 
 
-def encode(samples: np.ndarray, muxer: str, encoder: str, rate: int) -> bytes:
+def encode(samples: Samples, muxer: str, encoder: str, rate: int) -> bytes:
     """samples: float32 (channels, samples) at `rate`."""
     packed = BytesIO()
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[0]]
@@ -33,7 +35,7 @@ def encode(samples: np.ndarray, muxer: str, encoder: str, rate: int) -> bytes:
     return packed.getvalue()
 
 
-def hum(seconds: float, rate: int, pitch: float = 220.0, channels: int = 1) -> np.ndarray:
+def hum(seconds: float, rate: int, pitch: float = 220.0, channels: int = 1) -> Samples:
     """float32 (channels, samples)"""
     time = np.arange(round(seconds * rate)) / rate
     hiss = np.random.default_rng(int(pitch)).standard_normal(time.size) * 0.01
