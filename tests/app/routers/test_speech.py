@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from app.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+def client_of(app: Any) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://service", headers={"X-API-Key": "second-key"})
+
+
+async def test_query_and_body_say_the_same(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        parameters = {"text": "Hello.", "seed": 1, "format": "raw_pcm", "chunk_overlap_strategy": "zero"}
+        spoken = await client.get("/tts/generate", params=parameters)
+        assert spoken.status_code == 200
+        assert len(spoken.content) == 6 * 3840
+        assert (await client.post("/tts/generate", json=parameters)).content == spoken.content
+
+
+async def test_the_format_is_asked_for_by_name_or_by_accept(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        for headers, query, media_type in (
+            ({}, {}, "audio/wav"),
+            ({"Accept": "audio/flac"}, {}, "audio/flac"),
+            ({"Accept": "audio/flac"}, {"format": "wav"}, "audio/wav"),
+        ):
+            response = await client.get("/tts/generate", params={"text": "Hi", **query}, headers=headers)
+            assert response.headers["Content-Type"] == media_type
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "code", "named"),
+    [
+        ({}, 422, "invalid_parameter", "text is missing"),
+        ({"text": "  "}, 422, "invalid_parameter", "text"),
+        ({"text": "x" * 5001}, 422, "text_too_long", "5001 characters"),
+        ({"text": "Hi", "top_k": 0}, 422, "invalid_parameter", "top_k"),
+        ({"text": "Hi", "synthesis_temperature": "nan"}, 422, "invalid_parameter", "synthesis_temperature"),
+        ({"text": "Hi", "speed": 2}, 422, "invalid_parameter", "speed is not a parameter"),
+        ({"text": "Hi", "chunk_overlap_method": "some"}, 422, "invalid_parameter", "'some'"),
+        ({"text": "Hi", "format": "midi"}, 400, "unknown_format", "midi"),
+        ({"text": "Hi", "voice_id": "nobody"}, 404, "unknown_voice", "nobody"),
+        ({"text": "Hi", "voice_id": "../secret"}, 404, "unknown_voice", "secret"),
+        ({"text": "Hi", "voice_id": "speaker_1000"}, 404, "unknown_voice", "speaker_1000"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_what_cannot_be_spoken_is_named(
+    settings: Settings, run: Any, method: str, parameters: dict[str, Any], status: int, code: str, named: str
+) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        how: dict[str, Any] = {"params": parameters} if method == "GET" else {"json": parameters}
+        response = await client.request(method, "/tts/generate", **how)
+        assert response.status_code == status
+        assert response.json()["code"] == code
+        assert named in response.json()["detail"]
+        assert set(response.json()) == {"detail", "code"}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b'{"text": "\\ud800"}', b'{"text": NaN}'])
+async def test_a_body_that_is_no_request_is_explained(settings: Settings, run: Any, body: bytes) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        response = await client.post("/tts/generate", content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code == 422
+        assert response.json()["code"] == "invalid_parameter"
+
+
+async def test_a_body_that_is_no_text_is_a_bad_request(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        response = await client.post("/tts/generate", content=b"\xff", headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+
+
+async def test_curl_without_a_content_type_is_told_what_is_missing(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        response = await client.post("/tts/generate", content=json.dumps({"text": "Hi"}), headers=headers)
+        assert response.status_code == 422
+        assert "Content-Type: application/json" in response.json()["detail"]
+
+
+async def test_parameters_of_a_post_stand_in_its_body(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        response = await client.post("/tts/generate?voice_id=amy", json={"text": "Hi"})
+        assert response.status_code == 422
+        assert "voice_id stands in the query" in response.json()["detail"]
+        assert (await client.post("/tts/generate?api_key=second-key", json={"text": "Hi"})).status_code == 200
+
+
+async def test_guidance_needs_two_slots(settings: Settings, run: Any) -> None:
+    async with run(settings.model_copy(update={"concurrent_requests_per_worker": 1})) as app, client_of(app) as client:
+        response = await client.get("/tts/generate", params={"text": "Hi", "cfg_guidance_weight": 1})
+        assert response.status_code == 422
+        assert response.json()["code"] == "too_many_slots"
+
+
+async def test_a_full_service_says_when_to_come_back(settings: Settings, run: Any) -> None:
+    async with run(settings.model_copy(update={"max_queued_requests": 0})) as app, client_of(app) as client:
+        admission = app.state.service.host.admission
+        async with admission.reserve(2):
+            response = await client.get("/tts/generate", params={"text": "Hi"})
+        assert response.status_code == 429
+        assert int(response.headers["Retry-After"]) > 0
+        # refused for its own sake, not for want of a slot
+        async with admission.reserve(2):
+            assert (await client.get("/tts/generate", params={"text": "Hi", "top_k": 0})).status_code == 422
+
+
+async def test_routes_that_are_not_there_are_errors_of_the_same_form(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        missing, wrong = await client.get("/nothing"), await client.delete("/tts/generate")
+        assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+        assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
+
+
+async def test_web_pages_may_call_but_never_with_cookies(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        ask = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
+        preflight = await client.options("/tts/generate", headers={**ask, "X-API-Key": ""})
+        assert preflight.status_code == 200
+        assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+        assert "Access-Control-Allow-Credentials" not in preflight.headers

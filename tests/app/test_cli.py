@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from app import cli
+from app.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOST", "PORT"):  # serve sets them for good
+        monkeypatch.setenv(name, "")
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert [name for name in Settings.model_fields if name.upper() not in shown] == []
+
+
+def test_settings_that_cannot_be_used_are_told_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "--port", "http"]) == 2
+    told = capsys.readouterr().err
+    assert "API_KEY is not set" in told
+    assert "PORT is 'http'" in told
+
+
+def test_serve_becomes_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, command: became.append(command))
+    monkeypatch.setenv("API_KEY", "key")
+    cli.main(["serve", "--host", "127.0.0.1", "--port", "9001"])
+    ((_, *command),) = became
+    assert command[-1] == "app.main:app"
+    assert Path(command[command.index("--config") + 1]).is_file()
+    assert (os.environ["HOST"], os.environ["PORT"]) == ("127.0.0.1", "9001")

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import struct
+import threading
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.engine_host import CPU_SLOTS, DEFAULT_MODEL, EngineHost, choose_slots
+from app.errors import Unavailable, UnknownVoice
+from app.settings import Settings
+from app.voice_store import VoiceStore
+from app.worker import Place
+from engine import FALLBACK_MODEL, CheckpointError, CheckpointNotFound, Engine, EngineConfig, Progress
+from engine.testing import FakeEngine, FakeOptions
+
+Start = Callable[..., EngineHost]
+
+
+def write_voice(folder: Path, name: str, hertz: int = 200) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(folder / f"{name}.wav"), "wb") as file:
+        file.setparams((1, 2, 24_000, 0, "NONE", ""))
+        file.writeframes(b"".join(struct.pack("<h", (n * hertz) % 20_000 - 10_000) for n in range(36_000)))
+
+
+@pytest.fixture
+def start(settings: Settings) -> Iterator[Start]:
+    hosts: list[EngineHost] = []
+
+    def begin(loader: Callable[[EngineConfig, Progress], Engine], **changes: object) -> EngineHost:
+        changed = settings.model_copy(update={"model_path": None, **changes})
+        voices = VoiceStore(changed.preloaded_voices_dir, changed.voices_dir)
+        host = EngineHost(changed, Place(), voices, loader)
+        hosts.append(host)
+        host.start()
+        assert host._loading is not None
+        host._loading.join()
+        return host
+
+    yield begin
+    for host in hosts:
+        host.close()
+
+
+def csm(config: EngineConfig, progress: Progress) -> Engine:
+    return FakeEngine(config.slots, FakeOptions(name="csm"))
+
+
+def only_the_fallback(config: EngineConfig, progress: Progress) -> Engine:
+    if config.model != FALLBACK_MODEL:
+        raise CheckpointNotFound("no access to the hub")
+    return FakeEngine(config.slots, FakeOptions(name=FALLBACK_MODEL))
+
+
+def test_the_config_says_what_the_settings_say(start: Start) -> None:
+    asked: list[EngineConfig] = []
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        asked.append(config)
+        return FakeEngine(config.slots)
+
+    start(load, dtype="float16", device="cpu")
+    (config,) = asked
+    assert (config.model, config.device, config.dtype, config.slots) == (DEFAULT_MODEL, "cpu", "float16", 2)
+    assert config.audio_queue_slices == 5
+
+
+def test_without_weights_the_fallback_speaks_and_the_log_says_how_to_get_them(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = start(only_the_fallback)
+    assert host.status().engine == FALLBACK_MODEL
+    assert all(word in caplog.text for word in ("no access to the hub", "MODEL_PATH", "HF_TOKEN", "sesame/csm-1b"))
+    casting = host.cast("speaker_7")
+    assert (casting.voice, casting.speaker) == (None, 7)
+
+
+def test_without_weights_and_without_fallback_it_fails(start: Start) -> None:
+    host = start(only_the_fallback, fallback_engine="none")
+    assert host.status().state == "failed"
+    assert "FALLBACK_ENGINE=none" in (host.status().error or "")
+    with pytest.raises(Unavailable, match="has failed"):
+        _ = host.engine
+
+
+@pytest.mark.parametrize("error", [CheckpointNotFound("no such directory"), CheckpointError("a tensor is missing")])
+def test_a_model_that_was_named_is_never_replaced(start: Start, error: Exception) -> None:
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        raise error
+
+    host = start(load, model_path="/weights")
+    assert host.status().state == "failed"
+    assert str(error) in (host.status().error or "")
+
+
+def test_csm_has_one_voice_for_each_speaker(start: Start, settings: Settings) -> None:
+    host = start(csm)
+    kept = settings.voices_dir / ".speakers"
+    assert len(list(kept.iterdir())) == 1
+    default, zero, five = host.cast(None), host.cast("speaker_0"), host.cast("speaker_5")
+    assert default.voice is zero.voice is not None
+    assert five.voice is not None
+    assert (zero.speaker, five.speaker, five.voice.speaker) == (0, 5, 5)
+    assert len(list(kept.iterdir())) == 2
+    other = start(csm).cast(None)
+    assert other.voice is not None
+    assert other.voice.key == zero.voice.key
+
+
+def test_voices_on_disk_are_encoded_at_start_and_bad_ones_skipped(
+    start: Start, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_voice(settings.preloaded_voices_dir, "amy")
+    write_voice(settings.voices_dir, "bob", 300)
+    (settings.voices_dir / "junk.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt , but nothing else")
+    host = start(csm)
+    assert host.status().state == "ready"
+    assert "junk.wav is skipped" in caplog.text
+    prepared = [key for key, _ in host.engine.prepared]  # type: ignore[attr-defined]
+    for name in ("amy.wav", "bob.wav"):
+        voice = host.cast(name).voice
+        assert voice is not None
+        assert voice.key in prepared
+    with pytest.raises(UnknownVoice):
+        host.cast("carl")
+
+
+def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    made: list[FakeEngine] = []
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        reached.set()
+        go_on.wait()
+        made.append(FakeEngine())
+        return made[0]
+
+    settings = settings.model_copy(update={"model_path": None})
+    host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
+    host.start()
+    reached.wait()
+    host.close()
+    go_on.set()
+    assert host._loading is not None
+    host._loading.join()
+    assert host.status().state == "closed"
+    assert not made[0]._thread.is_alive()
+    with pytest.raises(Unavailable, match="shutting down"):
+        _ = host.admission
+
+
+def test_slots_come_from_the_setting_else_from_the_machine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_slots(settings, Place())[0] == 2
+    auto = settings.model_copy(update={"concurrent_requests_per_worker": None})
+    assert choose_slots(auto, Place())[0] == CPU_SLOTS
+    chosen = []
+    for gib in (4.0, 8.0, 24.0, 80.0, None):
+        monkeypatch.setattr("app.engine_host.memory_gib", lambda gpu, gib=gib: gib)
+        chosen.append(choose_slots(auto, Place(0, "0"))[0])
+    assert chosen == [*sorted(chosen[:-1]), CPU_SLOTS]
+    assert min(chosen) >= 1

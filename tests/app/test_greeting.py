@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from app.greeting import curl_line
+from app.settings import Settings, load_settings
+
+
+def pasted(line: str, environ: dict[str, str]) -> list[str]:
+    """What curl gets when a shell runs the line."""
+    script = f"curl() {{ printf '%s\\n' \"$@\"; }}; {line}"
+    return subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "written", ["API_KEY=k3y", "API_KEY=k3y,other", 'API_KEY="k3y, other"', "API_KEY = 'k3y'", "export API_KEY=k3y"]
+)
+def test_the_key_is_read_from_the_file_when_it_is_pasted(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "my env"
+    file.write_text(f"# API_KEY=no\nXAPI_KEY=no\n{written}\n", encoding="utf-8")
+    line = curl_line(load_settings(file), file, {})
+    assert "k3y" not in line
+    assert "\n" not in line
+    assert "X-API-Key: k3y" in pasted(line, {"PATH": "/usr/bin:/bin"})
+
+
+def test_a_key_of_the_environment_is_read_from_there(settings: Settings, tmp_path: Path) -> None:
+    line = curl_line(settings, tmp_path / "none", {"API_KEY": "first-key,second-key"})
+    assert "first-key" not in line
+    assert "X-API-Key: first-key" in pasted(line, {"API_KEY": "first-key,second-key", "PATH": "/usr/bin:/bin"})
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("10.0.0.7", "10.0.0.7"), ("::1", "[::1]")]
+)
+def test_the_address_is_one_that_can_be_called(settings: Settings, tmp_path: Path, host: str, address: str) -> None:
+    line = curl_line(settings.model_copy(update={"host": host, "port": 81}), tmp_path / "none", {})
+    assert shlex.split(line)[-1].startswith(f"http://{address}:81/tts/generate?text=")
