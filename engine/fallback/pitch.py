@@ -9,6 +9,7 @@ from ..types import Samples
 
 _LOWEST, _HIGHEST = 60.0, 400.0  # Hz: from a deep man to a child
 _MOST_WINDOWS = 400  # enough for a median, whatever the recording's length
+_OCTAVE_COST = 0.05
 _VOICED = 0.5  # share of a window's energy that repeats itself in voiced speech
 
 
@@ -30,7 +31,9 @@ def median_pitch(samples: Samples, rate: int) -> float | None:
     taper = np.hanning(size)
     repeats = _autocorrelation(windows[loud] * taper) / _autocorrelation(taper[None])
     first, last = int(rate / _HIGHEST), min(int(rate / _LOWEST), size // 2)
-    lags = repeats[:, first : last + 1].argmax(axis=1) + first
+    # What repeats after one period does so after two: the octave's cost makes the shorter win.
+    cost = _OCTAVE_COST * np.log2(np.arange(first, last + 1))
+    lags = (repeats[:, first : last + 1] - cost).argmax(axis=1) + first
     strength = repeats[np.arange(len(lags)), lags]
     voiced = lags[strength > _VOICED]
     return float(np.median(rate / voiced)) if voiced.size else None

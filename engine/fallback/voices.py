@@ -38,7 +38,8 @@ class EspeakVoice:
         return replace(self, pitch=min(max(pitch, 10), 90))
 
 
-# The variants that a speech recogniser understands best, high and low.
+# The variants that a speech recogniser understands best, high and low. None of Klatt's kind: those never sound
+# the same twice, their noise comes from the process's own random numbers.
 HIGH = (
     EspeakVoice("f2", 190),
     EspeakVoice("f5", 200),
@@ -49,7 +50,7 @@ HIGH = (
 LOW = (
     EspeakVoice("m2", 99),
     EspeakVoice("adam", 99),
-    EspeakVoice("Reed", 112),
+    EspeakVoice("Diogo", 102),
     EspeakVoice("m6", 99),
     EspeakVoice("edward", 99),
 )

@@ -1,0 +1,476 @@
+"""The fallback voice: real speech, streamed, from one library that is not thread-safe."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import (
+    FALLBACK_MODEL,
+    FRAME_SAMPLES,
+    SAMPLE_RATE,
+    AudioChunk,
+    CheckpointError,
+    Engine,
+    EngineClosed,
+    EngineConfig,
+    EngineFailed,
+    SpeechRequest,
+    VoicePrompt,
+    load_engine,
+)
+from engine.fallback.library import EspeakLibrary, Pcm
+from engine.fallback.pitch import median_pitch
+from engine.fallback.slices import Slicer
+from engine.fallback.voices import HIGH, LOW, SPEAKERS, EspeakVoice, voice_of_recording
+from engine.types import Samples
+
+FOX = "The quick brown fox jumps over the lazy dog."
+
+
+def engine_of(slots: int = 4, queue: int = 5) -> Engine:
+    return load_engine(EngineConfig(model=FALLBACK_MODEL, slots=slots, audio_queue_slices=queue))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    engine = engine_of()
+    yield engine
+    engine.close()
+
+
+def request(text: str = FOX, **values: object) -> SpeechRequest:
+    return SpeechRequest(text=text, **values)  # type: ignore[arg-type]
+
+
+def voiced_seconds(samples: Samples) -> float:
+    """How long it is loud, in windows of 10 ms."""
+    windows = samples[: samples.size // 240 * 240].reshape(-1, 240)
+    return float((np.sqrt((windows**2).mean(axis=1)) > 0.01).sum() * 0.01)
+
+
+def tone(hertz: float, seconds: float = 2.0, rate: int = SAMPLE_RATE) -> Samples:
+    """A buzz with harmonics, as a voice has them."""
+    time = np.arange(int(seconds * rate)) / rate
+    return sum(np.sin(2 * np.pi * hertz * n * time) / n for n in range(1, 6)).astype(np.float32) / 4
+
+
+# ---- it is speech
+
+
+def test_it_says_who_it_is(engine: Engine) -> None:
+    assert engine.name == "espeak-ng"
+    assert engine.sample_rate == SAMPLE_RATE
+    status = engine.status()
+    assert (status.engine, status.device, status.slots, status.error) == ("espeak-ng", "cpu", 4, None)
+
+
+def test_speech_is_loud_and_does_not_clip(engine: Engine) -> None:
+    samples = engine.generate(request()).samples
+    assert samples.dtype == np.float32
+    assert 0.02 < np.sqrt((samples**2).mean()) < 0.3
+    assert np.abs(samples).max() < 1
+
+
+def test_speech_has_the_spectrum_of_speech(engine: Engine) -> None:
+    samples = engine.generate(request()).samples
+    power = np.abs(np.fft.rfft(samples)) ** 2
+    hertz = np.fft.rfftfreq(samples.size, 1 / SAMPLE_RATE)
+    share = [power[(low <= hertz) & (hertz < high)].sum() / power.sum() for low, high in ((80, 4000), (11_100, 12_000))]
+    assert share[0] > 0.9
+    assert share[1] < 1e-4  # nothing above what 22,050 Hz can hold: the resampler leaves no mirror image
+
+
+def test_twice_the_text_is_twice_as_long(engine: Engine) -> None:
+    once, thrice = (voiced_seconds(engine.generate(request(" ".join([FOX] * n))).samples) for n in (1, 3))
+    assert 2.7 < thrice / once < 3.3
+
+
+def test_a_recogniser_hears_the_words(engine: Engine) -> None:
+    recogniser = pytest.importorskip("pocketsphinx")
+    sentences = [
+        "the quick brown fox jumps over the lazy dog",
+        "please close the window before you leave",
+        "our train arrives at seven in the evening",
+        "she bought fresh bread and butter",
+        "the weather will be sunny tomorrow",
+        "he lost his keys near the river",
+        "we should paint the kitchen green",
+        "my brother plays the guitar very well",
+        "turn left after the second bridge",
+        "the doctor will see you now",
+    ]
+    decoder = recogniser.Decoder(recogniser.Config(lm=None, loglevel="FATAL"))
+    decoder.add_jsgf_string("choice", f"#JSGF V1.0; grammar g; public <s> = {' | '.join(sentences)};")
+    decoder.activate_search("choice")
+    heard = [_hear(decoder, engine.generate(request(sentence)).samples) for sentence in sentences]
+    right = [said == got for said, got in zip(sentences, heard, strict=True)]
+    assert sum(right) >= 9, heard
+
+
+def _hear(decoder: object, samples: Samples) -> str:
+    silence = np.zeros(SAMPLE_RATE // 3, np.float32)
+    frame = av.AudioFrame.from_ndarray(np.concatenate([silence, samples, silence])[None], format="flt", layout="mono")
+    frame.sample_rate = SAMPLE_RATE
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=16_000)
+    pieces = [piece.to_ndarray()[0] for given in (frame, None) for piece in resampler.resample(given)]
+    decoder.start_utt()  # type: ignore[attr-defined]
+    decoder.process_raw(np.concatenate(pieces).tobytes(), full_utt=True)  # type: ignore[attr-defined]
+    decoder.end_utt()  # type: ignore[attr-defined]
+    hypothesis = decoder.hyp()  # type: ignore[attr-defined]
+    return hypothesis.hypstr if hypothesis else ""
+
+
+# ---- the same again, streamed or whole, alone or among others
+
+
+def test_the_same_request_sounds_the_same_whatever_came_between(engine: Engine) -> None:
+    first = engine.generate(request()).samples
+    engine.generate(request("Something else entirely, in another voice.", speaker=3))
+    np.testing.assert_array_equal(engine.generate(request()).samples, first)
+
+
+def test_how_it_is_streamed_changes_nothing(engine: Engine) -> None:
+    text = f"{FOX} And then it sleeps, until the morning comes."
+    whole = engine.generate(request(text, slice_frames=125, first_slice_frames=125)).samples
+    small = engine.generate(request(text, slice_frames=1, first_slice_frames=1)).samples
+    np.testing.assert_array_equal(small, whole)
+
+
+def test_one_among_others_sounds_as_alone(engine: Engine) -> None:
+    asked = [request(f"{FOX} {FOX} Number {n}.", speaker=n, chunk_characters=50) for n in range(9)]
+    alone = [engine.generate(each).samples for each in asked]
+
+    async def read(each: SpeechRequest) -> Samples:
+        async with engine.stream(each) as stream:
+            return np.concatenate([chunk.samples async for chunk in stream])
+
+    async def read_all() -> list[Samples]:
+        return list(await asyncio.gather(*map(read, asked)))
+
+    for expected, got in zip(alone, asyncio.run(read_all()), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_two_engines_share_the_library() -> None:
+    engines = [engine_of() for _ in range(2)]
+    results: list[Samples] = []
+    threads = [
+        threading.Thread(target=lambda each=each: results.append(each.generate(request(f"{FOX} {FOX} {FOX}")).samples))
+        for each in engines
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in engines:
+        each.close()
+    np.testing.assert_array_equal(*results)
+
+
+# ---- slices
+
+
+def test_slices_grow_and_are_whole_frames(engine: Engine) -> None:
+    chunks = list(engine.stream(request(slice_frames=5, first_slice_frames=1)))
+    assert [chunk.codes.shape for chunk in chunks[:4]] == [(1, 0), (2, 0), (4, 0), (5, 0)]
+    assert [chunk.samples.size for chunk in chunks[:4]] == [FRAME_SAMPLES * frames for frames in (1, 2, 4, 5)]
+
+
+def test_chunks_tell_the_truth_about_where_they_are(engine: Engine) -> None:
+    chunks = list(engine.stream(request(f"{FOX} {FOX} {FOX}", chunk_characters=50)))
+    ends = [chunk.text_chunk for chunk in chunks if chunk.ends_text_chunk]
+    assert ends == [0, 1, 2]
+    assert [chunk.ends_speech for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert all(chunk.in_last_text_chunk == (chunk.text_chunk == 2) for chunk in chunks)
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(0, 9000), max_size=6), min_size=1, max_size=3),
+    first=st.integers(1, 6),
+    most=st.integers(1, 6),
+    max_frames=st.none() | st.integers(1, 12),
+)
+def test_slicing_keeps_every_sample_up_to_the_bound(
+    sizes: list[list[int]], first: int, most: int, max_frames: int | None
+) -> None:
+    slicer = Slicer(request(first_slice_frames=first, slice_frames=most, max_frames=max_frames))
+    spoken = np.arange(sum(map(sum, sizes)), dtype=np.float32)
+    chunks: list[AudioChunk] = []
+    start = 0
+
+    def take_all() -> None:
+        while (chunk := slicer.take()) is not None:
+            chunks.append(chunk)
+
+    for index, pieces in enumerate(sizes):
+        is_last = index == len(sizes) - 1
+        if slicer.wants_chunk:
+            slicer.begin_chunk(is_last)
+            for piece in pieces:
+                slicer.push(spoken[start : start + piece])
+                start += piece
+                take_all()
+            slicer.end_chunk(is_last)
+            take_all()
+    joined = np.concatenate([chunk.samples for chunk in chunks])
+    np.testing.assert_array_equal(joined, spoken[: joined.size])
+    assert [chunk.ends_speech for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    frames = sum(len(chunk.codes) for chunk in chunks)
+    if max_frames is None or frames < max_frames:
+        assert joined.size == spoken.size
+    else:
+        assert frames == max_frames
+
+
+@pytest.mark.parametrize("max_frames", [1, 2, 7])
+def test_the_bound_is_exact(engine: Engine, max_frames: int) -> None:
+    speech = engine.generate(request(max_frames=max_frames))
+    assert speech.codes.shape == (max_frames, 0)
+    assert speech.samples.size == max_frames * FRAME_SAMPLES
+    np.testing.assert_array_equal(speech.samples, engine.generate(request()).samples[: speech.samples.size])
+
+
+def test_ignore_stop_speaks_on_to_the_bound(engine: Engine) -> None:
+    speech = engine.generate(request("Yes.", max_frames=50, ignore_stop=True))
+    assert len(speech.codes) == 50
+
+
+# ---- long texts, odd texts
+
+
+def test_five_thousand_characters_are_all_spoken(engine: Engine) -> None:
+    sentence = "Every part of this long text is spoken, from the first word to the last. "
+    text = (sentence * 70)[:5000]
+    long = engine.generate(request(text))
+    short = engine.generate(request(sentence))
+    assert long.seconds / short.seconds == pytest.approx(len(text) / len(sentence), rel=0.1)
+
+
+def test_markup_is_spoken_and_not_obeyed(engine: Engine) -> None:
+    plain = engine.generate(request("one two")).seconds
+    pause = engine.generate(request("one <break time='5s'/> two"))
+    assert voiced_seconds(pause.samples) > plain
+    loud = engine.generate(request("\x0120A one \x01300S two")).samples
+    np.testing.assert_array_equal(loud, engine.generate(request(" 20A one  300S two")).samples)
+
+
+@pytest.mark.parametrize(
+    "text", ["...", "!?", "\x00\x01", "\ud800", "\ue000", "[[h@loU]]", "नमस्ते", "日本語", "😀", "a" * 400]
+)
+def test_odd_texts_come_to_an_end(engine: Engine, text: str) -> None:
+    chunks = list(engine.stream(request(text)))
+    assert chunks[-1].ends_speech
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(min_size=1, max_size=60).filter(lambda text: bool(text.strip())))
+def test_any_text_comes_to_an_end(engine: Engine, text: str) -> None:
+    assert list(engine.stream(request(text)))[-1].ends_speech
+
+
+# ---- voices
+
+
+def test_the_speakers_are_distinct() -> None:
+    assert len(set(SPEAKERS)) == len(SPEAKERS) == 10
+    assert SPEAKERS[0].name == "en-us+f2"
+
+
+@pytest.mark.parametrize("voice", SPEAKERS, ids=lambda voice: voice.variant)
+def test_every_variant_is_as_high_as_the_table_says(engine: Engine, voice: EspeakVoice) -> None:
+    heard = median_pitch(engine.generate(request(f"{FOX} {FOX}", speaker=SPEAKERS.index(voice))).samples, SAMPLE_RATE)
+    assert heard == pytest.approx(voice.hertz, rel=0.08)
+
+
+@pytest.mark.parametrize("hertz", [85, 120, 180, 230])
+def test_a_recording_gets_a_voice_of_its_pitch(engine: Engine, hertz: float) -> None:
+    speech = engine.generate(request(f"{FOX} {FOX}", voice=VoicePrompt(tone(hertz))))
+    assert median_pitch(speech.samples, SAMPLE_RATE) == pytest.approx(hertz, rel=0.12)
+
+
+@given(st.floats(62, 390), st.sampled_from([8000, 16_000, 24_000, 48_000]))
+def test_pitch_is_measured(hertz: float, rate: int) -> None:
+    assert median_pitch(tone(hertz, 0.5, rate), rate) == pytest.approx(hertz, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "samples", [np.zeros(24_000), np.zeros(10), np.random.default_rng(0).normal(0, 0.1, 24_000)], ids=str
+)
+def test_what_is_no_voice_has_no_pitch_but_gets_a_voice(samples: np.ndarray) -> None:
+    assert median_pitch(samples.astype(np.float32), SAMPLE_RATE) is None
+    assert voice_of_recording(VoicePrompt(samples)) in SPEAKERS
+
+
+def test_the_same_recording_gets_the_same_voice_whatever_is_said_of_it() -> None:
+    samples = tone(200)
+    assert voice_of_recording(VoicePrompt(samples)) == voice_of_recording(VoicePrompt(samples.copy(), "words"))
+
+
+def test_recordings_of_one_pitch_spread_over_the_voices() -> None:
+    noise = np.random.default_rng(0).normal(0, 1e-4, (20, 12_000))
+    voices = {voice_of_recording(VoicePrompt(tone(200, 0.5) + each)).variant for each in noise.astype(np.float32)}
+    assert voices <= {voice.variant for voice in HIGH}
+    assert len(voices) > 2
+
+
+def test_high_and_low_are_apart() -> None:
+    assert min(voice.hertz for voice in HIGH) > 1.5 * max(voice.hertz for voice in LOW)
+
+
+# ---- slots, cancelling, closing
+
+
+def wait_for(condition: threading.Event) -> None:
+    assert condition.wait(timeout=60)
+
+
+def settled(engine: Engine, active: int, queued: int) -> bool:
+    """Whether the engine comes to that state. It is woken by what the test did: this only lets it run."""
+    for _ in range(2000):
+        status = engine.status()
+        if (status.active, status.queued) == (active, queued):
+            return True
+        threading.Event().wait(0.005)
+    return False
+
+
+def test_slots_speak_and_the_rest_wait_in_order() -> None:
+    engine = engine_of(slots=2, queue=1)
+    long = request(" ".join([FOX] * 10))
+    streams = [engine.stream(long) for _ in range(4)]
+    assert settled(engine, active=2, queued=2)
+    next(streams[0])
+    next(streams[1])
+    streams[0].close()
+    next(streams[2])  # has the slot that became free; the fourth still waits
+    assert settled(engine, active=2, queued=1)
+    streams[1].close()
+    next(streams[3])
+    assert settled(engine, active=2, queued=0)
+    for stream in streams:
+        stream.close()
+    assert settled(engine, active=0, queued=0)
+    engine.close()
+
+
+def test_leaving_the_queue_frees_the_place() -> None:
+    engine = engine_of(slots=1, queue=1)
+    speaking, waiting = engine.stream(request(f"{FOX} {FOX}")), engine.stream(request())
+    assert settled(engine, active=1, queued=1)
+    waiting.close()
+    assert settled(engine, active=1, queued=0)
+    speaking.close()
+    engine.close()
+
+
+def test_a_slow_reader_holds_its_own_slot_only() -> None:
+    engine = engine_of(slots=2, queue=1)
+    slow = engine.stream(request(" ".join([FOX] * 20), slice_frames=1))
+    next(slow)
+    assert engine.generate(request()).seconds > 1
+    assert settled(engine, active=1, queued=0)
+    assert sum(chunk.samples.size for chunk in slow) > 40 * SAMPLE_RATE
+    engine.close()
+
+
+def test_it_does_not_run_far_ahead_of_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken: list[str] = []
+    speak = EspeakLibrary.speak
+
+    def counted(library: EspeakLibrary, text: str, *rest: object, **named: object) -> None:
+        spoken.append(text)
+        speak(library, text, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(EspeakLibrary, "speak", counted)
+    engine = engine_of(slots=1, queue=1)
+    stream = engine.stream(request(" ".join([FOX] * 100), chunk_characters=1000))
+    next(stream)
+    engine.close()
+    assert sum(map(len, spoken)) <= 2 * 150
+
+
+def test_cancelling_stops_within_the_text_chunk() -> None:
+    library = EspeakLibrary()
+    pieces: list[Pcm] = []
+
+    def two_pieces(pcm: Pcm) -> bool:
+        pieces.append(pcm)
+        return len(pieces) < 2
+
+    library.speak(FOX, SPEAKERS[0], 50, pause=False, sink=two_pieces)
+    assert len(pieces) == 2
+
+
+def test_an_error_in_the_sink_comes_out() -> None:
+    def fail(pcm: Pcm) -> bool:
+        raise KeyError("sink")
+
+    with pytest.raises(KeyError, match="sink"):
+        EspeakLibrary().speak(FOX, SPEAKERS[0], 50, pause=False, sink=fail)
+
+
+def test_closing_while_speaking_ends_every_stream_and_the_thread() -> None:
+    before = set(threading.enumerate())
+    engine = engine_of(slots=1, queue=1)
+    speaking, waiting = engine.stream(request(" ".join([FOX] * 20))), engine.stream(request())
+    next(speaking)
+    engine.close()
+    engine.close()
+    for stream in (speaking, waiting):
+        with pytest.raises(EngineClosed):
+            list(stream)
+    with pytest.raises(EngineClosed):
+        engine.stream(request())
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_voice_that_is_not_there_fails_that_request_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EspeakVoice, "name", property(lambda voice: f"{voice.variant}-speaks-no-language"))
+    with pytest.raises(EngineFailed, match="no voice 'm2-speaks-no-language'"):
+        engine.generate(request(speaker=1))
+    monkeypatch.undo()
+    assert engine.generate(request(speaker=0)).seconds > 1
+    assert engine.status().error is None
+
+
+def test_a_broken_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of()
+
+    def broken(*args: object, **named: object) -> None:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(EspeakLibrary, "speak", broken)
+    with pytest.raises(EngineFailed, match="none left"):
+        engine.generate(request())
+    with pytest.raises(EngineFailed, match="none left"):
+        engine.stream(request())
+    assert engine.status().error == "none left"
+    engine.close()
+
+
+def test_without_the_library_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(CheckpointError, match="make install"):
+        engine_of()
+
+
+def test_a_library_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("espeakng_loader.get_library_path", lambda: str(tmp_path / "missing.so"))
+    with pytest.raises(CheckpointError, match=r"missing\.so"):
+        engine_of()
+
+
+def test_missing_data_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("espeakng_loader.get_data_path", lambda: str(tmp_path))
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        engine_of()
