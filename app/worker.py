@@ -105,8 +105,8 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name in ("uvicorn.error", "uvicorn.access"):  # taken over from gunicorn's, which has no handlers of its own
-            logging.getLogger(name).propagate = True
+        # UvicornWorker gives it gunicorn's handlers, and those are the root's. Of uvicorn.access nothing must come out.
+        logging.getLogger("uvicorn.error").propagate = True
         self.config.timeout_graceful_shutdown = stream_seconds(self.cfg.graceful_timeout)
 
 

@@ -1,0 +1,212 @@
+"""The service as real processes: gunicorn, its workers, sockets and curl."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import wave
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SLOW = "fake:frame_seconds=0.02"
+
+
+def read_until(connection: socket.socket, mark: bytes) -> bytes:
+    got = b""
+    while mark not in got:
+        part = connection.recv(65536)
+        assert part, got
+        got += part
+    return got
+
+
+def read_all(connection: socket.socket) -> bytes:
+    got = b""
+    while part := connection.recv(65536):
+        got += part
+    return got
+
+
+def curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["curl", "-sS", "--max-time", "30", *arguments], capture_output=True, check=False)
+
+
+def test_first_bytes_leave_while_it_is_still_speaking(serve: Any) -> None:
+    server = serve(MODEL_PATH=SLOW)
+    with server.ask(f"text={'x' * 100}") as connection:
+        got = read_until(connection, b"RIFF")
+        assert b" 200 OK" in got
+        assert server.outcomes() == []  # its line is written when it has ended
+        assert len(read_all(connection)) > 90 * 3840
+    server.wait_until(lambda: server.outcomes() == ["ok"])
+
+
+def test_a_stream_that_breaks_is_never_taken_for_a_whole_one(serve: Any) -> None:
+    server = serve()
+    for name in ("wav", "mp3"):
+        broken = curl(
+            "-g", "-H", "X-API-Key: first-key", f"{server.url}/tts/generate?format={name}&text=[raise@60]xx" + "x" * 99
+        )
+        assert broken.returncode == 18
+        assert len(broken.stdout) > 100
+    before = curl("-g", "-w", "%{http_code}", "-H", "X-API-Key: first-key", f"{server.url}/tts/generate?text=[raise]")
+    assert before.returncode == 0
+    assert before.stdout.endswith(b"500")
+    server.wait_until(lambda: server.outcomes() == ["failed"] * 3)
+
+
+@pytest.mark.parametrize("text", ["x" * 4000, "[hang]"])
+def test_a_client_that_leaves_frees_its_slot(serve: Any, text: str) -> None:
+    server = serve(MODEL_PATH=SLOW, CONCURRENT_REQUESTS_PER_WORKER="1")
+    speaking = server.ask(f"text={text}")
+    if text != "[hang]":
+        read_until(speaking, b"RIFF")
+    with server.ask("text=Hello") as queued:
+        speaking.close()
+        server.wait_until(lambda: server.outcomes()[:1] == ["left"])
+        if text != "[hang]":
+            assert b" 200 OK" in read_until(queued, b"RIFF")
+
+
+def test_a_client_that_leaves_the_queue_is_forgotten(serve: Any) -> None:
+    server = serve(MODEL_PATH=SLOW, CONCURRENT_REQUESTS_PER_WORKER="1", MAX_QUEUED_REQUESTS="1")
+    with server.ask(f"text={'x' * 4000}") as speaking:
+        read_until(speaking, b"RIFF")
+        queued = server.ask("text=second")
+        server.wait_until(lambda: server.get("/tts/generate?text=third") == 429)
+        queued.close()
+        server.wait_until(lambda: "left" in server.outcomes())
+        speaking.close()
+        server.wait_until(lambda: server.get("/tts/generate?text=fourth") == 200)
+
+
+def test_a_full_queue_is_429_and_a_long_wait_too(serve: Any) -> None:
+    server = serve(
+        MODEL_PATH=SLOW, CONCURRENT_REQUESTS_PER_WORKER="1", MAX_QUEUED_REQUESTS="1", QUEUE_TIMEOUT_SECONDS="0.3"
+    )
+    with server.ask(f"text={'x' * 4000}") as speaking:
+        read_until(speaking, b"RIFF")
+        with server.ask("text=waits") as waits:
+            server.wait_until(lambda: server.get("/tts/generate?text=full") == 429)
+            head = read_until(waits, b"}").lower()
+    assert b" 429 " in head
+    assert b"retry-after: " in head
+    assert b"within 0.3 seconds" in head
+
+
+def test_a_wrong_key_is_told_before_the_body_is_sent(serve: Any) -> None:
+    server = serve()
+    head = "POST /voices HTTP/1.1\nHost: service\nX-API-Key: wrong\nContent-Length: 200000000"
+    with server.connect(head) as connection:
+        assert b" 401 " in read_until(connection, b"unauthorized")
+    with server.connect(head + "\nExpect: 100-continue") as connection:
+        assert read_until(connection, b"unauthorized").startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_body_that_is_too_large_is_told_before_it_is_sent(serve: Any) -> None:
+    server = serve()
+    head = "POST /tts/generate HTTP/1.1\nHost: service\nX-API-Key: first-key\nContent-Length: 200000000"
+    with server.connect(head) as connection:
+        assert b" 413 " in read_until(connection, b"too_large")
+
+
+def test_no_key_is_ever_logged(serve: Any) -> None:
+    server = serve(LOG_LEVEL="DEBUG")
+    for path in ("/tts/generate?text=Hi&api_key=first-key", "/nothing?api_key=second-key", "/x?api_key=wrong-guess"):
+        assert server.get(path) is not None
+    with server.connect("GET /first-key HTTP/1.1\nHost: x\nX-API-Key: second-key") as connection:
+        assert b" 404 " in read_until(connection, b"not_found")
+    with server.connect("GET / HTTP/1.1\nHost: x\nX-API-Key: first-key\nBad Header") as connection:
+        assert b" 400 " in read_until(connection, b"\r\n")
+    assert server.stop() == 0
+    for key in ("first-key", "second-key", "wrong-guess"):
+        assert key not in server.log
+
+
+def test_stopping_lets_streams_finish(serve: Any) -> None:
+    server = serve(MODEL_PATH=SLOW, WORKERS="2")
+    children = server.workers()
+    assert len(children) == 2
+    with server.ask(f"format=raw_pcm&text={'x' * 50}") as connection:
+        got = read_until(connection, b"\r\n\r\n")
+        server.process.send_signal(signal.SIGTERM)
+        got += read_all(connection)
+    assert got.endswith(b"0\r\n\r\n")
+    assert len(got) > 50 * 3840
+    assert server.process.wait() == 0
+    assert not any(child.is_running() for child in children)
+
+
+def test_a_stream_that_takes_too_long_is_cut_at_the_limit(serve: Any) -> None:
+    server = serve(MODEL_PATH=SLOW, GRACEFUL_TIMEOUT_SECONDS="1")
+    with server.ask(f"format=raw_pcm&text={'x' * 4000}") as connection:
+        got = read_until(connection, b"\r\n\r\n")
+        server.process.send_signal(signal.SIGTERM)
+        got += read_all(connection)
+    assert not got.endswith(b"0\r\n\r\n")
+    assert server.process.wait() == 0
+
+
+def test_a_worker_that_dies_is_replaced_in_its_place(serve: Any) -> None:
+    server = serve(WORKERS="2")
+    dead = server.workers()[0]
+    dead.kill()
+    server.wait_until(lambda: len(server.workers()) == 2 and dead.pid not in [each.pid for each in server.workers()])
+    server.wait_for(200)
+
+
+def test_while_it_loads_health_answers(serve: Any) -> None:
+    server = serve(wait=False, MODEL_PATH="fake:load_seconds=1")
+    server.wait_for(202, "/health")
+    assert server.get("/livez") == 200
+    assert server.get("/tts/generate?text=Hi") == 503
+    server.wait_for(200, "/health")
+
+
+def test_an_engine_that_cannot_start_is_told(serve: Any) -> None:
+    server = serve(wait=False, MODEL_PATH="/no/such/model")
+    server.wait_for(500, "/health")
+    assert "/no/such/model" in server.log
+    assert server.stop() == 0
+
+
+def test_the_line_of_the_start_makes_a_file_that_plays(serve: Any, tmp_path: Path) -> None:
+    server = serve(wait=False, HOST="0.0.0.0")
+    assert server.process.stdout is not None
+    line = next(each for each in iter(server.process.stdout.readline, b"") if each.startswith(b"curl ")).decode()
+    assert "first-key" not in line
+    subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, check=True, env={"API_KEY": "first-key,b", "PATH": "/usr/bin:/bin"}
+    )
+    header = (tmp_path / "speech.wav").read_bytes()[:44]
+    assert (header[:4], header[8:12]) == (b"RIFF", b"WAVE")
+    with wave.open(str(tmp_path / "speech.wav")) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24_000, 1, 2)
+        assert len(file.readframes(240_000)) > 48_000
+    assert shlex.split(line)[0] == "curl"
+
+
+def test_a_log_in_json_is_json_in_every_line(serve: Any) -> None:
+    server = serve(LOG_FORMAT="json")
+    assert server.get("/tts/generate?text=Hi") == 200
+    url = f"{server.url}/tts/generate?text=[raise@60]" + "x" * 99
+    assert curl("-g", "-H", "X-API-Key: first-key", url).returncode == 18
+    assert server.stop() == 0
+    entries = [json.loads(line) for line in server.log.splitlines()]
+    spoken = next(entry for entry in entries if entry.get("outcome") == "ok" and entry["path"] == "/tts/generate")
+    assert (spoken["voice"], spoken["format"], spoken["audio_seconds"]) == ("default", "wav", 0.16)
+    assert spoken["first_audio_ms"] >= 0
+    assert any("exception" in entry for entry in entries)
+
+
+def test_settings_that_cannot_be_used_stop_the_start(serve: Any) -> None:
+    server = serve(wait=False, TTS_TOP_K="0", API_KEY="")
+    assert server.process.wait() == 2
+    assert "TTS_TOP_K is '0'" in server.log
+    assert "API_KEY is not set" in server.log
+    assert "Traceback" not in server.log
