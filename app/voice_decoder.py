@@ -124,7 +124,9 @@ def _frames(container: InputContainer) -> Iterator[AudioFrame]:
             good += 1
             if isinstance(frame, AudioFrame):
                 yield frame
-    if good == 0 or bad * 10 > good:
+    if good == bad == 0:
+        raise RefusedError(wire.UNDECODABLE, "there is nothing in it to play")
+    if bad * 10 > good:
         raise RefusedError(wire.UNDECODABLE, f"{bad} of its {good + bad} packets make no sense")
 
 

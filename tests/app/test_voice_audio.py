@@ -19,7 +19,7 @@ from app import voice_wire as wire
 from app.errors import Busy, NotAudio, ServiceError, TooLarge, Unavailable, UndecodableAudio, Unprocessable
 from app.voice_audio import VoiceDecoder, sniff
 from engine.types import Samples
-from tests.app.voice_recordings import CONTAINERS, encode, hum, recording
+from tests.app.voice_recordings import CONTAINERS, encode, hum, pitch_of, recording
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
@@ -35,11 +35,6 @@ def wav(samples: npt.NDArray[Any], rate: int = 24_000) -> bytes:
     header = struct.pack("<4sI4s4sIHH", b"RIFF", 36 + len(body), b"WAVE", b"fmt ", 16, 3, 1)
     header += struct.pack("<IIHH4sI", rate, rate * 4, 4, 32, b"data", len(body))
     return header + body
-
-
-def pitch_of(samples: Samples) -> float:
-    spectrum = np.abs(np.fft.rfft(samples))
-    return float(np.argmax(spectrum) * 24_000 / samples.size)
 
 
 # ---- what is taken

@@ -21,7 +21,9 @@ from app.errors import (
     VoiceExists,
 )
 from app.voice_audio import VoiceDecoder
+from app.voice_folder import VoiceFolder
 from app.voice_store import Voice, VoiceStore
+from app.voice_transcript import find_transcript
 from engine.types import Samples
 from tests.app.voice_recordings import CONTAINERS, recording
 
@@ -321,6 +323,29 @@ def test_a_replaced_voice_is_new_to_every_worker(folders: tuple[Path, Path], sto
     assert len(contents(folders[1])) == 3  # recording, note, lock: nothing of what was
     with pytest.raises(UnknownVoice):
         store.replace("bob.wav", BOB)
+
+
+def test_a_voice_that_is_replaced_while_it_is_read_is_wholly_the_new_one(
+    folders: tuple[Path, Path], store: VoiceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add("amy.wav", AMY, "hello")
+    replaced: list[str] = []
+
+    def find_late(folder: VoiceFolder, name: str, sha256: str) -> str:
+        """The recording has been read; before its words are, another worker replaces both."""
+        if not replaced:
+            replaced.append(sha256)
+            (folders[1] / "bob.wav").write_bytes(BOB)
+            os.rename(folders[1] / "bob.wav", folders[1] / "amy.wav")
+            (folders[1] / "amy.txt").write_text("good bye")
+            folder.remove_notes("amy.wav")
+        return find_transcript(folder, name, sha256)
+
+    monkeypatch.setattr(voice_loader, "find_transcript", find_late)
+    voice = VoiceStore(*folders).get("amy.wav")
+    assert voice.sha256 not in replaced
+    assert np.array_equal(voice.prompt.samples, store.get("amy.wav").prompt.samples)
+    assert voice.prompt.transcript == "good bye"
 
 
 def test_a_deleted_voice_is_gone_for_every_worker(folders: tuple[Path, Path], store: VoiceStore) -> None:

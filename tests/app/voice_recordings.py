@@ -46,3 +46,8 @@ def hum(seconds: float, rate: int, pitch: float = 220.0, channels: int = 1) -> S
 def recording(kind: str = "wav", seconds: float = 1.5, pitch: float = 220.0, channels: int = 1) -> bytes:
     muxer, encoder, rate = CONTAINERS[kind]
     return encode(hum(seconds, rate, pitch, channels), muxer, encoder, rate)
+
+
+def pitch_of(samples: Samples) -> float:
+    """The loudest frequency in Hz, of samples at 24 kHz."""
+    return float(np.argmax(np.abs(np.fft.rfft(samples)))) * 24_000 / samples.size
