@@ -1,0 +1,213 @@
+"""What keeps the repository in order: locks, versions, commands, image and workflows."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from scripts.write_env import first_env
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+# In two halves, so that this file does not hold what it looks for.
+REGISTRY_HOSTS = ["py" + "pi.org", "python" + "hosted.org", "download.py" + "torch.org", "registry.npm" + "js.org"]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def files() -> list[Path]:
+    """Every file that git would carry, committed or not yet."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def locked(name: str) -> dict[str, list[str]]:
+    """Package -> the lines that pin it, one each for the Pythons or machines that differ."""
+    pins: dict[str, list[str]] = {}
+    for line in text_of(name).splitlines():
+        if found := re.match(r"([A-Za-z0-9._-]+)==(\S+)", line):
+            pins.setdefault(canonicalize_name(found[1]), []).append(found[2])
+    return pins
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    return [
+        Requirement(line)
+        for line in [*PROJECT["project"]["dependencies"], *(each for extra in extras for each in extra)]
+    ]
+
+
+def test_no_file_names_a_registry() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    naming = [
+        path.relative_to(ROOT).as_posix()
+        for path in files()
+        if any(host.encode() in path.read_bytes() for host in REGISTRY_HOSTS)
+    ]
+    assert naming == []
+    assert not (ROOT / "uv.lock").exists()
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
+def test_the_lock_has_every_dependency_at_a_version_that_suits(requirement: Requirement) -> None:
+    versions = locked("requirements.lock")[canonicalize_name(requirement.name)]
+    assert all(requirement.specifier.contains(version, prereleases=True) for version in versions)
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-bootstrap.txt"])
+def test_every_pin_has_a_hash_and_no_address(name: str) -> None:
+    text = text_of(name)
+    pins = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert pins
+    assert all("--hash=sha256:" in pin for pin in pins)
+    assert "://" not in text
+    assert "--index" not in text
+
+
+def test_the_newest_changes_are_of_this_version() -> None:
+    versions = re.findall(r"^## \[(\d[^\]]*)\]", text_of("CHANGELOG.md"), re.MULTILINE)
+    assert versions[0] == PROJECT["project"]["version"]
+
+
+def test_the_readme_shows_the_two_commands() -> None:
+    assert {"serve", "test"} <= set(re.findall(r"^\s*(?:\$ )?make ([a-z]+)", text_of("README.md"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", ".ci/run", "scripts/make-venv"])
+def test_every_make_target_that_is_named_exists(name: str) -> None:
+    assert set(re.findall(r"(?:`|^|\$ |: )make ([a-z]+)", text_of(name), re.MULTILINE)) <= targets()
+
+
+def test_every_make_target_is_explained_and_phony() -> None:
+    explained = set(re.findall(r"^([a-z]+):.*## \S", MAKEFILE, re.MULTILINE))
+    phony = set(re.search(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)[1].split())  # type: ignore[index]
+    assert explained == phony == targets()
+
+
+def test_the_gate_is_check_and_then_test() -> None:
+    assert re.findall(r"^make .*$", text_of(".ci/run"), re.MULTILINE) == ["make check", "make test"]
+    assert (ROOT / ".ci/run").stat().st_mode & stat.S_IXUSR
+
+
+def test_a_first_env_has_a_key_and_stays_on_loopback() -> None:
+    text = first_env("# your key\nAPI_KEY=change-me\n\n# HOST=0.0.0.0\nPORT=8000\n", "secret")
+    assert text == "# your key\nAPI_KEY=secret\n\nHOST=127.0.0.1\nPORT=8000\n"
+    assert first_env("PORT=8000", "secret") == "PORT=8000\nAPI_KEY=secret\nHOST=127.0.0.1\n"
+
+
+def test_a_first_env_from_the_example_changes_two_lines() -> None:
+    example = text_of(".env.example")
+    changed = set(first_env(example, "secret").splitlines()) - set(example.splitlines())
+    assert changed == {"API_KEY=secret", "HOST=127.0.0.1"}
+
+
+def test_the_licence_is_apache() -> None:
+    text = text_of("LICENSE")
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").iterdir()), ids=lambda path: path.name)
+def test_workflows_are_yaml_with_jobs_that_end(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"] <= 60
+        assert all("uses" in step or "run" in step for step in job["steps"])
+
+
+def test_ci_runs_the_gate_on_the_oldest_and_the_newest_python() -> None:
+    workflow = yaml.safe_load(text_of(".github/workflows/ci.yml"))
+    assert set(workflow[True]) == {"push", "pull_request"}  # YAML 1.1 reads `on` as true
+    job = workflow["jobs"]["check"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    oldest, newest = job["strategy"]["matrix"]["python"]
+    assert PROJECT["project"]["requires-python"] == f">={oldest},<3.{int(newest.split('.')[1]) + 1}"
+
+
+def test_the_image_leaves_main_alone_and_only_behind_the_checks() -> None:
+    workflow = yaml.safe_load(text_of(".github/workflows/image.yml"))
+    assert workflow[True] == {"workflow_run": {"workflows": ["ci"], "types": ["completed"], "branches": ["main"]}}
+    job = workflow["jobs"]["push"]
+    assert "conclusion == 'success'" in job["if"]
+    assert "event == 'push'" in job["if"]
+    tags = job["steps"][-1]["with"]["tags"].splitlines()
+    assert [tag.partition(":")[2] for tag in tags] == ["latest", "${{ github.event.workflow_run.head_sha }}"]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile as (instruction, argument), continued lines joined."""
+    joined = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", text_of("Dockerfile"), flags=re.MULTILINE))
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
+
+
+def test_the_image_copies_what_is_there_and_what_the_builder_gets() -> None:
+    sent = re.findall(r"^!(\S+?)/?$", text_of(".dockerignore"), re.MULTILINE)
+    copied = [source for word, rest in instructions() if word == "COPY" for source in rest.split()[:-1]]
+    assert sorted(copied) == sorted(sent)
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+
+
+def test_the_image_runs_the_service_and_not_as_root() -> None:
+    words = dict(instructions())
+    assert words["CMD"] == '["csm-serve", "serve"]'
+    assert words["USER"] == "csm"
+    assert words["EXPOSE"] == "8000"
+    assert words["VOLUME"] == '["/cache", "/app/voices"]'
+    assert "/livez" in words["HEALTHCHECK"]
+    assert words["FROM"].startswith("nvidia/cuda:12.8")
+
+
+def test_the_image_keeps_no_development_tool() -> None:
+    removed = re.search(r"uv pip uninstall --python \S+ ([a-z -]+)", text_of("Dockerfile"))
+    assert removed
+    assert set(removed[1].split()) <= set(locked("requirements.lock"))
+
+
+def test_the_command_is_there() -> None:
+    from app import cli
+
+    assert PROJECT["project"]["scripts"] == {"csm-serve": "app.cli:main"}
+    assert callable(cli.main)
+
+
+def test_without_a_python_it_says_what_is_missing(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        ["/bin/sh", ROOT / "scripts/make-venv", tmp_path / "venv"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert "needs Python 3.10 to 3.13" in ran.stderr
+    assert not (tmp_path / "venv").exists()
