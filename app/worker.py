@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, ClassVar
 
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
@@ -108,6 +110,11 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
         # UvicornWorker gives it gunicorn's handlers, and those are the root's. Of uvicorn.access nothing must come out.
         logging.getLogger("uvicorn.error").propagate = True
         self.config.timeout_graceful_shutdown = stream_seconds(self.cfg.graceful_timeout)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGQUIT, which the master sends on Ctrl-C: leave at once. UvicornWorker itself would not leave at all."""
+        for _ in range(2):  # the first makes uvicorn leave, the second makes it wait for nobody
+            signal.raise_signal(signal.SIGINT)
 
 
 _MARGIN_SECONDS = 5  # to close the engine and leave, once the streams have ended or were cut

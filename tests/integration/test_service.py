@@ -152,6 +152,17 @@ def test_a_stream_that_takes_too_long_is_cut_at_the_limit(serve: Any) -> None:
     assert server.process.wait() == 0
 
 
+def test_an_interrupt_waits_for_nobody(serve: Any) -> None:
+    server = serve(MODEL_PATH=SLOW)
+    children = server.workers()
+    with server.ask(f"text={'x' * 4000}") as connection:
+        read_until(connection, b"RIFF")
+        server.process.send_signal(signal.SIGINT)
+        assert not read_all(connection).endswith(b"0\r\n\r\n")
+    assert server.process.wait() == 0
+    assert not any(child.is_running() for child in children)
+
+
 def test_a_worker_that_dies_is_replaced_in_its_place(serve: Any) -> None:
     server = serve(WORKERS="2")
     dead = server.workers()[0]
