@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engine import SAMPLE_RATE
-from engine.types import Samples
 
 from . import voice_wire as wire
 from .errors import Busy, NotAudio, ServiceError, TooLarge, Unavailable, UndecodableAudio, Unprocessable
+
+Samples = npt.NDArray[np.float32]  # (samples,) in -1..1
 
 KINDS = "wav, mp3, flac, ogg, m4a/mp4 or webm"
 MIN_SECONDS = 1.0

@@ -12,10 +12,9 @@ from datetime import datetime, timezone
 from typing import NamedTuple
 
 from engine import VoicePrompt
-from engine.types import Samples
 
 from .errors import ServiceError, Unavailable, UnknownVoice
-from .voice_audio import VoiceDecoder, sniff
+from .voice_audio import Samples, VoiceDecoder, sniff
 from .voice_folder import Look, VoiceFolder
 from .voice_transcript import find_transcript, transcript_names
 

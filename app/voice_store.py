@@ -27,9 +27,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.types import Samples
-
 from .errors import PreloadedVoice, ServiceError, Unavailable, UnknownVoice, Unprocessable, VoiceExists
+from .voice_audio import Samples
 from .voice_folder import VoiceFolder, is_voice_id, stem_of
 from .voice_loader import Voice, VoiceLoader
 from .voice_transcript import clean_transcript, transcript_names, write_note
