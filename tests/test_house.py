@@ -76,6 +76,25 @@ def test_no_file_names_a_registry() -> None:
     assert not (ROOT / "uv.lock").exists()
 
 
+def test_no_source_is_ignored() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    ignored = [
+        "git",
+        "ls-files",
+        "--others",
+        "--ignored",
+        "--exclude-standard",
+        "--",
+        "app",
+        "engine",
+        "bench",
+        "tests",
+    ]
+    listed = subprocess.run(ignored, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [name for name in listed if "__pycache__" not in name] == []
+
+
 @pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
 def test_the_lock_has_every_dependency_at_a_version_that_suits(requirement: Requirement) -> None:
     versions = locked("requirements.lock")[canonicalize_name(requirement.name)]
