@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
+from .codec.mimi import load_moshi_mimi, load_transformers_mimi
 from .config import EngineConfig
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress

@@ -177,7 +177,7 @@ class Runner:
     # ---- the device
 
     def _new_stream(self) -> Any:
-        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def _on_stream(self, row: int) -> Any:
         stream = self._streams[row]
@@ -189,7 +189,7 @@ class Runner:
 
         for module in self.model.modules():
             if isinstance(module, (transformer.RMSNorm, transformer.Mlp)):
-                module.compile(dynamic=True)
+                module.compile(dynamic=True)  # type: ignore[no-untyped-call]
 
     def warm_up(self) -> None:
         """Run every kernel once: the first request should not wait for them to load."""

@@ -12,7 +12,9 @@ _SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？｡]+["'�
 _CLAUSE_END = re.compile(r"""[,;:—–]+["'”’)\]]*(?=\s)|\s[-–—](?=\s)|[，；：、]+""")
 _SPACE = re.compile(r"\s")
 # A dot behind one of these, or behind a single letter, ends no sentence.
-_ABBREVIATION = re.compile(r"(?:^|[\s(\"'“‘])(?:[A-Za-z]|mr|mrs|ms|dr|prof|st|vs|etc|no|fig|e\.g|i\.e|jr|sr|approx)\.$", re.I)
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\"'“‘])(?:[A-Za-z]|mr|mrs|ms|dr|prof|st|vs|etc|no|fig|e\.g|i\.e|jr|sr|approx)\.$", re.I
+)
 
 
 def split_text(text: str, limit: int) -> list[str]:

@@ -20,7 +20,7 @@ class VoiceKey:
 
 @dataclass(frozen=True)
 class CachedVoice:
-    """tokens: of the transcript. codes: (frames, codebooks). saved: KvCache.copy_out of the segment, once there is one."""
+    """tokens: of the transcript. codes: (frames, codebooks). saved: KvCache.copy_out of the segment, once made."""
 
     tokens: list[int]
     codes: Codes

@@ -36,7 +36,7 @@ class _Decoder(StreamingContainer):
         super().__init__()
         self.quantizer = mimi.quantizer
         self.upsample = mimi.upsample
-        self.transformer = mimi.decoder_transformer
+        self.transformer: Any = mimi.decoder_transformer
         self.decoder = mimi.decoder
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -56,10 +56,11 @@ def _widen_rings(decoder: _Decoder, mimi: MimiModel) -> None:
     positions = round(mimi.encoder_frame_rate / mimi.frame_rate)
     for module in decoder.modules():
         if isinstance(module, StreamingMultiheadAttention):
-            ring = module._streaming_state.kv_cache
-            _, rows, heads, capacity, dim = ring.cache.shape
-            module._streaming_state.kv_cache = RingKVCache(
-                rows, heads, dim, capacity + positions - 1, device=ring.cache.device, dtype=ring.cache.dtype
+            state: Any = module._streaming_state
+            cache = state.kv_cache.cache
+            _, rows, heads, capacity, dim = cache.shape
+            state.kv_cache = RingKVCache(
+                rows, heads, dim, capacity + positions - 1, device=cache.device, dtype=cache.dtype
             )
 
 
@@ -85,7 +86,7 @@ class MimiCodec:
         A row that does not speak keeps its state; what comes out in its place means nothing.
         """
         self._decoder.set_exec_mask(speaking)
-        return self._decoder(codes[:, :, None])[:, 0]
+        return cast(Tensor, self._decoder(codes[:, :, None]))[:, 0]
 
     def reset(self, row: int) -> None:
         """Forget what a row has said."""
@@ -104,7 +105,7 @@ class MimiCodec:
             wave = torchaudio.functional.resample(wave, sample_rate, SAMPLE_RATE)
         padding = -wave.shape[0] % FRAME_SAMPLES
         wave = nn.functional.pad(wave, (0, padding))
-        return cast(Tensor, self._mimi.encode(wave[None, None])[0].T)
+        return self._mimi.encode(wave[None, None])[0].T
 
 
 def frames_of(samples: int, sample_rate: int) -> int:
@@ -130,9 +131,7 @@ def load_moshi_mimi(path: str | None, codebooks: int, rows: int, device: torch.d
     return MimiCodec(mimi, rows)
 
 
-def load_transformers_mimi(
-    config: Any, tensors: Tensors, codebooks: int, rows: int, device: torch.device
-) -> MimiCodec:
+def load_transformers_mimi(config: Any, tensors: Tensors, codebooks: int, rows: int, device: torch.device) -> MimiCodec:
     """Mimi from the weights inside CSM's transformers layout (names under `codec_model.`).
 
     config: transformers' MimiConfig. Raises CheckpointError that names the file and the tensor.

@@ -52,9 +52,7 @@ def find_checkpoint(model: str, token: str | None) -> Path:
 
 def _from_hub(repository: str, token: str | None, local_only: bool) -> Path:
     def fetch(name: str) -> Path:
-        return Path(
-            huggingface_hub.hf_hub_download(repository, name, token=token, local_files_only=local_only)
-        )
+        return Path(huggingface_hub.hf_hub_download(repository, name, token=token, local_files_only=local_only))
 
     config = fetch("config.json")
     fetch("tokenizer.json")

@@ -66,7 +66,7 @@ def read_config(path: Path) -> CsmConfig:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: is no usable CSM configuration: {error!r}") from error
     raise CheckpointError(
-        f"{path}: is not CSM's: it has neither \"model_type\": \"csm\" (transformers' layout) "
+        f'{path}: is not CSM\'s: it has neither "model_type": "csm" (transformers\' layout) '
         f'nor "backbone_flavor" (Sesame\'s), but "model_type": {json.dumps(raw.get("model_type"))}'
     )
 

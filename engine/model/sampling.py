@@ -73,9 +73,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def sample(
-    logits: Tensor, state: SamplingState, kind: StepKind, temperature: Tensor, noise: Tensor | None
-) -> Tensor:
+def sample(logits: Tensor, state: SamplingState, kind: StepKind, temperature: Tensor, noise: Tensor | None) -> Tensor:
     """logits (rows, vocab), temperature (rows,), noise (rows, vocab) -> tokens int64 (rows,).
 
     Guidance first: cond + w * (cond - uncond). Then top-k, ties at its edge kept, then the draw.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tokenizers
+import tokenizers  # type: ignore[import-untyped]
 
 from ..errors import CheckpointError
 

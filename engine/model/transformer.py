@@ -46,8 +46,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, view: CacheView) -> Tensor:
         rows, length, _ = x.shape
         qkv = self.qkv(x).view(rows, length, self.heads + 2 * self.kv_heads, self.head_dim).transpose(1, 2)
-        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
-        q, k = rotate(qk, cos, sin).split((self.heads, self.kv_heads), dim=1)
+        qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=1)
+        q, k = torch.split(rotate(qk, cos, sin), [self.heads, self.kv_heads], dim=1)
         k, v = view.update(layer, k, v)
         # Queries of one group share a KV head: laid along the query axis, nothing has to be repeated.
         q = q.reshape(rows, self.kv_heads, -1, self.head_dim)
@@ -76,6 +76,11 @@ class Layer(nn.Module):
         self.attention = Attention(config)
         self.mlp_norm = RMSNorm(config.hidden, config.norm_eps)
         self.mlp = Mlp(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, index: int, view: CacheView) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, index, view)
+        y: Tensor = x + self.mlp(self.mlp_norm(x))
+        return y
 
 
 class Transformer(nn.Module):
@@ -108,8 +113,7 @@ class Transformer(nn.Module):
         if positions.ndim == 2:
             cos, sin = cos[:, None], sin[:, None]  # one head axis
         for index, layer in enumerate(self.layers):
-            x = x + layer.attention(layer.attention_norm(x), cos, sin, index, view)
-            x = x + layer.mlp(layer.mlp_norm(x))
+            x = layer(x, cos, sin, index, view)
         normed: Tensor = self.norm(x)
         return normed
 
@@ -121,7 +125,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rope_frequencies(config: TransformerConfig) -> Tensor:
-    """Radians per position, float32 (head_dim / 2,). The scaling is Llama 3's, after transformers' modeling_rope_utils."""
+    """Radians per position, float32 (head_dim / 2,).
+
+    The scaling is Llama 3's, after transformers' modeling_rope_utils.
+    """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     frequencies = 1.0 / (config.rope_theta**exponents)
     scaling = config.rope_scaling

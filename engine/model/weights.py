@@ -25,22 +25,17 @@ class Tensors:
     def __init__(self, files: dict[str, Path], where: Path) -> None:
         self._files = files
         self._where = where  # what a message about a missing tensor names
-        self.used: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
-
-    def __iter__(self) -> Iterable[str]:  # type: ignore[override]
-        return iter(self._files)
 
     def get(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """One tensor on the CPU as it is stored. Raises CheckpointError if it is missing or of another shape."""
         if name not in self._files:
             raise CheckpointError(f"{self._where}: the tensor {name!r} is missing")
         path = self._files[name]
-        self.used.add(name)
         try:
-            with safe_open(path, framework="pt", device="cpu") as file:
+            with safe_open(path, framework="pt", device="cpu") as file:  # type: ignore[no-untyped-call]
                 tensor: Tensor = file.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
@@ -69,7 +64,7 @@ def open_tensors(directory: Path, preferred: str | None = None) -> Tensors:
 
 def _keys(path: Path) -> list[str]:
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(path, framework="pt", device="cpu") as file:  # type: ignore[no-untyped-call]
             return list(file.keys())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
@@ -86,7 +81,9 @@ def _shards(index: Path) -> dict[str, Path]:
             raise CheckpointError(f"{shard}: is missing, though {index.name} names it")
         missing = {name for name, path in files.items() if path == shard} - set(_keys(shard))
         if missing:
-            raise CheckpointError(f"{shard}: the tensor {min(missing)!r} is missing, though {index.name} places it there")
+            raise CheckpointError(
+                f"{shard}: the tensor {min(missing)!r} is missing, though {index.name} places it there"
+            )
     return files
 
 

@@ -1,4 +1,4 @@
-"""Small random CSM checkpoints, built by transformers itself."""
+"""The engine's random checkpoints for tests, and the layouts that transformers does not write."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import decoders, models, pre_tokenizers, processors
+
+from engine import random_checkpoint
+from engine.random_checkpoint import SPECIAL_TOKENS, write_checkpoint, write_tokenizer
+
+__all__ = [
+    "SPECIAL_TOKENS",
+    "build_model",
+    "write_checkpoint",
+    "write_moshi_mimi",
+    "write_sesame_checkpoint",
+    "write_tokenizer",
+]
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -19,71 +29,11 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 4,  # small, so that every branch of the scaling is met
 }
 
-SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|AUDIO|>", "<|audio_eos|>")
-
-
-def write_tokenizer(directory: Path) -> tokenizers.Tokenizer:
-    """Byte-level, so that any text has tokens; Llama 3's special tokens, and its begin token put first."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {symbol: number for number, symbol in enumerate(alphabet)}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL))
-    begin = tokenizer.token_to_id(SPECIAL[0])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{SPECIAL[0]} $A", special_tokens=[(SPECIAL[0], begin)]
-    )
-    tokenizer.save(str(directory / "tokenizer.json"))
-    return tokenizer
-
 
 def build_model(seed: int = 0, **changes: Any) -> Any:
-    """A tiny CsmForConditionalGeneration, float32. `changes` go to CsmConfig; depth_* to the depth decoder's."""
-    import transformers
-
-    depth = {key[6:]: changes.pop(key) for key in list(changes) if key.startswith("depth_")}
-    codec = {key[6:]: changes.pop(key) for key in list(changes) if key.startswith("codec_")}
-    shape = {
-        "num_codebooks": 4, "vocab_size": 67, "text_vocab_size": 300, "hidden_size": 64, "intermediate_size": 96,
-        "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 512,
-        "bos_token_id": 256, "audio_token_id": 258, "audio_eos_token_id": 259, "pad_token_id": 258,
-        "codebook_pad_token_id": 66, "codebook_eos_token_id": 0, "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE,
-    } | changes  # fmt: skip
-    depth = {
-        "num_codebooks": shape["num_codebooks"], "backbone_hidden_size": shape["hidden_size"],
-        "vocab_size": shape["vocab_size"], "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE,
-        "max_position_embeddings": shape["num_codebooks"] + 1,
-    } | depth  # fmt: skip
-    codec = {
-        "model_type": "mimi", "hidden_size": 32, "num_filters": 4, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 4, "head_dim": 8, "intermediate_size": 64, "codebook_size": 64, "codebook_dim": 16,
-        "vector_quantization_hidden_dimension": 16, "num_quantizers": shape["num_codebooks"], "sliding_window": 20,
-        "upsample_groups": 32, "layer_scale_initial_scale": 0.3,
-    } | codec  # fmt: skip
-    config = transformers.CsmConfig(**shape, depth_decoder_config=depth, codec_config=codec)
-    torch.manual_seed(seed)
-    model = transformers.CsmForConditionalGeneration(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "codec_model" not in name:  # wide enough that tokens differ in their logits
-                parameter.normal_(0, 0.15, generator=generator)
-        for name, buffer in model.named_buffers():
-            if name.endswith("codebook.embed_sum"):
-                buffer.normal_(0, 1, generator=generator)
-    model.generation_config.max_new_tokens = 10
-    model.generation_config.do_sample = False
-    model.depth_decoder.generation_config.do_sample = False
-    return model
-
-
-def write_checkpoint(directory: Path, model: Any, shard_size: str = "5GB") -> Path:
-    """The transformers layout, as `save_pretrained` writes it, with a tokenizer."""
-    model.save_pretrained(directory, max_shard_size=shard_size)
-    write_tokenizer(directory)
-    return directory
+    """A tiny CsmForConditionalGeneration, float32, with changes to its shape."""
+    rope = {"rope_scaling": LLAMA3_ROPE, "depth_rope_scaling": LLAMA3_ROPE}
+    return random_checkpoint.build_model(random_checkpoint.TINY | rope | changes, seed)
 
 
 def write_sesame_checkpoint(directory: Path, source: Path) -> Path:
@@ -99,8 +49,10 @@ def write_sesame_checkpoint(directory: Path, source: Path) -> Path:
             shape = config if backbone else config["depth_decoder_config"]
             heads = shape["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
             rows, columns = tensor.shape
-            tensor = tensor.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
-        renamed[_sesame_name(name)] = tensor.contiguous()
+            pairs = tensor.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
+            renamed[_sesame_name(name)] = pairs.contiguous()
+        else:
+            renamed[_sesame_name(name)] = tensor.contiguous()
     directory.mkdir(parents=True, exist_ok=True)
     save_file(renamed, directory / "model.safetensors")
     (directory / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
@@ -158,3 +110,12 @@ def _sesame_name(name: str) -> str:
         "post_attention_layernorm.weight": "mlp_norm.scale",
     }
     return f"{'backbone' if stack == 'backbone_model' else 'decoder'}.layers.{number}.{tails[tail]}"
+
+
+def write_moshi_mimi(path: Path) -> Path:
+    """Mimi as moshi publishes it: its own names, its full size, weights of chance."""
+    from moshi.models.loaders import get_mimi
+
+    torch.manual_seed(0)
+    save_file(get_mimi(None, num_codebooks=32).state_dict(), path)
+    return path

@@ -1,0 +1,52 @@
+"""Generate speech: API.md section 1."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Request
+
+from ..encoders import FORMATS, choose_format
+from ..errors import Unprocessable
+from ..schemas import ErrorBody, SpeechParameters
+from ..service import Service, TheService
+from ..streaming import SpeechResponse
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The audio, streamed while it is spoken.",
+        "content": {
+            audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()
+        },
+    },
+    **{status: {"model": ErrorBody} for status in (400, 401, 404, 413, 422, 429, 500, 503)},
+}
+
+router = APIRouter(tags=["speech"], responses=_RESPONSES)
+
+
+@router.get("/tts/generate", response_class=SpeechResponse)
+async def generate_from_query(
+    parameters: Annotated[SpeechParameters, Query()], request: Request, service: TheService
+) -> SpeechResponse:
+    """Speak the text of the query."""
+    return _speak(parameters, request, service)
+
+
+@router.post("/tts/generate", response_class=SpeechResponse)
+async def generate_from_body(
+    parameters: Annotated[SpeechParameters, Body()], request: Request, service: TheService
+) -> SpeechResponse:
+    """Speak the text of the body."""
+    if request.query_params:
+        raise Unprocessable(
+            f"{next(iter(request.query_params))[:60]} stands in the query: POST takes its parameters as a JSON body",
+            code="invalid_parameter",
+        )
+    return _speak(parameters, request, service)
+
+
+def _speak(parameters: SpeechParameters, request: Request, service: Service) -> SpeechResponse:
+    order = parameters.order(service.settings)
+    audio = choose_format(parameters.format, request.headers.get("accept"))
+    return SpeechResponse(service.host, order, audio, service.place.worker_id)

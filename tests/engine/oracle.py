@@ -1,0 +1,60 @@
+"""What transformers itself says and hears: the oracle of the engine's tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine import VoicePrompt
+from engine.types import Codes, Samples
+
+from .checkpoints import SPECIAL_TOKENS as SPECIAL
+
+
+def prompt(tokenizer: Any, text: str, speaker: int = 0, voice: VoicePrompt | None = None) -> dict[str, Any]:
+    """generate()'s inputs, put together as CsmProcessor does: a voice is a segment of text and audio before."""
+
+    def segment(words: str) -> list[int]:
+        begin, end = (tokenizer.token_to_id(token) for token in SPECIAL[:2])
+        inner = tokenizer.encode(f"[{speaker}]{words}", add_special_tokens=False).ids
+        return [begin, *inner, end]
+
+    if voice is None:
+        return {"input_ids": torch.tensor([segment(text)])}
+    wave = torch.nn.functional.pad(torch.from_numpy(voice.samples), (0, -voice.samples.size % 1920))
+    audio, closing = (tokenizer.token_to_id(token) for token in SPECIAL[2:])
+    ids = [*segment(voice.transcript), *[audio] * (wave.numel() // 1920), closing, *segment(text)]
+    return {
+        "input_ids": torch.tensor([ids]),
+        "attention_mask": torch.ones(1, len(ids), dtype=torch.long),  # else its padding id, audio's own, is masked
+        "input_values": wave[None, None],
+        "input_values_cutoffs": torch.tensor([[wave.numel()]]),
+    }
+
+
+def greedy_codes(model: Any, inputs: dict[str, Any], frames: int, vocab: int) -> Codes:
+    """Greedy codes (frames, codebooks) up to the stop frame, ids from `vocab` on never chosen."""
+    never = list(range(vocab, model.config.vocab_size)) or None
+    # the depth decoder's own settings outlive a call: name every one that matters
+    with torch.no_grad():
+        codes = model.generate(
+            **inputs,
+            max_new_tokens=frames,
+            do_sample=False,
+            suppress_tokens=never,
+            depth_decoder_do_sample=False,
+            depth_decoder_suppress_tokens=never,
+        )[0]
+    stop = (codes[:, :-1] == model.config.codebook_eos_token_id).all(-1).nonzero()
+    result: Codes = codes[: int(stop[0])] if len(stop) else codes
+    return np.asarray(result)
+
+
+def decode(model: Any, codes: Codes) -> Samples:
+    """codes (frames, codebooks) to samples (frames * 1920,) by transformers' own codec."""
+    with torch.no_grad():
+        audio = model.codec_model.decode(torch.from_numpy(codes).T[None]).audio_values[0, 0]
+    result: Samples = audio.numpy()
+    return result

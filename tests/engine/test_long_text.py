@@ -1,0 +1,128 @@
+"""Long texts: every chunk is spoken, in one slot, with what was said before as context, and nothing grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from engine import SpeechRequest, VoicePrompt
+from engine.runner import RowSettings
+from engine.service import CsmEngine
+from engine.text import split_text
+
+FRAMES_PER_CHUNK = 6
+TEXT = "The quick brown fox jumps over the lazy dog, and then it does so again; nobody knows why. " * 60
+TEXT = TEXT[:5000]
+
+
+@pytest.fixture
+def brief(engine: CsmEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[CsmEngine]:
+    """The engine, with a model that says after every six frames that it has finished."""
+    model = engine._runner.model
+    whole = model._codes
+
+    def codes(hidden: Any, state: Any, rows: int, kind: Any) -> Any:
+        made = whole(hidden, state, rows, kind)
+        made[state.sampling.frame[:rows] % (FRAMES_PER_CHUNK + 1) == FRAMES_PER_CHUNK] = 0
+        return made
+
+    monkeypatch.setattr(model, "_codes", codes)
+    return engine
+
+
+def test_five_thousand_characters(brief: CsmEngine, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, limit = brief._runner, brief._prompter.limit
+    highest = 0
+    prefilled = runner.prefill
+
+    def watched(row: int, prefill: Any, most: int) -> Any:
+        nonlocal highest
+        highest = max(highest, prefill.start + sum(map(len, prefill.spans)))
+        return prefilled(row, prefill, most)
+
+    monkeypatch.setattr(runner, "prefill", watched)
+    brief.generate(SpeechRequest(TEXT, voice=voice, seed=1, chunk_characters=40))  # what memory it takes, it has now
+    before = psutil.Process().memory_info().rss
+    seen: dict[int, int] = {}
+    positions = 0
+    for chunk in brief.stream(SpeechRequest(TEXT, voice=voice, seed=1, chunk_characters=40)):
+        seen[chunk.text_chunk] = seen.get(chunk.text_chunk, 0) + len(chunk.codes)
+        positions = max(positions, *runner._positions)
+    assert list(seen) == list(range(len(split_text(TEXT, 40))))
+    assert set(seen.values()) == {FRAMES_PER_CHUNK}
+    assert limit // 2 < max(highest, positions) <= limit
+    assert psutil.Process().memory_info().rss - before < 8 << 20
+
+
+def test_the_next_chunk_reads_what_was_said_before(brief: CsmEngine, voice: VoicePrompt) -> None:
+    """Carried on in the slot, a second chunk says what it says when everything before it is prefilled at once."""
+    request = SpeechRequest("First of all, this. And then that.", voice=voice, temperature=0, chunk_characters=20)
+    speech = brief.generate(request)
+    first, second = speech.codes[:FRAMES_PER_CHUNK], speech.codes[FRAMES_PER_CHUNK:]
+    prompter, runner = brief._prompter, brief._runner
+    tokens = [prompter._tokenizer.encode(text, 0) for text in split_text(request.text, 20)]
+    silence = np.zeros((1, 4), np.int64)
+    from engine.context import Prefill
+
+    codes = runner.encode(0, voice.samples, voice.sample_rate)
+    spans = [prompter._tokenizer.encode(voice.transcript, 0), codes, silence, tokens[0], first, silence, tokens[1][:-1]]
+    runner.begin(0, RowSettings(seed=0, temperature_first=0, temperature=0, top_k=1))
+    assert runner.prefill(0, Prefill(0, spans), 512) is None
+    runner.start(0, sum(map(len, spans)))
+    made = np.stack([runner.step([0]).codes[0] for _ in range(FRAMES_PER_CHUNK)])
+    np.testing.assert_array_equal(made, second)
+
+
+def test_zero_overlap_lays_independent_chunks_end_to_end(brief: CsmEngine, voice: VoicePrompt) -> None:
+    request = SpeechRequest(
+        "First of all, this. And then that.", voice=voice, temperature=0, chunk_characters=20, overlap="zero"
+    )
+    speech = brief.generate(request)
+    parts = [brief.generate(SpeechRequest(text, voice=voice, temperature=0)) for text in split_text(request.text, 20)]
+    assert len(parts) == 2
+    np.testing.assert_array_equal(speech.codes, np.concatenate([part.codes for part in parts]))
+    np.testing.assert_allclose(speech.samples, np.concatenate([part.samples for part in parts]), atol=1e-4)
+
+
+def test_crossfades_shorten_by_their_length_at_each_join(brief: CsmEngine) -> None:
+    plain = brief.generate(SpeechRequest(TEXT[:600], seed=4))
+    faded = brief.generate(SpeechRequest(TEXT[:600], seed=4, crossfade_milliseconds=30))
+    joins = len(split_text(TEXT[:600], 150)) - 1
+    assert joins >= 3
+    assert plain.samples.size - faded.samples.size == joins * 720
+    np.testing.assert_array_equal(plain.codes, faded.codes)
+
+
+def test_a_text_without_an_end_is_ended_by_its_bound(engine: CsmEngine) -> None:
+    """The tiny model never says that it has finished."""
+    from engine.text import frame_bound
+
+    text = "Short."
+    assert len(engine.generate(SpeechRequest(text, seed=1)).codes) == frame_bound(text)
+
+
+def test_max_frames_bounds_the_whole(brief: CsmEngine) -> None:
+    chunks = list(brief.stream(SpeechRequest(TEXT[:600], seed=4, max_frames=2 * FRAMES_PER_CHUNK + 1)))
+    assert sum(len(chunk.codes) for chunk in chunks) == 2 * FRAMES_PER_CHUNK + 1
+    assert [chunk.ends_speech for chunk in chunks][-1]
+    assert chunks[-1].text_chunk == 2
+
+
+def test_ended_by_a_bound_the_last_frame_is_read_before_the_next_chunk(engine: CsmEngine) -> None:
+    """A chunk that meets its bound has a frame that was never fed back: the next prefill must hold it."""
+    from engine.context import Context, TextChunk
+
+    context = Context(limit=100, reserved=10, silence=np.zeros((1, 4), np.int64))
+    first = context.begin(TextChunk("one", [1, 2, 3], bound=5))
+    assert (first.start, first.spans) == (10, [[1, 2]])
+    made = np.arange(20).reshape(5, 4)
+    context.finish(made, fed=4)
+    assert context.position == 10 + 3 + 4
+    second = context.begin(TextChunk("two", [4, 5], bound=5))
+    assert second.start == 17
+    np.testing.assert_array_equal(second.spans[0], np.concatenate([made[4:], np.zeros((1, 4))]))
+    assert second.spans[1] == [4]

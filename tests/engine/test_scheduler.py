@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.scheduler import Scheduler
+
+
+@dataclass(eq=False)
+class Item:
+    rows_needed: int = 1
+    rows: list[int] = field(default_factory=list)
+
+
+def test_low_rows_go_first_and_come_back() -> None:
+    scheduler: Scheduler[Item] = Scheduler(3)
+    items = [Item() for _ in range(4)]
+    for item in items:
+        scheduler.enqueue(item)
+    assert [item.rows for item in scheduler.admit()] == [[0], [1], [2]]
+    assert scheduler.waiting == 1
+    scheduler.release(items[1])
+    assert [item.rows for item in scheduler.admit()] == [[1]]
+
+
+def test_one_that_needs_two_rows_is_not_overtaken() -> None:
+    scheduler: Scheduler[Item] = Scheduler(2)
+    first, wide, last = Item(), Item(2), Item()
+    for item in (first, wide, last):
+        scheduler.enqueue(item)
+    assert list(scheduler.admit()) == [first]
+    scheduler.release(first)
+    assert list(scheduler.admit()) == [wide]
+    assert wide.rows == [0, 1]
+
+
+@given(st.lists(st.sampled_from(["enqueue", "enqueue two", "admit", "release"]), max_size=60), st.randoms())
+def test_rows_are_never_lost_nor_given_twice(steps: list[str], random: object) -> None:
+    scheduler: Scheduler[Item] = Scheduler(5)
+    alive: list[Item] = []
+    for step in steps:
+        if step.startswith("enqueue"):
+            alive.append(Item(2 if step.endswith("two") else 1))
+            scheduler.enqueue(alive[-1])
+        elif step == "admit":
+            list(scheduler.admit())
+        elif alive:
+            scheduler.release(alive.pop(random.randrange(len(alive))))  # type: ignore[attr-defined]
+        held = [row for item in scheduler.running for row in item.rows]
+        assert len(held) == len(set(held)) == scheduler.rows_taken
+        assert set(scheduler) == set(alive)
+    for item in alive:
+        scheduler.release(item)
+    assert scheduler.rows_taken == scheduler.waiting == 0
