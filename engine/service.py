@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,6 +44,7 @@ class CsmEngine:
         self._nudged = False
         self._closing = False
         self._error: EngineFailed | None = None
+        self._busy_since: float | None = None  # when the thread last took up work; None while it sleeps
         self._thread = threading.Thread(target=self._run, name="csm-engine", daemon=True)
         self._thread.start()
 
@@ -72,6 +74,7 @@ class CsmEngine:
         self.generate(request)
 
     def status(self) -> EngineStatus:
+        busy_since = self._busy_since
         return EngineStatus(
             engine=self.name,
             device=str(self._runner.device),
@@ -79,6 +82,7 @@ class CsmEngine:
             active=self._scheduler.rows_taken,
             queued=self._scheduler.waiting + len(self._inbox),
             error=None if self._error is None else str(self._error),
+            stalled_seconds=0.0 if busy_since is None else time.monotonic() - busy_since,
             detail={**self._detail, "voice_cache_bytes": self._prompter.voices.nbytes},
         )
 
@@ -107,17 +111,20 @@ class CsmEngine:
         except Exception as error:
             log.exception("the engine failed")
             self._error = _failure(error)
+        self._busy_since = None
         self._end_all(self._error or EngineClosed("the engine was closed"))
 
     def _wait_for_work(self) -> bool:
         """Take in what came; sleep while there is nothing to do. False when the engine closes."""
         with self._changed:
+            self._busy_since = None
             while not (self._closing or self._nudged or any(self._can_work(each) for each in self._scheduler.running)):
                 self._changed.wait()
             self._nudged = False
             for utterance in self._inbox:
                 self._scheduler.enqueue(utterance)
             self._inbox.clear()
+            self._busy_since = time.monotonic()
             return not self._closing
 
     @staticmethod

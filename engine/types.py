@@ -154,4 +154,5 @@ class EngineStatus:
     active: int = 0  # slots that are taken
     queued: int = 0  # requests that wait for one
     error: str | None = None  # why it can speak no more; None while it can
+    stalled_seconds: float = 0.0  # since its thread last came round, while there is work; far over a frame: it hangs
     detail: dict[str, object] = field(default_factory=dict)  # model, dtype, memory: for people
