@@ -7,9 +7,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,7 +17,17 @@ _log = logging.getLogger("app.requests")
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics", "/system-status"})  # polled all day
 
-Outcome = Literal["ok", "refused", "failed", "left", "stalled"]
+Outcome = Literal["ok", "refused", "failed", "left", "stalled", "drained"]
+
+
+class Observer(Protocol):
+    """Is told of every request, on the event loop: it must not wait."""
+
+    def admitted(self, record: RequestRecord) -> None:
+        """It has its slot, and is being spoken."""
+
+    def ended(self, record: RequestRecord) -> None:
+        """Nothing about it changes any more."""
 
 
 @dataclass
@@ -25,14 +35,18 @@ class RequestRecord:
     """One request, filled in by whoever learns something about it.
 
     outcome: ok; refused (4xx, 429, 503); failed (5xx, or cut after the first byte); left (the client went away);
-        stalled (the client stopped reading).
+        stalled (the client stopped reading); drained (cut because the service shut down).
+    admitted: it was given a slot. Whoever gives it calls `admit`.
     speech_seconds: from the start of the speech to the last of its audio, the wait for a slot not counted.
+    underrun_seconds: the longest that the listener was without audio since its first; 0 is never.
     """
 
     request_id: str
     method: str
     path: str
+    observers: Sequence[Observer] = field(default=(), repr=False)
     started: float = field(default_factory=time.monotonic)
+    admitted: bool = False
     status: int | None = None
     outcome: Outcome | None = None
     voice: str | None = None
@@ -40,7 +54,26 @@ class RequestRecord:
     first_audio_seconds: float | None = None
     audio_seconds: float | None = None
     speech_seconds: float | None = None
+    underrun_seconds: float | None = None
     seconds: float = 0.0
+
+    def admit(self) -> None:
+        """It was given a slot. Called again it changes nothing."""
+        if not self.admitted:
+            self.admitted = True
+            for observer in self.observers:
+                observer.admitted(self)
+
+    def end(self) -> None:
+        """It is over: work out what is still open, and tell who wants to know. For whoever made the record."""
+        self.seconds = time.monotonic() - self.started
+        self.outcome = self.outcome or _outcome(self.status)
+        for observer in self.observers:
+            observer.ended(self)
+
+    def part(self, number: int) -> RequestRecord:
+        """The record of one text of several on this connection, admitted and ended on its own."""
+        return RequestRecord(f"{self.request_id}.{number}", self.method, self.path, self.observers)
 
     @property
     def real_time_factor(self) -> float | None:
@@ -60,11 +93,9 @@ class RequestRecord:
             "first_audio_ms": None if first is None else round(first * 1000),
             "audio_seconds": None if self.audio_seconds is None else round(self.audio_seconds, 2),
             "real_time_factor": None if factor is None else round(factor, 3),
+            "underrun_ms": round(self.underrun_seconds * 1000) if self.underrun_seconds else None,
             "ms": round(self.seconds * 1000),
         }
-
-
-Observer = Callable[[RequestRecord], None]
 
 
 def record_of(scope: Scope) -> RequestRecord:
@@ -77,18 +108,19 @@ def record_of(scope: Scope) -> RequestRecord:
 class RequestLog:
     """The outermost layer: gives every request an id and a record, answers what nobody expected, tells how it ended.
 
-    observers: called with each finished record, on the event loop.
+    observers: beside the log itself.
     """
 
     def __init__(self, app: ASGIApp, observers: Sequence[Observer] = ()) -> None:
         self._app = app
-        self._observers = (write_line, *observers)
+        self._observers = (_Line(), *observers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        record = RequestRecord(_request_id(scope), scope.get("method", "WEBSOCKET"), scope["path"])
+        method = scope.get("method", "WEBSOCKET")
+        record = RequestRecord(_request_id(scope), method, scope["path"], self._observers)
         scope.setdefault("state", {})["record"] = record
         started = False
 
@@ -109,14 +141,11 @@ class RequestLog:
                 raise  # the server cuts the connection
             _log.exception("request %s met an error that nobody expected", record.request_id)
             await _apologise(record, identified)
-        except BaseException:
-            record.outcome = record.outcome or "failed"
+        except BaseException:  # a server cancels when its time to shut down is over
+            record.outcome = record.outcome or "drained"
             raise
         finally:
-            record.seconds = time.monotonic() - record.started
-            record.outcome = record.outcome or _outcome(record.status)
-            for observe in self._observers:
-                observe(record)
+            record.end()
 
 
 async def _apologise(record: RequestRecord, send: Send) -> None:
@@ -142,6 +171,12 @@ def _outcome(status: int | None) -> Outcome:
     return "failed" if status >= 500 and status != 503 else "refused"
 
 
-def write_line(record: RequestRecord) -> None:
-    quiet = record.path in _QUIET_PATHS and record.outcome != "failed"
-    _log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": record.fields()})
+class _Line:
+    """One line in the log for each request that ended."""
+
+    def admitted(self, record: RequestRecord) -> None:
+        pass
+
+    def ended(self, record: RequestRecord) -> None:
+        quiet = record.path in _QUIET_PATHS and record.outcome != "failed"
+        _log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": record.fields()})

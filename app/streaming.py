@@ -15,11 +15,12 @@ import numpy.typing as npt
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from engine import SAMPLE_RATE, EngineError
+from engine import SAMPLE_RATE, EngineClosed, EngineError
 
 from .encoders import Encoder, Format
 from .engine_host import EngineHost
 from .errors import Unprocessable, from_engine
+from .pacing import Pacing
 from .request_log import RequestRecord, record_of
 from .schemas import Order
 from .speaking import speak
@@ -74,6 +75,7 @@ class SpeechResponse(Response):
         encoder = self._format.make()
         async with speak(self._host, self._order) as stream:
             started = time.monotonic()
+            line.record.admit()
             self.headers["X-TTS-Engine"] = self._host.engine.name
             try:
                 async for chunk in stream:
@@ -81,6 +83,8 @@ class SpeechResponse(Response):
                         data = await self._encode(encoder, chunk.samples)
                         await line.deliver(self, data, chunk.samples.size, started)
             except EngineError as error:
+                if isinstance(error, EngineClosed):
+                    line.record.outcome = "drained"
                 if line.begun:
                     raise StreamCutError(f"the stream was cut: {error}") from error
                 raise from_engine(error) from error
@@ -106,18 +110,22 @@ class _Line:
 
     def __init__(self, send: Send, record: RequestRecord) -> None:
         self._send = send
-        self._record = record
+        self._pacing = Pacing()
+        self.record = record
         self.begun = False  # the header has left
         self.samples = 0
 
     async def deliver(self, response: Response, data: bytes, samples: int, started: float) -> None:
         """Send the bytes that some more samples gave; an encoder may still hold all of them back."""
         self.samples += samples
-        self._record.audio_seconds = self.samples / SAMPLE_RATE
-        self._record.speech_seconds = time.monotonic() - started
+        self.record.audio_seconds = self.samples / SAMPLE_RATE
+        self.record.speech_seconds = time.monotonic() - started
         if data:
+            self._pacing.ready(time.monotonic())
+            self.record.underrun_seconds = self._pacing.worst
             await self._begin(response)
             await self._push({"type": "http.response.body", "body": data, "more_body": True})
+            self._pacing.sent(time.monotonic(), self.samples / SAMPLE_RATE)
 
     async def end(self, response: Response, data: bytes) -> None:
         await self._begin(response)
@@ -126,7 +134,7 @@ class _Line:
     async def _begin(self, response: Response) -> None:
         if not self.begun:
             self.begun = True
-            self._record.first_audio_seconds = time.monotonic() - self._record.started
+            self.record.first_audio_seconds = time.monotonic() - self.record.started
             await self._push({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
 
     async def _push(self, message: Message) -> None:
@@ -134,7 +142,7 @@ class _Line:
             with anyio.fail_after(STALL_SECONDS):
                 await self._send(message)
         except TimeoutError:
-            self._record.outcome = "stalled"
+            self.record.outcome = "stalled"
             raise StreamCutError(f"the reader took nothing for {STALL_SECONDS:g} seconds") from None
 
 

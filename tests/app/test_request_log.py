@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -8,6 +9,20 @@ import pytest
 from app.request_log import RequestLog, RequestRecord, record_of
 
 pytestmark = pytest.mark.anyio
+
+
+class Seen:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.admissions: list[RequestRecord] = []
+        self.endings: list[RequestRecord] = []
+
+    def admitted(self, record: RequestRecord) -> None:
+        self.admissions.append(record)
+
+    def ended(self, record: RequestRecord) -> None:
+        self.endings.append(record)
 
 
 async def fine(scope: Any, receive: Any, send: Any) -> None:
@@ -43,12 +58,14 @@ async def test_a_safe_id_is_the_clients_own(call: Any, sent: bytes, kept: bool) 
 
 
 async def test_every_request_leaves_one_line_without_its_query(call: Any, caplog: pytest.LogCaptureFixture) -> None:
-    seen: list[RequestRecord] = []
+    seen = Seen()
     with caplog.at_level(logging.INFO, "app.requests"):
-        await call(RequestLog(fine, [seen.append]), "/x", query=b"api_key=secret").done()
+        await call(RequestLog(fine, [seen]), "/x", query=b"api_key=secret").done()
     (line,) = caplog.records
     assert "secret" not in str(line.__dict__)
-    assert (seen[0].voice, seen[0].status, seen[0].outcome, seen[0].path) == ("amy", 200, "ok", "/x")
+    (record,) = seen.endings
+    assert (record.voice, record.status, record.outcome, record.path) == ("amy", 200, "ok", "/x")
+    assert seen.admissions == []  # it asked for no slot
 
 
 async def test_polls_are_not_worth_a_line(call: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,10 +85,37 @@ async def test_what_nobody_expected_is_a_500_with_the_id_of_its_line(
 
 
 async def test_what_broke_after_the_first_byte_is_raised_on(call: Any) -> None:
-    seen: list[RequestRecord] = []
+    seen = Seen()
     with pytest.raises(ValueError, match="nobody"):
-        await call(RequestLog(cut, [seen.append]), "/x").task
-    assert seen[0].outcome == "failed"
+        await call(RequestLog(cut, [seen]), "/x").task
+    assert [each.outcome for each in seen.endings] == ["failed"]
+
+
+async def test_what_the_server_cancels_was_drained(call: Any, wait: Any) -> None:
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        record_of(scope).admit()
+        await asyncio.Event().wait()
+
+    seen = Seen()
+    task = call(RequestLog(endless, [seen]), "/x").task
+    await wait(lambda: seen.admissions)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen.admissions == seen.endings
+    assert seen.endings[0].outcome == "drained"
+
+
+def test_it_is_admitted_once_and_each_part_for_itself() -> None:
+    seen = Seen()
+    record = RequestRecord("id", "WEBSOCKET", "/ws", [seen])
+    part = record.part(2)
+    for each in (part, part, record):
+        each.admit()
+    part.end()
+    assert [each.request_id for each in seen.admissions] == ["id.2", "id"]
+    assert seen.endings == [part]
+    assert (part.path, part.outcome) == ("/ws", "ok")
 
 
 def test_the_real_time_factor_is_time_for_a_second_of_audio() -> None:
