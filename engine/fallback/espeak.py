@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from queue import SimpleQueue
 
@@ -39,6 +40,7 @@ class EspeakEngine:
         self._gate = threading.Lock()  # between stream() and the end: behind it nothing comes in
         self._waiting: deque[Utterance] = deque()  # behind the gate
         self._speaking: list[Utterance] = []  # of the engine's thread
+        self._turn_began: float | None = None  # time.monotonic(); None between turns
         # Every item means "look again". A SimpleQueue, since a reader that is dropped puts from its finalizer,
         # which may run at any point of any thread, also where that thread holds a lock.
         self._wakes: SimpleQueue[None] = SimpleQueue()
@@ -64,6 +66,7 @@ class EspeakEngine:
         self._voices.of_recording(voice)
 
     def status(self) -> EngineStatus:
+        began = self._turn_began
         return EngineStatus(
             engine=self.name,
             device="cpu",
@@ -71,6 +74,7 @@ class EspeakEngine:
             active=len(self._speaking),
             queued=len(self._waiting),
             error=None if self._failure is None else str(self._failure),
+            stalled_seconds=0.0 if began is None else time.monotonic() - began,
             detail={"model": f"espeak-ng {self._library.version}"},
         )
 
@@ -114,6 +118,7 @@ class EspeakEngine:
         """Give out what is ready, or speak one text chunk; False if its reader has to come first."""
         if self._closing or utterance.queue.done or utterance.queue.full:
             return False
+        self._turn_began = time.monotonic()
         try:
             utterance.give_out()
             if utterance.wants_chunk:
@@ -121,4 +126,6 @@ class EspeakEngine:
                 utterance.speak_chunk(self._library, voice, stopped=lambda: self._closing)
         except EngineFailed as error:
             utterance.queue.end(error)
+        finally:
+            self._turn_began = None
         return True

@@ -458,6 +458,26 @@ def test_a_broken_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.close()
 
 
+def test_a_stalled_engine_says_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of()
+    assert engine.status().stalled_seconds == 0
+    stalled, go_on = threading.Event(), threading.Event()
+
+    def stall(*args: object, **named: object) -> None:
+        stalled.set()
+        go_on.wait(timeout=60)
+
+    monkeypatch.setattr(EspeakLibrary, "speak", stall)
+    stream = engine.stream(request())
+    wait_for(stalled)
+    first = engine.status().stalled_seconds
+    assert 0 <= first < engine.status().stalled_seconds
+    go_on.set()
+    assert list(stream)[-1].ends_speech
+    engine.close()
+    assert engine.status().stalled_seconds == 0
+
+
 def test_without_the_library_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(CheckpointError, match="make install"):
