@@ -18,6 +18,7 @@ from .errors import (
 )
 from .interface import Engine, Progress
 from .stream import SpeechStream
+from .text import sentences_end, split_text
 from .types import (
     FRAME_MILLISECONDS,
     FRAME_SAMPLES,
@@ -52,6 +53,8 @@ __all__ = [
     "SpeechStream",
     "VoicePrompt",
     "load_engine",
+    "sentences_end",
+    "split_text",
 ]
 
 

@@ -34,6 +34,15 @@ def split_text(text: str, limit: int) -> list[str]:
     return [chunk for chunk in chunks if any(map(str.isalnum, chunk))] or chunks[:1]
 
 
+def sentences_end(text: str) -> int:
+    """Behind the last sentence that has surely ended in a text that is still being written; 0 if none has.
+
+    A mark ends a sentence once white space follows it: what is "3." now may be "3.5" with the next letter.
+    """
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return next((end for end in reversed(ends) if not _ABBREVIATION.search(text[:end])), 0)
+
+
 def _best_cut(text: str, limit: int) -> int:
     """Where to cut a text that is longer than `limit`: behind the best break in its first `limit` characters."""
     window = text[: limit + 1]  # the character behind the window tells whether a word ends there

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.text import frame_bound, split_text
+from engine.text import frame_bound, sentences_end, split_text
 
 
 @given(st.text(max_size=600), st.integers(20, 200))
@@ -48,3 +48,28 @@ def test_a_bound_is_generous_and_still_a_bound() -> None:
 @given(st.text(min_size=1, max_size=200), st.text(min_size=1, max_size=200))
 def test_more_text_never_has_less_time(one: str, other: str) -> None:
     assert frame_bound(one + other) >= max(frame_bound(one), frame_bound(other)) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        ("", ""),
+        ("Hello there", ""),
+        ("Hello there.", ""),  # it may go on: "there.com"
+        ("Hello there. ", "Hello there."),
+        ("It costs 3.", ""),
+        ("Dr. Smith ", ""),
+        ("So he left. Then Dr. Smi", "So he left."),
+        ("Is it? It is! And", "Is it? It is!"),
+        ("你好。今", "你好。"),
+    ],
+)
+def test_only_what_has_surely_ended_is_a_sentence(text: str, ended: str) -> None:
+    assert text[: sentences_end(text)] == ended
+
+
+@given(st.text(alphabet="ab. !?3", max_size=60), st.integers(0, 60))
+def test_what_has_ended_stays_ended_whatever_follows(text: str, cut: int) -> None:
+    early = sentences_end(text[:cut])
+    assert early == 0 or text[early].isspace()
+    assert sentences_end(text) >= early
