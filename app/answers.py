@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 
 import engine
 
@@ -46,10 +47,23 @@ async def _validation_error(request: Request, error: RequestValidationError) -> 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     code = re.sub(r"\W+", "_", HTTPStatus(error.status_code).phrase.lower())
-    detail = str(error.detail)
+    detail, headers, path = str(error.detail), dict(error.headers or {}), request.scope["path"]
     if error.status_code == HTTPStatus.NOT_FOUND:
-        detail = f"there is no {request.method} {request.url.path} here: GET /openapi.json lists what there is"
-    return JSONResponse({"detail": detail, "code": code}, error.status_code, headers=error.headers)
+        detail = f"there is no {request.method} {path[:_LONGEST_ECHO]} here: GET /openapi.json lists what there is"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request.app, path)) or headers.get("Allow", "")
+        detail = f"{path[:_LONGEST_ECHO]} takes {headers['Allow']}, not {request.method}"
+    return JSONResponse({"detail": detail, "code": code}, error.status_code, headers=headers)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """All that a path takes; the framework names those of one of its routes only."""
+    return sorted(
+        method.upper()
+        for template, operations in app.openapi()["paths"].items()
+        if compile_path(template)[0].match(path)
+        for method in operations
+    )
 
 
 def describe(error: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from .encoders import FORMATS, EncoderError
 from .engine_host import EngineHost, Loader
 from .greeting import curl_line
 from .request_log import RequestLog
-from .routers import speech, system
+from .routers import speech, system, voices
 from .service import Service
 from .settings import ENV_FILE, Settings, load_settings
 from .voice_store import VoiceStore
@@ -45,24 +45,25 @@ def create_app(
     """
     settings = settings or load_settings()
     place = place or worker.here()
-    voices = VoiceStore(
+    store = VoiceStore(
         settings.preloaded_voices_dir,
         settings.voices_dir,
         max_upload_bytes=int(settings.max_upload_mb * _MIB),
         max_seconds=settings.max_voice_seconds,
     )
-    service = Service(settings, place, voices, EngineHost(settings, place, voices, loader))
+    service = Service(settings, place, store, EngineHost(settings, place, store, loader))
     application = FastAPI(
         title="csm-serve",
         summary="Real-time speech from Sesame CSM-1B",
         docs_url=None,  # its page loads scripts from elsewhere, and could send no key
         redoc_url=None,
+        redirect_slashes=False,  # to an address made of the client's own Host header
         lifespan=_lifespan,
         middleware=_layers(settings),
     )
     application.state.service = service
     answers.install(application)
-    for each in (speech, system):
+    for each in (speech, voices, system):
         application.include_router(each.router)
     return application
 

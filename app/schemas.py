@@ -1,4 +1,4 @@
-"""What clients send and get, as the contract names it (API.md section 1)."""
+"""What clients send and get, as the contract names it (API.md sections 1 and 2)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,28 @@ class ErrorBody(BaseModel):
 
     detail: str
     code: str
+
+
+class VoiceStored(BaseModel):
+    """The answer to an upload."""
+
+    voice_id: str
+    message: str
+
+
+class VoiceDeleted(BaseModel):
+    message: str
+
+
+class VoiceDetails(BaseModel):
+    """What is known of a voice. created: ISO 8601 in UTC. sha256: of the recording as it was uploaded."""
+
+    id: str
+    seconds: float
+    has_transcript: bool
+    preloaded: bool
+    created: str
+    sha256: str
 
 
 @dataclass(frozen=True)

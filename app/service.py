@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from .admission import Admission
 from .engine_host import EngineHost
 from .settings import Settings
 from .voice_store import VoiceStore
 from .worker import Place
+
+UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS = 8, 32, 30.0  # of recordings that are being sent
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Service:
     place: Place
     voices: VoiceStore
     host: EngineHost
+    uploads: Admission = field(default_factory=lambda: Admission(UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS))
 
 
 def _service_of(connection: HTTPConnection) -> Service:

@@ -15,9 +15,7 @@ from ..streaming import SpeechResponse
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The audio, streamed while it is spoken.",
-        "content": {
-            audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()
-        },
+        "content": {audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()},
     },
     **{status: {"model": ErrorBody} for status in (400, 401, 404, 413, 422, 429, 500, 503)},
 }
@@ -25,7 +23,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 router = APIRouter(tags=["speech"], responses=_RESPONSES)
 
 
-@router.get("/tts/generate", response_class=SpeechResponse)
+@router.get("/tts/generate", status_code=200, response_class=SpeechResponse)
 async def generate_from_query(
     parameters: Annotated[SpeechParameters, Query()], request: Request, service: TheService
 ) -> SpeechResponse:
@@ -33,7 +31,7 @@ async def generate_from_query(
     return _speak(parameters, request, service)
 
 
-@router.post("/tts/generate", response_class=SpeechResponse)
+@router.post("/tts/generate", status_code=200, response_class=SpeechResponse)
 async def generate_from_body(
     parameters: Annotated[SpeechParameters, Body()], request: Request, service: TheService
 ) -> SpeechResponse:
