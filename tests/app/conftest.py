@@ -28,6 +28,7 @@ class Call:
         query: bytes = b"",
         headers: tuple[tuple[bytes, bytes], ...] = (KEY,),
         body: tuple[bytes, ...] = (),
+        stalls: bool = False,  # behind that body more is announced, and never comes
         kind: str = "http",
         extensions: dict[str, Any] | None = None,
     ) -> None:
@@ -36,6 +37,7 @@ class Call:
         self._came = asyncio.Event()
         self._gone = asyncio.Event()
         self._body = list(body) or [b""]
+        self._stalls = stalls
         self.reading = asyncio.Event()  # cleared: the client takes nothing more
         self.reading.set()
         scope = {
@@ -64,7 +66,7 @@ class Call:
         self.received += 1
         if self._body:
             part = self._body.pop(0)
-            return {"type": "http.request", "body": part, "more_body": bool(self._body)}
+            return {"type": "http.request", "body": part, "more_body": self._stalls or bool(self._body)}
         await self._gone.wait()
         return {"type": "http.disconnect"}
 
