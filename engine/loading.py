@@ -58,8 +58,8 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
             model = CsmModel(csm, tokenizer.end, min(csm.audio_vocab, codec.codebook_size))
         load_weights(model, tensors, device, dtype)
         progress(0.8, "warming up")
-        runner = Runner(model, codec, rows, compile_step=_compile(config, device))
-        runner.warm_up()
+        runner = Runner(model, codec, rows)
+        _warm_up(runner, _compile(config, device))
     except torch.OutOfMemoryError as error:
         raise EngineOutOfMemory(
             f"{config.model} with {config.slots} slots does not fit into the memory of {device}: use fewer slots"
@@ -107,6 +107,21 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 def _cpu_is_fast_at_bfloat16() -> bool:
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return supported
+
+
+def _warm_up(runner: Runner, compiled: bool) -> None:
+    """Run every kernel once, compiled if that is asked for and can be had here."""
+    if compiled:
+        try:
+            runner.compile()
+            runner.warm_up()
+            return
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no compiler, an unknown GPU, whatever it is: the plain step says the same
+            log.warning("torch.compile does not work here, so the step stays as it is: %s", error)
+            runner.compile(on=False)
+    runner.warm_up()
 
 
 def _compile(config: EngineConfig, device: torch.device) -> bool:

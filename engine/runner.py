@@ -15,6 +15,7 @@ from .codec.mimi import MimiCodec
 from .context import Prefill, Span
 from .model.csm import CsmModel
 from .model.sampling import StepKind
+from .model.transformer import Mlp, RMSNorm
 from .types import Codes, Samples
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Frame:
 class Runner:
     """Owns the static state. Every method is called from the engine's thread."""
 
-    def __init__(self, model: CsmModel, codec: MimiCodec, rows: int, compile_step: bool = False) -> None:
+    def __init__(self, model: CsmModel, codec: MimiCodec, rows: int) -> None:
         self.model, self.codec = model, codec
         # A matrix product of one row goes another way than one of several, and rounds differently. With two rows
         # at the least, what a row says does not depend on who else is speaking; the second costs nothing.
@@ -63,8 +64,6 @@ class Runner:
         self._streams = [self._new_stream() for _ in range(self.rows)]
         self._prefilled: list[Any] = [None] * self.rows  # an event per row, on a GPU
         self.prefill_positions = _PREFILL_POSITIONS[self.device.type]
-        if compile_step:
-            self._compile()
 
     @property
     def nbytes(self) -> int:
@@ -183,13 +182,14 @@ class Runner:
         stream = self._streams[row]
         return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
 
-    def _compile(self) -> None:
+    def compile(self, on: bool = True) -> None:
         """Fuse the small kernels around the matrix products; shapes stay open, so one build serves all rows."""
-        from .model import transformer
-
         for module in self.model.modules():
-            if isinstance(module, (transformer.RMSNorm, transformer.Mlp)):
-                module.compile(dynamic=True)  # type: ignore[no-untyped-call]
+            if isinstance(module, RMSNorm | Mlp):
+                if on:
+                    module.compile(dynamic=True)  # type: ignore[no-untyped-call]
+                else:
+                    module._compiled_call_impl = None
 
     def warm_up(self) -> None:
         """Run every kernel once: the first request should not wait for them to load."""
