@@ -26,7 +26,7 @@ class Service:
     uploads: Admission = field(default_factory=lambda: Admission(UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS))
 
 
-def _service_of(connection: HTTPConnection) -> Service:
+async def _service_of(connection: HTTPConnection) -> Service:  # async: else each request would take a thread
     service = connection.app.state.service
     assert isinstance(service, Service)
     return service
