@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from .watermark import PUBLIC_KEY, parse_key
+
 ENV_FILE = Path(".env")  # in the directory that the service is started from
 
 _SECRETS = ("api_key", "hf_token", "csm_watermark_key")  # never shown, also not when they are wrong
@@ -70,6 +72,9 @@ class Settings(BaseSettings):
         default=None, ge=1, le=4096, description="auto (from the GPU's memory, 4 on a CPU) or a whole number from 1"
     )
     max_queued_requests: int = Field(default=64, ge=0, description="a whole number from 0, for each worker")
+    websocket_idle_seconds: float = Field(
+        default=300.0, gt=0, description="seconds, above 0, in which nothing is said or sent on a WebSocket"
+    )
     queue_timeout_seconds: float = Field(default=30.0, gt=0, description="seconds, above 0")
     graceful_timeout_seconds: int = Field(default=30, ge=1, description="whole seconds from 1")
 
@@ -95,7 +100,7 @@ class Settings(BaseSettings):
         default=2, ge=1, le=1000, description="slices, from 1; with the next one: how far a slot may be ahead"
     )
     tts_pcm_chunk_queue_max_size: int = Field(default=3, ge=1, le=1000, description="slices, from 1")
-    csm_watermark_enabled: bool = Field(default=False, description="false: this version adds no watermark yet")
+    csm_watermark_enabled: bool = Field(default=False, description="true (all speech is marked) or false")
     csm_watermark_key: SecretStr | None = Field(default=None, description="five numbers from 0 to 255 with commas")
 
     # For whoever runs it
@@ -125,16 +130,22 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
 
-    @field_validator("csm_watermark_enabled")
+    @field_validator("csm_watermark_key")
     @classmethod
-    def _no_watermark_yet(cls, value: bool) -> bool:
-        if value:  # speech without the mark that was asked for would be worse than no start
-            raise ValueError("watermarking is not available")
+    def _is_a_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_key(value.get_secret_value())
         return value
 
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(key.get_secret_value() for key in self.api_key)
+
+    @property
+    def watermark_key(self) -> bytes:
+        """What speech is marked with where a request brings no key of its own."""
+        key = self.csm_watermark_key
+        return PUBLIC_KEY if key is None else parse_key(key.get_secret_value())
 
     @property
     def audio_queue_slices(self) -> int:

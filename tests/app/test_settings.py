@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from app.settings import Settings, SettingsError, load_settings, read_env_file
+from app.watermark import PUBLIC_KEY
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -60,7 +62,7 @@ def test_auto_and_upper_case_are_read() -> None:
         ("DTYPE", "int8"),
         ("TTS_TOP_K", "2052"),
         ("TTS_SYNTHESIS_TEMPERATURE", "nan"),
-        ("CSM_WATERMARK_ENABLED", "true"),
+        ("WEBSOCKET_IDLE_SECONDS", "0"),
         ("FALLBACK_ENGINE", "say"),
         ("TTS_MAX_AUDIO_LENGTH_MS", "79"),
         ("LOG_FORMAT", "xml"),
@@ -101,3 +103,20 @@ def test_no_file_is_no_settings(tmp_path: Path) -> None:
 
 def test_a_slot_may_be_ahead_by_both_queues(settings: Settings) -> None:
     assert settings.audio_queue_slices == 5
+
+
+@pytest.mark.parametrize("key", ["1,2,3", "1,2,3,4,256", "1,2,3,4,five", "1 2 3 4 5"])
+def test_a_watermark_key_that_is_none_is_refused_but_not_shown(tmp_path: Path, key: str) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"API_KEY=k\nCSM_WATERMARK_KEY={key}\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(file)
+    assert "CSM_WATERMARK_KEY" in str(caught.value)
+    assert "five numbers from 0 to 255" in str(caught.value)
+    assert key not in str(caught.value)
+
+
+def test_without_a_key_of_its_own_speech_is_marked_with_the_public_one(settings: Settings) -> None:
+    assert settings.watermark_key == PUBLIC_KEY
+    own = settings.model_copy(update={"csm_watermark_key": SecretStr("1, 2, 3, 4, 5")})
+    assert own.watermark_key == bytes([1, 2, 3, 4, 5])
