@@ -21,12 +21,9 @@ from engine import FRAME_MILLISECONDS, SAMPLE_RATE, Engine, SpeechRequest, Voice
 
 _log = logging.getLogger(__name__)
 
-SENTENCE = (
-    "The morning was quiet, and a light wind moved over the water. "
-    "We walked along the shore and talked until it began to rain."
-)
+SENTENCE = "The morning was quiet, and a light wind moved over the water while we talked."
 _SEED = 20_250_313
-_LONGEST_SECONDS = 10.0
+_LONGEST_SECONDS = 6.0
 
 Pcm = npt.NDArray[np.int16]  # (samples,) at 24 kHz: what a wav file holds, so that all read alike what one made
 

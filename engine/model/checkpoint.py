@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -35,13 +36,13 @@ def find_checkpoint(model: str, token: str | None) -> Path:
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise CheckpointNotFound(f"{model}: there is no such directory. {HOW_TO_GET_IT}")
     try:
-        return _from_hub(model, token, local_only=True)
+        return _from_hub(lambda name: _cached(model, name))
     except EntryNotFoundError:  # not, or not wholly, in the cache
         pass
     if model == SESAME_REPOSITORY and token is None and huggingface_hub.get_token() is None:
         raise CheckpointNotFound(f"{model} is gated, and there is no token to open it with. {HOW_TO_GET_IT}")
     try:
-        return _from_hub(model, token, local_only=False)
+        return _from_hub(lambda name: Path(huggingface_hub.hf_hub_download(model, name, token=token)))
     except GatedRepoError as error:
         raise CheckpointNotFound(f"{model} is gated, and this token has no access to it. {HOW_TO_GET_IT}") from error
     except RepositoryNotFoundError as error:
@@ -50,10 +51,15 @@ def find_checkpoint(model: str, token: str | None) -> Path:
         raise CheckpointNotFound(f"{model}: could not be downloaded: {error}. {HOW_TO_GET_IT}") from error
 
 
-def _from_hub(repository: str, token: str | None, local_only: bool) -> Path:
-    def fetch(name: str) -> Path:
-        return Path(huggingface_hub.hf_hub_download(repository, name, token=token, local_files_only=local_only))
+def _cached(repository: str, name: str) -> Path:
+    path = huggingface_hub.try_to_load_from_cache(repository, name)
+    if not isinstance(path, str):
+        raise EntryNotFoundError(f"{repository}/{name} is not in the cache")
+    return Path(path)
 
+
+def _from_hub(fetch: Callable[[str], Path]) -> Path:
+    """The directory that `fetch` puts files into, once it holds all that is needed."""
     config = fetch("config.json")
     fetch("tokenizer.json")
     for index in (_TRANSFORMERS_INDEX, _INDEX):
