@@ -6,19 +6,21 @@ import os
 from typing import Any
 
 from app.gpus import visible_gpus
+from app.pool.master import the_master
+from app.pool.process import ServiceLogger, ServiceWorker, master_seconds
 from app.settings import SettingsError, load_settings
-from app.worker import Place, ServiceLogger, ServiceWorker, free_index, master_seconds, places_of, settle
+from app.worker import places_of, settle
 
 try:
     _settings = load_settings()
-    _places = places_of(_settings, visible_gpus(_settings.device, os.environ))
+    _master = the_master(places_of(_settings, visible_gpus(_settings.device, os.environ)))
 except SettingsError as error:
     raise SystemExit(str(error)) from None
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 worker_class = ServiceWorker
 logger_class = ServiceLogger
-workers = len(_places)
+workers = len(_master.places)
 preload_app = False  # the engine belongs to a worker, CUDA does not survive a fork
 reload = _settings.debug
 timeout = 120  # of the heartbeat; importing torch may hold the interpreter for long
@@ -29,14 +31,25 @@ control_socket_disable = True  # gunicorn would listen on a socket in the home d
 accesslog = None  # the service writes a line for each request itself, without query strings
 
 
+def on_starting(server: Any) -> None:
+    _master.open()
+
+
 def pre_fork(server: Any, worker: ServiceWorker) -> None:
-    taken = [sibling.place.index for sibling in server.WORKERS.values()]
-    index = free_index(len(_places), taken)
-    worker.place = Place(None) if index is None else _places[index]
+    worker.place = _master.assign()
 
 
 def post_fork(server: Any, worker: ServiceWorker) -> None:
-    settle(worker.place, os.environ)
+    seat = _master.seat(worker.place, worker)
+    settle(seat.place, os.environ)
+
+
+def child_exit(server: Any, worker: ServiceWorker) -> None:
+    _master.bury(worker.place, worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    _master.close()
 
 
 def worker_int(worker: ServiceWorker) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -23,9 +23,13 @@ class Admission:
     capacity: how many permits there are, one for each slot of the engine.
     max_queued: how many requests may wait.
     timeout: how long each may wait, in seconds.
+    on_change: called when `active` or `queued` have changed.
     """
 
-    def __init__(self, capacity: int, max_queued: int, timeout: float) -> None:
+    def __init__(
+        self, capacity: int, max_queued: int, timeout: float, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self._on_change = on_change
         self.capacity = capacity
         self._free = capacity
         self._max_queued = max_queued
@@ -44,18 +48,21 @@ class Admission:
         return len(self._waiters)
 
     @asynccontextmanager
-    async def reserve(self, permits: int = 1) -> AsyncIterator[None]:
+    async def reserve(self, permits: int = 1, timeout: float | None = None) -> AsyncIterator[None]:
         """Hold permits for as long as the context lasts.
 
+        timeout: how long this one may wait, in seconds; None: as long as anybody.
         Nobody overtakes: a request that needs two permits is not starved by those that need one.
         Raises Busy if the queue is full or the wait is over, Unprocessable if there are never that many,
         Unavailable once the admission is closed. A waiter that is cancelled leaves no trace.
         """
-        await self._acquire(permits)
+        await self._acquire(permits, self._timeout if timeout is None else max(timeout, 0.0))
+        self._on_change()
         try:
             yield
         finally:
             self._release(permits)
+            self._on_change()
 
     def close(self) -> None:
         """Nobody is admitted any more, and who waits is told so."""
@@ -64,8 +71,9 @@ class Admission:
             if not waiter.granted.done():
                 waiter.granted.set_exception(_draining())
         self._waiters.clear()
+        self._on_change()
 
-    async def _acquire(self, permits: int) -> None:
+    async def _acquire(self, permits: int, timeout: float) -> None:
         if self._closed:
             raise _draining()
         if permits > self.capacity:
@@ -82,7 +90,8 @@ class Admission:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(permits, loop.create_future())
         self._waiters.append(waiter)
-        deadline = loop.call_later(self._timeout, self._turn_away, waiter)
+        deadline = loop.call_later(timeout, self._turn_away, waiter, timeout)
+        self._on_change()
         try:
             await waiter.granted
         except asyncio.CancelledError:
@@ -93,10 +102,11 @@ class Admission:
             raise
         finally:
             deadline.cancel()
+            self._on_change()
 
-    def _turn_away(self, waiter: _Waiter) -> None:
+    def _turn_away(self, waiter: _Waiter, waited: float) -> None:
         if not waiter.granted.done():
-            waiter.granted.set_exception(Busy(f"no slot became free within {self._timeout:g} seconds: try again soon"))
+            waiter.granted.set_exception(Busy(f"no slot became free within {waited:g} seconds: try again soon"))
             self._forget(waiter)
 
     def _forget(self, waiter: _Waiter) -> None:

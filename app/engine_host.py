@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,7 @@ from engine.testing import FAKE_MODEL, FakeEngine
 from .admission import Admission
 from .errors import ServiceError, Unavailable, UnknownVoice
 from .gpus import memory_gib
+from .pool.board import Pause
 from .settings import Settings
 from .speakers import Speakers
 from .voice_store import VoiceStore
@@ -42,9 +44,13 @@ Loader = Callable[[EngineConfig, Progress], Engine]
 
 @dataclass(frozen=True)
 class HostStatus:
-    """How far the engine is. progress: from 0 to 1. error: why it failed, for people."""
+    """How far the engine is.
 
-    state: Literal["loading", "ready", "failed", "closed"]
+    restarting: it waits before it loads, since its worker crashed before. progress: from 0 to 1.
+    error: why it failed, for people.
+    """
+
+    state: Literal["restarting", "loading", "ready", "failed", "closed"]
     progress: float = 0.0
     doing: str = ""
     error: str | None = None
@@ -72,6 +78,7 @@ class EngineHost:
     """Starts the engine in a thread, so that /health answers from the first moment on.
 
     loader: builds an engine of a config; another one in tests.
+    on_change: called, from any thread, whenever `status` or `load` have something new to say.
     """
 
     def __init__(self, settings: Settings, place: Place, voices: VoiceStore, loader: Loader = load_engine) -> None:
@@ -79,8 +86,11 @@ class EngineHost:
         self._place = place
         self._voices = voices
         self._loader = loader
+        self.on_change: Callable[[], None] = lambda: None
         self._status = HostStatus("loading", doing="starting")
+        self._advanced = time.monotonic()  # when loading last got anywhere
         self._stage: _Stage | None = None
+        self._closing = threading.Event()
         self._changing = threading.Lock()  # the end of loading against close()
         self._loading: threading.Thread | None = None
 
@@ -94,6 +104,24 @@ class EngineHost:
             if error is not None:
                 return HostStatus("failed", 1.0, "broken", error, status.engine)
         return status
+
+    def load(self) -> tuple[int, int, int]:
+        """How many slots there are, how many speak, how many requests wait; zeros until the engine is ready."""
+        stage = self._stage
+        return (0, 0, 0) if stage is None else (stage.engine.slots, stage.admission.active, stage.admission.queued)
+
+    def stalled_seconds(self) -> float:
+        """How long nothing has come of what it is doing: of loading, or of speech that somebody waits for."""
+        if self._status.state == "loading":
+            return time.monotonic() - self._advanced
+        stage = self._stage
+        return 0.0 if stage is None else stage.engine.status().stalled_seconds
+
+    @property
+    def broken(self) -> bool:
+        """The engine was ready and can speak no more: only another process could."""
+        stage = self._stage
+        return stage is not None and stage.engine.status().error is not None
 
     @property
     def engine(self) -> Engine:
@@ -125,7 +153,7 @@ class EngineHost:
         status, stage = self.status(), self._stage
         if status.state == "ready" and stage is not None:
             return stage
-        if status.state == "loading":
+        if status.state in ("loading", "restarting"):
             raise Unavailable(f"the engine is starting ({status.progress:.0%}, {status.doing}): try again soon")
         if status.state == "closed":
             raise Unavailable("this worker is shutting down: try again soon", code="draining")
@@ -133,13 +161,21 @@ class EngineHost:
 
     # ---- its life
 
-    def start(self, on_ready: Callable[[], None] | None = None) -> None:
-        """Begin to load. on_ready: called from the loading thread."""
-        self._loading = threading.Thread(target=self._load, args=(on_ready,), name="load-engine", daemon=True)
+    def start(self, on_ready: Callable[[], None] | None = None, pause: Pause | None = None) -> None:
+        """Begin to load, behind a pause if there is one. on_ready: called from the loading thread."""
+        if pause is not None:
+            self._status = HostStatus(pause.state, doing="waiting to start again", error=pause.error)
+        self._loading = threading.Thread(target=self._load, args=(on_ready, pause), name="load-engine", daemon=True)
         self._loading.start()
+
+    def turn_away(self) -> None:
+        """Admit nobody any more and tell who waits for a slot; who has one speaks on."""
+        if (stage := self._stage) is not None:
+            stage.admission.close()
 
     def close(self) -> None:
         """Stop the engine and wait for it. One that is still loading is closed as soon as it is there."""
+        self._closing.set()
         with self._changing:
             self._status = HostStatus("closed")
             stage, self._stage = self._stage, None
@@ -147,13 +183,21 @@ class EngineHost:
             stage.engine.close()
 
     def _report(self, progress: float, doing: str) -> None:
-        if self._status.state == "loading":
-            self._status = HostStatus("loading", round(min(max(progress, 0.0), 1.0), 3), doing)
+        status = HostStatus("loading", round(min(max(progress, 0.0), 1.0), 3), doing)
+        with self._changing:
+            if self._status.state != "loading" or status == self._status:
+                return
+            self._status, self._advanced = status, time.monotonic()
+        self.on_change()
 
-    def _load(self, on_ready: Callable[[], None] | None) -> None:
+    def _load(self, on_ready: Callable[[], None] | None, pause: Pause | None) -> None:
+        if pause is not None:
+            if self._closing.wait(pause.seconds):
+                return
+            with self._changing:
+                if self._status.state != "closed":
+                    self._status, self._advanced = HostStatus("loading", doing="starting"), time.monotonic()
         try:
-            if self._place.index is None:
-                raise Unavailable("there are more workers than GPUs, and this one is left without: lower WORKERS")
             engine = self._build()
             try:
                 stage = self._furnish(engine)
@@ -166,6 +210,7 @@ class EngineHost:
             with self._changing:
                 if self._status.state == "loading":
                     self._status = HostStatus("failed", self._status.progress, "failed", str(error) or repr(error))
+            self.on_change()
             return
         with self._changing:
             if closed := self._status.state == "closed":
@@ -176,6 +221,7 @@ class EngineHost:
         if closed:
             engine.close()
             return
+        self.on_change()
         _log.info("ready: %s speaks, %d at once", engine.name, engine.slots)
         if on_ready is not None:
             on_ready()
@@ -236,9 +282,10 @@ class EngineHost:
             self._report(_LOADED, f"making the voice of {DEFAULT_SPEAKER}")
             speakers.get(0)
         self._encode_voices(engine)
-        return _Stage(
-            engine, Admission(engine.slots, settings.max_queued_requests, settings.queue_timeout_seconds), speakers
+        admission = Admission(
+            engine.slots, settings.max_queued_requests, settings.queue_timeout_seconds, self.on_change
         )
+        return _Stage(engine, admission, speakers)
 
     def _encode_voices(self, engine: Engine) -> None:
         count, usable = len(self._voices.ids()), 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
@@ -16,17 +15,20 @@ from starlette.middleware.cors import CORSMiddleware
 
 from engine import load_engine
 
-from . import answers, worker
+from . import answers
 from .auth import KeyGuard
 from .body_limit import BodyLimit
 from .encoders import FORMATS, EncoderError
 from .engine_host import EngineHost, Loader
 from .greeting import curl_line
+from .pool import master
+from .pool.pool import Pool
 from .request_log import RequestLog
 from .routers import speech, system, voices
 from .service import Service
 from .settings import ENV_FILE, Settings, load_settings
 from .voice_store import VoiceStore
+from .worker import Place
 
 if TYPE_CHECKING:
     app: FastAPI
@@ -36,22 +38,23 @@ _MIB = 1 << 20
 _CLIENT_HEADERS = ["X-Request-ID", "X-TTS-Engine", "X-Worker-ID", "X-Sample-Rate", "Retry-After"]
 
 
-def create_app(
-    settings: Settings | None = None, place: worker.Place | None = None, loader: Loader = load_engine
-) -> FastAPI:
+def create_app(settings: Settings | None = None, place: Place | None = None, loader: Loader = load_engine) -> FastAPI:
     """Build the application. Its engine begins to load when the application starts.
 
     settings, place: those of this process if not given. Raises SettingsError.
     """
     settings = settings or load_settings()
-    place = place or worker.here()
+    seat = master.here() if place is None else master.alone(place)
+    place = seat.place
     store = VoiceStore(
         settings.preloaded_voices_dir,
         settings.voices_dir,
         max_upload_bytes=int(settings.max_upload_mb * _MIB),
         max_seconds=settings.max_voice_seconds,
     )
-    service = Service(settings, place, store, EngineHost(settings, place, store, loader))
+    host = EngineHost(settings, place, store, loader)
+    pool = Pool(seat.board, seat.index, host, seat.sockets, settings.queue_timeout_seconds)
+    service = Service(settings, place, store, host, pool)
     application = FastAPI(
         title="csm-serve",
         summary="Real-time speech from Sesame CSM-1B",
@@ -93,11 +96,11 @@ def _layers(settings: Settings) -> list[Middleware]:
 @asynccontextmanager
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     service: Service = application.state.service
-    service.host.start(lambda: _get_ready(service))
+    await service.pool.start(lambda: _get_ready(service))
     try:
         yield
     finally:
-        await asyncio.to_thread(service.host.close)
+        await service.pool.close()
 
 
 def _get_ready(service: Service) -> None:

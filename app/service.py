@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from .admission import Admission
 from .engine_host import EngineHost
+from .pool.pool import Pool
 from .settings import Settings
 from .voice_store import VoiceStore
 from .worker import Place
@@ -23,6 +24,7 @@ class Service:
     place: Place
     voices: VoiceStore
     host: EngineHost
+    pool: Pool
     uploads: Admission = field(default_factory=lambda: Admission(UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS))
 
 

@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     )
     queue_timeout_seconds: float = Field(default=30.0, gt=0, description="seconds, above 0")
     graceful_timeout_seconds: int = Field(default=30, ge=1, description="whole seconds from 1")
+    start_timeout_seconds: float = Field(
+        default=600.0, gt=0, description="seconds, above 0, in which loading must get a step further"
+    )
+    engine_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="seconds, above 0, in which the engine must get a step further"
+    )
 
     # Texts and speech
     max_text_length: int = Field(default=5000, ge=1, description="characters, from 1")

@@ -1,32 +1,21 @@
-"""What every route that speaks does: reserve a slot, find the voice, begin, and leave nothing behind."""
+"""What every route that speaks does: find somebody who speaks, listen, and leave nothing behind."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
-import anyio.to_thread
-
-from engine import EngineError, SpeechStream
-
-from .engine_host import EngineHost
-from .errors import from_engine
+from .pool.errand import Speech
+from .pool.pool import Pool
 from .schemas import Order
 
 
-@asynccontextmanager
-async def speak(host: EngineHost, order: Order) -> AsyncIterator[SpeechStream]:
-    """The speech of an order. Its slot is taken before any work is done, and is free when the context ends.
+def speak(pool: Pool, order: Order) -> AbstractAsyncContextManager[Speech]:
+    """The speech of an order, by the worker of the pool with the least to do: `async with speak(...) as speech`.
 
-    Raises Unavailable, Busy, UnknownVoice, and what an EngineError before the first audio is answered with.
+    Entering waits until there is a slot for it; leaving, at any time, frees that at once, whoever speaks.
+    `async for chunk in speech` gives the audio, as engine.AudioChunk without codes. With the first of it
+    `speech.engine_name` and `speech.worker_id` are settled (X-TTS-Engine, X-Worker-ID).
+    Entering and iterating raise ServiceError and nothing else: Unavailable, Busy, UnknownVoice, Unprocessable or
+    EngineBroke. Before the first chunk that is an answer; behind it the speech is broken and has to be cut.
     """
-    engine = host.engine
-    async with host.admission.reserve(order.permits):
-        try:
-            # A client that leaves must not wait for a voice that is being made.
-            casting = await anyio.to_thread.run_sync(host.cast, order.voice_id, abandon_on_cancel=True)
-            stream = engine.stream(order.cast(casting))
-        except EngineError as error:
-            raise from_engine(error) from error
-        with stream:
-            yield stream
+    return pool.speak(order)

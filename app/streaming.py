@@ -15,12 +15,12 @@ import numpy.typing as npt
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from engine import SAMPLE_RATE, EngineClosed, EngineError
+from engine import SAMPLE_RATE
 
 from .encoders import Encoder, Format
-from .engine_host import EngineHost
-from .errors import Unprocessable, from_engine
+from .errors import ServiceError, Unprocessable
 from .pacing import Pacing
+from .pool.pool import Pool
 from .request_log import RequestRecord, record_of
 from .schemas import Order
 from .speaking import speak
@@ -45,14 +45,14 @@ class SpeechResponse(Response):
     also while it is queued: this listens for that itself.
     """
 
-    def __init__(self, host: EngineHost, order: Order, audio: Format, worker_id: str) -> None:
+    def __init__(self, pool: Pool, order: Order, audio: Format) -> None:
         self.status_code = 200
         self.media_type = audio.media_type
         self.background = None
-        self._host = host
+        self._pool = pool
         self._order = order
         self._format = audio
-        self.init_headers({"X-Worker-ID": worker_id, "X-Sample-Rate": str(SAMPLE_RATE), "X-Accel-Buffering": "no"})
+        self.init_headers({"X-Sample-Rate": str(SAMPLE_RATE), "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
@@ -73,21 +73,21 @@ class SpeechResponse(Response):
 
     async def _speak(self, line: _Line) -> None:
         encoder = self._format.make()
-        async with speak(self._host, self._order) as stream:
+        async with speak(self._pool, self._order) as speech:
             started = time.monotonic()
             line.record.admit()
-            self.headers["X-TTS-Engine"] = self._host.engine.name
             try:
-                async for chunk in stream:
+                async for chunk in speech:
+                    self.headers["X-TTS-Engine"], self.headers["X-Worker-ID"] = speech.engine_name, speech.worker_id
                     if chunk.samples.size:
                         data = await self._encode(encoder, chunk.samples)
                         await line.deliver(self, data, chunk.samples.size, started)
-            except EngineError as error:
-                if isinstance(error, EngineClosed):
+            except ServiceError as error:
+                if error.code == "draining":
                     line.record.outcome = "drained"
                 if line.begun:
                     raise StreamCutError(f"the stream was cut: {error}") from error
-                raise from_engine(error) from error
+                raise
         if not line.samples:
             raise Unprocessable(
                 "no audio is left: remove_leading_milliseconds and remove_trailing_milliseconds are longer than "

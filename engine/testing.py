@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
@@ -59,6 +60,8 @@ class FakeOptions:
     frame_seconds: between two frames of 80 ms; 0 is as fast as it can.
     load_seconds: how long loading takes.
     load_fails: loading ends with CheckpointError.
+    trouble: a file that says in one word what goes wrong while loading, read anew each time: fails (CheckpointError),
+        memory (EngineOutOfMemory), exits (the process ends with EXIT_STATUS), hangs. No file: nothing.
     max_voice_seconds: the longest prompt it takes; 0 is any.
     """
 
@@ -66,6 +69,7 @@ class FakeOptions:
     frame_seconds: float = 0.0
     load_seconds: float = 0.0
     load_fails: bool = False
+    trouble: str = ""
     max_voice_seconds: float = 0.0
 
     @staticmethod
@@ -100,6 +104,13 @@ def frames_of(request: SpeechRequest) -> int:
     if request.max_frames is None:
         return frames
     return request.max_frames if request.ignore_stop else min(frames, request.max_frames)
+
+
+def _read_word(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() if path else ""
+    except FileNotFoundError:
+        return ""
 
 
 @dataclass(eq=False)
@@ -158,6 +169,7 @@ class FakeEngine:
         self._waiting: deque[_Row] = deque()
         self._speaking: list[_Row] = []
         self._error: str | None = None
+        self._at_work_since: float | None = None  # None while its thread waits for something to do
         self._closing = threading.Event()
         self._door = threading.Lock()  # nobody comes in behind the last look at the inbox
         self._shut = False
@@ -172,8 +184,15 @@ class FakeEngine:
         for step in range(steps):
             progress(step / steps, "loading the fake engine")
             time.sleep(options.load_seconds / steps)
-        if options.load_fails:
+        trouble = _read_word(options.trouble)
+        if options.load_fails or trouble == "fails":
             raise CheckpointError(f"MODEL_PATH={model}: loading fails, as asked for")
+        if trouble == "memory":
+            raise EngineOutOfMemory(f"MODEL_PATH={model}: out of memory, as asked for")
+        if trouble == "exits":
+            os._exit(EXIT_STATUS)
+        if trouble == "hangs":
+            threading.Event().wait()
         return FakeEngine(slots, options, audio_queue_slices=audio_queue_slices)
 
     # ---- what engine.Engine promises
@@ -209,6 +228,7 @@ class FakeEngine:
             active=sum(row.slots for row in list(self._speaking) if not row.queue.done),
             queued=waiting + self._inbox.qsize(),
             error=self._error,
+            stalled_seconds=0.0 if (since := self._at_work_since) is None else time.monotonic() - since,
             detail={"fingerprint": f"fake-{self.name}"},
         )
 
@@ -230,13 +250,14 @@ class FakeEngine:
             while not self._closing.is_set():
                 self._read_inbox(next_frame)
                 self._free_and_admit()
-                now = time.monotonic()
+                now = self._at_work_since = time.monotonic()
                 if now >= next_frame:
                     due = next_frame + self._options.frame_seconds
                     next_frame = due if due >= now else now + self._options.frame_seconds  # it was idle
                     self._speak_a_frame()
         except EngineFailed as broken:
             self._error, error = str(broken), broken
+        self._at_work_since = None
         with self._door:
             self._shut = True
         self._read_inbox(0.0)
@@ -249,6 +270,7 @@ class FakeEngine:
         """Take in what came. Waits until then at most; for ever if nobody could speak a frame anyhow."""
         idle = all(row.queue.full and not row.queue.done for row in self._speaking)
         timeout = None if idle and not self._shut else max(next_frame - time.monotonic(), 0.0)
+        self._at_work_since = None
         try:
             came = self._inbox.get(block=timeout != 0.0, timeout=timeout)
             while True:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import mmap
+import os
 import struct
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ State = Literal["empty", "starting", "restarting", "loading", "ready", "draining
 STATES: tuple[State, ...] = ("empty", "starting", "restarting", "loading", "ready", "draining", "failed")
 
 STALE_SECONDS = 5.0  # a worker that has not been heard of for so long is given no speech
+FAILED_AFTER = 4  # crashes in a row: a place counts as failed then, though it is tried on
 COMING = -1  # as a pid: the master is about to fork the worker of this place
 
 _RECORD = struct.Struct("=iiiiiidddd32s64s256s")
@@ -64,6 +67,23 @@ class WorkerRecord:
     failures: int
     retry_at: float
     ready_since: float
+
+
+@dataclass(frozen=True)
+class Pause:
+    """What a worker keeps before it loads, having crashed. state: what it is called meanwhile. error: of the crash."""
+
+    seconds: float
+    state: Literal["restarting", "failed"]
+    error: str
+
+
+def pause_before(record: WorkerRecord) -> Pause | None:
+    """What to wait for in a place before loading a model, if the last worker in it crashed."""
+    seconds = record.retry_at - time.monotonic()
+    if seconds <= 0:
+        return None
+    return Pause(seconds, "failed" if record.failures >= FAILED_AFTER else "restarting", record.error)
 
 
 @dataclass(frozen=True)
@@ -109,17 +129,14 @@ class Board:
         self._loads_at = self._turns_at + self._places * _COUNTER.size
         self._memory = mmap.mmap(-1, self._loads_at + 4 * self._places**2)  # shared with every fork
         self._loads = memoryview(self._memory)[self._loads_at :].cast("i")  # (holders * places)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the board
+        self._file, path = tempfile.mkstemp(prefix="csm-serve-board-")
+        os.unlink(path)  # it is there to be locked, by those who have it open
+        self._closing = weakref.finalize(self, os.close, self._file)
+        self._closing.atexit = False  # a thread may still tell how it is, and the kernel closes it anyhow
         self._threads = threading.Lock()  # the kernel's lock is the process's: it does not part threads
 
     def __len__(self) -> int:
         return self._places
-
-    def close(self) -> None:
-        """Give the memory back. Of use to tests; a process that ends does it anyway."""
-        self._loads.release()
-        self._memory.close()
-        self._file.close()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -179,25 +196,21 @@ class Board:
         error: str | None = None,
         engine: str = "",
         capacity: int = 0,
+        active: int = 0,
+        queued: int = 0,
     ) -> None:
-        """Say how it is. error: None leaves what was told before."""
+        """Say how it is, and with that: that it is alive. error: None leaves what was told before."""
         with self._locked():
             fields = self._read(index)
             was_ready = STATES[fields.state] in ("ready", "draining")
             if state == "ready" and not was_ready:
                 fields.ready_since = time.monotonic()
             fields.state = STATES.index(state)
-            fields.progress, fields.capacity, fields.heartbeat = progress, capacity, time.monotonic()
+            fields.progress, fields.heartbeat = progress, time.monotonic()
+            fields.capacity, fields.active, fields.queued = capacity, active, queued
             fields.doing, fields.engine = doing.encode(), engine.encode()
             if error is not None:
                 fields.error = error.encode()
-            self._write(index, fields)
-
-    def count(self, index: int, active: int, queued: int) -> None:
-        """Say how many slots speak and how many requests wait, and with that: that it is alive."""
-        with self._locked():
-            fields = self._read(index)
-            fields.active, fields.queued, fields.heartbeat = active, queued, time.monotonic()
             self._write(index, fields)
 
     # ---- who speaks for whom

@@ -47,4 +47,4 @@ async def generate_from_body(
 def _speak(parameters: SpeechParameters, request: Request, service: Service) -> SpeechResponse:
     order = parameters.order(service.settings)
     audio = choose_format(parameters.format, request.headers.get("accept"))
-    return SpeechResponse(service.host, order, audio, service.place.worker_id)
+    return SpeechResponse(service.pool, order, audio)

@@ -1,46 +1,62 @@
-"""How the service is: API.md section 3."""
+"""How the service is: API.md section 3. Every worker answers for all of them, from the board."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
+from ..pool.board import WorkerRecord
 from ..service import TheService
 
 router = APIRouter(tags=["system"])
 
-_STATUS_CODES = {"ready": 200, "loading": 202, "failed": 500, "closed": 503}
+Health = Literal["ok", "degraded", "loading", "draining", "failed"]
+
+_STATUS_CODES: dict[Health, int] = {"ok": 200, "degraded": 200, "loading": 202, "draining": 503, "failed": 500}
+
+
+def health_of(records: list[WorkerRecord]) -> Health:
+    """One word for all workers. A pool that speaks is healthy even where one of its GPUs has failed: degraded.
+
+    An orchestrator that restarts what answers 500 would otherwise end the speech of all the others.
+    """
+    states = {each.state for each in records}
+    if "ready" in states:
+        return "degraded" if "failed" in states else "ok"
+    if states & {"starting", "restarting", "loading"}:
+        return "loading"
+    return "draining" if "draining" in states else "failed"
 
 
 @router.get("/health")
 async def health(service: TheService) -> JSONResponse:
-    """200 when it can speak, 202 while it loads, 500 when its engine has failed."""
-    status = service.host.status()
-    unit = {
-        "state": status.state,
-        "progress": status.progress,
-        "doing": status.doing,
-        "error": status.error,
-        "engine": status.engine,
+    """200 when it can speak, 202 while it loads, 500 when every engine has failed, 503 while it shuts down."""
+    records = service.pool.board.records()
+    word = health_of(records)
+    engines = {
+        each.unit: {
+            "state": each.state,
+            "progress": round(each.progress, 3),
+            "doing": each.doing,
+            "error": each.error or None,
+            "engine": each.engine or None,
+        }
+        for each in records
     }
-    return JSONResponse(
-        {
-            "status": "ok" if status.state == "ready" else status.state,
-            "tts_engines": {service.place.unit: unit},
-        },
-        _STATUS_CODES[status.state],
-    )
+    return JSONResponse({"status": word, "tts_engines": engines}, _STATUS_CODES[word])
 
 
 @router.get("/livez")
 async def livez(service: TheService) -> JSONResponse:
-    """200 while the process does its work, loading included; 503 when only a restart helps."""
-    state = service.host.status().state
-    return JSONResponse({"status": state}, 503 if state in ("failed", "closed") else 200)
+    """200 while any worker does its work, loading included; 503 when only a restart helps."""
+    word = health_of(service.pool.board.records())
+    return JSONResponse({"status": word}, 503 if word == "failed" else 200)
 
 
 @router.get("/readyz")
 async def readyz(service: TheService) -> JSONResponse:
-    """200 when a request would be spoken, 503 until then."""
-    state = service.host.status().state
-    return JSONResponse({"status": state}, 200 if state == "ready" else 503)
+    """200 when a request would be spoken, by whichever worker; 503 until then, and from the signal to stop on."""
+    word = "draining" if service.pool.draining else health_of(service.pool.board.records())
+    return JSONResponse({"status": word}, 200 if word in ("ok", "degraded") else 503)

@@ -1,18 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from app import worker
 from app.settings import Settings, SettingsError
-from app.worker import Place, free_index, places_of, settle
-
-
-@pytest.fixture(autouse=True)
-def _the_place_is_put_back() -> Iterator[None]:
-    yield
-    settle(Place(), {})
+from app.worker import Place, places_of, settle
 
 
 def test_one_place_for_each_gpu_or_one_on_a_cpu(settings: Settings) -> None:
@@ -30,17 +21,9 @@ def test_workers_may_be_fewer_than_gpus_and_any_number_on_a_cpu(settings: Settin
     assert len(places_of(three.model_copy(update={"debug": True}), [])) == 1
 
 
-def test_a_place_is_given_again_once_its_worker_is_gone() -> None:
-    assert free_index(3, []) == 0
-    assert free_index(3, [0, 2]) == 1
-    assert free_index(2, [0, 1]) is None
-    assert free_index(2, [1, None]) == 0
-
-
 def test_a_gpu_worker_sees_its_gpu_alone() -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "OMP_NUM_THREADS": "8"}
     settle(Place(1, "GPU-b"), environ)
-    assert worker.here() == Place(1, "GPU-b")
     assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
     assert environ["OMP_NUM_THREADS"] == "8"
     assert environ["MKL_NUM_THREADS"] == "1"
@@ -54,10 +37,8 @@ def test_gpus_are_counted_as_the_driver_counts_them() -> None:
     assert (environ["CUDA_VISIBLE_DEVICES"], environ["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")
 
 
-def test_a_cpu_worker_keeps_its_environment_and_a_spare_one_sees_no_gpu() -> None:
+def test_a_cpu_worker_keeps_its_environment() -> None:
     environ: dict[str, str] = {}
     settle(Place(0, None), environ)
     assert environ == {}
-    settle(Place(None), environ)
-    assert environ == {"CUDA_VISIBLE_DEVICES": ""}
-    assert (Place(None).worker_id, Place(2, "5").unit, Place(0).unit) == ("spare", "gpu_2", "cpu_0")
+    assert (Place(2, "5").worker_id, Place(2, "5").unit, Place(0).unit) == ("2", "gpu_2", "cpu_0")

@@ -51,7 +51,7 @@ async def test_while_it_loads_and_when_it_is_ready(settings: Settings, wait: Any
         health = (await client.get("/health")).json()
         assert health["status"] == "ok"
         assert health["tts_engines"]["gpu_1"]["engine"] == "fake"
-    assert await statuses(app) == [503, 503, 503]
+    assert await statuses(app) == [503, 200, 503]
 
 
 async def test_when_the_engine_cannot_start(settings: Settings, run: Any) -> None:
@@ -76,9 +76,3 @@ async def test_an_error_of_any_kind_is_told(settings: Settings, run: Any) -> Non
 
     async with run(settings.model_copy(update={"model_path": "m"}), loader=load) as app:
         assert app.state.service.host.status().error == "the driver is too old"
-
-
-async def test_a_worker_without_a_place_loads_nothing(settings: Settings, run: Any) -> None:
-    async with run(settings, place=Place(None)) as app:
-        assert await statuses(app) == [500, 503, 503]
-        assert "more workers than GPUs" in app.state.service.host.status().error

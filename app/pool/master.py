@@ -1,0 +1,134 @@
+"""What the gunicorn master does for the pool: it gives each worker its place, and notes how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..worker import Place
+from .board import COMING, Board, Spot
+
+_log = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS = 0.5  # before a worker that crashed is started again; twice as long after each more
+LONGEST_PAUSE_SECONDS = 300.0
+STEADY_SECONDS = 60.0  # a worker that was ready for so long has not crashed "in a row"
+_SPARE_LOOKS_EVERY = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a process stands in the pool. sockets: the folder of the workers' sockets; None for one that is alone."""
+
+    place: Place
+    board: Board
+    index: int
+    sockets: Path | None = None
+
+
+def alone(place: Place) -> Seat:
+    """The seat of a process without a master: a board of its own."""
+    return Seat(place, _board([place]), 0)
+
+
+_here: Seat | None = None
+
+
+def here() -> Seat:
+    """The seat of this process; alone, on a CPU, if no master has given it one."""
+    return _here or alone(Place())
+
+
+class Master:
+    """Made once, before the first fork, and kept through reloads: the workers of all generations share its board."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = tuple(places)
+        self.board = _board(places)
+        self.sockets: Path | None = None
+
+    def open(self) -> None:
+        """Make the folder of the sockets, readable by nobody else. One worker needs none."""
+        if len(self.places) > 1 and self.sockets is None:
+            self.sockets = Path(tempfile.mkdtemp(prefix="csm-serve-"))
+
+    def close(self) -> None:
+        if self.sockets is not None:
+            shutil.rmtree(self.sockets, ignore_errors=True)
+
+    # ---- before and after a fork, in the master
+
+    def assign(self) -> int | None:
+        """A place for the worker that is about to be forked. None: all are taken, and it is a spare."""
+        return self.board.claim(COMING)
+
+    def bury(self, index: int | None, pid: int) -> None:
+        """A worker has ended. One that was not on its way out has crashed, and its successor has to wait."""
+        records = self.board.records()
+        if index is None or records[index].pid not in (pid, 0):  # a spare: it may have found a place since
+            index = next((at for at, each in enumerate(records) if each.pid == pid), None)
+        if index is None:
+            return
+        record, now = records[index], time.monotonic()
+        if record.state == "draining":
+            self.board.vacate(index)
+            return
+        steady = record.ready_since > 0 and now - record.ready_since >= STEADY_SECONDS
+        failures = 1 if steady else record.failures + 1
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
+        error = record.error or f"its process (pid {pid}) died"
+        self.board.vacate(index, failures=failures, retry_at=now + pause, error=error)
+        _log.error(
+            "worker %s has crashed (%s), for the %d. time in a row: it loads again in %g seconds",
+            record.worker_id,
+            error,
+            failures,
+            pause,
+        )
+
+    # ---- behind the fork, in the worker
+
+    def seat(self, index: int | None, worker: Any) -> Seat:
+        """Let this process take the place that was assigned. A spare waits until one is free, which may be for ever.
+
+        It waits without serving anything: of two models on one GPU neither would work. Spares are there for a
+        while after SIGHUP, until the workers before them have left, and for good after SIGTTIN.
+        """
+        global _here  # noqa: PLW0603  a process has one seat, and is told it once
+        if index is None:
+            worker.init_signals()  # those of the master are still in force: nobody would hear them here
+            _log.info("all %d places are taken: this worker waits for one", len(self.places))
+            while (index := self.board.claim(os.getpid())) is None:
+                worker.notify()
+                if os.getppid() != worker.ppid:
+                    signal.raise_signal(signal.SIGTERM)
+                time.sleep(_SPARE_LOOKS_EVERY)
+        else:
+            self.board.arrive(index, os.getpid())
+        _here = Seat(self.places[index], self.board, index, self.sockets)
+        return _here
+
+
+def _board(places: Sequence[Place]) -> Board:
+    return Board([Spot(each.worker_id, each.unit, each.gpu) for each in places])
+
+
+_master: Master | None = None
+
+
+def the_master(places: Sequence[Place]) -> Master:
+    """The one of this process. gunicorn reads its configuration again on SIGHUP; the board stays."""
+    global _master  # noqa: PLW0603  a process has one, and keeps it
+    if _master is None:
+        _master = Master(places)
+    elif _master.places != tuple(places):
+        _log.warning("WORKERS or the visible GPUs have changed: that takes effect when the service is started anew")
+    return _master

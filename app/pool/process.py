@@ -1,0 +1,128 @@
+"""A worker as gunicorn runs it: uvicorn, ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from gunicorn.errors import AppImportError  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from uvicorn import Config, Server
+from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
+
+from ..deadlines import DeadlineProtocol
+from ..logs import configure_logging
+from ..settings import load_settings
+from .watchdog import Exit, Watchdog
+
+if TYPE_CHECKING:
+    from ..service import Service  # the master loads no more of the application than it needs: DEBUG reloads the rest
+
+_log = logging.getLogger(__name__)
+
+_BOOT_PAUSE_SECONDS = 5.0  # gunicorn forks again at once
+_LOOK_SECONDS = 0.05
+_SIBLINGS_SECONDS = 0.3  # in which all workers have their signal, if the whole service is to stop
+_MARGIN_SECONDS = 5  # to close the engine and leave, once the streams have ended or were cut
+
+
+def master_seconds(graceful: int) -> int:
+    """When the master kills a worker, for streams that may go on for `graceful` seconds."""
+    return graceful + _MARGIN_SECONDS
+
+
+def stream_seconds(master: int) -> int:
+    """When a worker cuts its streams, if the master kills it at `master`."""
+    return master - _MARGIN_SECONDS
+
+
+class ServiceLogger(Logger):  # type: ignore[misc]  # it has no types
+    """gunicorn's own lines, in the form of all others."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        configure_logging(load_settings())
+
+
+class DrainingServer(Server):
+    """uvicorn that says no before it hangs up: while streams end, whoever comes is told 503 and when to come back.
+
+    Where other workers are ready to speak it stops to listen at once instead, and they are all there is to reach.
+    """
+
+    def __init__(self, config: Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        pool, began = self._service.pool, time.monotonic()
+        limit = self.config.timeout_graceful_shutdown or 0
+        pool.drain()
+        listening = True
+        while pool.busy and not self.force_exit and (spent := time.monotonic() - began) < limit:
+            if listening and spent > _SIBLINGS_SECONDS and pool.others_ready:
+                listening = False
+                for server in self.servers:
+                    server.close()
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self.on_tick(0)  # gunicorn wants to hear from it, also while it drains
+        self.config.timeout_graceful_shutdown = max(1, round(limit - (time.monotonic() - began)))
+        await super().shutdown(sockets)
+
+
+class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
+    """uvicorn under gunicorn. The access log is the service's own: this one would write the query and its key."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        **UvicornWorker.CONFIG_KWARGS,
+        "http": DeadlineProtocol,
+        "access_log": False,
+        "server_header": False,
+    }
+    place: int | None = None  # set by pre_fork, in the master
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # UvicornWorker gives it gunicorn's handlers, and those are the root's. Of uvicorn.access nothing must come out.
+        logging.getLogger("uvicorn.error").propagate = True
+        self.config.timeout_graceful_shutdown = stream_seconds(self.cfg.graceful_timeout)
+
+    def init_process(self) -> None:
+        """Boot and run. Whatever goes wrong in that concerns this worker alone: see `Exit`."""
+        try:
+            super().init_process()
+        except AppImportError:
+            raise  # there is no such application: no worker can boot
+        except (Exception, SystemExit) as error:
+            if isinstance(error, SystemExit) and error.code != Arbiter.WORKER_BOOT_ERROR:
+                raise
+            _log.exception("this worker cannot boot; another is started in %g seconds", _BOOT_PAUSE_SECONDS)
+            time.sleep(_BOOT_PAUSE_SECONDS)
+            sys.exit(Exit.BOOT_FAILED)
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        service: Service = self.wsgi.state.service
+        server = DrainingServer(self.config, service)
+        self._install_sigquit_handler()
+        watchdog = Watchdog(
+            service.host,
+            start_seconds=service.settings.start_timeout_seconds,
+            engine_seconds=service.settings.engine_timeout_seconds,
+            last_words=service.pool.last_words,
+        )
+        watchdog.start()
+        await server.serve(sockets=self.sockets)
+        watchdog.stop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGQUIT, which the master sends on Ctrl-C: leave at once. UvicornWorker itself would not leave at all."""
+        for _ in range(2):  # the first makes uvicorn leave, the second makes it wait for nobody
+            signal.raise_signal(signal.SIGINT)
