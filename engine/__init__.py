@@ -27,6 +27,7 @@ from .types import (
     EngineStatus,
     Speech,
     SpeechRequest,
+    Spoken,
     VoicePrompt,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "Speech",
     "SpeechRequest",
     "SpeechStream",
+    "Spoken",
     "VoicePrompt",
     "load_engine",
     "sentences_end",

@@ -79,16 +79,23 @@ class Context:
     position: int = 0  # where the next thing goes
     _segments: list[tuple[Tokens, Codes]] = field(default_factory=list)  # spoken since the voice, oldest first
     _speaking: Tokens = field(default_factory=list)
+    _stale: bool = False  # the segments are not in the row yet
     _unfed: Codes | None = None  # frames of the last segment that are not in the context yet, the closing one too
 
     def __post_init__(self) -> None:
         self.position = self.reserved
 
+    def remember(self, tokens: Tokens, codes: Codes) -> None:
+        """Something was said before the first chunk: its text's tokens and its frames (frames, codebooks)."""
+        self._segments.append((tokens, codes))
+        self._stale = True
+
     def begin(self, chunk: TextChunk) -> Prefill:
         """Make room for a chunk, behind what was spoken if it fits, else with only the newest segments kept."""
         before: list[Span] = [] if self._unfed is None else [self._unfed]
         need = sum(map(len, before)) + len(chunk.tokens) + chunk.bound
-        if self.position + need > self.limit:
+        if self._stale or self.position + need > self.limit:
+            self._stale = False
             before = self._roll(len(chunk.tokens) + chunk.bound)
         start = self.position
         spans = [*before, chunk.tokens[:-1]]

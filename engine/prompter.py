@@ -4,6 +4,7 @@ but for `plan`, which is pure and runs on the caller's."""
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from .errors import InvalidRequest
 from .model.tokenizer import TextTokenizer
 from .runner import RowSettings, Runner
 from .stream import AudioQueue
-from .types import Codes, SpeechRequest
+from .types import Codes, SpeechRequest, Spoken
 from .utterance import Track, Utterance
 from .voice_cache import CachedVoice, VoiceCache, VoiceKey
 
@@ -36,6 +37,7 @@ class Prompter:
         guided = request.guidance > 0
         if guided and self._slots < 2:
             raise InvalidRequest("guidance above 0 takes two slots, and this engine has one; set guidance to 0")
+        self._check(request.history)
         room = self.limit - self._voice_length(request) - 2  # a closing frame, and a last frame not fed yet
         chunks = plan_chunks(
             request.text,
@@ -50,6 +52,16 @@ class Prompter:
             tracks.append(Track(False, [TextChunk("", nothing, chunk.bound) for chunk in chunks]))
         seed = random.getrandbits(64) if request.seed is None else request.seed
         return Utterance(request, queue, tracks, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
+
+    def _check(self, history: Sequence[Spoken]) -> None:
+        codebooks, vocab = self._silence.shape[1], self._runner.model.sampled_vocab
+        for said in history:
+            codes = said.codes
+            if codes.ndim != 2 or codes.shape[1] != codebooks or (codes < 0).any() or (codes >= vocab).any():
+                raise InvalidRequest(
+                    f"history must hold codes of this engine, (frames, {codebooks}) from 0 to {vocab - 1}; "
+                    f"found {codes.shape}"
+                )
 
     def _voice_length(self, request: SpeechRequest) -> int:
         if request.voice is None:
@@ -79,14 +91,18 @@ class Prompter:
             self._runner.begin(rows[1], replace(settings, sampler=rows[0]))
         codes: Codes | None = None
         for track, row in zip(utterance.tracks, rows, strict=True):
-            codes = self._begin_voice(request, track, row, codes)
+            track.context, codes = self._begin_voice(request, track, row, codes)
+            for said in request.history:
+                tokens = self._tokenizer.encode(said.text if track.spoken else "", said.speaker)
+                track.context.remember(tokens, said.codes)
         self.begin_chunk(utterance)
 
-    def _begin_voice(self, request: SpeechRequest, track: Track, row: int, codes: Codes | None) -> Codes | None:
-        """Put the voice into the row, from the cache or to be prefilled. Gives back its codes for the next track."""
+    def _begin_voice(
+        self, request: SpeechRequest, track: Track, row: int, codes: Codes | None
+    ) -> tuple[Context, Codes | None]:
+        """Put the voice into the row, from the cache or to be prefilled. Its codes come back for the next track."""
         if request.voice is None:
-            track.context = Context(self.limit, 0, self._silence)
-            return None
+            return Context(self.limit, 0, self._silence), None
         key = VoiceKey(request.voice.key, _speaker(request), track.spoken)
         voice = self.voices.get(key)
         if voice is not None:
@@ -97,8 +113,7 @@ class Prompter:
             voice = CachedVoice(self._transcript(request, track.spoken), codes)
             track.pending.append(Prefill(0, [voice.tokens, voice.codes, self._silence]))
             track.new_voice = (key, voice)
-        track.context = Context(self.limit, voice.length, self._silence)
-        return voice.codes
+        return Context(self.limit, voice.length, self._silence), voice.codes
 
     def begin_chunk(self, utterance: Utterance) -> None:
         """Queue the next chunk of text."""

@@ -59,6 +59,18 @@ class VoicePrompt:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """Something that was said before, by the same speaker or another: what a request may follow on from.
+
+    codes: int64 (frames, codebooks), as Speech and AudioChunk carry them.
+    """
+
+    text: str
+    codes: Codes
+    speaker: int = 0
+
+
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also false for nan
         raise InvalidRequest(f"{name} must be from {low} to {high}, not {value}")
@@ -74,6 +86,7 @@ class SpeechRequest:
     text: str
     speaker: int = 0
     voice: VoicePrompt | None = None
+    history: tuple[Spoken, ...] = ()  # a conversation so far, oldest first; the newest of it that fits is context
     temperature: float = 0.8  # 0 is greedy
     top_k: int = 50
     guidance: float = 0.0  # classifier-free: cond + w * (cond - uncond); above 0 takes two rows

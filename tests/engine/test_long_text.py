@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-from engine import SpeechRequest, VoicePrompt
+from engine import InvalidRequest, SpeechRequest, Spoken, VoicePrompt
 from engine.runner import RowSettings
 from engine.service import CsmEngine
 from engine.text import split_text
@@ -75,6 +76,36 @@ def test_the_next_chunk_reads_what_was_said_before(brief: CsmEngine, voice: Voic
     runner.start(0, sum(map(len, spans)))
     made = np.stack([runner.step([0]).codes[0] for _ in range(FRAMES_PER_CHUNK)])
     np.testing.assert_array_equal(made, second)
+
+
+def test_a_conversation_is_followed_on_from(brief: CsmEngine, voice: VoicePrompt) -> None:
+    """What was said in an answer before is context as if it had been said in this one."""
+    first, second = "First of all, this.", "And then that."
+    request = SpeechRequest(f"{first} {second}", voice=voice, temperature=0, chunk_characters=20)
+    both = brief.generate(request).codes
+    before = brief.generate(replace(request, text=first)).codes
+    history = (Spoken(first, before),)
+    after = brief.generate(replace(request, text=second, history=history)).codes
+    np.testing.assert_array_equal(np.concatenate([before, after]), both)
+    assert (brief.generate(replace(request, text=second)).codes != after).any()
+    assert (
+        brief.generate(replace(request, text=second, history=(Spoken(first, before, speaker=1),))).codes != after
+    ).any()
+
+
+def test_of_a_long_conversation_the_newest_is_kept(brief: CsmEngine) -> None:
+    rng = np.random.default_rng(0)
+    turns = tuple(Spoken(f"Turn {n}.", rng.integers(0, 64, (40, 4)), n % 2) for n in range(30))
+    request = SpeechRequest("And so it goes.", temperature=0)
+    whole = brief.generate(replace(request, history=turns)).codes
+    np.testing.assert_array_equal(whole, brief.generate(replace(request, history=turns[-10:])).codes)
+    assert (whole != brief.generate(replace(request, history=turns[:-1])).codes).any()
+
+
+@pytest.mark.parametrize("codes", [np.zeros((3, 5), np.int64), np.full((3, 4), 64), np.full((3, 4), -1)])
+def test_codes_that_the_engine_cannot_have_made_are_refused(engine: CsmEngine, codes: Any) -> None:
+    with pytest.raises(InvalidRequest, match="history"):
+        engine.stream(SpeechRequest("What?", history=(Spoken("This.", codes),)))
 
 
 def test_zero_overlap_lays_independent_chunks_end_to_end(brief: CsmEngine, voice: VoicePrompt) -> None:
