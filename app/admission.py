@@ -90,7 +90,7 @@ class Admission:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(permits, loop.create_future())
         self._waiters.append(waiter)
-        deadline = loop.call_later(timeout, self._turn_away, waiter, timeout)
+        deadline = loop.call_later(timeout, self._turn_away, waiter)
         self._on_change()
         try:
             await waiter.granted
@@ -104,9 +104,9 @@ class Admission:
             deadline.cancel()
             self._on_change()
 
-    def _turn_away(self, waiter: _Waiter, waited: float) -> None:
+    def _turn_away(self, waiter: _Waiter) -> None:
         if not waiter.granted.done():
-            waiter.granted.set_exception(Busy(f"no slot became free within {waited:g} seconds: try again soon"))
+            waiter.granted.set_exception(Busy(f"no slot became free within {self._timeout:g} seconds: try again soon"))
             self._forget(waiter)
 
     def _forget(self, waiter: _Waiter) -> None:

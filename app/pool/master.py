@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..metrics import RESTARTS, count_lost, new_tally
+from ..tally import Tally
 from ..worker import Place
 from .board import COMING, Board, Spot
 
@@ -21,22 +23,28 @@ _log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.5  # before a worker that crashed is started again; twice as long after each more
 LONGEST_PAUSE_SECONDS = 300.0
 STEADY_SECONDS = 60.0  # a worker that was ready for so long has not crashed "in a row"
+_LONGEST_FOLDER = 64  # the path of a socket has 107 bytes at most
 _SPARE_LOOKS_EVERY = 0.2  # seconds
 
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a process stands in the pool. sockets: the folder of the workers' sockets; None for one that is alone."""
+    """Where a process stands in the pool.
+
+    index: its place on the board, and its row in the tally.
+    sockets: the folder of the workers' sockets; None for one that is alone.
+    """
 
     place: Place
     board: Board
+    tally: Tally
     index: int
     sockets: Path | None = None
 
 
 def alone(place: Place) -> Seat:
     """The seat of a process without a master: a board of its own."""
-    return Seat(place, _board([place]), 0)
+    return Seat(place, _board([place]), new_tally(1), 0)
 
 
 _here: Seat | None = None
@@ -48,17 +56,23 @@ def here() -> Seat:
 
 
 class Master:
-    """Made once, before the first fork, and kept through reloads: the workers of all generations share its board."""
+    """Made once, before the first fork, and kept through reloads: the workers of all generations share its board and
+    its tally."""
 
     def __init__(self, places: Sequence[Place]) -> None:
         self.places = tuple(places)
         self.board = _board(places)
+        self.tally = new_tally(len(places))
+        self._left: set[int] = set()  # places that a worker has been in, and is no more
         self.sockets: Path | None = None
 
     def open(self) -> None:
         """Make the folder of the sockets, readable by nobody else. One worker needs none."""
         if len(self.places) > 1 and self.sockets is None:
-            self.sockets = Path(tempfile.mkdtemp(prefix="csm-serve-"))
+            folder = tempfile.gettempdir()
+            if len(folder) > _LONGEST_FOLDER:
+                folder = "/tmp"
+            self.sockets = Path(tempfile.mkdtemp(prefix="csm-serve-", dir=folder))
 
     def close(self) -> None:
         if self.sockets is not None:
@@ -68,7 +82,11 @@ class Master:
 
     def assign(self) -> int | None:
         """A place for the worker that is about to be forked. None: all are taken, and it is a spare."""
-        return self.board.claim(COMING)
+        index = self.board.claim(COMING)
+        if index in self._left:
+            self._left.remove(index)
+            self.tally.add(index, RESTARTS)
+        return index
 
     def bury(self, index: int | None, pid: int) -> None:
         """A worker has ended. One that was not on its way out has crashed, and its successor has to wait."""
@@ -77,6 +95,8 @@ class Master:
             index = next((at for at, each in enumerate(records) if each.pid == pid), None)
         if index is None:
             return
+        count_lost(self.tally, index)  # before anybody else may write that row
+        self._left.add(index)
         record, now = records[index], time.monotonic()
         if record.state == "draining":
             self.board.vacate(index)
@@ -113,7 +133,7 @@ class Master:
                 time.sleep(_SPARE_LOOKS_EVERY)
         else:
             self.board.arrive(index, os.getpid())
-        _here = Seat(self.places[index], self.board, index, self.sockets)
+        _here = Seat(self.places[index], self.board, self.tally, index, self.sockets)
         return _here
 
 

@@ -20,6 +20,7 @@ from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 from ..deadlines import DeadlineProtocol
 from ..logs import configure_logging
 from ..settings import load_settings
+from .master import here
 from .watchdog import Exit, Watchdog
 
 if TYPE_CHECKING:
@@ -95,14 +96,14 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
         self.config.timeout_graceful_shutdown = stream_seconds(self.cfg.graceful_timeout)
 
     def init_process(self) -> None:
-        """Boot and run. Whatever goes wrong in that concerns this worker alone: see `Exit`."""
+        """Boot and run. What goes wrong in that concerns this worker alone, as long as others speak: see `Exit`."""
         try:
             super().init_process()
-        except AppImportError:
-            raise  # there is no such application: no worker can boot
         except (Exception, SystemExit) as error:
             if isinstance(error, SystemExit) and error.code != Arbiter.WORKER_BOOT_ERROR:
                 raise
+            if isinstance(error, AppImportError) and all(each.state != "ready" for each in here().board.records()):
+                raise  # the application cannot be loaded, and nobody has it loaded: there is no service to save
             _log.exception("this worker cannot boot; another is started in %g seconds", _BOOT_PAUSE_SECONDS)
             time.sleep(_BOOT_PAUSE_SECONDS)
             sys.exit(Exit.BOOT_FAILED)

@@ -1,0 +1,93 @@
+"""Clients of a pool: several at once, each knowing who speaks to it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any
+
+from tests.integration.shared import KEY, Server
+
+HEADERS = {"X-API-Key": KEY}
+LONG = "x" * 4000  # 80 s at 0.02 s a frame: nobody hears it to the end
+
+
+class Listener:
+    """A connection that asks for speech, once or again, and reads no more of it than it has to."""
+
+    def __init__(self, server: Server) -> None:
+        self._connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+        self._response: HTTPResponse | None = None
+        self.status = 0
+        self.headers: dict[str, str] = {}
+
+    def warm_up(self) -> Listener:
+        """Open the connection with a request of another kind, and keep it."""
+        self._connection.request("GET", "/livez")
+        self._connection.getresponse().read()
+        return self
+
+    def ask(self, text: str = LONG, **parameters: str) -> Listener:
+        """Ask for speech, and wait for the head of the answer."""
+        body = json.dumps({"text": text, "format": "raw_pcm", **parameters})
+        self._connection.request(
+            "POST", "/tts/generate", body, {**HEADERS, "Content-Type": "application/json", "X-Request-ID": text[:40]}
+        )
+        self._response = self._connection.getresponse()
+        self.status = self._response.status
+        self.headers = {name.lower(): value for name, value in self._response.getheaders()}
+        return self
+
+    @property
+    def worker(self) -> str:
+        return self.headers["x-worker-id"]
+
+    def rest(self) -> bytes:
+        """All of it. Raises http.client.IncompleteRead if the stream was cut."""
+        assert self._response is not None
+        return self._response.read()
+
+    def error(self) -> dict[str, Any]:
+        answer = json.loads(self.rest())
+        assert isinstance(answer, dict)
+        return answer
+
+    def leave(self) -> None:
+        if self._response is not None:
+            self._response.close()
+        if self._connection.sock is not None:
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+
+def at_once(listeners: list[Listener], text: str = LONG) -> list[Listener]:
+    """All of them ask in the same moment."""
+    with ThreadPoolExecutor(len(listeners)) as crowd:
+        return list(crowd.map(lambda each: each.ask(text), listeners))
+
+
+def spread(listeners: list[Listener]) -> list[int]:
+    """How many each worker speaks to, fewest first."""
+    assert [each.status for each in listeners] == [200] * len(listeners)
+    return sorted(Counter(each.worker for each in listeners).values())
+
+
+def health(server: Server) -> tuple[int, dict[str, Any]]:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.request("GET", "/health")
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def states(server: Server) -> list[str]:
+    """The state of each place; nothing while nobody answers."""
+    try:
+        return [each["state"] for each in health(server)[1]["tts_engines"].values()]
+    except (OSError, ValueError):
+        return []

@@ -1,0 +1,182 @@
+"""Four workers as one: who speaks, who waits, who is told to come back. All on one running service."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.integration.pool_clients import Listener, at_once, health, spread, states
+from tests.integration.shared import Server, serving
+
+WORKERS, SLOTS = 4, 16
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(
+        tmp_path_factory.mktemp("pool"),
+        MODEL_PATH="fake:frame_seconds=0.02",
+        WORKERS=str(WORKERS),
+        CONCURRENT_REQUESTS_PER_WORKER=str(SLOTS),
+        MAX_QUEUED_REQUESTS="0",
+        ENGINE_TIMEOUT_SECONDS="1",
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def crowd(server: Server) -> Iterator[list[Listener]]:
+    """As many listeners as there are slots, on connections that are kept; they leave at the end."""
+    server.wait_until(lambda: states(server) == ["ready"] * WORKERS)
+    listeners = [Listener(server) for _ in range(WORKERS * SLOTS)]
+    yield listeners
+    for each in listeners:
+        each.leave()
+    pause = threading.Event()
+    while health(server)[1]["status"] != "ok" or not _is_empty(server):
+        pause.wait(0.05)
+
+
+def _is_empty(server: Server) -> bool:
+    """All slots can be had at once."""
+    probes = at_once([Listener(server) for _ in range(WORKERS)], "x")
+    for each in probes:
+        each.leave()
+    return all(each.status == 200 for each in probes)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_arrivals_one_after_the_other_are_spread_evenly(server: Server, crowd: list[Listener], kept: bool) -> None:
+    listeners = [each.warm_up() if kept else each for each in crowd[:8]]
+    for each in listeners:
+        each.ask()
+        time.sleep(0.1)
+    assert spread(listeners) == [2] * WORKERS
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_burst_is_spread_evenly(server: Server, crowd: list[Listener], kept: bool) -> None:
+    assert spread(at_once([each.warm_up() if kept else each for each in crowd[:WORKERS]])) == [1] * WORKERS
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_full_pool_is_full_evenly(server: Server, crowd: list[Listener], kept: bool) -> None:
+    assert spread(at_once([each.warm_up() if kept else each for each in crowd])) == [SLOTS] * WORKERS
+
+
+def test_speech_that_is_over_before_the_next_arrives_is_spread_too(server: Server, crowd: list[Listener]) -> None:
+    for each in crowd[:8]:
+        assert len(each.ask("Hi").rest()) == 2 * 3840
+    assert spread(crowd[:8]) == [2] * WORKERS
+
+
+def test_one_connection_is_served_by_all(server: Server, crowd: list[Listener]) -> None:
+    speakers = set()
+    for _ in range(WORKERS):
+        speakers.add(crowd[0].ask("Hi").worker)
+        crowd[0].rest()
+    assert len(speakers) == WORKERS
+
+
+def test_remote_speech_is_what_local_speech_is(server: Server, crowd: list[Listener]) -> None:
+    assert len({each.ask("The same.", voice_id="speaker_3").rest() for each in crowd[:WORKERS]}) == 1
+    assert spread(crowd[:WORKERS]) == [1] * WORKERS
+
+
+def test_one_too_many_is_told_and_gets_the_first_slot_that_is_free(server: Server, crowd: list[Listener]) -> None:
+    at_once(crowd)
+    late = Listener(server).ask()
+    assert late.status == 429
+    assert int(late.headers["retry-after"]) > 0
+    assert late.error()["code"] == "busy"
+    crowd[7].leave()
+    server.wait_until(lambda: late.ask().status == 200 or late.rest() == b"")
+    assert late.worker == crowd[7].worker
+    late.leave()
+
+
+def test_control_routes_answer_a_full_pool(server: Server, crowd: list[Listener]) -> None:
+    at_once(crowd)
+    for path in ("/health", "/livez", "/readyz", "/openapi.json"):
+        assert [server.get(path) for _ in range(8)] == [200] * 8
+
+
+def test_errors_of_another_worker_are_answered_as_ones_own(server: Server, crowd: list[Listener]) -> None:
+    for text, voice, status, code in (
+        ("Hi", "nobody", 404, "unknown_voice"),
+        ("[raise]", "speaker_0", 500, "engine_failed"),
+        ("[memory]", "speaker_0", 500, "out_of_memory"),
+    ):
+        for each in crowd[:WORKERS]:
+            each.ask(text, voice_id=voice)
+            assert (each.status, each.error()["code"]) == (status, code)
+
+
+def test_a_speech_that_breaks_is_cut_wherever_it_is_spoken(server: Server, crowd: list[Listener]) -> None:
+    for each in crowd[:WORKERS]:
+        with pytest.raises(http.client.IncompleteRead):
+            each.ask("[raise@30]" + "x" * 50).rest()
+    assert spread(crowd[:WORKERS]) == [1] * WORKERS
+
+
+def test_a_worker_that_is_killed_cuts_its_streams_alone_and_comes_back(server: Server, crowd: list[Listener]) -> None:
+    listeners = at_once(crowd[: 2 * WORKERS], "x" * 200)
+    victim = _process_of(server, "0")
+    victim.kill()
+    whole, cut = [], []
+    for each in listeners:
+        try:
+            assert len(each.rest()) == 200 * 3840
+            whole.append(each.worker)
+        except (http.client.IncompleteRead, ConnectionError):
+            cut.append(each.worker)
+    assert "0" in cut
+    assert "0" not in whole
+    server.wait_until(lambda: states(server) == ["ready"] * WORKERS)
+    assert victim.pid not in [each.pid for each in server.workers()]
+    assert spread(at_once(crowd[-WORKERS:])) == [1] * WORKERS
+
+
+def test_an_idle_worker_that_is_killed_is_missed_by_nobody(server: Server, crowd: list[Listener]) -> None:
+    _process_of(server, "1").kill()
+    statuses = []
+    for each in crowd[:WORKERS]:
+        try:
+            statuses.append(each.ask("Hi").status)
+        except (ConnectionError, http.client.HTTPException):  # it was the one that had accepted it
+            statuses.append(0)
+    assert statuses.count(200) >= WORKERS - 1
+    server.wait_until(lambda: states(server) == ["ready"] * WORKERS)
+
+
+def test_an_order_that_kills_is_not_handed_on_for_ever(server: Server, crowd: list[Listener]) -> None:
+    before = {each.pid for each in server.workers()}
+    try:
+        killer = crowd[0].ask("[exit]")
+        assert (killer.status, killer.error()["code"]) == (503, "worker_died")
+    except (ConnectionError, http.client.HTTPException):
+        pass  # it was spoken by the very worker that had accepted it
+    server.wait_until(lambda: states(server) == ["ready"] * WORKERS)
+    assert 1 <= len(before - {each.pid for each in server.workers()}) <= 2
+
+
+def test_a_hung_engine_is_ended_and_its_streams_with_it(server: Server, crowd: list[Listener]) -> None:
+    before = {each.pid for each in server.workers()}
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        crowd[0].ask("[hang@40]" + "x" * 100).rest()
+    server.wait_until(lambda: states(server) == ["ready"] * WORKERS)
+    assert len(before - {each.pid for each in server.workers()}) == 1
+    assert "the engine has hung for" in server.log
+
+
+def _process_of(server: Server, worker_id: str) -> psutil.Process:
+    """The process of a place: the one whose log lines say so; found by the socket that it listens on."""
+    for process in server.workers():
+        if any(each.laddr.endswith(f"/{worker_id}.sock") for each in process.net_connections("unix") if each.laddr):
+            return process
+    raise AssertionError(f"nobody listens for worker {worker_id}")
