@@ -79,6 +79,7 @@ class EngineHost:
 
     loader: builds an engine of a config; another one in tests.
     on_change: called, from any thread, whenever `status` or `load` have something new to say.
+    on_voice_encoded: called, from any thread, for each voice on disk that was encoded at the start.
     """
 
     def __init__(self, settings: Settings, place: Place, voices: VoiceStore, loader: Loader = load_engine) -> None:
@@ -87,6 +88,7 @@ class EngineHost:
         self._voices = voices
         self._loader = loader
         self.on_change: Callable[[], None] = lambda: None
+        self.on_voice_encoded: Callable[[], None] = lambda: None
         self._status = HostStatus("loading", doing="starting")
         self._advanced = time.monotonic()  # when loading last got anywhere
         self._stage: _Stage | None = None
@@ -296,6 +298,7 @@ class EngineHost:
                     raise voice
                 engine.prepare_voice(voice.prompt)
                 usable += 1
+                self.on_voice_encoded()
             except (EngineError, ServiceError) as error:
                 _log.warning("voice %s is skipped: %s", voice_id, error)
         _log.info("%d voices encoded", usable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -63,11 +63,11 @@ class Machine:
     gpus: as CUDA_VISIBLE_DEVICES names them. A GPU, or a driver, in trouble gives nulls and no errors.
     """
 
-    def __init__(self, gpus: Sequence[str]) -> None:
+    def __init__(self, gpus: Iterable[str]) -> None:
         self._names = tuple(gpus)
         self._cpu: Cpu | None = None
         self._cpu_at = 0.0
-        self._gpus = [Gpu(device_id=_number(name)) for name in gpus]
+        self._gpus = [Gpu(device_id=_number(name)) for name in self._names]
         self._gpus_at = 0.0
         self._driver = _Driver()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="driver")  # a driver that hangs holds no other work

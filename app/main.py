@@ -21,10 +21,12 @@ from .body_limit import BodyLimit
 from .encoders import FORMATS, EncoderError
 from .engine_host import EngineHost, Loader
 from .greeting import curl_line
+from .machine import Machine
+from .metrics import Metrics
 from .pool import master
 from .pool.pool import Pool
 from .request_log import RequestLog
-from .routers import speech, system, voices
+from .routers import speech, status, system, voices
 from .service import Service
 from .settings import ENV_FILE, Settings, load_settings
 from .voice_store import VoiceStore
@@ -54,7 +56,10 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
     )
     host = EngineHost(settings, place, store, loader)
     pool = Pool(seat.board, seat.index, host, seat.sockets, settings.queue_timeout_seconds)
-    service = Service(settings, place, store, host, pool)
+    metrics = Metrics(seat.tally, seat.index, seat.board.records)
+    host.on_voice_encoded = metrics.voice_encoded
+    machine = Machine(dict.fromkeys(spot.gpu for spot in seat.board.spots if spot.gpu is not None))
+    service = Service(settings, place, store, host, pool, metrics, machine)
     application = FastAPI(
         title="csm-serve",
         summary="Real-time speech from Sesame CSM-1B",
@@ -62,16 +67,16 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
         redoc_url=None,
         redirect_slashes=False,  # to an address made of the client's own Host header
         lifespan=_lifespan,
-        middleware=_layers(settings),
+        middleware=_layers(settings, metrics),
     )
     application.state.service = service
     answers.install(application)
-    for each in (speech, voices, system):
+    for each in (speech, voices, system, status):
         application.include_router(each.router)
     return application
 
 
-def _layers(settings: Settings) -> list[Middleware]:
+def _layers(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """The way in, from the outside: nothing is read of a request that has no key."""
     json_limit = max(_MIB, 16 * settings.max_text_length)  # a character is 12 bytes at most, escaped in JSON
     upload_limit = int(settings.max_upload_mb * _MIB) + _MIB  # and the form around it
@@ -80,7 +85,7 @@ def _layers(settings: Settings) -> list[Middleware]:
         return upload_limit if path == "/voices" or path.startswith("/voices/") else json_limit
 
     return [
-        Middleware(RequestLog),
+        Middleware(RequestLog, observers=[metrics]),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -101,6 +106,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await service.pool.close()
+        service.machine.close()
 
 
 def _get_ready(service: Service) -> None:

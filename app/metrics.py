@@ -79,7 +79,7 @@ UNDERRUN = Histogram(
 )
 UNDERRUNS = Counter("csm_underruns_total", "Streams whose listener was without audio at least once.")
 AUDIO = Counter("csm_audio_seconds_total", "Seconds of audio that were sent.")
-VOICES_ENCODED = Counter("csm_voices_encoded_total", "Voices that were encoded at a start, by all workers together.")
+VOICES_ENCODED = Counter("csm_voices_encoded_total", "Voices that were encoded ahead, at a start or after an upload.")
 RESTARTS = Counter("csm_worker_restarts_total", "Workers that were started in the place of one that had gone.")
 
 FAMILIES: tuple[Family, ...] = (
@@ -88,26 +88,12 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-_shared: Tally | None = None
+def new_tally(places: int) -> Tally:
+    """Memory for a service of so many workers; the master makes it before it forks them."""
+    return Tally(FAMILIES, places)
 
 
-def share(places: int) -> Tally:
-    """The memory of a service with so many workers, for the master to make before it forks them.
-
-    Asked again, as when the configuration is read again, it is the same: workers count in it already.
-    """
-    global _shared  # noqa: PLW0603  a process has one service
-    if _shared is None:
-        _shared = Tally(FAMILIES, max(places, 1))
-    return _shared
-
-
-def shared() -> Tally | None:
-    """What the master made; None where there is no master."""
-    return _shared
-
-
-def bury(tally: Tally, row: int) -> None:
+def count_lost(tally: Tally, row: int) -> None:
     """The worker of this row is gone: what it had admitted and not ended has failed. For the master alone."""
     ended = sum(sum(tally.of_row(row, each)) for each in (FINISHED, ABORTED, FAILED))
     lost = sum(tally.of_row(row, ADMITTED)) - ended
@@ -122,17 +108,17 @@ def protocol_of(path: str) -> str:
 class Metrics(Collector):
     """The sums of all workers and the state of each, as one worker counts and any of them tells.
 
-    tally, row: where this worker counts; without one it counts for itself alone.
+    tally, row: where this worker counts.
     workers: how all of them are now. It may take a lock, so it is asked in a thread.
     """
 
     def __init__(
         self,
-        tally: Tally | None = None,
+        tally: Tally,
         row: int = 0,
         workers: Callable[[], Sequence[WorkerRecord]] = tuple,
     ) -> None:
-        self._tally = tally or Tally(FAMILIES, 1)
+        self._tally = tally
         self._row = row
         self._workers = workers
         self._registry = CollectorRegistry(auto_describe=False)

@@ -10,6 +10,8 @@ from starlette.requests import HTTPConnection
 
 from .admission import Admission
 from .engine_host import EngineHost
+from .machine import Machine
+from .metrics import Metrics
 from .pool.pool import Pool
 from .settings import Settings
 from .voice_store import VoiceStore
@@ -25,6 +27,8 @@ class Service:
     voices: VoiceStore
     host: EngineHost
     pool: Pool
+    metrics: Metrics
+    machine: Machine
     uploads: Admission = field(default_factory=lambda: Admission(UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS))
 
 

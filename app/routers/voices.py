@@ -140,6 +140,7 @@ def _prepare(service: Service, voice_id: str) -> None:
         casting = service.host.cast(voice_id)
         assert casting.voice is not None  # an id of the store
         service.host.engine.prepare_voice(casting.voice, casting.speaker)
+        service.metrics.voice_encoded()
     except (EngineError, ServiceError) as error:
         _log.warning("voice %s is not prepared ahead of its first request: %s", voice_id, error)
     except Exception:

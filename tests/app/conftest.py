@@ -139,4 +139,7 @@ def wait() -> Any:
 @pytest.fixture(autouse=True)
 def _no_threads_are_left() -> Any:
     yield
-    assert not [thread for thread in threading.enumerate() if thread.name in ("fake-engine", "load-engine")]
+    left = [thread for thread in threading.enumerate() if thread.name in ("fake-engine", "load-engine")]
+    for thread in left:
+        thread.join(10)  # what is done once the engine is ready may be under way still
+    assert not [thread for thread in left if thread.is_alive()]

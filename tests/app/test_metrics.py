@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app import metrics
 from app.encoders import FORMATS
-from app.metrics import FAMILIES, Metrics, bury, protocol_of
+from app.metrics import FAMILIES, Metrics, count_lost, new_tally, protocol_of
 from app.pool.board import WorkerRecord
 from app.request_log import Outcome, RequestRecord
 
@@ -33,11 +33,6 @@ WORKER = WorkerRecord(
     retry_at=0.0,
     ready_since=1.0,
 )
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_shared", None)
 
 
 def read(told: Metrics) -> dict[str, float]:
@@ -74,7 +69,7 @@ def test_names_have_the_prefix_and_their_unit() -> None:
 
 @pytest.mark.parametrize("outcome", ["ok", "refused", "failed", "left", "stalled", "drained"])
 def test_every_admitted_request_ends_in_one_way(outcome: Outcome) -> None:
-    counting = Metrics()
+    counting = Metrics(new_tally(1))
     speak(counting, outcome)
     seen = read(counting)
     ends = [seen[f"csm_requests_{way}_total"] for way in ("finished", "aborted", "failed")]
@@ -84,7 +79,7 @@ def test_every_admitted_request_ends_in_one_way(outcome: Outcome) -> None:
 
 
 def test_who_was_never_admitted_is_a_request_and_no_more() -> None:
-    counting = Metrics()
+    counting = Metrics(new_tally(1))
     speak(counting, "refused", admit=False)
     seen = read(counting)
     assert seen["csm_requests_admitted_total"] == seen["csm_requests_aborted_total"] == 0
@@ -93,7 +88,7 @@ def test_who_was_never_admitted_is_a_request_and_no_more() -> None:
 
 
 def test_reasons_are_told() -> None:
-    counting = Metrics()
+    counting = Metrics(new_tally(1))
     for outcome in ("left", "stalled", "drained", "failed", "failed"):
         speak(counting, outcome)  # type: ignore[arg-type]
     seen = read(counting)
@@ -103,7 +98,7 @@ def test_reasons_are_told() -> None:
 
 
 def test_time_is_in_seconds_and_in_the_right_bucket() -> None:
-    counting = Metrics()
+    counting = Metrics(new_tally(1))
     speak(counting, "ok")
     seen = read(counting)
     assert seen["csm_first_audio_seconds_bucket{le=0.03}"] == 0
@@ -114,7 +109,7 @@ def test_time_is_in_seconds_and_in_the_right_bucket() -> None:
 
 
 def test_underruns_are_counted_apart() -> None:
-    counting = Metrics()
+    counting = Metrics(new_tally(1))
     for worst in (0.0, 0.05, 3.0):
         record = RequestRecord("id", "GET", "/", [counting], underrun_seconds=worst)
         record.end()
@@ -149,7 +144,7 @@ def test_protocols_are_few(path: str, protocol: str) -> None:
 
 
 def test_strange_paths_methods_and_statuses_add_no_labels() -> None:
-    counting = Metrics()
+    counting = Metrics(new_tally(1))
     for number in range(50):
         record = RequestRecord("id", f"M{number}", f"/{number}", [counting], status=450 + number, format=f"f{number}")
         record.outcome = "refused"
@@ -159,7 +154,7 @@ def test_strange_paths_methods_and_statuses_add_no_labels() -> None:
 
 def test_all_workers_together_and_each_ones_state() -> None:
     other = replace(WORKER, worker_id="1", state="failed", active=0, capacity=0, queued=0, heartbeat=0.0)
-    tally = metrics.share(2)
+    tally = new_tally(2)
     first, second = (Metrics(tally, row, lambda: [WORKER, other]) for row in range(2))
     speak(first, "ok")
     speak(second, "ok")
@@ -175,27 +170,21 @@ def test_all_workers_together_and_each_ones_state() -> None:
 
 
 def test_what_a_dead_worker_had_admitted_has_failed() -> None:
-    tally = metrics.share(2)
+    tally = new_tally(2)
     dead, alive = Metrics(tally, 0), Metrics(tally, 1)
     speak(dead, "ok")
     for counting in (dead, dead, alive):
         RequestRecord("id", "GET", "/tts/generate", [counting]).admit()
-    for _ in range(2):  # the second finds nothing more to bury
-        bury(tally, 0)
+    for _ in range(2):  # the second finds nothing more to count
+        count_lost(tally, 0)
     seen = read(alive)
     assert seen["csm_requests_failed_total{reason=worker_died}"] == 2
     assert seen["csm_requests_admitted_total"] == 4
     assert seen["csm_requests_finished_total"] == 1
 
 
-def test_reading_the_configuration_again_keeps_what_was_counted() -> None:
-    assert metrics.shared() is None
-    tally = metrics.share(4)
-    assert metrics.share(2) is metrics.shared() is tally
-
-
 def test_threads_of_one_worker_lose_nothing() -> None:
-    counting = Metrics()
+    counting = Metrics(new_tally(1))
     threads = [threading.Thread(target=lambda: [counting.voice_encoded() for _ in range(500)]) for _ in range(4)]
     for each in threads:
         each.start()
@@ -209,14 +198,8 @@ def families_of(told: Metrics) -> Iterator[str]:
 
 
 def test_a_monitor_that_asks_for_openmetrics_gets_it() -> None:
-    text, media_type = Metrics().render("application/openmetrics-text;version=1.0.0")
+    text, media_type = Metrics(new_tally(1)).render("application/openmetrics-text;version=1.0.0")
     assert media_type.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")
-    assert Metrics().render()[1].startswith("text/plain")
-    assert len(set(families_of(Metrics()))) == len(FAMILIES) + 5
-
-
-def test_a_row_counts_for_itself_where_nothing_is_shared() -> None:
-    one, two = Metrics(), Metrics()
-    speak(one, "ok")
-    assert read(two)["csm_requests_finished_total"] == 0
+    assert Metrics(new_tally(1)).render()[1].startswith("text/plain")
+    assert len(set(families_of(Metrics(new_tally(1))))) == len(FAMILIES) + 5

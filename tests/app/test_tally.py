@@ -74,6 +74,6 @@ print(tally.sums(counter))
 
 
 def test_the_master_need_not_load_what_starts_threads() -> None:
-    program = "import sys, app.metrics; app.metrics.share(8); print({'numpy', 'av', 'engine'} & sys.modules.keys())"
+    program = "import sys, app.metrics; app.metrics.new_tally(8); print({'numpy', 'av', 'engine'} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
