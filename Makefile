@@ -1,11 +1,11 @@
 # Two commands matter: `make serve` and `make test`. `make help` lists the rest.
-# PYTHON chooses the interpreter of a new .venv, PORT and HOST where to listen, ARGS goes to pytest or uv.
+# PYTHON chooses the interpreter of a new .venv, PORT and HOST where to listen, ARGS goes to pytest, uv or the soak.
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format lock clean
+.PHONY: help install serve test check format soak lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: $(INSTALLED) ## Check format, lint, types and import rules
 format: $(INSTALLED) ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+soak: $(INSTALLED) ## Ten minutes of load, kills and bad clients on loopback (SOAK_MINUTES=2 is shorter)
+	$(BIN)/python -m scripts.soak --minutes $(or $(SOAK_MINUTES),10) $(ARGS)
 
 lock: $(INSTALLED) ## Work the locks out anew (ARGS=--upgrade takes newer releases)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes \

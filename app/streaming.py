@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from engine import SAMPLE_RATE
 
+from . import deadlines
 from .encoders import Encoder, Format
 from .errors import ServiceError, Unprocessable
 from .pacing import Pacing
@@ -25,7 +26,9 @@ from .request_log import RequestRecord, record_of
 from .schemas import Order
 from .speaking import speak
 
-STALL_SECONDS = 60.0  # a reader that takes nothing for this long has left, as far as its slot goes
+# A reader that takes nothing for this long has left, as far as its slot goes. Before the deadline of its connection,
+# which would look as if it had left by itself.
+STALL_SECONDS = deadlines.STALL_SECONDS - 5
 _UNENCODED = frozenset({"wav", "raw_pcm"})  # they cost less than the way to a thread and back
 _encoding = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="encode")
 
