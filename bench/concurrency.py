@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,21 +25,10 @@ from engine import FRAME_MILLISECONDS, EngineConfig, SpeechRequest, load_engine
 from engine.random_checkpoint import SPECIAL_TOKENS
 from engine.service import CsmEngine
 
+from .machine import name_of, read_bandwidth, timed
+
 TEXT = "The quick brown fox jumps over the lazy dog near the bank of the river."
 SECONDS_PER_FRAME = FRAME_MILLISECONDS / 1000
-
-
-def timed(work: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
-
-
-def read_bandwidth(device: torch.device) -> float:
-    """Bytes per second that can be read: a sum over more memory than any cache holds."""
-    block = torch.ones(1 << 28, dtype=torch.float32, device=device)  # 1 GiB
-    block.sum().item()
-    return block.nbytes / min(timed(lambda: block.sum().item()) for _ in range(5))
 
 
 def transformers_speaker(model: str, device: str, dtype: torch.dtype, frames: int) -> Callable[[], None]:
@@ -82,7 +69,8 @@ def main() -> None:
     arguments = parser.parse_args()
     frames, most = arguments.frames, max(arguments.rows)
 
-    bandwidth = read_bandwidth(torch.device(arguments.device))
+    device = torch.device(arguments.device)
+    bandwidth = read_bandwidth(device)
     engine = load_engine(
         EngineConfig(model=arguments.model, device=arguments.device, dtype=arguments.dtype, slots=most)
     )
@@ -104,7 +92,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for each in range(arguments.rounds + 1):  # the first is to warm up
         for name, side in sides.items():
-            took = timed(side)
+            took = timed(side, device)
             if each:
                 seconds[name].append(took)
             print(f"round {each}: {name}: {took:.2f} s", flush=True)
@@ -126,14 +114,13 @@ def main() -> None:
                 "device": arguments.device,
                 "dtype": arguments.dtype,
                 "frames": frames,
-                "threads": torch.get_num_threads(),
                 "read_gb_per_second": round(bandwidth / 1e9, 2),
                 "floor_seconds_per_frame": round(floor, 4),
                 "seconds": {name: [round(each, 3) for each in taken] for name, taken in seconds.items()},
                 "audio_seconds_per_second": {name: round(rate, 4) for name, rate in rates.items()},
                 "ratio": {name: round(rate / base, 2) for name, rate in rates.items()},
                 "torch": torch.__version__,
-                "machine": platform.processor() or platform.machine(),
+                "machine": name_of(device),
             }
         )
     )

@@ -1,0 +1,56 @@
+"""What the machine can do at best, and how benchmarks time: shared by all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that `work` takes, to the end of what it set off."""
+    synchronize(device)
+    begun = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - begun
+
+
+def median_seconds(work: Callable[[], Any], device: torch.device, rounds: int, warmups: int = 2) -> float:
+    for _ in range(warmups):
+        work()
+    return statistics.median(timed(work, device) for _ in range(rounds))
+
+
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes per second that can be read: a sum over more memory than any cache holds."""
+    block = torch.ones(1 << 28, dtype=torch.float32, device=device)  # 1 GiB
+    return block.nbytes / min(timed(block.sum, device) for _ in range(5))
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product in `dtype`."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(3))
+
+
+def name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = "CPU"
+    return f"{model}, {torch.get_num_threads()} threads"
