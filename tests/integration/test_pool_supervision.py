@@ -1,0 +1,188 @@
+"""Workers that cannot start, spares, reloads, and the end of it all."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.pool_clients import Listener, at_once, health, states
+from tests.integration.shared import KEY, Server, serving
+
+Make = Callable[[], Listener]
+SLOW = "fake:frame_seconds=0.02"
+
+
+@pytest.fixture
+def trouble(tmp_path: Path) -> Path:
+    """What is written into it goes wrong when a worker loads."""
+    return tmp_path / "trouble"
+
+
+@pytest.fixture
+def server(tmp_path: Path, trouble: Path) -> Iterator[Server]:
+    with serving(
+        tmp_path,
+        MODEL_PATH=f"{SLOW},trouble={trouble}",
+        WORKERS="2",
+        CONCURRENT_REQUESTS_PER_WORKER="1",
+        QUEUE_TIMEOUT_SECONDS="20",
+        START_TIMEOUT_SECONDS="1",
+    ) as server:
+        server.wait_until(lambda: states(server) == ["ready", "ready"])
+        yield server
+
+
+@pytest.fixture
+def listener(server: Server) -> Iterator[Callable[[], Listener]]:
+    """Makes listeners, who leave at the end."""
+    made: list[Listener] = []
+
+    def make() -> Listener:
+        made.append(Listener(server))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.leave()
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+
+
+def kill_one(server: Server) -> None:
+    server.workers()[0].kill()
+
+
+def test_a_place_that_cannot_load_is_failed_and_the_rest_serves(server: Server, trouble: Path, listener: Make) -> None:
+    trouble.write_text("memory")
+    kill_one(server)
+    server.wait_until(lambda: sorted(states(server)) == ["failed", "ready"])
+    status, body = health(server)
+    assert (status, body["status"]) == (200, "degraded")
+    assert any("out of memory" in (each["error"] or "") for each in body["tts_engines"].values())
+    assert [server.get(path) for path in ("/livez", "/readyz")] == [200, 200]
+    for _ in range(4):
+        assert len(listener().ask("Hi").rest()) == 2 * 3840
+    trouble.unlink()
+    for each in server.workers():
+        each.kill()
+    server.wait_until(lambda: states(server) == ["ready", "ready"])
+
+
+def test_a_crash_loop_is_slowed_down_and_counts_as_failed(server: Server, trouble: Path, listener: Make) -> None:
+    trouble.write_text("exits")
+    kill_one(server)
+    server.wait_until(lambda: "restarting" in states(server))
+    server.wait_until(lambda: sorted(states(server)) == ["failed", "ready"])
+    pauses = re.findall(r"for the (\d)\. time in a row: it loads again in ([\d.]+) seconds", server.log)
+    assert pauses == [("1", "0.5"), ("2", "1"), ("3", "2"), ("4", "4")]
+    assert len(listener().ask("Hi").rest()) == 2 * 3840
+    trouble.unlink()
+    server.wait_until(lambda: states(server) == ["ready", "ready"])
+
+
+def test_a_start_that_gets_nowhere_is_ended(server: Server, trouble: Path, listener: Make) -> None:
+    trouble.write_text("hangs")
+    kill_one(server)
+    server.wait_until(lambda: "loading has got nowhere" in server.log)
+    trouble.unlink()
+    server.wait_until(lambda: states(server) == ["ready", "ready"])
+    assert server.process.poll() is None
+
+
+def test_who_waits_goes_where_a_slot_is_free(server: Server, listener: Make) -> None:
+    first, second = at_once([listener(), listener()])
+    waiting = [listener() for _ in range(4)]
+    answers = threading.Thread(target=at_once, args=(waiting, "Hi"))
+    answers.start()
+    server.wait_until(lambda: sum(queued(server)) == 4)
+    second.leave()  # all four are spoken there, whoever they waited for
+    answers.join()
+    assert {each.worker for each in waiting} == {second.worker}
+    first.leave()
+
+
+def queued(server: Server) -> list[int]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.request("GET", "/system-status", headers={"X-API-Key": KEY})
+        return [each["queued"] for each in json.loads(connection.getresponse().read())["workers"]]
+    finally:
+        connection.close()
+
+
+def test_stopping_lets_remote_streams_finish_and_tells_the_others(server: Server, listener: Make) -> None:
+    children, folders = server.workers(), list((Path(server_folder(server)) / "spool").glob("csm-serve-*"))
+    speaking = at_once([listener(), listener()], "x" * 100)
+    waiting = listener()
+    told = threading.Thread(target=waiting.ask, args=("Hi",))
+    told.start()
+    server.wait_until(lambda: sum(queued(server)) == 1)
+    server.process.send_signal(signal.SIGTERM)
+    told.join()
+    assert (waiting.status, waiting.error()["code"]) == (503, "draining")
+    assert server.get("/readyz") == 503
+    late = listener().ask("Hi")
+    assert (late.status, late.error()["code"]) == (503, "draining")
+    assert int(late.headers["retry-after"]) > 0
+    assert [len(each.rest()) for each in speaking] == [100 * 3840] * 2
+    assert server.process.wait() == 0
+    assert gone(children)
+    assert not any(folder.exists() for folder in folders)
+
+
+def server_folder(server: Server) -> str:
+    return str(psutil.Process(server.process.pid).cwd())
+
+
+def test_stopping_waits_for_no_stream_longer_than_it_may(tmp_path: Path) -> None:
+    with serving(tmp_path, MODEL_PATH=SLOW, WORKERS="2", GRACEFUL_TIMEOUT_SECONDS="1") as server:
+        server.wait_until(lambda: states(server) == ["ready", "ready"])
+        children, speaking = server.workers(), at_once([Listener(server), Listener(server)])
+        server.process.send_signal(signal.SIGTERM)
+        for each in speaking:
+            with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+                each.rest()
+            each.leave()
+        assert server.process.wait() == 0
+        assert gone(children)
+
+
+def test_a_spare_loads_nothing_and_serves_nothing_until_there_is_a_place(server: Server, listener: Make) -> None:
+    server.process.send_signal(signal.SIGTTIN)
+    server.wait_until(lambda: "this worker waits for one" in server.log)
+    assert len(server.workers()) == 3
+    assert states(server) == ["ready", "ready"]
+    kill_one(server)
+    server.wait_until(lambda: states(server) == ["ready", "ready"])
+    assert server.stop() == 0
+
+
+def test_a_reload_replaces_all_workers_and_cuts_nobody(server: Server, listener: Make) -> None:
+    before = server.workers()
+    speaking = at_once([listener(), listener()], "x" * 60)
+    server.process.send_signal(signal.SIGHUP)
+    assert [len(each.rest()) for each in speaking] == [60 * 3840] * 2
+    server.wait_until(lambda: gone(before))
+    server.wait_until(lambda: states(server) == ["ready", "ready"])
+    assert len(listener().ask("Hi").rest()) == 2 * 3840
+
+
+def test_workers_without_a_master_leave(server: Server, listener: Make) -> None:
+    children = server.workers()
+    os.kill(server.process.pid, signal.SIGKILL)
+    pause = threading.Event()
+    while not gone(children):
+        pause.wait(0.05)
+    with pytest.raises(ConnectionError):
+        listener().ask("Hi")
