@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEADERS_SECONDS = 20.0  # from the first byte of a request, or from the connection, to the end of its headers
 BODY_SECONDS = 20.0  # for a body, and one second more for each of these bytes that has come
 BODY_BYTES_A_SECOND = 4096
-STALL_SECONDS = 60.0  # in which a reader must make room; about 64 KiB wait for it, besides what the kernel holds
+STALL_SECONDS = 65.0  # in which a reader must make room; the response itself gives up a little earlier, and says so
 LOOK_SECONDS = 1.0
 
 _TOO_SLOW = json.dumps({"detail": "the request did not come in time: send it faster", "code": "request_timeout"})
