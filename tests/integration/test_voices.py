@@ -147,19 +147,18 @@ def test_of_many_with_one_id_one_wins(server: Server) -> None:
 
 
 def spooled(server: Server, folder: Path) -> int:
-    """How many uploads lie half done in files that have no name any more."""
+    """How many uploads lie half done on the disk, in files that have no name any more."""
     count = 0
     for worker in server.workers():
         for file in Path(f"/proc/{worker.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                path = os.readlink(file)
-                count += path.startswith(str(folder / "spool")) and "wgunicorn" not in path  # its heartbeat's
+                count += os.readlink(file).startswith(f"{folder}/spool/") and file.stat().st_size >= 1 << 20
     return count
 
 
 def left_behind(folder: Path) -> list[str]:
-    left = [path.name for part in ("spool", "voices") for path in (folder / part).iterdir()]
-    return [name for name in left if name not in (".lock", "speakers", ".speakers")]
+    paths = [*(folder / "spool").iterdir(), *(folder / "voices").iterdir()]
+    return [path.name for path in paths if path.is_file() and path.name != ".lock"]
 
 
 def start_upload(server: Server, length: int = 6 << 20, sent: int = 3 << 20) -> socket.socket:
