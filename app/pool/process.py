@@ -18,6 +18,7 @@ from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from ..deadlines import DeadlineProtocol
+from ..live.protocol import LiveProtocol
 from ..logs import configure_logging
 from ..settings import load_settings
 from .master import here
@@ -66,6 +67,9 @@ class DrainingServer(Server):
         pool, began = self._service.pool, time.monotonic()
         limit = self.config.timeout_graceful_shutdown or 0
         pool.drain()
+        for connection in self.server_state.connections:
+            if isinstance(connection, LiveProtocol):
+                connection.leave()
         listening = True
         while pool.busy and not self.force_exit and (spent := time.monotonic() - began) < limit:
             if listening and spent > _SIBLINGS_SECONDS and pool.others_ready:
@@ -84,6 +88,8 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         **UvicornWorker.CONFIG_KWARGS,
         "http": DeadlineProtocol,
+        "ws": LiveProtocol,
+        "ws_per_message_deflate": False,  # it would cost more than the audio itself, and save next to nothing of it
         "access_log": False,
         "server_header": False,
     }
@@ -94,6 +100,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
         # UvicornWorker gives it gunicorn's handlers, and those are the root's. Of uvicorn.access nothing must come out.
         logging.getLogger("uvicorn.error").propagate = True
         self.config.timeout_graceful_shutdown = stream_seconds(self.cfg.graceful_timeout)
+        self.config.ws_max_size = load_settings().json_limit
 
     def init_process(self) -> None:
         """Boot and run. What goes wrong in that concerns this worker alone, as long as others speak: see `Exit`."""

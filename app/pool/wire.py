@@ -13,7 +13,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from engine import AudioChunk, SpeechRequest
+from engine import AudioChunk, SpeechRequest, Spoken
 
 from .. import errors
 from ..errors import ServiceError
@@ -22,9 +22,8 @@ from ..schemas import Order
 MESSAGE_LIMIT = 8 << 20  # a text of MAX_TEXT_LENGTH, or a slice of 125 frames: 0.96 MB
 
 _HEAD = struct.Struct("=BI")
-_AUDIO = struct.Struct("=IB")  # text_chunk, flags
+_AUDIO = struct.Struct("=IBIH")  # text_chunk, flags, frames and codebooks of the codes, which stand before the samples
 _LAST_CHUNK, _ENDS_CHUNK, _ENDS_SPEECH = 1, 2, 4
-_NO_CODES = np.empty((0, 0), np.int64)  # they stay where they were made: nobody outside the engine needs them
 
 
 class Kind(IntEnum):
@@ -49,6 +48,8 @@ async def receive(reader: StreamReader) -> tuple[Kind, bytes]:
         return Kind(kind), await reader.readexactly(length)
     except (IncompleteReadError, OSError) as error:
         raise ConnectionBroken("the other worker closed the connection") from error
+    except ValueError as error:
+        raise ConnectionBroken(f"a message that is none of ours ({error})") from error
 
 
 def message(kind: Kind, payload: bytes = b"") -> bytes:
@@ -58,6 +59,9 @@ def message(kind: Kind, payload: bytes = b"") -> bytes:
 def order_message(order: Order, wait: float) -> bytes:
     speech = {each.name: getattr(order.speech, each.name) for each in dataclasses.fields(order.speech)}
     del speech["voice"]  # whoever speaks looks it up himself, at that moment
+    speech["history"] = [
+        {"text": said.text, "speaker": said.speaker, "codes": said.codes.tolist()} for said in order.speech.history
+    ]
     return message(
         Kind.ORDER, json.dumps({"speech": speech, "voice_id": order.voice_id, "wait": round(wait, 3)}).encode()
     )
@@ -65,21 +69,27 @@ def order_message(order: Order, wait: float) -> bytes:
 
 def read_order(payload: bytes) -> tuple[Order, float]:
     said = json.loads(payload)
-    return Order(SpeechRequest(**said["speech"]), said["voice_id"]), said["wait"]
+    history = tuple(
+        Spoken(each["text"], np.array(each["codes"], np.int64), each["speaker"]) for each in said["speech"]["history"]
+    )
+    return Order(SpeechRequest(**{**said["speech"], "history": history}), said["voice_id"]), said["wait"]
 
 
 def audio_message(chunk: AudioChunk) -> bytes:
     flags = (
         _LAST_CHUNK * chunk.in_last_text_chunk + _ENDS_CHUNK * chunk.ends_text_chunk + _ENDS_SPEECH * chunk.ends_speech
     )
-    return message(Kind.AUDIO, _AUDIO.pack(chunk.text_chunk, flags) + chunk.samples.astype("<f4", copy=False).tobytes())
+    head = _AUDIO.pack(chunk.text_chunk, flags, *chunk.codes.shape)
+    codes, samples = chunk.codes.astype("<i4"), chunk.samples.astype("<f4", copy=False)
+    return message(Kind.AUDIO, b"".join([head, codes.tobytes(), samples.tobytes()]))
 
 
 def read_audio(payload: bytes) -> AudioChunk:
-    text_chunk, flags = _AUDIO.unpack_from(payload)
+    text_chunk, flags, frames, codebooks = _AUDIO.unpack_from(payload)
+    codes = np.frombuffer(payload, "<i4", frames * codebooks, offset=_AUDIO.size)
     return AudioChunk(
-        samples=np.frombuffer(payload, "<f4", offset=_AUDIO.size),
-        codes=_NO_CODES,
+        samples=np.frombuffer(payload, "<f4", offset=_AUDIO.size + codes.nbytes),
+        codes=codes.reshape(frames, codebooks).astype(np.int64),
         text_chunk=text_chunk,
         in_last_text_chunk=bool(flags & _LAST_CHUNK),
         ends_text_chunk=bool(flags & _ENDS_CHUNK),

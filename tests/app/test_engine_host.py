@@ -10,6 +10,7 @@ import pytest
 
 from app.engine_host import CPU_SLOTS, DEFAULT_MODEL, EngineHost, choose_slots
 from app.errors import Unavailable, UnknownVoice
+from app.pool.board import Pause
 from app.settings import Settings
 from app.voice_store import VoiceStore
 from app.worker import Place
@@ -162,3 +163,49 @@ def test_slots_come_from_the_setting_else_from_the_machine(settings: Settings, m
         chosen.append(choose_slots(auto, Place(0, "0"))[0])
     assert chosen == [*sorted(chosen[:-1]), CPU_SLOTS]
     assert min(chosen) >= 1
+
+
+def test_a_pause_is_kept_before_loading_and_a_close_ends_it(settings: Settings) -> None:
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        raise AssertionError("it was told to wait")
+
+    settings = settings.model_copy(update={"model_path": None})
+    host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
+    host.start(pause=Pause(3600, "restarting", "its process died"))
+    assert (host.status().state, host.status().error) == ("restarting", "its process died")
+    assert host.stalled_seconds() == 0
+    with pytest.raises(Unavailable, match="starting"):
+        _ = host.engine
+    host.close()
+    assert host._loading is not None
+    host._loading.join()
+    assert host.status().state == "closed"
+
+
+def test_loading_that_gets_nowhere_shows(settings: Settings) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        progress(0.5, "reading weights")
+        reached.set()
+        go_on.wait()
+        return FakeEngine(config.slots)
+
+    settings = settings.model_copy(update={"model_path": None})
+    host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
+    heard_of: list[str] = []
+    host.on_change = lambda: heard_of.append(host.status().state)
+    host.start()
+    reached.wait()
+    before = host.stalled_seconds()
+    while host.stalled_seconds() == before:
+        pass
+    go_on.set()
+    assert host._loading is not None
+    host._loading.join()
+    assert host.stalled_seconds() == 0
+    assert (host.load(), host.broken) == ((2, 0, 0), False)
+    assert heard_of[0] == "loading"
+    assert heard_of[-1] == "ready"
+    host.close()
+    assert host.load() == (0, 0, 0)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +168,16 @@ def test_closing_ends_open_streams_even_of_a_hung_engine(make: Make) -> None:
     fake.close()
 
 
+def test_a_hang_shows_as_a_stall_and_waiting_does_not(make: Make) -> None:
+    fake = make(slots=2, audio_queue_slices=1)
+    with fake.stream(SpeechRequest("x" * 99)) as unheard:
+        eventually(lambda: unheard._queue.full)
+        assert fake.generate(SpeechRequest("Hi.")).samples.size == 3 * FRAME_SAMPLES
+        eventually(lambda: fake.status().stalled_seconds == 0.0)
+        with fake.stream(SpeechRequest("[hang]")):
+            eventually(lambda: fake.status().stalled_seconds > 0.05)
+
+
 def test_the_exit_fault_ends_the_process() -> None:
     code = "from engine import *; from engine.testing import *; FakeEngine().generate(SpeechRequest('[exit@1] now'))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == EXIT_STATUS
@@ -197,3 +208,13 @@ def test_loading_reports_progress_and_fails_on_demand() -> None:
     assert shares
     with pytest.raises(CheckpointError, match="as asked for"):
         FakeEngine.load("fake:load_fails=true", 2, 5, lambda share, what: None)
+
+
+def test_trouble_while_loading_is_read_from_a_file(tmp_path: Path) -> None:
+    trouble = tmp_path / "trouble"
+    for word, error in (("fails", CheckpointError), ("memory", EngineOutOfMemory)):
+        trouble.write_text(word)
+        with pytest.raises(error, match="as asked for"):
+            FakeEngine.load(f"fake:trouble={trouble}", 2, 5, lambda share, what: None)
+    trouble.unlink()
+    FakeEngine.load(f"fake:trouble={trouble}", 2, 5, lambda share, what: None).close()

@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from app.main import create_app
+from app.pool.board import Board, Spot, State
+from app.routers.system import health_of
 from app.settings import Settings
 from app.worker import Place
 from engine import Engine, EngineConfig, Progress
@@ -76,3 +78,22 @@ async def test_an_error_of_any_kind_is_told(settings: Settings, run: Any) -> Non
 
     async with run(settings.model_copy(update={"model_path": "m"}), loader=load) as app:
         assert app.state.service.host.status().error == "the driver is too old"
+
+
+@pytest.mark.parametrize(
+    ("states", "word"),
+    [
+        (["ready", "ready"], "ok"),
+        (["ready", "loading", "restarting", "empty"], "ok"),
+        (["ready", "failed"], "degraded"),
+        (["failed", "loading"], "loading"),
+        (["failed", "restarting"], "loading"),
+        (["draining", "failed"], "draining"),
+        (["failed", "failed"], "failed"),
+    ],
+)
+async def test_one_word_for_many_workers(states: list[State], word: str) -> None:
+    board = Board([Spot(str(index), f"gpu_{index}", None) for index in range(len(states))])
+    for index, state in enumerate(states):
+        board.tell(index, state)
+    assert health_of(board.records()) == word

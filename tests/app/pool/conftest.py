@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.engine_host import EngineHost
+from app.pool.board import Board, Spot
+from app.pool.pool import Pool
+from app.schemas import Order
+from app.settings import Settings
+from app.voice_store import VoiceStore
+from app.worker import Place
+from engine import SpeechRequest
+
+Workers = Callable[..., Any]
+
+
+@pytest.fixture
+def workers(settings: Settings, tmp_path_factory: pytest.TempPathFactory, wait: Any) -> Workers:
+    """Starts some workers, all in this process: each has its own engine, its own socket, and the board of all."""
+
+    @asynccontextmanager
+    async def start(count: int, queue_seconds: float = 30.0, **changes: object) -> AsyncIterator[list[Pool]]:
+        changed = settings.model_copy(update=changes)
+        board = Board([Spot(str(index), f"cpu_{index}", None) for index in range(count)])
+        folder: Path = tmp_path_factory.mktemp("s")
+        pools = []
+        async with AsyncExitStack() as stack:
+            for index in range(count):
+                assert board.claim(1000 + index) == index
+                voices = VoiceStore(changed.preloaded_voices_dir, changed.voices_dir)
+                host = EngineHost(changed, Place(index), voices)
+                pool = Pool(board, index, host, folder, queue_seconds)
+                await pool.start(lambda: None)
+                stack.push_async_callback(pool.close)
+                pools.append(pool)
+            await wait(lambda: all(each.state == "ready" for each in board.records()))
+            yield pools
+
+    return start
+
+
+@pytest.fixture
+def order() -> Callable[..., Order]:
+    def make(text: str = "x" * 4000, voice_id: str | None = None, **speech: Any) -> Order:
+        return Order(SpeechRequest(text, slice_frames=5, **speech), voice_id)
+
+    return make

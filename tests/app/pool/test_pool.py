@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.errors import Busy, EngineBroke, ServiceError, Unavailable, UnknownVoice, Unprocessable
+from app.pool.door import socket_path
+from app.pool.pool import Pool
+from app.schemas import Order
+from app.speaking import speak
+from engine import FRAME_SAMPLES
+
+pytestmark = pytest.mark.anyio
+
+
+def loads(pools: list[Pool]) -> list[int]:
+    return [each.load for each in pools[0].board.records()]
+
+
+def idle(pools: list[Pool]) -> bool:
+    at_rest = all(each.host.admission.active == each.host.admission.queued == 0 for each in pools)
+    return at_rest and not any(loads(pools)) and not any(each.busy for each in pools)
+
+
+async def heard(pool: Pool, order: Order) -> tuple[str, np.ndarray[Any, Any]]:
+    """Who spoke, and all that was said."""
+    async with speak(pool, order) as speech:
+        chunks = [chunk.samples async for chunk in speech]
+        assert speech.engine_name == "fake"
+        return speech.worker_id, np.concatenate(chunks)
+
+
+async def test_speech_is_the_same_whoever_gives_it(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(3) as pools:
+        spoken = [await heard(pools[0], order("Hello there.", "speaker_7")) for _ in range(3)]
+        assert [worker for worker, _ in spoken] == ["0", "1", "2"]
+        assert spoken[0][1].size == 12 * FRAME_SAMPLES
+        assert all(np.array_equal(spoken[0][1], samples) for _, samples in spoken)
+        await wait(lambda: idle(pools))
+
+
+async def test_leaving_frees_the_slot_wherever_it_is(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2) as pools:
+        async with AsyncExitStack() as stack:
+            for _ in range(4):
+                speech = await stack.enter_async_context(speak(pools[0], order()))
+                await anext(speech)
+            assert loads(pools) == [2, 2]
+            assert [each.active for each in pools[0].board.records()] == [2, 2]
+        assert loads(pools) == [0, 0]
+        await wait(lambda: idle(pools))
+
+
+async def test_a_listener_that_does_not_listen_holds_the_slot_over_there(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2) as pools, speak(pools[1], order()), speak(pools[1], order()) as speech:
+        rows = [row for each in pools for row in each.host.engine._speaking]  # type: ignore[attr-defined]
+        await wait(lambda: len(rows) == 2 and all(row.queue.full for row in rows))
+        assert all(row.made < 200 for row in rows)
+        samples = sum([chunk.samples.size async for chunk in speech])
+        assert samples == 4000 * FRAME_SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("text", "voice", "error", "code"),
+    [
+        ("[raise]", None, EngineBroke, "engine_failed"),
+        ("[memory]", None, EngineBroke, "out_of_memory"),
+        ("Hi", "nobody", UnknownVoice, "unknown_voice"),
+    ],
+)
+async def test_errors_are_the_same_whoever_meets_them(
+    workers: Any, order: Any, wait: Any, text: str, voice: str | None, error: type[ServiceError], code: str
+) -> None:
+    async with workers(2) as pools:
+        for _ in range(2):
+            with pytest.raises(error) as caught:
+                await heard(pools[0], order(text, voice))
+            assert caught.value.code == code
+        await wait(lambda: idle(pools))
+
+
+async def test_what_no_worker_has_room_for_is_refused_by_the_first(workers: Any, order: Any) -> None:
+    async with workers(2, concurrent_requests_per_worker=1) as pools:
+        for pool in pools:
+            with pytest.raises(Unprocessable, match="takes 2 slots"):
+                await heard(pool, order("Hi", guidance=1.0))
+
+
+async def test_all_full_is_busy_and_leaves_no_trace(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2, max_queued_requests=0) as pools:
+        async with AsyncExitStack() as stack:
+            for _ in range(4):
+                await stack.enter_async_context(speak(pools[0], order()))
+            for pool in pools:
+                with pytest.raises(Busy):
+                    await heard(pool, order("Hi"))
+            assert loads(pools) == [2, 2]
+        await wait(lambda: idle(pools))
+
+
+async def test_the_wait_is_bounded_over_all_workers_together(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2, queue_seconds=0.05, concurrent_requests_per_worker=1) as pools:
+        async with speak(pools[0], order()), speak(pools[0], order()):
+            with pytest.raises(Busy, match="became free"):
+                await heard(pools[0], order("Hi"))
+        await wait(lambda: idle(pools))
+
+
+async def test_a_cancelled_wait_leaves_no_trace(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2, concurrent_requests_per_worker=1) as pools:
+        async with speak(pools[0], order()), speak(pools[0], order()):
+            waiting = [asyncio.create_task(heard(pools[0], order("Hi"))) for _ in range(4)]
+            await wait(lambda: sum(each.host.admission.queued for each in pools) == 4)
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await wait(lambda: sum(each.host.admission.queued for each in pools) == 0)
+            assert loads(pools) == [1, 1]
+        await wait(lambda: idle(pools))
+
+
+async def test_who_waits_goes_where_a_slot_becomes_free(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2, concurrent_requests_per_worker=1) as pools:
+        async with speak(pools[0], order()) as first:
+            async with speak(pools[0], order()) as second:
+                waiting = [asyncio.create_task(heard(pools[0], order("Hi"))) for _ in range(3)]
+                await wait(lambda: sum(each.host.admission.queued for each in pools) == 3)
+                free = second.worker_id
+            assert {worker for worker, _ in await asyncio.gather(*waiting)} == {free}
+            assert first.worker_id != free
+        await wait(lambda: idle(pools))
+
+
+async def test_who_is_not_there_is_passed_over(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2) as pools:
+        assert pools[0]._sockets is not None
+        socket_path(pools[0]._sockets, 1).unlink()
+        assert [(await heard(pools[0], order("Hi")))[0] for _ in range(3)] == ["0", "0", "0"]
+        await wait(lambda: idle(pools))
+
+
+async def test_a_death_before_the_first_chunk_is_made_good_once(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(3) as pools:
+        await heard(pools[0], order("Hi"))  # the next turns are those of 1 and 2
+        async with speak(pools[0], order("[hang]")) as speech:
+            assert speech.worker_id == "1"
+            first = asyncio.create_task(anext(speech))
+            for dead in (1, 2):
+                await wait(lambda dead=dead: pools[dead].host.admission.active == 1)
+                assert pools[dead]._door is not None
+                await pools[dead]._door.close()
+            with pytest.raises(Unavailable) as caught:
+                await first
+            assert caught.value.code == "worker_died"
+        await wait(lambda: idle(pools))
+
+
+async def test_a_death_behind_the_first_chunk_is_never_made_good(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2) as pools:
+        await heard(pools[0], order("Hi"))
+        async with speak(pools[0], order("[hang@2]" + "x" * 50)) as speech:
+            await anext(speech)
+            assert pools[1]._door is not None
+            await pools[1]._door.close()
+            with pytest.raises(EngineBroke) as caught:
+                async for _ in speech:
+                    pass
+            assert caught.value.code == "worker_died"
+        await wait(lambda: idle(pools))
+
+
+async def test_a_draining_worker_speaks_on_and_hands_over_the_rest(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2, concurrent_requests_per_worker=1) as pools:
+        async with speak(pools[0], order()) as first, speak(pools[0], order("x" * 500)) as second:
+            waiting = asyncio.create_task(heard(pools[0], order("Hi")))
+            await wait(lambda: sum(each.host.admission.queued for each in pools) == 1)
+            pools[int(first.worker_id)].drain()
+            assert sum([chunk.samples.size async for chunk in second]) == 500 * FRAME_SAMPLES
+            assert await anext(first)
+        worker, _ = await waiting
+        assert worker == second.worker_id
+        pools[int(second.worker_id)].drain()
+        with pytest.raises(Unavailable) as caught:
+            await heard(pools[0], order("Hi"))
+        assert caught.value.code == "draining"
+        await wait(lambda: idle(pools))
