@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from .errors import ServiceError, Unavailable, UnknownVoice
 from .gpus import memory_gib
 from .pool.board import Pause
 from .settings import Settings
-from .speakers import Speakers
+from .speakers import Speakers, speaker_number
 from .voice_store import VoiceStore
 from .worker import Place
 
@@ -36,7 +35,6 @@ _log = logging.getLogger(__name__)
 DEFAULT_MODEL = "sesame/csm-1b"
 DEFAULT_SPEAKER = "speaker_0"
 CPU_SLOTS = 4
-_SPEAKER_ID = re.compile(r"speaker_(\d{1,3})")
 _LOADED = 0.8  # the share of the start that loading the model is taken for; voices are the rest
 
 Loader = Callable[[EngineConfig, Progress], Engine]
@@ -145,10 +143,9 @@ class EngineHost:
             prompt = self._voices.get(voice_id).prompt
             return Casting(prompt, prompt.speaker or 0)
         except UnknownVoice:
-            number = _SPEAKER_ID.fullmatch(voice_id)
-            if number is None:
+            speaker = speaker_number(voice_id)
+            if speaker is None:
                 raise
-        speaker = int(number[1])
         return Casting(None if stage.speakers is None else stage.speakers.get(speaker), speaker)
 
     def _ready(self) -> _Stage:

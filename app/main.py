@@ -26,7 +26,7 @@ from .metrics import Metrics
 from .pool import master
 from .pool.pool import Pool
 from .request_log import RequestLog
-from .routers import speech, status, system, voices
+from .routers import live, speech, status, system, voices
 from .service import Service
 from .settings import ENV_FILE, Settings, load_settings
 from .voice_store import VoiceStore
@@ -71,18 +71,17 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
     )
     application.state.service = service
     answers.install(application)
-    for each in (speech, voices, system, status):
+    for each in (speech, live, voices, system, status):
         application.include_router(each.router)
     return application
 
 
 def _layers(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """The way in, from the outside: nothing is read of a request that has no key."""
-    json_limit = max(_MIB, 16 * settings.max_text_length)  # a character is 12 bytes at most, escaped in JSON
     upload_limit = int(settings.max_upload_mb * _MIB) + _MIB  # and the form around it
 
     def body_limit(path: str) -> int:
-        return upload_limit if path == "/voices" or path.startswith("/voices/") else json_limit
+        return upload_limit if path == "/voices" or path.startswith("/voices/") else settings.json_limit
 
     return [
         Middleware(RequestLog, observers=[metrics]),

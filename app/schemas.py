@@ -11,7 +11,6 @@ from engine import FRAME_MILLISECONDS, SpeechRequest
 
 from .engine_host import Casting
 from .errors import Unprocessable
-from .heard import Heard
 from .settings import Settings
 
 _LONGEST_MS = 600_000
@@ -49,14 +48,10 @@ class VoiceDetails(BaseModel):
 
 @dataclass(frozen=True)
 class Order:
-    """A request that holds up to every rule but the engine's: what is to be said, and the id of who says it.
-
-    heard: what the same listener heard last, to go on from.
-    """
+    """A request that holds up to every rule but the engine's: what is to be said, and the id of who says it."""
 
     speech: SpeechRequest
     voice_id: str | None
-    heard: Heard | None = None
 
     @property
     def permits(self) -> int:
@@ -64,8 +59,7 @@ class Order:
         return 2 if self.speech.guidance > 0 else 1
 
     def cast(self, casting: Casting) -> SpeechRequest:
-        voice = casting.voice if self.heard is None else self.heard.behind(casting.voice)
-        return replace(self.speech, voice=voice, speaker=casting.speaker)
+        return replace(self.speech, voice=casting.voice, speaker=casting.speaker)
 
 
 class SpeechParameters(BaseModel):

@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         return PUBLIC_KEY if key is None else parse_key(key.get_secret_value())
 
     @property
+    def json_limit(self) -> int:
+        """The most bytes of a body or a message with a text in it: a character is 12 at most, escaped in JSON."""
+        return max(1 << 20, 16 * self.max_text_length)
+
+    @property
     def audio_queue_slices(self) -> int:
         """How many slices a slot may be ahead of its reader."""
         return self.tts_speech_token_queue_max_size + self.tts_pcm_chunk_queue_max_size

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import threading
 import wave
 from pathlib import Path
@@ -22,10 +23,17 @@ from engine import FRAME_MILLISECONDS, SAMPLE_RATE, Engine, SpeechRequest, Voice
 _log = logging.getLogger(__name__)
 
 SENTENCE = "The morning was quiet, and a light wind moved over the water while we talked."
+_SPEAKER_ID = re.compile(r"speaker_(\d{1,3})", re.ASCII)
 _SEED = 20_250_313
 _LONGEST_SECONDS = 6.0
 
 Pcm = npt.NDArray[np.int16]  # (samples,) at 24 kHz: what a wav file holds, so that all read alike what one made
+
+
+def speaker_number(voice_id: str) -> int | None:
+    """N of the voice speaker_N; None if it is no such voice."""
+    found = _SPEAKER_ID.fullmatch(voice_id)
+    return int(found[1]) if found else None
 
 
 class Speakers:
