@@ -1,0 +1,145 @@
+"""What the OpenAPI document promises, held by generated requests over sockets, right ones and wrong ones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import CHECKS
+from schemathesis.generation import GenerationMode
+
+from app.schemas import SpeechParameters
+from tests.integration.shared import KEY, Server, serving
+
+BOUNDED = settings(
+    max_examples=40,  # of each operation
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+NAMES = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+]
+
+
+SENDING = ("GET /tts/generate", "POST /tts/generate", "POST /voices", "PUT /voices/{voice_id}")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("service"), MAX_TEXT_LENGTH="50", MAX_UPLOAD_MB="1") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def api(server: Server) -> Any:
+    return schemathesis.openapi.from_url(f"{server.url}/openapi.json", headers={"X-API-Key": KEY})
+
+
+def hold_form(status: int, content: bytes) -> None:
+    if status >= 400:
+        error = json.loads(content)
+        assert set(error) == {"detail", "code"}
+        assert all(isinstance(value, str) and value for value in error.values())
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_the_document_is_true(api: Any, mode: GenerationMode) -> None:
+    checks = [CHECKS.get_one(name) for name in NAMES]
+    ran: Counter[str] = Counter()
+
+    def hold(case: Any) -> None:
+        ran[case.operation.label] += 1
+        response = case.call(headers={"X-API-Key": KEY})
+        case.validate_response(response, checks=checks)
+        hold_form(response.status_code, response.content)
+
+    for each in api.get_all_operations():
+        operation = each.ok()
+        with contextlib.suppress(Unsatisfiable):  # nothing can be wrong where nothing is sent
+            BOUNDED(given(operation.as_strategy(generation_mode=mode))(hold))()
+    assert {name: ran[name] for name in SENDING} == dict.fromkeys(SENDING, BOUNDED.max_examples)
+
+
+def test_every_closed_route_documents_that_a_key_is_needed(api: Any) -> None:
+    for path, operations in api.raw_schema["paths"].items():
+        for method, operation in operations.items():
+            is_open = path in ("/", "/health", "/livez", "/readyz")
+            assert ("401" in operation["responses"]) != is_open, f"{method} {path}"
+
+
+NAME = st.sampled_from(sorted(SpeechParameters.model_fields)) | st.text(max_size=5)
+NUMBER = st.integers() | st.floats() | st.integers(-1, 3000)
+VALUE = (
+    st.none() | st.booleans() | NUMBER | st.text(max_size=8) | st.sampled_from(["full", "wav", "speaker_1", "1e400"])
+)
+NESTED = st.recursive(VALUE, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAME, inner, max_size=3))
+PROMISED = {200, 400, 404, 413, 422}
+
+
+def hold_answer(server: Server, method: str, query: str = "", content: bytes | None = None) -> None:
+    headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
+    answer = httpx.request(method, f"{server.url}/tts/generate?{query}", headers=headers, content=content, timeout=30)
+    assert answer.status_code in PROMISED, answer.text
+    hold_form(answer.status_code, answer.content)
+
+
+@BOUNDED
+@given(st.dictionaries(NAME, VALUE.map(str), max_size=5), st.text(max_size=20))
+def test_no_query_is_answered_with_less(server: Server, parameters: dict[str, str], text: str) -> None:
+    query = urlencode({"text": text, **parameters}, errors="surrogatepass")
+    hold_answer(server, "GET", query)
+
+
+@BOUNDED
+@given(
+    st.builds(
+        lambda text, rest: json.dumps({"text": text, **rest}).encode(),
+        st.text(max_size=20),
+        st.dictionaries(NAME, VALUE, max_size=4),
+    )
+    | NESTED.map(lambda value: json.dumps(value).encode())
+    | st.binary(max_size=50)
+)
+def test_no_body_is_answered_with_less(server: Server, body: bytes) -> None:
+    hold_answer(server, "POST", content=body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 500_000,
+        b'{"text":' * 100_000,
+        b'{"text": "Hi", "seed": ' + b"9" * 10_000 + b"}",
+        b'{"text": "Hi", "synthesis_temperature": 1e400}',
+        b'{"text": "Hi", "top_k": NaN}',
+        b'{"text": "\\ud800"}',
+        b'{"text": "Hi", "\\ud800": 1}',
+        b'{"text": "Hi", "voice_id": "\\ud800"}',
+        b'{"text": "Hi", "format": "\\ud800"}',
+        b'{"text": "Hi", "top_k": "\\ud800"}',
+        b'{"text": "Hi", "chunk_overlap_method": "\\ud800"}',
+        b'{"text": "a", "text": "b", "text": 3}',
+        '{"text": "Hi"}'.encode("utf-16"),
+        b"\xff\xfe",
+        b"\0",
+    ],
+)
+def test_json_made_to_harm_is_answered_in_form(server: Server, body: bytes) -> None:
+    hold_answer(server, "POST", content=body)
