@@ -16,6 +16,7 @@ from starlette.routing import compile_path
 import engine
 
 from .errors import ServiceError, Unprocessable, from_engine
+from .request_log import record_of
 
 _LONGEST_ECHO = 60  # characters of a wrong value that are sent back
 
@@ -32,17 +33,23 @@ def answer(error: ServiceError) -> JSONResponse:
     return JSONResponse(error.body, error.status, headers=error.headers)
 
 
-async def _service_error(request: Request, error: ServiceError) -> JSONResponse:
+def _noted(request: Request, error: ServiceError) -> JSONResponse:
+    """The answer, its code noted for the log and the metrics."""
+    record_of(request.scope).code = error.code
     return answer(error)
 
 
+async def _service_error(request: Request, error: ServiceError) -> JSONResponse:
+    return _noted(request, error)
+
+
 async def _engine_error(request: Request, error: engine.EngineError) -> JSONResponse:
-    return answer(from_engine(error))
+    return _noted(request, from_engine(error))
 
 
 async def _validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
     details = dict.fromkeys(describe(each) for each in error.errors())
-    return answer(Unprocessable("; ".join(details), code="invalid_parameter"))
+    return _noted(request, Unprocessable("; ".join(details), code="invalid_parameter"))
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:

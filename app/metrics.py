@@ -27,13 +27,14 @@ _PROTOCOLS = (  # the first that fits a path; never the path itself, of which th
     ("system", r"/(health|livez|readyz|metrics|system-status)"),
     ("page", r"/|/static/.*"),
 )
-_FORMATS = ("wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac")  # named: the master loads no encoder
+# Named: the master loads no encoder. float32 is what WebSockets send.
+_FORMATS = ("wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac", "float32")
 _STATUSES = (
     *("none", "200", "201", "202", "204", "206", "304", "400", "401", "403", "404", "405", "409", "413", "415"),
     *("422", "429", "500", "503"),
 )
 _OUTCOMES: tuple[Outcome, ...] = ("ok", "refused", "failed", "left", "stalled", "drained")
-_ABORTED: dict[Outcome | None, str] = {
+_ABORTED: dict[Outcome, str] = {
     "left": "client_left",
     "stalled": "slow_reader",
     "drained": "draining",
@@ -60,7 +61,7 @@ ABORTED = Counter(
 FAILED = Counter(
     "csm_requests_failed_total",
     "Admitted requests that the service failed: its engine, or the worker that held the connection died.",
-    {"reason": ("engine_failed", "worker_died")},
+    {"reason": ("engine_failed", "out_of_memory", "worker_died", OTHER)},
 )
 FIRST_AUDIO = Histogram(
     "csm_first_audio_seconds",
@@ -131,7 +132,7 @@ class Metrics(Collector):
 
     def ended(self, record: RequestRecord) -> None:
         add, observe, row = self._tally.add, self._tally.observe, self._row
-        outcome = record.outcome or "failed"
+        outcome: Outcome = record.outcome or "failed"
         add(
             row,
             REQUESTS,
@@ -143,10 +144,10 @@ class Metrics(Collector):
         if record.admitted:
             if outcome == "ok":
                 add(row, FINISHED)
-            elif outcome in _ABORTED:
-                add(row, ABORTED, reason=_ABORTED[outcome])
+            elif outcome == "failed" or (outcome == "refused" and record.code in FAILED.labels["reason"]):
+                add(row, FAILED, reason=record.code or OTHER)
             else:
-                add(row, FAILED, reason="engine_failed")
+                add(row, ABORTED, reason=_ABORTED[outcome])
         if record.audio_seconds:
             add(row, AUDIO, record.audio_seconds)
         if record.first_audio_seconds is not None:

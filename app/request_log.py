@@ -36,6 +36,7 @@ class RequestRecord:
 
     outcome: ok; refused (4xx, 429, 503); failed (5xx, or cut after the first byte); left (the client went away);
         stalled (the client stopped reading); drained (cut because the service shut down).
+    code: of the error that it ended with, as clients get it.
     admitted: it was given a slot. Whoever gives it calls `admit`.
     speech_seconds: from the start of the speech to the last of its audio, the wait for a slot not counted.
     underrun_seconds: the longest that the listener was without audio since its first; 0 is never.
@@ -49,6 +50,7 @@ class RequestRecord:
     admitted: bool = False
     status: int | None = None
     outcome: Outcome | None = None
+    code: str | None = None
     voice: str | None = None
     format: str | None = None
     first_audio_seconds: float | None = None
@@ -88,6 +90,7 @@ class RequestRecord:
             "path": self.path,
             "status": self.status,
             "outcome": self.outcome,
+            "code": self.code,
             "voice": self.voice,
             "format": self.format,
             "first_audio_ms": None if first is None else round(first * 1000),

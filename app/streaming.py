@@ -86,6 +86,7 @@ class SpeechResponse(Response):
                         data = await self._encode(encoder, chunk.samples)
                         await line.deliver(self, data, chunk.samples.size, started)
             except ServiceError as error:
+                line.record.code = error.code
                 if error.code == "draining":
                     line.record.outcome = "drained"
                 if line.begun:

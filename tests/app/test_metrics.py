@@ -46,8 +46,8 @@ def read(told: Metrics) -> dict[str, float]:
     return samples
 
 
-def speak(counting: Metrics, outcome: Outcome | None, *, admit: bool = True, path: str = "/tts/generate") -> None:
-    record = RequestRecord("id", "GET", path, [counting])
+def speak(counting: Metrics, outcome: Outcome, *, admit: bool = True, code: str | None = None) -> None:
+    record = RequestRecord("id", "GET", "/tts/generate", [counting], code=code)
     if admit:
         record.admit()
     if outcome != "refused":
@@ -58,7 +58,7 @@ def speak(counting: Metrics, outcome: Outcome | None, *, admit: bool = True, pat
 
 
 def test_formats_are_those_that_there_are() -> None:
-    assert set(metrics.REQUESTS.labels["format"]) == {"none", "other", *FORMATS}
+    assert set(metrics.REQUESTS.labels["format"]) == {"none", "other", "float32", *FORMATS}
 
 
 def test_names_have_the_prefix_and_their_unit() -> None:
@@ -94,7 +94,26 @@ def test_reasons_are_told() -> None:
     seen = read(counting)
     for reason in ("client_left", "slow_reader", "draining"):
         assert seen[f"csm_requests_aborted_total{{reason={reason}}}"] == 1
-    assert seen["csm_requests_failed_total{reason=engine_failed}"] == 2
+    assert seen["csm_requests_failed_total{reason=other}"] == 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "way"),
+    [
+        ("failed", "engine_failed", "failed_total{reason=engine_failed}"),
+        ("failed", "out_of_memory", "failed_total{reason=out_of_memory}"),
+        ("failed", "worker_died", "failed_total{reason=worker_died}"),
+        ("failed", "internal_error", "failed_total{reason=other}"),
+        ("refused", "worker_died", "failed_total{reason=worker_died}"),  # a 503, and yet it had its slot
+        ("refused", "nothing_left", "aborted_total{reason=refused}"),
+        ("drained", "draining", "aborted_total{reason=draining}"),
+        ("left", "worker_died", "aborted_total{reason=client_left}"),
+    ],
+)
+def test_the_error_says_whose_fault_it_was(outcome: Outcome, code: str, way: str) -> None:
+    counting = Metrics(new_tally(1))
+    speak(counting, outcome, code=code)
+    assert read(counting)[f"csm_requests_{way}"] == 1
 
 
 def test_time_is_in_seconds_and_in_the_right_bucket() -> None:
