@@ -1,0 +1,95 @@
+"""What the pages promise is there: settings, metrics, files, links."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.metrics import FAMILIES, Metrics, new_tally
+from app.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+FILES = sorted(path for path in DOCS.rglob("*") if path.is_file())
+# Of others than this service: of the driver, the libraries, the shell and the registry of images.
+FOREIGN = {"CUDA_VISIBLE_DEVICES", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "DOCKERHUB_USERNAME"}
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_setting_that_is_named_exists(path: Path) -> None:
+    named = set(re.findall(r"`([A-Z][A-Z]+(?:_[A-Z]+)+)(?:=[^`]*)?`", text_of(path)))
+    assert named - FOREIGN <= {name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_metric_that_is_named_exists(path: Path) -> None:
+    known = {metric.name for metric in Metrics(new_tally(1)).collect()} | {family.name for family in FAMILIES}
+    named = set(re.findall(r"\bcsm_[a-z_]+(?=[`{\[) ,])", text_of(path)))
+    named = {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}
+    assert named - {"csm_serve", "csm_connection"} <= known
+
+
+def test_every_metric_is_explained() -> None:
+    page = text_of(DOCS / "monitoring.md")
+    assert [metric.name for metric in Metrics(new_tally(1)).collect() if metric.name not in page] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(path)):
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        page = (path.parent / name) if name else path
+        assert page.exists(), target
+        anchors = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings(page)}
+        assert not heading or heading in anchors, target
+
+
+def headings(page: Path) -> list[str]:
+    return re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE) if page.suffix == ".md" else []
+
+
+def test_the_compose_file_starts_the_image_as_it_is_built() -> None:
+    compose = yaml.safe_load(text_of(DOCS / "deploy/compose.yaml"))
+    service = compose["services"]["csm-serve"]
+    declared = re.search(r"^VOLUME (\[.*\])$", text_of(ROOT / "Dockerfile"), re.MULTILINE)
+    assert declared
+    assert [volume.partition(":")[2] for volume in service["volumes"]] == json.loads(declared[1])
+    assert {name.partition(":")[0] for name in service["volumes"]} == set(compose["volumes"])
+    assert set(service["environment"]) <= {name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "csm-serve.service"])
+def test_streams_may_end_before_it_is_killed(name: str) -> None:
+    found = re.search(r"(?:stop_grace_period: |TimeoutStopSec=)(\d+)", text_of(DOCS / "deploy" / name))
+    assert found
+    graceful = Settings.model_fields["graceful_timeout_seconds"].default
+    assert int(found[1]) > graceful + 5  # the master's own margin
+
+
+def test_alerts_are_rules() -> None:
+    (group,) = yaml.safe_load(text_of(DOCS / "deploy/alerts.yml"))["groups"]
+    assert all({"alert", "expr"} <= set(rule) for rule in group["rules"])
+    assert yaml.safe_load(text_of(DOCS / "deploy/prometheus.yml"))["rule_files"] == ["alerts.yml"]
+
+
+def test_a_proxy_lets_uploads_through_and_holds_nothing_back() -> None:
+    text = text_of(DOCS / "deploy/nginx.conf")
+    largest = re.search(r"client_max_body_size (\d+)m;", text)
+    assert largest
+    assert int(largest[1]) > Settings.model_fields["max_upload_mb"].default
+    assert "proxy_buffering off;" in text
+    assert "proxy_request_buffering off;" in text
+    (log,) = re.findall(r"log_format [^;]+;", text)
+    assert "$request " not in log  # its query would bring the key along
+    assert "$args" not in log
