@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote_to_bytes
 
@@ -14,14 +15,14 @@ from .errors import Unauthorized
 from .refusal import refuse
 
 OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz"})  # everything else is closed
-OPEN_PREFIX = "/static/"
+OPEN_FILES = re.compile(r"/static(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # no dots to climb on, nothing left to decode
 
 _QUERY_NAME = b"api_key"
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 
 
 class KeyGuard:
-    """Lets requests and WebSockets through that carry one of the keys, and those to an open path.
+    """Lets requests and WebSockets through that carry one of the keys, and requests to an open path.
 
     The key may stand in `X-API-Key`, in `Authorization: Bearer`, or in the query as `api_key`; from the query
     it is taken out, so that nothing behind the guard can write it anywhere.
@@ -34,7 +35,7 @@ class KeyGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-        elif _is_open(scope["path"]) or self._knows(scope):
+        elif _is_open(scope) or self._knows(scope):
             await self._app({**scope, "query_string": _without_key(scope["query_string"])}, receive, send)
         elif scope["type"] == "http":
             await refuse(Unauthorized("Invalid or missing API Key"), scope, receive, send)
@@ -56,8 +57,11 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+def _is_open(scope: Scope) -> bool:
+    """Under a root path routes see another path than this one: then nothing is open."""
+    if scope["type"] != "http" or scope.get("root_path"):
+        return False
+    return scope["path"] in OPEN_PATHS or OPEN_FILES.fullmatch(scope["path"]) is not None
 
 
 def _offered(scope: Scope) -> Iterator[bytes]:

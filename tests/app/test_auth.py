@@ -70,7 +70,7 @@ async def test_everything_else_is_refused_before_the_body_is_read(call: Any, hea
     assert client.received == 0
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/static/app.js"])
+@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/static/app.js", "/static/a/b.min.css"])
 async def test_open_paths_need_no_key(call: Any, path: str) -> None:
     inside = Inside()
     await call(KeyGuard(inside, KEYS), path, headers=()).done()
@@ -78,10 +78,65 @@ async def test_open_paths_need_no_key(call: Any, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/health/", "/Health", "//health", "/static", "/unknown", "/metrics", "/openapi.json"]
+    "path",
+    [
+        "",
+        "//",
+        "/.",
+        "/health/",
+        "/Health",
+        "//health",
+        "/health//",
+        "/health;x",
+        "/health%2f..%2fvoices",
+        "/health\0",
+        "/health/../voices",
+        "/./health",
+        "/static",
+        "/Static/app.js",
+        "/staticx",
+        "/static/../voices",
+        "/static/x/../../voices",
+        "/static/..",
+        "/static/%2e%2e/voices",
+        "/unknown",
+        "/metrics",
+        "/system-status",
+        "/openapi.json",
+        "/docs",
+        "http://service/health",
+        "*",
+    ],
 )
-async def test_every_other_path_is_closed(call: Any, path: str) -> None:
-    assert (await call(KeyGuard(Inside(), KEYS), path, headers=()).done()).status == 401
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_every_other_path_is_closed(call: Any, path: str, kind: str) -> None:
+    """Also the next one somebody adds: what is open stands in a list."""
+    inside = Inside()
+    await call(KeyGuard(inside, KEYS), path, headers=(), kind=kind).done()
+    assert inside.queries == []
+
+
+async def test_no_websocket_is_open(call: Any) -> None:
+    inside = Inside()
+    for path in ("/", "/health", "/static/app.js"):
+        await call(KeyGuard(inside, KEYS), path, headers=(), kind="websocket").done()
+    assert inside.queries == []
+
+
+async def test_only_the_decoded_path_counts(call: Any) -> None:
+    """Neither what was on the wire nor where a proxy says that the service is mounted opens anything."""
+    for path, changed in (
+        ("/voices", {"raw_path": b"/health"}),
+        ("/voices", {"root_path": "/health"}),
+        ("/static/x/voices", {"root_path": "/static/x"}),
+    ):
+        inside = Inside()
+
+        async def mounted(scope: Any, receive: Any, send: Any, changed: Any = changed, inside: Any = inside) -> None:
+            await KeyGuard(inside, KEYS)({**scope, **changed}, receive, send)
+
+        assert (await call(mounted, path, headers=()).done()).status == 401
+        assert inside.queries == []
 
 
 async def test_the_answer_comes_first_then_the_rest_of_the_body_is_dropped(call: Any) -> None:
