@@ -57,9 +57,12 @@ async def test_leaving_frees_the_slot_wherever_it_is(workers: Any, order: Any, w
 
 async def test_a_listener_that_does_not_listen_holds_the_slot_over_there(workers: Any, order: Any, wait: Any) -> None:
     async with workers(2) as pools, speak(pools[1], order()), speak(pools[1], order()) as speech:
-        rows = [row for each in pools for row in each.host.engine._speaking]  # type: ignore[attr-defined]
-        await wait(lambda: len(rows) == 2 and all(row.queue.full for row in rows))
-        assert all(row.made < 200 for row in rows)
+
+        def rows() -> list[Any]:
+            return [row for each in pools for row in each.host.engine._speaking]  # type: ignore[attr-defined]
+
+        await wait(lambda: len(rows()) == 2 and all(row.queue.full for row in rows()))
+        assert all(row.made < 200 for row in rows())
         samples = sum([chunk.samples.size async for chunk in speech])
         assert samples == 4000 * FRAME_SAMPLES
 
