@@ -15,7 +15,7 @@ from starlette.routing import compile_path
 
 import engine
 
-from .errors import ServiceError, Unprocessable, from_engine
+from .errors import ServiceError, Unprocessable, from_engine, openai_error
 from .request_log import record_of
 
 _LONGEST_ECHO = 60  # characters of a wrong value that are sent back
@@ -29,14 +29,14 @@ def install(app: FastAPI) -> None:
     app.exception_handler(HTTPException)(_http_error)
 
 
-def answer(error: ServiceError) -> JSONResponse:
-    return JSONResponse(error.body, error.status, headers=error.headers)
+def answer(error: ServiceError, path: str) -> JSONResponse:
+    return JSONResponse(error.body_at(path), error.status, headers=error.headers)
 
 
 def _noted(request: Request, error: ServiceError) -> JSONResponse:
     """The answer, its code noted for the log and the metrics."""
     record_of(request.scope).code = error.code
-    return answer(error)
+    return answer(error, request.scope["path"])
 
 
 async def _service_error(request: Request, error: ServiceError) -> JSONResponse:
@@ -60,7 +60,8 @@ async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request.app, path)) or headers.get("Allow", "")
         detail = f"{path[:_LONGEST_ECHO]} takes {headers['Allow']}, not {request.method}"
-    return JSONResponse({"detail": detail, "code": code}, error.status_code, headers=headers)
+    body = {"detail": detail, "code": code, **openai_error(path, error.status_code, detail, code)}
+    return JSONResponse(body, error.status_code, headers=headers)
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:

@@ -16,6 +16,13 @@ SpeakerId = Annotated[int, Field(ge=0, le=999, description="N of the voice speak
 _KeyNumber = Annotated[int, Field(ge=0, le=255)]
 
 
+def with_words(text: str) -> str:
+    """The text itself. Raises ValueError if it is blank."""
+    if not text.strip():
+        raise ValueError("it is empty: send at least one character to speak")
+    return text
+
+
 class TextParameters(BaseModel):
     """One text to be spoken by a numbered speaker."""
 
@@ -32,9 +39,7 @@ class TextParameters(BaseModel):
     @field_validator("text")
     @classmethod
     def _something_to_say(cls, text: str) -> str:
-        if not text.strip():
-            raise ValueError("it is empty: send at least one character to speak")
-        return text
+        return with_words(text)
 
     def order(self, settings: Settings, seed: int | None = None) -> Order:
         """What to speak. Raises Unprocessable if the text is too long."""
@@ -65,3 +70,49 @@ class GenerateParameters(TextParameters):
 
     def order(self, settings: Settings, seed: int | None = None) -> Order:
         return self._speech(settings, seed=seed, temperature=self.temperature, top_k=self.topk)
+
+
+class SpeakParameters(BaseModel):
+    """The body of /api/generate."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    text: str = Field(min_length=1, description="What to say; at most MAX_TEXT_LENGTH characters.")
+    voice: str = Field("speaker_0", min_length=1, max_length=128, description="A voice of GET /voices, or speaker_N.")
+    speed: float = Field(1.0, ge=0.25, le=4, description="2 takes half the time; the pitch stays.")
+
+    @field_validator("text")
+    @classmethod
+    def _something_to_say(cls, text: str) -> str:
+        return with_words(text)
+
+    def order(self, settings: Settings) -> Order:
+        """What to speak. Raises Unprocessable if the text is too long."""
+        return SpeechParameters.model_construct(text=self.text, voice_id=self.voice).order(settings)
+
+
+class GeneratedAudio(BaseModel):
+    """The answer of /generate. audio_base64: a wav file."""
+
+    audio_base64: str
+    sample_rate: int
+    duration_ms: float
+    processing_time_ms: float
+    watermarked: bool
+
+
+class SpokenMetadata(BaseModel):
+    model: str
+    voice: str
+    speaker: int | None
+    streaming: bool
+
+
+class SpokenAudio(BaseModel):
+    """The answer of /api/generate. audio_data: a wav file in base64. duration: in seconds."""
+
+    audio_data: str
+    format: str
+    sample_rate: int
+    duration: float
+    metadata: SpokenMetadata

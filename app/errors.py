@@ -44,6 +44,21 @@ class ServiceError(Exception):
     def body(self) -> dict[str, str]:
         return {"detail": self.detail, "code": self.code}
 
+    def body_at(self, path: str) -> dict[str, object]:
+        """The body of the answer on a path: under /v1 also as OpenAI's clients look for it."""
+        return {**self.body, **openai_error(path, self.status, self.detail, self.code)}
+
+
+def openai_error(path: str, status: int, detail: str, code: str) -> dict[str, object]:
+    """The `error` that OpenAI's clients expect on their paths; nothing on others."""
+    if not path.startswith("/v1/"):
+        return {}
+    kind = "server_error" if status >= 500 else _OPENAI_KINDS.get(status, "invalid_request_error")
+    return {"error": {"message": detail, "type": kind, "param": None, "code": code}}
+
+
+_OPENAI_KINDS = {401: "authentication_error", 429: "rate_limit_error"}
+
 
 class BadRequest(ServiceError):
     status = 400

@@ -18,7 +18,7 @@ async def refuse(error: ServiceError, scope: Scope, receive: Receive, send: Send
     A client that is in the middle of its body would meet a reset instead of the answer if the connection were
     closed at once. So the whole answer is sent first, then what still comes is read and dropped for a moment.
     """
-    body = json.dumps(error.body).encode()
+    body = json.dumps(error.body_at(scope["path"])).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -38,7 +38,7 @@ async def api(websocket: WebSocket, voice_name: str, service: TheService) -> Non
     try:
         await anyio.to_thread.run_sync(_check_voice, service, voice_name)
     except ServiceError as error:
-        await websocket.send_denial_response(answer(error))
+        await websocket.send_denial_response(answer(error, websocket.scope["path"]))
         return
     await Connection(websocket, service, VoiceDialect(service.settings, voice_name)).run()
 

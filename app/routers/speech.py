@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Query, Request
 
 from ..encoders import FORMATS, choose_format
 from ..errors import Unprocessable
+from ..finishing import finished, key_for
 from ..schemas import ErrorBody, SpeechParameters
 from ..service import Service, TheService
 from ..streaming import SpeechResponse
@@ -46,5 +47,5 @@ async def generate_from_body(
 
 def _speak(parameters: SpeechParameters, request: Request, service: Service) -> SpeechResponse:
     order = parameters.order(service.settings)
-    audio = choose_format(parameters.format, request.headers.get("accept"))
+    audio = finished(choose_format(parameters.format, request.headers.get("accept")), key=key_for(service.settings))
     return SpeechResponse(service.pool, order, audio)
