@@ -100,14 +100,14 @@ def hold_answer(server: Server, method: str, query: str = "", content: bytes | N
     hold_form(answer.status_code, answer.content)
 
 
-@BOUNDED
+@settings(BOUNDED, max_examples=120)
 @given(st.dictionaries(NAME, VALUE.map(str), max_size=5), st.text(max_size=20))
 def test_no_query_is_answered_with_less(server: Server, parameters: dict[str, str], text: str) -> None:
     query = urlencode({"text": text, **parameters}, errors="surrogatepass")
     hold_answer(server, "GET", query)
 
 
-@BOUNDED
+@settings(BOUNDED, max_examples=120)
 @given(
     st.builds(
         lambda text, rest: json.dumps({"text": text, **rest}).encode(),
