@@ -9,8 +9,10 @@ from random import Random
 from urllib.parse import urlencode
 
 import anyio
+from websockets.asyncio.client import connect as connect_websocket
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
-from scripts.soak.wire import Answer, Cut, connect, request
+from scripts.soak.wire import KEY, Answer, Cut, connect, request
 
 FRAME_BYTES = 3840  # 80 ms of 16-bit samples; the fake engine speaks one frame a character
 WAV_HEADER_BYTES = 44
@@ -192,6 +194,37 @@ async def engine_fault(port: int, chance: Random) -> str:
     return str(answer.status) if answer.status != 200 else "WRONG"
 
 
+async def websocket(port: int, chance: Random) -> str:
+    """Says some texts on one connection; now and then cancels one, or leaves in the middle of it."""
+    try:
+        async with connect_websocket(f"ws://127.0.0.1:{port}/ws?api_key={KEY}", close_timeout=2) as socket:
+            for _ in range(chance.choice((1, 2, 5))):
+                text, ending = _text(chance), chance.choice(("end", "end", "cancel", "leave"))
+                await socket.send(json.dumps({"text": text, "binary": True}))
+                samples = 0
+                async for message in socket:
+                    if isinstance(message, bytes):
+                        samples += len(message) // 4
+                        if ending == "leave":
+                            return "left"
+                        if ending == "cancel":
+                            await socket.send('{"type": "cancel"}')
+                            ending = "cancelled"
+                        continue
+                    told = json.loads(message)
+                    if told["type"] == "error":
+                        return str(told["code"])
+                    if told["type"] == "completion":
+                        break
+                if ending == "end" and samples * 2 != len(text) * FRAME_BYTES:
+                    return "WRONG"
+    except InvalidStatus as error:
+        return str(error.response.status_code)
+    except (ConnectionClosed, OSError, InvalidMessage):
+        return "cut"
+    return "whole"
+
+
 async def poll(port: int, chance: Random) -> str:
     path = chance.choice(("/system-status", "/metrics", "/health", "/livez", "/readyz", "/voices"))
     async with connect(port) as wire:
@@ -208,6 +241,7 @@ CLIENTS: dict[Client, int] = {  # and how often each comes
     half_a_head: 3,
     half_a_body: 3,
     bad_request: 10,
+    websocket: 12,
     engine_fault: 4,
     poll: 20,
 }
