@@ -136,13 +136,14 @@ class Pool:
     def nobody(self) -> Unavailable:
         """Why there is nobody to speak."""
         records = self.board.records()
-        own = records[self.index]
-        starting = [each for each in records if each.state in ("starting", "restarting", "loading")]
-        if starting:
-            first = own if own in starting else starting[0]
-            doing = f" ({first.progress:.0%}, {first.doing})" if first.state == "loading" else ""
-            return Unavailable(f"the engine is {first.state}{doing}: try again soon", code="starting")
-        if any(each.state in ("draining", "empty", "ready") for each in records):
+        states = {each.state for each in records}
+        if self._draining or (states & {"draining"} and states <= {"draining", "empty"}):
             return Unavailable("the service is shutting down: try again soon", code="draining")
-        reasons = "; ".join(dict.fromkeys(each.error for each in records if each.error))
+        loading = next((each for each in records if each.state == "loading"), None)
+        if loading is not None:
+            how_far = f"{loading.progress:.0%}, {loading.doing}"
+            return Unavailable(f"the engine is starting ({how_far}): try again soon", code="starting")
+        if states != {"failed"}:
+            return Unavailable("the engine is being started: try again soon", code="starting")
+        reasons = "; ".join(dict.fromkeys(each.error for each in records))
         return Unavailable(f"no engine can speak: {reasons}", code="engine_failed")

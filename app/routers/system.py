@@ -27,7 +27,9 @@ def health_of(records: list[WorkerRecord]) -> Health:
         return "degraded" if "failed" in states else "ok"
     if states & {"starting", "restarting", "loading"}:
         return "loading"
-    return "draining" if "draining" in states else "failed"
+    if "draining" in states:
+        return "draining"
+    return "loading" if "empty" in states else "failed"  # the master is about to fork
 
 
 @router.get("/health")

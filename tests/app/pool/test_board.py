@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.pool import board as board_module
 from app.pool.board import COMING, FAILED_AFTER, STALE_SECONDS, Board, Spot, pause_before
 
 # Newer Pythons warn of any fork beside threads, which other tests may have left; what is forked here uses none of them.
@@ -94,7 +93,7 @@ def test_only_who_is_ready_and_was_heard_of_is_chosen(board: Board, monkeypatch:
     board.tell(0, "draining", capacity=4)
     assert board.reserve(0, 1) == 1
     later = time.monotonic() + 2 * STALE_SECONDS
-    monkeypatch.setattr(board_module.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     assert board.reserve(0, 1) is None
     assert board.reserve(1, 1) == 1  # itself it need not hear of
 

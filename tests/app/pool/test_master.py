@@ -4,7 +4,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -34,7 +34,7 @@ class Worker:
     def __init__(self) -> None:
         self.ppid = os.getppid()
         self.notified = 0
-        self.on_notify = lambda: None
+        self.on_notify: Callable[[], None] = lambda: None
 
     def init_signals(self) -> None:
         pass
@@ -86,7 +86,7 @@ def test_who_was_ready_for_long_starts_anew(master: Master, monkeypatch: pytest.
     master.board.arrive(0, 78)
     master.board.tell(0, "ready", capacity=1)
     later = time.monotonic() + STEADY_SECONDS + 1
-    monkeypatch.setattr(master_module.time, "monotonic", lambda: later)
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     master.bury(0, 78)
     assert master.board.record(0).failures == 1
 

@@ -89,6 +89,8 @@ async def test_an_error_of_any_kind_is_told(settings: Settings, run: Any) -> Non
         (["failed", "loading"], "loading"),
         (["failed", "restarting"], "loading"),
         (["draining", "failed"], "draining"),
+        (["draining", "empty"], "draining"),
+        (["failed", "empty"], "loading"),
         (["failed", "failed"], "failed"),
     ],
 )
