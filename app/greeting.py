@@ -8,17 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
-from .settings import Settings, read_env_file
+from .settings import Settings, local_url, read_env_file
 
 _TEXT = "Hello! This is my voice, and it begins before the sentence has an end."
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses to listen on, and where this machine finds them
 
 
 def curl_line(settings: Settings, env_file: Path, environ: Mapping[str, str]) -> str:
     """A curl command that makes speech.wav. The key is read when it is pasted and stands nowhere in it."""
-    host = _EVERYWHERE.get(settings.host, settings.host)
-    address = f"[{host}]" if ":" in host else host
-    url = f"http://{address}:{settings.port}/tts/generate?{urlencode({'text': _TEXT})}"
+    url = f"{local_url(settings.host, settings.port)}/tts/generate?{urlencode({'text': _TEXT})}"
     return f'curl -fsS -o speech.wav -H "X-API-Key: {_key_from(env_file, environ)}" {shlex.quote(url)}'
 
 

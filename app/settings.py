@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from .watermark import PUBLIC_KEY, parse_key
 
 ENV_FILE = Path(".env")  # in the directory that the service is started from
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses to listen on, and where this machine finds them
+_Kind = TypeVar("_Kind", bound=BaseSettings)
 
 _SECRETS = ("api_key", "hf_token", "csm_watermark_key")  # never shown, also not when they are wrong
 
@@ -164,10 +167,46 @@ class Settings(BaseSettings):
         return self.tts_speech_token_queue_max_size + self.tts_pcm_chunk_queue_max_size
 
 
+class ClientSettings(BaseSettings):
+    """What a client on this machine takes from the same places: CSM_URL, or else where its service listens."""
+
+    model_config = Settings.model_config
+
+    csm_url: str | None = None
+    api_key: SecretStr | None = None
+    host: str = "0.0.0.0"
+    port: int = Field(default=8000, ge=1, le=65535)
+
+    @property
+    def url(self) -> str:
+        return self.csm_url or local_url(self.host, self.port)
+
+    @property
+    def key(self) -> str | None:
+        """The first key, if there is any."""
+        keys = "" if self.api_key is None else self.api_key.get_secret_value()
+        return next(filter(None, (part.strip() for part in keys.split(","))), None)
+
+
+def local_url(host: str, port: int) -> str:
+    """Where this machine finds what listens on an address."""
+    reached = _EVERYWHERE.get(host, host)
+    return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
+
+
 def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
     """Read the environment and the file. Raises SettingsError, which names every setting that is wrong."""
+    return _load(Settings, env_file)
+
+
+def load_client_settings(env_file: Path | None = ENV_FILE) -> ClientSettings:
+    """The same for a client, whom the rest of the settings does not concern. Raises SettingsError."""
+    return _load(ClientSettings, env_file)
+
+
+def _load(kind: type[_Kind], env_file: Path | None) -> _Kind:
     try:
-        return cast(Settings, cast(Any, Settings)(_env_file=env_file))
+        return cast(_Kind, cast(Any, kind)(_env_file=env_file))
     except ValidationError as error:
         lines = [_complaint(tuple(map(str, each["loc"])), str(each["msg"]), env_file) for each in error.errors()]
         raise SettingsError("\n".join(dict.fromkeys(lines))) from None

@@ -1,0 +1,24 @@
+"""What a request for speech may ask for (API.md section 1). What is left out is as the service is set."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+AudioFormat = Literal["wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac"]
+
+
+class SpeechOptions(TypedDict, total=False):
+    """How to say a text, beside the voice and the format."""
+
+    synthesis_temperature: float  # 0 (greedy) to 2
+    top_k: int  # 1 to 2051
+    cfg_guidance_weight: float  # 0 (off) to 3; above 0 the request takes two slots
+    voice_exaggeration_factor: float  # 0 to 1; 0.5 is neutral
+    text_processing_chunk_size: int  # characters, 20 to 1000
+    audio_tokens_per_slice: int  # frames of 80 ms, 1 to 125
+    remove_leading_milliseconds: int
+    remove_trailing_milliseconds: int
+    chunk_overlap_method: Literal["full", "zero"]
+    crossfade_duration_milliseconds: int  # 0 to 500
+    max_audio_length_ms: int  # 80 to 600000
+    seed: int  # the same seed, request and voice give the same audio
