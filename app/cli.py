@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
+from .commands import speak, voices
+from .commands.outcome import run
 from .gpus import visible_gpus
 from .settings import Settings, SettingsError, load_settings
 from .worker import places_of
@@ -18,8 +20,12 @@ _BASE = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 2 if the settings cannot be used; else this process becomes gunicorn."""
+    """Run a command. Returns its exit status; `serve` returns 2 if the settings cannot be used, else it never does."""
     parsed = _parser().parse_args(arguments)
+    return _serve(parsed) if parsed.command is _serve else run(parsed.command, parsed)
+
+
+def _serve(parsed: argparse.Namespace) -> int:
     for name in ("host", "port"):
         if getattr(parsed, name) is not None:
             os.environ[name.upper()] = getattr(parsed, name)
@@ -41,7 +47,7 @@ def serve_command() -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="csm-serve",
-        description="Real-time speech from Sesame CSM-1B over HTTP.",
+        description="Real-time speech from Sesame CSM-1B over HTTP.\n`csm-serve COMMAND --help` tells more of each.",
         epilog=f"Settings come from the environment, or from .env in the directory it is started in:\n\n{_table()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -49,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="start the service", description="Start the service.")
     serve.add_argument("--host", help="the address to listen on (HOST)")
     serve.add_argument("--port", help="the port to listen on (PORT)")
+    serve.set_defaults(command=_serve)
+    speak.add_parser(commands)
+    voices.add_parser(commands)
     return parser
 
 

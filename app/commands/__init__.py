@@ -1,0 +1,1 @@
+"""The commands that use a service over HTTP: speak and voices."""
