@@ -95,6 +95,7 @@ class Telling:
         return self.answer.ended(self._figures(cancelled=True))
 
     def failed(self, error: ServiceError) -> list[Message]:
+        self._record.code = error.code
         if error.code == "draining":
             self._record.outcome = "drained"
         else:
