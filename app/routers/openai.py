@@ -90,6 +90,7 @@ class OpenAIModels(BaseModel):
 
 @router.post(
     "/audio/speech",
+    status_code=200,
     response_class=SpeechResponse,
     responses={
         200: {

@@ -1,0 +1,182 @@
+"""OpenAI's own client against the service, unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import urllib.request
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import openai
+import pytest
+
+from tests.integration.shared import KEY, Server, serving
+
+TEXT = "x" * 50  # four seconds of the fake engine's
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("openai")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with serving(folder, MODEL_PATH="fake:frame_seconds=0.01") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(api_key=KEY, base_url=f"{server.url}/v1", max_retries=0) as client:
+        yield client
+
+
+def seconds_of(data: bytes, audio: str) -> float:
+    if audio == "pcm":
+        return len(data) / 48_000
+    with av.open(io.BytesIO(data)) as file:
+        return sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
+
+
+@pytest.mark.parametrize("audio", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
+def test_every_format_holds_all_that_was_said(client: openai.OpenAI, audio: Any) -> None:
+    response = client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT, response_format=audio)
+    assert seconds_of(response.content, audio) == pytest.approx(4, abs=0.2)
+
+
+def test_mp3_is_what_comes_when_nothing_is_said(client: openai.OpenAI) -> None:
+    response = client.audio.speech.create(
+        model="gpt-4o-mini-tts", voice="nova", input=TEXT, instructions="Speak as a pirate does."
+    )
+    assert response.response.headers["Content-Type"] == "audio/mpeg"
+
+
+@pytest.mark.parametrize("speed", [0.25, 0.5, 1.5, 4.0])
+def test_speed_makes_it_longer_or_shorter(client: openai.OpenAI, speed: float) -> None:
+    response = client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT, response_format="pcm", speed=speed)
+    assert len(response.content) // 2 == round(50 * 1920 / speed)
+
+
+def test_streaming_gives_audio_while_it_is_spoken(server: Server, client: openai.OpenAI) -> None:
+    def ended() -> bool:
+        return "audio_seconds=16" in server.log  # the line of this request
+
+    with client.audio.speech.with_streaming_response.create(
+        model="tts-1", voice="alloy", input="x" * 200, response_format="pcm"
+    ) as response:
+        parts = response.iter_bytes(3840)
+        assert next(parts)
+        assert not ended()
+        assert sum(map(len, parts)) == 199 * 3840
+    server.wait_until(ended)
+
+
+def test_the_async_client_streams_too(server: Server) -> None:
+    async def stream() -> int:
+        async with (
+            openai.AsyncOpenAI(api_key=KEY, base_url=f"{server.url}/v1") as client,
+            client.audio.speech.with_streaming_response.create(
+                model="tts-1", voice="shimmer", input=TEXT, response_format="pcm"
+            ) as response,
+        ):
+            return sum([len(part) async for part in response.iter_bytes()])
+
+    assert asyncio.run(stream()) == 50 * 3840
+
+
+@pytest.mark.parametrize("audio", ["pcm", "wav"])
+def test_events_carry_the_same_audio(client: openai.OpenAI, audio: Any) -> None:
+    said: dict[str, Any] = {"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": audio}
+    plain = client.audio.speech.create(**said).content
+    with client.audio.speech.with_streaming_response.create(**said, stream_format="sse") as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        events = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line]
+    *deltas, done = events
+    assert len(deltas) > 1
+    assert {event["type"] for event in deltas} == {"speech.audio.delta"}
+    assert b"".join(base64.b64decode(event["audio"]) for event in deltas) == plain
+    assert done == {
+        "type": "speech.audio.done",
+        "usage": {"input_tokens": 50, "output_tokens": 50, "total_tokens": 100},
+    }
+
+
+def test_the_names_of_openai_are_voices_of_their_own(client: openai.OpenAI) -> None:
+    def said(voice: Any) -> bytes:
+        return client.audio.speech.create(model="tts-1", voice=voice, input="Hi", response_format="pcm").content
+
+    assert said("alloy") == said("speaker_0") == said("Alloy")
+    assert said("nova") == said("speaker_4")
+    assert len({said(name) for name in ("alloy", "echo", "fable", "onyx", "nova", "shimmer")}) == 6
+
+
+def test_a_recording_of_the_same_name_wins(folder: Path, client: openai.OpenAI) -> None:
+    def said() -> bytes:
+        return client.audio.speech.create(model="tts-1", voice="coral", input="Hi", response_format="pcm").content
+
+    before = said()
+    recording = io.BytesIO()
+    with wave.open(recording, "wb") as file:
+        file.setparams((1, 2, 24_000, 0, "NONE", ""))
+        file.writeframes(b"\0\x10\0\xf0" * 24_000)
+    (folder / "voices" / "coral.wav").write_bytes(recording.getvalue())
+    assert said() != before
+    (folder / "voices" / "coral.wav").unlink()
+    assert said() == before
+
+
+def test_voices_and_models_are_listed(server: Server, client: openai.OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert client.models.retrieve(model.id) == model
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-2")
+    request = urllib.request.Request(f"{server.url}/v1/audio/voices", headers={"Authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(request) as response:
+        voices = json.load(response)["voices"]
+    assert {"id": "alloy", "name": "alloy"} in voices
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "code"),
+    [
+        ({"input": " "}, openai.UnprocessableEntityError, "invalid_parameter"),
+        ({"input": "x" * 5001}, openai.UnprocessableEntityError, "text_too_long"),
+        ({"speed": 5}, openai.UnprocessableEntityError, "invalid_parameter"),
+        ({"response_format": "midi"}, openai.BadRequestError, "unknown_format"),
+        ({"voice": "nobody"}, openai.NotFoundError, "unknown_voice"),
+        ({"input": "[raise]"}, openai.InternalServerError, "engine_failed"),
+    ],
+)
+def test_errors_are_those_of_the_client(
+    client: openai.OpenAI, changes: dict[str, Any], kind: type[openai.APIStatusError], code: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        client.audio.speech.create(**{"model": "tts-1", "voice": "alloy", "input": "Hi", **changes})
+    assert caught.value.code == code
+    body = caught.value.response.json()
+    assert set(body) == {"detail", "code", "error"}
+    assert body["error"]["message"] == body["detail"]
+
+
+def test_a_wrong_key_is_an_authentication_error(server: Server) -> None:
+    with openai.OpenAI(api_key="wrong", base_url=f"{server.url}/v1", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            client.audio.speech.create(model="tts-1", voice="alloy", input="Hi")
+        assert caught.value.response.json()["detail"] == "Invalid or missing API Key"
+
+
+def test_a_stream_that_breaks_is_an_error_to_the_client(client: openai.OpenAI) -> None:
+    with (
+        client.audio.speech.with_streaming_response.create(
+            model="tts-1", voice="alloy", input="[raise@9]" + TEXT, response_format="pcm"
+        ) as response,
+        pytest.raises(Exception, match=r"(?i)peer closed|incomplete|disconnect|connection"),
+    ):
+        response.read()
