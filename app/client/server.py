@@ -28,12 +28,12 @@ class Server:
     def __post_init__(self) -> None:
         try:
             url = httpx.URL(self.base_url)
-        except httpx.InvalidURL as error:
-            raise Misconfigured(f"the address cannot be used ({error}): it is like http://localhost:8000") from None
+        except httpx.InvalidURL:  # its message may show a password
+            url = httpx.URL()
         if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
             raise Misconfigured(
                 "the address must be like http://localhost:8000, or https://example.org/speech, without ? and #; "
-                f"it begins with {self.base_url[:8]!r}"
+                f"it begins with {self.base_url[:7]!r}"
             )
         if self.api_key is not None and not self.api_key.isprintable():
             raise Misconfigured("the API key holds characters that no header can carry, such as a line break")

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+from app.client import AudioFormat, SpeechOptions
+from app.encoders import FORMATS
+from app.schemas import SpeechParameters
+
+OTHERS = {"text", "voice_id", "format", "chunk_overlap_strategy"}  # arguments of their own, and a second name
+
+
+def test_every_parameter_of_the_service_can_be_given() -> None:
+    assert SpeechOptions.__annotations__.keys() == SpeechParameters.model_fields.keys() - OTHERS
+
+
+def test_every_format_of_the_service_can_be_asked_for() -> None:
+    assert get_args(AudioFormat) == tuple(FORMATS)
+
+
+def test_the_client_needs_little() -> None:
+    program = "import sys, app.client; print(sorted({'fastapi', 'torch', 'numpy', 'pydantic'} & sys.modules.keys()))"
+    root = Path(__file__).parents[3]
+    ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

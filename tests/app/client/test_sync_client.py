@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import time
+import wave
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.client import (
+    ApiError,
+    AsyncCsmClient,
+    CsmClient,
+    Health,
+    NotFound,
+    StreamCut,
+    Unavailable,
+    UnexpectedAnswer,
+    Unreachable,
+    Voice,
+)
+from app.encoders import FORMATS
+from app.encoders.wav import wav_header
+from tests.app.client.service import KEY, Answer, Parts, client, refused, streamed
+
+PCM = b"\1\2" * 100
+
+
+def refusing_to_wait(seconds: float) -> None:
+    raise AssertionError(f"waited {seconds} s")
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
+
+
+def in_turn(*answers: httpx.Response) -> Answer:
+    queue = list(answers)
+    return lambda request: queue.pop(0)
+
+
+def test_what_is_asked_for_is_what_is_sent() -> None:
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return streamed(PCM)
+
+    with client(answer) as service:
+        assert service.speak("Hi.", voice_id="amy.wav", format="raw_pcm", seed=7, top_k=3) == PCM
+    (request,) = sent
+    assert (request.method, request.url.path, request.headers["X-API-Key"]) == ("POST", "/tts/generate", KEY)
+    assert json.loads(request.content) == {
+        "text": "Hi.",
+        "voice_id": "amy.wav",
+        "format": "raw_pcm",
+        "seed": 7,
+        "top_k": 3,
+    }
+
+
+def test_what_is_left_out_is_not_sent() -> None:
+    with client(lambda request: streamed(request.content)) as service:
+        assert json.loads(service.speak("Hi.", format="mp3")) == {"text": "Hi.", "format": "mp3"}
+
+
+def test_a_path_in_front_of_the_service_stays() -> None:
+    with CsmClient(
+        "https://example.org/speech/",
+        "k",
+        transport=httpx.MockTransport(lambda request: httpx.Response(200, json=[request.url.path])),
+    ) as service:
+        assert service.voices() == ["/speech/voices"]
+
+
+def test_a_whole_wav_has_its_length() -> None:
+    with client(lambda request: streamed(FORMATS["wav"].make().flush() + PCM[:30], PCM[30:])) as service:
+        whole = service.speak("Hi.")
+    assert whole == wav_header(len(PCM)) + PCM
+    with wave.open(io.BytesIO(whole)) as file:
+        assert file.getnframes() == 100
+
+
+def test_bytes_are_there_as_they_come() -> None:
+    body = Parts(b"one", b"two", b"three")
+    with client(lambda request: httpx.Response(200, headers=streamed().headers, stream=body)) as service:
+        with service.stream("Hi.", format="raw_pcm") as speech:
+            assert (speech.head.engine, speech.head.sample_rate, speech.head.request_id) == ("csm", 24_000, "r1")
+            assert speech.first_audio_seconds is None
+            parts = iter(speech)
+            assert next(parts) == b"one"
+            assert (body.given, speech.received, speech.complete) == (1, 3, False)
+            first = speech.first_audio_seconds
+            assert list(parts) == [b"two", b"three"]
+            assert (speech.received, speech.complete, speech.first_audio_seconds) == (11, True, first)
+        assert body.closed
+
+
+def test_leaving_early_closes_the_stream() -> None:
+    body = Parts(*[b"x"] * 1000)
+    with client(lambda request: httpx.Response(200, headers=streamed().headers, stream=body)) as service:
+        with service.stream("Hi.") as speech:
+            next(iter(speech))
+        assert (body.closed, body.given) == (True, 1)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        httpx.RemoteProtocolError("peer closed connection without sending complete message body"),
+        httpx.ReadError("reset"),
+        httpx.ReadTimeout("timed out"),
+    ],
+)
+def test_a_broken_stream_is_never_whole(broken: Exception) -> None:
+    with client(lambda request: streamed(PCM, broken)) as service:
+        with pytest.raises(StreamCut, match="not whole"):
+            service.speak("Hi.", format="raw_pcm")
+        with service.stream("Hi.", format="raw_pcm") as speech:
+            parts = iter(speech)
+            assert next(parts) == PCM
+            with pytest.raises(StreamCut):
+                next(parts)
+            assert not speech.complete
+
+
+def test_a_stream_of_nothing_is_not_whole_either() -> None:
+    with client(lambda request: streamed()) as service, pytest.raises(StreamCut):
+        service.speak("Hi.")
+
+
+def test_a_stream_without_a_length_is_not_trusted() -> None:
+    unframed = httpx.Response(200, headers={"Content-Type": "audio/wav"}, stream=Parts(PCM))
+    with client(lambda request: unframed) as service, pytest.raises(StreamCut, match=r"HTTP/1\.1"):
+        service.speak("Hi.")
+
+
+def test_what_is_not_audio_is_not_taken_for_it() -> None:
+    with client(lambda request: httpx.Response(200, html="<p>Hello")) as service:
+        with pytest.raises(UnexpectedAnswer, match="text/html"):
+            service.speak("Hi.")
+        with pytest.raises(UnexpectedAnswer):
+            service.voices()
+        with pytest.raises(UnexpectedAnswer):
+            service.voice("amy.wav")
+
+
+def test_no_redirect_is_followed_with_the_key() -> None:
+    moved = httpx.Response(301, headers={"Location": "https://elsewhere.test/"})
+    with client(in_turn(moved)) as service, pytest.raises(UnexpectedAnswer, match=r"elsewhere\.test"):
+        service.voices()
+
+
+def test_nobody_there_is_told() -> None:
+    def nobody(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with client(nobody) as service, pytest.raises(Unreachable, match=r"http://service\.test .*refused"):
+        service.voices()
+
+
+def test_busy_is_tried_again_after_the_wait_that_it_names(waits: list[float]) -> None:
+    answers = in_turn(refused(429, **{"Retry-After": "3"}), refused(503, **{"Retry-After": "5"}), streamed(PCM))
+    with client(answers, retries=2) as service:
+        assert service.speak("Hi.", format="raw_pcm") == PCM
+    assert waits == [3, 5]
+
+
+def test_where_no_wait_is_named_it_grows(waits: list[float]) -> None:
+    with client(lambda request: refused(503), retries=3) as service, pytest.raises(Unavailable):
+        service.voices()
+    assert waits == [0.5, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("retries", "answer"),
+    [(0, refused(429)), (9, refused(404)), (9, refused(500)), (9, refused(429, **{"Retry-After": "3600"}))],
+)
+def test_what_is_not_worth_a_wait_is_told_at_once(
+    retries: int, answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", refusing_to_wait)
+    with client(in_turn(answer), retries=retries) as service, pytest.raises(ApiError) as caught:
+        service.voices()
+    assert caught.value.status == answer.status_code
+
+
+def test_a_broken_stream_is_not_tried_again(waits: list[float]) -> None:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return streamed(PCM, httpx.ReadError("reset"))
+
+    with client(answer, retries=5) as service, pytest.raises(StreamCut):
+        service.speak("Hi.")
+    assert (len(asked), waits) == (1, [])
+
+
+def test_voices_are_listed_described_and_deleted() -> None:
+    details = {"seconds": 3.5, "has_transcript": True, "preloaded": False, "created": "2025-01-01", "sha256": "ab"}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/voices":
+            return httpx.Response(200, json=["amy.wav"])
+        if request.method == "DELETE":
+            return httpx.Response(200, json={"message": "gone"})
+        return httpx.Response(200, json={"id": "amy.wav", **details, "newer": "fields are left alone"})
+
+    with client(answer) as service:
+        assert service.voices() == ["amy.wav"]
+        assert service.voice("amy.wav") == Voice("amy.wav", 3.5, True, False, "2025-01-01", "ab")
+        service.delete_voice("amy.wav")
+
+
+@pytest.mark.parametrize("voice_id", ["..", "../x", "a b", "a?b#c", "ä"])
+def test_an_odd_voice_id_leads_nowhere_else(voice_id: str) -> None:
+    paths: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.raw_path)
+        return refused(404)
+
+    with client(answer) as service, pytest.raises(NotFound):
+        service.delete_voice(voice_id)
+    ((_, voices, one),) = (path.split(b"/") for path in paths)
+    assert voices == b"voices"
+    assert httpx.URL("http://x/?" + one.decode()).query == one
+
+
+def test_a_recording_is_sent_with_its_words(tmp_path: Path) -> None:
+    recording = tmp_path / "amy.wav"
+    recording.write_bytes(b"R" * 200_000)
+    bodies: list[tuple[str, bytes]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append((request.method, request.read()))
+        return httpx.Response(201, json={"voice_id": "amy.wav", "message": ""})
+
+    told: list[tuple[int, int]] = []
+    with client(answer) as service:
+        assert service.add_voice(recording, transcript="Words.", progress=lambda *so_far: told.append(so_far)) == (
+            "amy.wav"
+        )
+        service.replace_voice("amy.wav", b"short", transcript="Other.")
+        with pytest.raises(ValueError, match="voice_id"):
+            service.add_voice(b"nameless")
+    (posted, first), (put, second) = bodies
+    assert (posted, put) == ("POST", "PUT")
+    assert b'filename="amy.wav"' in first
+    assert b"R" * 200_000 in first
+    assert b"Words." in first
+    assert b"Other." in second
+    assert told[-1] == (200_000, 200_000)
+    assert [sent for sent, _ in told] == sorted(sent for sent, _ in told)
+
+
+def test_a_recording_is_sent_whole_again(waits: list[float]) -> None:
+    answers = [refused(429), httpx.Response(201, json={"voice_id": "a"})]
+    bodies: list[int] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(len(request.read()))
+        return answers.pop(0)
+
+    with client(answer, retries=1) as service:
+        service.add_voice(b"R" * 1000, voice_id="a")
+    assert bodies[0] == bodies[1] > 1000
+
+
+@pytest.mark.parametrize(("status", "word"), [(200, "ok"), (202, "loading"), (500, "failed"), (503, "draining")])
+def test_health_is_an_answer_whatever_it_says(status: int, word: str) -> None:
+    answer = httpx.Response(status, json={"status": word, "tts_engines": {"gpu_0": {"state": word}}})
+    with client(in_turn(answer)) as service:
+        health = service.health()
+    assert health == Health(word, {"gpu_0": {"state": word}})
+    assert health.ready is (word == "ok")
+
+
+def test_the_system_status_is_as_it_comes() -> None:
+    with client(lambda request: httpx.Response(200, json={"gpus": []})) as service:
+        assert service.system_status() == {"gpus": []}
+
+
+def test_both_clients_can_do_the_same() -> None:
+    def calls(kind: type) -> dict[str, list[str]]:
+        public = {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+        return {name: list(inspect.signature(value).parameters) for name, value in public.items()}
+
+    assert calls(CsmClient) == calls(AsyncCsmClient)
+    assert list(inspect.signature(CsmClient).parameters) == list(inspect.signature(AsyncCsmClient).parameters)
