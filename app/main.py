@@ -26,7 +26,7 @@ from .metrics import Metrics
 from .pool import master
 from .pool.pool import Pool
 from .request_log import RequestLog
-from .routers import batch, live, openai, speech, status, system, voices
+from .routers import batch, live, openai, page, speech, status, system, voices
 from .service import Service
 from .settings import ENV_FILE, Settings, load_settings
 from .voice_store import VoiceStore
@@ -71,7 +71,7 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
     )
     application.state.service = service
     answers.install(application)
-    for each in (speech, live, batch, openai, voices, system, status):
+    for each in (speech, live, batch, openai, voices, system, status, page):
         application.include_router(each.router)
     return application
 

@@ -1,0 +1,74 @@
+// Play a compressed stream while it comes, through Media Source Extensions.
+
+import { Unreachable, generate } from "./api.js";
+import { AppendQueue, once } from "./append_queue.js";
+
+const TYPES = { fmp4: 'audio/mp4; codecs="mp4a.40.2"', webm: 'audio/webm; codecs="opus"' };
+const EXTENSIONS = { fmp4: "mp4", webm: "webm" };
+const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource; // the former is what iPhones have
+
+export const formats = () => Object.keys(TYPES).filter((format) => Source?.isTypeSupported(TYPES[format]));
+
+/** Why this way is closed here; "" if it is open. */
+export const obstacle = () => (formats().length ? "" : "This browser has no Media Source Extensions for AAC or Opus.");
+
+/** See way.js. */
+export async function play({ parameters, format, sound, meter, signal, keep, slow }) {
+  const element = sound.element();
+  element.disableRemotePlayback = true; // or iPhones refuse their source
+  const source = new Source();
+  const address = URL.createObjectURL(source);
+  element.src = address;
+  try {
+    await once(source, "sourceopen", signal);
+    const queue = new AppendQueue(source.addSourceBuffer(TYPES[format]), element, signal);
+    const heard = listen(element, meter, signal);
+    await fill({ queue, element, parameters, format, meter, signal, keep, lead: slow ? 0.8 : 0.24 });
+    if (source.readyState === "open") source.endOfStream();
+    await start(element);
+    await heard;
+  } finally {
+    element.pause();
+    element.removeAttribute("src");
+    element.load();
+    URL.revokeObjectURL(address);
+  }
+}
+
+async function fill({ queue, element, parameters, format, meter, signal, keep, lead }) {
+  const parts = [];
+  const response = await generate({ ...parameters, format }, signal);
+  const type = response.headers.get("Content-Type");
+  meter.engine(response.headers.get("X-TTS-Engine"));
+  keep({ name: `speech.${EXTENSIONS[format]}`, blob: async () => new Blob(parts, { type }) });
+  const reader = response.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read().catch((error) => {
+      throw signal.aborted ? error : new Unreachable("the stream broke off: what you heard is not the whole");
+    });
+    if (done) return;
+    parts.push(value);
+    await queue.append(value);
+    const end = element.buffered.length ? element.buffered.end(element.buffered.length - 1) : 0;
+    meter.received(end);
+    if (end >= lead) await start(element);
+  }
+}
+
+/** Play, if it is not playing. */
+async function start(element) {
+  if (!element.paused || !element.buffered.length) return;
+  element.currentTime = Math.max(element.currentTime, element.buffered.start(0)); // an encoder's delay is no gap
+  await element.play();
+}
+
+/** Resolves when it is heard to the end. */
+function listen(element, meter, signal) {
+  element.addEventListener("playing", () => meter.heard(element.currentTime), { signal });
+  element.addEventListener("timeupdate", () => element.currentTime && meter.heard(element.currentTime), { signal });
+  element.addEventListener("waiting", () => meter.sounds && !element.ended && meter.gap(), { signal });
+  const broken = once(element, "error", signal).then(() => {
+    throw new Error(`the browser cannot play this stream (${element.error?.message || "no reason given"})`);
+  });
+  return Promise.race([once(element, "ended", signal), broken]);
+}
