@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LOOK_AROUND_SECONDS = 0.1  # how often an order that waits looks whether somebody else has a slot meanwhile
+_OVERTIME_SECONDS = 1.0  # in which a worker says itself that the wait is over; one that hangs says nothing
 
 Source = LocalSpeech | RemoteSpeech
 
@@ -108,8 +109,12 @@ class Errand:
         entering = asyncio.create_task(held.enter_async_context(context))
         try:
             while not (await asyncio.wait({entering}, timeout=LOOK_AROUND_SECONDS))[0]:
-                if not self._admitted and (other := self._reserve(only_free=True)) is not None:
+                if self._admitted:
+                    continue
+                if (other := self._reserve(only_free=True)) is not None:
                     return other
+                if time.monotonic() > self._deadline + _OVERTIME_SECONDS:
+                    raise Busy("no worker gave a slot in time: try again soon")
             self._source = entering.result()
             self._held.push_async_exit(held.pop_all())
             return None

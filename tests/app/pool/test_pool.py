@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -143,6 +144,21 @@ async def test_who_is_not_there_is_passed_over(workers: Any, order: Any, wait: A
         assert pools[0]._sockets is not None
         socket_path(pools[0]._sockets, 1).unlink()
         assert [(await heard(pools[0], order("Hi")))[0] for _ in range(3)] == ["0", "0", "0"]
+        await wait(lambda: idle(pools))
+
+
+async def test_who_does_not_answer_is_waited_for_no_longer_than_anybody(workers: Any, order: Any, wait: Any) -> None:
+    async with workers(2, queue_seconds=0.2, concurrent_requests_per_worker=1) as pools:
+        assert pools[0]._sockets is not None
+        path = socket_path(pools[0]._sockets, 1)
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as hung:
+            hung.bind(str(path))
+            hung.listen()
+            assert [(await heard(pools[0], order("Hi")))[0] for _ in range(2)] == ["0", "0"]
+            async with speak(pools[0], order()):
+                with pytest.raises(Busy):
+                    await heard(pools[0], order("Hi"))
         await wait(lambda: idle(pools))
 
 
