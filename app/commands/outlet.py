@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -65,7 +65,7 @@ def _outlet(target: str | None, audio_format: str | None) -> Outlet:
     if target == STDOUT:
         if sys.stdout.isatty():
             raise CommandFailed("stdout is a terminal, which cannot show audio: pipe it on, or name a file", Exit.USAGE)
-        return Pipe(sys.stdout.buffer, audio_format or "wav")
+        return Pipe(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), audio_format or "wav")
     path = Path(target)
     chosen = audio_format or format_of(path)
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
@@ -84,7 +84,7 @@ def format_of(path: Path) -> str:
 
 
 class Pipe:
-    """A stream that somebody else reads as it is written."""
+    """A stream that somebody else reads as it is written. Its end is theirs too, whole or not: the status tells."""
 
     def __init__(self, stream: BinaryIO, audio_format: str) -> None:
         self.format = audio_format
@@ -95,10 +95,11 @@ class Pipe:
         self._stream.flush()
 
     def finish(self) -> None:
-        self._stream.flush()
+        self._stream.close()
 
     def abandon(self) -> None:
-        """What was written cannot be taken back; the exit status tells."""
+        with suppress(BrokenPipeError):
+            self._stream.close()
 
 
 class File:
@@ -122,5 +123,6 @@ class File:
         self._part.replace(self._path)
 
     def abandon(self) -> None:
-        self._stream.close()
+        with suppress(OSError):  # what could not be written may be why
+            self._stream.close()
         self._part.unlink(missing_ok=True)
