@@ -1,0 +1,144 @@
+"""The service that is measured: asked how it is, and, where that is wanted, started and stopped."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from .trial import Address
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "tiny"
+_LOOK_SECONDS = 0.2
+_STOP_SECONDS = 45.0  # it lets its clients hear out for 30
+
+
+class ServerError(Exception):
+    """The service is not there, not ready, or does not let us in."""
+
+
+def get(address: Address, path: str, timeout: float = 10.0) -> tuple[int, Any]:
+    """Status and JSON of a path. Raises OSError if nobody answers."""
+    with closing(http.client.HTTPConnection(address.host, address.port, timeout=timeout)) as connection:
+        connection.request("GET", path, headers={"X-API-Key": address.key} if address.key else {})
+        answer = connection.getresponse()
+        text = answer.read()
+        return answer.status, json.loads(text) if text.startswith(b"{") else None
+
+
+def status_of(address: Address) -> dict[str, Any]:
+    """/system-status. Raises ServerError, which says what to do."""
+    where = f"http://{address.host}:{address.port}"
+    try:
+        status, answer = get(address, "/system-status")
+    except (OSError, http.client.HTTPException) as error:
+        raise ServerError(
+            f"nobody answers at {where} ({error}): start the service, or let --serve fake start one"
+        ) from None
+    if status == 401:
+        raise ServerError(f"{where} wants a key: put its API_KEY into the environment or into .env")
+    if status != 200 or not isinstance(answer, dict):
+        raise ServerError(f"{where}/system-status answered {status}: is that csm-serve?")
+    return answer
+
+
+def wait_until_idle(address: Address, seconds: float) -> bool:
+    """Whether nothing is spoken or waits any more, within that time."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while any(worker["active"] or worker["queued"] for worker in status_of(address)["workers"]):
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(_LOOK_SECONDS)
+    return True
+
+
+@contextmanager
+def served(model: str, settings: Mapping[str, str], start_seconds: float) -> Iterator[Address]:
+    """A service of real processes on a free port of this machine, stopped at the end.
+
+    model: `fake` (with options, as engine.testing takes them), `tiny` (a small checkpoint of chance) or a MODEL_PATH.
+    settings: what else it shall be set to. Raises ServerError if it is not ready in time.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        if model == TINY:
+            subprocess.run(
+                [sys.executable, "-m", "engine.random_checkpoint", str(folder / "model")], cwd=ROOT, check=True
+            )
+            model = str(folder / "model")
+        elif Path(model).is_dir():
+            model = str(Path(model).resolve())
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = Address("127.0.0.1", free.getsockname()[1], secrets.token_hex(16))
+        ours = {
+            "API_KEY": address.key,
+            "HOST": address.host,
+            "PORT": str(address.port),
+            "MODEL_PATH": model,
+            "VOICES_DIR": str(folder / "voices"),
+            "PRELOADED_VOICES_DIR": str(folder / "preloaded-voices"),
+            "PYTHONPATH": str(ROOT),
+            **settings,
+        }
+        # `env` adds these to what the user has set; the folder has no .env of its own.
+        command = ["env", *(f"{key}={value}" for key, value in ours.items())]
+        log = folder / "service.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, sys.executable, "-m", "app.cli", "serve"], cwd=folder, stdout=output, stderr=output
+            )
+        try:
+            _wait_until_ready(address, process, log, start_seconds)
+            yield address
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(address: Address, process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while True:
+        try:
+            status, answer = get(address, "/health")
+        except (OSError, http.client.HTTPException):
+            status, answer = 0, None
+        if status == 200:
+            return
+        if process.poll() is not None or status == 500 or time.monotonic() > deadline:
+            tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+            raise ServerError(f"the service is not ready within {seconds:.0f} s: {answer}\nIts log ends:\n{tail}")
+        pause.wait(_LOOK_SECONDS)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end; whatever of it is still there then is killed."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in family:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
