@@ -66,8 +66,11 @@ class AsyncCsmClient:
         """The speech as it is made. Leaving the `async with` early ends it, and frees its slot."""
         asked = time.monotonic()
         call = calls.speak(text, voice_id, format, options)
-        async with aclosing(await self._open(call)) as response:
-            yield AsyncSpeechStream(response, call.read(response), self._server, asked)
+        async with (
+            aclosing(await self._open(call)) as response,
+            aclosing(AsyncSpeechStream(response, call.read(response), self._server, asked)) as speech,
+        ):
+            yield speech
 
     async def voices(self) -> list[str]:
         """The ids of all voices."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
 import httpx
 
@@ -40,9 +40,23 @@ class _Account:
 
 
 class SpeechStream(_Account):
-    """Iterate it once, for bytes as they come. Raises StreamCut if they end before the speech does."""
+    """An iterator of bytes as they come. Raises StreamCut if they end before the speech does."""
+
+    def __init__(self, response: httpx.Response, head: SpeechHead, server: Server, asked: float) -> None:
+        super().__init__(response, head, server, asked)
+        self._parts = self._read()
 
     def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._parts)
+
+    def close(self) -> None:
+        """Take no more of it."""
+        self._parts.close()
+
+    def _read(self) -> Generator[bytes, None, None]:
         with self._server.errors(begun=True):
             for data in self._response.iter_bytes():
                 self._note(data)
@@ -51,9 +65,23 @@ class SpeechStream(_Account):
 
 
 class AsyncSpeechStream(_Account):
-    """Iterate it once, for bytes as they come. Raises StreamCut if they end before the speech does."""
+    """An iterator of bytes as they come. Raises StreamCut if they end before the speech does."""
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __init__(self, response: httpx.Response, head: SpeechHead, server: Server, asked: float) -> None:
+        super().__init__(response, head, server, asked)
+        self._parts = self._read()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._parts)
+
+    async def aclose(self) -> None:
+        """Take no more of it."""
+        await self._parts.aclose()
+
+    async def _read(self) -> AsyncGenerator[bytes, None]:
         with self._server.errors(begun=True):
             async for data in self._response.aiter_bytes():
                 self._note(data)

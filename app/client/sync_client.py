@@ -72,8 +72,11 @@ class CsmClient:
         """The speech as it is made. Leaving the `with` early ends it, and frees its slot."""
         asked = time.monotonic()
         call = calls.speak(text, voice_id, format, options)
-        with closing(self._open(call)) as response:
-            yield SpeechStream(response, call.read(response), self._server, asked)
+        with (
+            closing(self._open(call)) as response,
+            closing(SpeechStream(response, call.read(response), self._server, asked)) as speech,
+        ):
+            yield speech
 
     def voices(self) -> list[str]:
         """The ids of all voices."""

@@ -93,11 +93,10 @@ def test_bytes_are_there_as_they_come() -> None:
         with service.stream("Hi.", format="raw_pcm") as speech:
             assert (speech.head.engine, speech.head.sample_rate, speech.head.request_id) == ("csm", 24_000, "r1")
             assert speech.first_audio_seconds is None
-            parts = iter(speech)
-            assert next(parts) == b"one"
+            assert next(speech) == b"one"
             assert (body.given, speech.received, speech.complete) == (1, 3, False)
             first = speech.first_audio_seconds
-            assert list(parts) == [b"two", b"three"]
+            assert list(speech) == [b"two", b"three"]
             assert (speech.received, speech.complete, speech.first_audio_seconds) == (11, True, first)
         assert body.closed
 
@@ -106,7 +105,7 @@ def test_leaving_early_closes_the_stream() -> None:
     body = Parts(*[b"x"] * 1000)
     with client(lambda request: httpx.Response(200, headers=streamed().headers, stream=body)) as service:
         with service.stream("Hi.") as speech:
-            next(iter(speech))
+            next(speech)
         assert (body.closed, body.given) == (True, 1)
 
 
@@ -123,10 +122,9 @@ def test_a_broken_stream_is_never_whole(broken: Exception) -> None:
         with pytest.raises(StreamCut, match="not whole"):
             service.speak("Hi.", format="raw_pcm")
         with service.stream("Hi.", format="raw_pcm") as speech:
-            parts = iter(speech)
-            assert next(parts) == PCM
+            assert next(speech) == PCM
             with pytest.raises(StreamCut):
-                next(parts)
+                next(speech)
             assert not speech.complete
 
 
