@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import numpy as np
+import numpy.typing as npt
 from anyio import CancelScope, fail_after, move_on_after
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 MOST_TEXTS = 64  # that wait on one connection
 _NORMAL, _GOING_AWAY, _INTERNAL_ERROR, _SERVICE_RESTART = 1000, 1001, 1011, 1012  # RFC 6455, 7.4.1
 MOST_REMEMBERED = 500  # frames, 40 s: about what the engine has room for beside a voice and a text
+_NO_CODES: npt.NDArray[np.int64] = np.zeros((0, 0), np.int64)
 _SMALL = 48_000  # samples, 2 s: making a message of fewer takes less than the way to a thread and back
 
 
@@ -194,11 +196,12 @@ class Connection:
             codes.append(chunk.codes)
             if chunk.samples.size:
                 await self._give(telling, telling.finishing(chunk.samples), heavy=chunk.samples.size > _SMALL)
-        self._remember(Spoken(piece, np.concatenate(codes), speaker_number(text.say.order.voice_id or "") or 0))
+        speaker = speaker_number(text.say.order.voice_id or "") or 0
+        self._remember(Spoken(piece, np.concatenate(codes or [_NO_CODES]), speaker))
 
     def _remember(self, said: Spoken) -> None:
         """Only what was said to its end: of the rest nobody knows which words it was."""
-        if said.codes.shape[1]:  # else the engine has no use for it
+        if said.codes.size:  # else the engine has no use for it
             self._said = (*self._said, said)
             while sum(len(each.codes) for each in self._said) > MOST_REMEMBERED:
                 self._said = self._said[1:]

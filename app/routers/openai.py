@@ -96,8 +96,8 @@ class OpenAIModels(BaseModel):
         200: {
             "description": "The audio, streamed while it is spoken; with stream_format sse as events.",
             "content": {
-                media_type: {"schema": {"type": "string", "format": "binary"}}
-                for media_type in (*(audio.media_type for audio in FORMATS.values()), "text/event-stream")
+                **{audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()},
+                "text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}},
             },
         }
     },

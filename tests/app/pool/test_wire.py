@@ -20,7 +20,7 @@ from app.pool.wire import (
     receive,
 )
 from app.schemas import Order
-from engine import AudioChunk, SpeechRequest
+from engine import AudioChunk, SpeechRequest, Spoken
 
 pytestmark = pytest.mark.anyio
 
@@ -39,13 +39,26 @@ async def test_an_order_arrives_as_it_was_sent() -> None:
     assert read_order(payload) == (Order(speech, "amy.wav"), 1.5)
 
 
+async def test_a_conversation_goes_along_with_its_order() -> None:
+    codes = np.random.default_rng(0).integers(0, 2051, (5, 32))
+    speech = SpeechRequest("And?", history=(Spoken("Hi.", codes, 1), Spoken("Yes?", codes[:1], 0)))
+    _, payload = await over_the_wire(order_message(Order(speech, None), 1.0))
+    history = read_order(payload)[0].speech.history
+    assert [(said.text, said.speaker) for said in history] == [("Hi.", 1), ("Yes?", 0)]
+    assert np.array_equal(history[0].codes, codes)
+    assert history[0].codes.dtype == np.int64
+    assert history[1].codes.shape == (1, 32)
+
+
 @pytest.mark.parametrize("flags", [(False, False, False), (True, False, False), (True, True, True)])
 async def test_audio_arrives_as_it_was_sent(flags: tuple[bool, bool, bool]) -> None:
     samples = np.random.default_rng(0).normal(size=1920).astype(np.float32)
-    kind, payload = await over_the_wire(audio_message(AudioChunk(samples, np.zeros((1, 32), np.int64), 7, *flags)))
+    codes = np.arange(64).reshape(2, 32)
+    kind, payload = await over_the_wire(audio_message(AudioChunk(samples, codes, 7, *flags)))
     chunk = read_audio(payload)
     assert kind is Kind.AUDIO
     assert np.array_equal(chunk.samples, samples)
+    assert np.array_equal(chunk.codes, codes)
     assert (chunk.text_chunk, chunk.in_last_text_chunk, chunk.ends_text_chunk, chunk.ends_speech) == (7, *flags)
 
 
