@@ -86,16 +86,23 @@ class Door:
         order, wait = read_order(payload)
         try:
             async with speak_here(
-                self._host, order, wait=wait, on_admitted=lambda: writer.write(message(Kind.ADMITTED))
+                self._host, order, wait=wait, on_admitted=lambda: _say(writer, message(Kind.ADMITTED))
             ) as speech:
-                writer.write(message(Kind.BEGUN, json.dumps({"engine": speech.engine_name}).encode()))
+                _say(writer, message(Kind.BEGUN, json.dumps({"engine": speech.engine_name}).encode()))
                 async for chunk in speech:
-                    writer.write(audio_message(chunk))
+                    _say(writer, audio_message(chunk))
                     await writer.drain()
-            writer.write(message(Kind.END))
+            _say(writer, message(Kind.END))
         except ServiceError as error:
-            writer.write(error_message(error))
+            _say(writer, error_message(error))
         await writer.drain()
+
+
+def _say(writer: StreamWriter, data: bytes) -> None:
+    """Raises ConnectionBroken if who asked has left; the transport would say so by a RuntimeError of its own."""
+    if writer.is_closing():
+        raise ConnectionBroken("the other worker closed the connection")
+    writer.write(data)
 
 
 def _bound_buffers(writer: StreamWriter) -> None:

@@ -101,6 +101,10 @@ class Master:
         if record.state == "draining":
             self.board.vacate(index)
             return
+        if now < record.retry_at and record.state in ("restarting", "failed"):  # it waited: this is no further crash
+            self.board.vacate(index, failures=record.failures, retry_at=record.retry_at, error=record.error)
+            _log.warning("worker %s ended (pid %d) before it loaded", record.worker_id, pid)
+            return
         steady = record.ready_since > 0 and now - record.ready_since >= STEADY_SECONDS
         failures = 1 if steady else record.failures + 1
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)

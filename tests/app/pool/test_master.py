@@ -80,6 +80,22 @@ def test_each_crash_in_a_row_doubles_the_pause(master: Master, caplog: pytest.Lo
     assert "its process (pid 77) died" in caplog.text
 
 
+def test_who_ends_while_it_waits_has_not_crashed_once_more(master: Master) -> None:
+    index = master.assign()
+    assert index == 0
+    master.board.tell(0, "loading")
+    master.bury(0, master.board.record(0).pid)
+    crashed = master.board.record(0)
+    assert master.assign() == 0
+    master.board.tell(0, "restarting")
+    master.bury(0, master.board.record(0).pid)
+    again = master.board.record(0)
+    assert (again.failures, again.retry_at) == (crashed.failures, crashed.retry_at) == (1, crashed.retry_at)
+    assert master.assign() == 0
+    master.bury(0, master.board.record(0).pid)  # this one died before it could wait: forking goes no faster for it
+    assert master.board.record(0).failures == 2
+
+
 def test_who_was_ready_for_long_starts_anew(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
     crash(master)
     assert master.assign() == 0
