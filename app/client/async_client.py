@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import httpx
+from anyio import to_thread
 
 from . import calls
 from .answers import Health, Voice, error_of
@@ -91,13 +92,15 @@ class AsyncCsmClient:
 
         transcript: the words that are said in it. progress: called with (bytes sent, bytes in all).
         """
-        return await self._ask(calls.add_voice(recording, transcript, voice_id, progress))
+        call = await to_thread.run_sync(calls.add_voice, recording, transcript, voice_id, progress)  # reads a file
+        return await self._ask(call)
 
     async def replace_voice(
         self, voice_id: str, recording: Recording, *, transcript: str = "", progress: Progress | None = None
     ) -> None:
         """Let an uploaded voice be another recording, from the next request on."""
-        await self._ask(calls.replace_voice(voice_id, recording, transcript, progress))
+        call = await to_thread.run_sync(calls.replace_voice, voice_id, recording, transcript, progress)
+        await self._ask(call)
 
     async def delete_voice(self, voice_id: str) -> None:
         await self._ask(calls.delete_voice(voice_id))

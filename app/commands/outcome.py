@@ -73,6 +73,8 @@ def run(command: Callable[[argparse.Namespace], None], parsed: argparse.Namespac
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _told(f"{name}{error.strerror or error}", Exit.FAILED)
+    except Exception as error:
+        return _told(f"this should not have happened, please report it: {type(error).__name__}: {error}", Exit.FAILED)
     return Exit.DONE
 
 

@@ -84,7 +84,7 @@ def speak(parsed: argparse.Namespace) -> None:
 def _texts(words: list[str]) -> Iterable[str]:
     if words and words != ["-"]:
         return [" ".join(words)]
-    if sys.stdin.isatty() and not words:
+    if sys.stdin is None or (sys.stdin.isatty() and not words):
         raise CommandFailed('what shall be said? csm-serve speak "Hello there.", or pipe a text in', Exit.USAGE)
     return utterances(read_pieces(sys.stdin.fileno()), lines=sys.stdin.isatty())
 
@@ -109,7 +109,8 @@ class _Speaking:
         began = time.monotonic()
         try:
             for text in texts:
-                self._progress.show("waiting for the first audio …")
+                if self._first is None:
+                    self._progress.show("waiting for the first audio …")
                 self._say(text)
             if self._first is None:
                 raise CommandFailed("there was nothing to say: the text is empty", Exit.USAGE)

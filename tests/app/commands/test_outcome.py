@@ -45,6 +45,7 @@ def ended(error: BaseException) -> int:
         (CommandFailed("x"), 1),
         (CommandFailed("x", Exit.USAGE), 2),
         (FileNotFoundError(2, "No such file", "out.wav"), 1),
+        (ZeroDivisionError("x"), 1),
     ],
 )
 def test_each_end_has_its_status_and_one_line(
