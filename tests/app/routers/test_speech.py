@@ -121,6 +121,14 @@ async def test_routes_that_are_not_there_are_errors_of_the_same_form(settings: S
         assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
 
 
+async def test_a_stream_that_broke_is_not_spoken_again_for_its_rest(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        for wanted, status in (("bytes=0-", 200), ("bytes=65324-", 400), ("bytes=10-20", 400)):
+            response = await client.get("/tts/generate", params={"text": "Hi"}, headers={"Range": wanted})
+            assert response.status_code == status
+        assert response.json()["code"] == "no_ranges"
+
+
 async def test_web_pages_may_call_but_never_with_cookies(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         ask = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
