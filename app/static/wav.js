@@ -20,19 +20,21 @@ export class Recording {
     return this.#length / this.rate;
   }
 
-  /** 16 bit mono. */
   wav() {
-    const file = new DataView(new ArrayBuffer(HEADER + 2 * this.#length));
-    writeHeader(file, this.rate, 2 * this.#length);
-    let at = HEADER;
+    const samples = new Int16Array(this.#length);
+    let at = 0;
     for (const block of this.#blocks) {
-      for (const sample of block) {
-        file.setInt16(at, Math.round(Math.max(-1, Math.min(1, sample)) * 32767), true);
-        at += 2;
-      }
+      for (const sample of block) samples[at++] = Math.round(Math.max(-1, Math.min(1, sample)) * 32767);
     }
-    return new Blob([file], { type: "audio/wav" });
+    return wavOf(samples.buffer, this.rate);
   }
+}
+
+/** A file of 16 bit mono. @param {ArrayBuffer} samples  little-endian, as every browser's machine has them */
+export function wavOf(samples, rate) {
+  const header = new DataView(new ArrayBuffer(HEADER));
+  writeHeader(header, rate, samples.byteLength);
+  return new Blob([header, samples], { type: "audio/wav" });
 }
 
 function writeHeader(file, rate, bytes) {

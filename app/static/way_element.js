@@ -2,7 +2,9 @@
 
 import { addressOf, askWhy, generate } from "./api.js";
 import { once } from "./append_queue.js";
+import { wavOf } from "./wav.js";
 
+const RATE = 24000; // of the service
 const TYPES = {
   wav: "audio/wav",
   mp3: "audio/mpeg",
@@ -26,7 +28,7 @@ export async function play({ parameters, format, sound, meter, signal, keep }) {
   keep({
     name: `speech.${EXTENSIONS[format] ?? format}`,
     // An element does not give out what it has received, but the seed makes the same once more, as far as it was heard.
-    blob: async () => (await generate({ ...parameters, format, ...(signal.aborted && upTo(meter.heardSeconds)) })).blob(),
+    blob: () => makeFile({ ...parameters, format, ...(signal.aborted && upTo(meter.heardSeconds)) }),
   });
   const ended = listen(element, meter, signal);
   const broken = once(element, "error", signal).then(async () => {
@@ -36,7 +38,7 @@ export async function play({ parameters, format, sound, meter, signal, keep }) {
   const arriving = watchArrival(address, meter);
   element.src = address;
   try {
-    await Promise.race([element.play().then(() => ended), broken]);
+    await Promise.race([Promise.all([element.play(), ended]), broken]);
     meter.heard(element.currentTime);
   } catch (error) {
     throw error.name === "NotSupportedError" ? await broken : error; // play() tells of it first, and less
@@ -69,6 +71,12 @@ function watchArrival(address, meter) {
   });
   observer.observe({ type: "resource" });
   return observer;
+}
+
+/** The header of a wav that is streamed cannot tell its length; the one of a file should. */
+async function makeFile({ format, ...parameters }) {
+  if (format !== "wav") return (await generate({ ...parameters, format })).blob();
+  return wavOf(await (await generate({ ...parameters, format: "raw_pcm" })).arrayBuffer(), RATE);
 }
 
 /** Frames of 80 ms. */

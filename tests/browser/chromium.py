@@ -1,0 +1,58 @@
+"""A Chromium without a window, with a microphone that beeps, and with nothing left of any run before."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_FLAGS = (
+    "--headless=new",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--no-proxy-server",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--window-size=1280,1000",
+)
+
+
+def find() -> tuple[str, str] | None:
+    """The paths of a browser and of its driver; None if one is missing."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
+    return (browser, driver) if browser and driver else None
+
+
+def start(browser: str, driver: str, profile: Path) -> Chrome:
+    options = ChromeOptions()
+    options.binary_location = browser
+    for flag in (*_FLAGS, f"--user-data-dir={profile}", *(["--no-sandbox"] if os.geteuid() == 0 else [])):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(profile / "downloads")})
+    return Chrome(options, Service(driver))
+
+
+def requested(driver: Chrome) -> list[str]:
+    """The address of everything that was asked for since the last time, WebSockets too."""
+    events: list[dict[str, Any]] = [json.loads(each["message"])["message"] for each in driver.get_log("performance")]
+    addresses = []
+    for event in events:
+        if event["method"] == "Network.requestWillBeSent":
+            addresses.append(event["params"]["request"]["url"])
+        elif event["method"] == "Network.webSocketCreated":
+            addresses.append(event["params"]["url"])
+    return addresses

@@ -1,0 +1,132 @@
+"""Voices on the page: uploaded, replaced, recorded, heard and deleted; and names that would be more than names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.app.voice_recordings import recording as make_recording
+from tests.browser.page import Page, ask
+
+HOSTILE = '<img src=x onerror="document.title=1">'
+_LIST = """
+const fetched = window.fetch;
+window.fetch = (path, ...rest) => path === "/voices" && !rest[0]?.method
+  ? Promise.resolve(new Response(JSON.stringify(%s))) : fetched(path, ...rest);
+"""
+
+
+def upload(page: Page, path: Path, name: str, transcript: str = "") -> None:
+    page.press("add-voice")
+    page.find("voice-file").send_keys(str(path))
+    page.type("voice-name", name)
+    page.find("transcript").send_keys(transcript)
+    page.press("voice-save")
+
+
+def delete(page: Page, name: str) -> None:
+    page.deed("remove", name)
+    page.driver.find_element("css selector", "#delete-dialog .danger").click()
+    page.until(lambda: page.text("voices-said") == f"{name} is deleted.")
+
+
+@pytest.fixture
+def amy(page: Page, recording: Path) -> Iterator[str]:
+    upload(page, recording, "amy.wav")
+    page.until(lambda: page.voices == ["amy.wav"])
+    yield "amy.wav"
+    if "amy.wav" in page.voices:
+        delete(page, "amy.wav")
+
+
+def about(page: Page, voice: str) -> str:
+    return page.driver.find_element("css selector", f"li[data-voice='{voice}'] .about").text
+
+
+def test_a_voice_is_uploaded_heard_and_deleted(page: Page, amy: str) -> None:
+    assert page.text("voices-said") == "amy.wav is there, and chosen."
+    assert page.value("voice") == amy
+    page.until(lambda: about(page, amy) == "1.5 s · no transcript")
+    page.deed("hear", amy)
+    assert page.wait_until_over().startswith("Said all of it")
+    page.deed("remove", amy)
+    assert page.text("delete-name") == amy
+    page.press_keys("\ue00c")  # Escape: it is kept
+    assert ask(page.server, "/voices") == [amy]
+    delete(page, amy)
+    assert page.voices == []
+    assert ask(page.server, "/voices") == []
+    assert page.value("voice") == ""
+
+
+def test_a_voice_is_replaced(page: Page, amy: str, tmp_path: Path) -> None:
+    before = ask(page.server, f"/voices/{amy}")["sha256"]
+    other = tmp_path / "other.flac"
+    other.write_bytes(make_recording("flac", seconds=2.5))
+    page.deed("replace", amy)
+    page.find("voice-file").send_keys(str(other))
+    page.find("transcript").send_keys("Other words.")
+    page.press("voice-save")
+    page.until(lambda: page.text("voices-said") == "amy.wav is replaced, and chosen.")
+    page.until(lambda: about(page, amy) == "2.5 s · with transcript")
+    assert ask(page.server, f"/voices/{amy}")["sha256"] != before
+
+
+def test_a_voice_is_recorded_from_the_microphone(page: Page) -> None:
+    page.press("add-voice")
+    sentence = page.text("sentence")
+    page.press("record")
+    page.until(lambda: page.text("recording").startswith(("2 s", "3 s")))
+    page.press("record")
+    page.until(lambda: page.value("transcript") == sentence)
+    assert page.value("voice-name") == "my-voice.webm"
+    page.until(lambda: page.run("return document.getElementById('voice-heard').readyState > 0"))
+    page.press("voice-save")
+    page.until(lambda: page.voices == ["my-voice.webm"])
+    details = ask(page.server, "/voices/my-voice.webm")
+    assert details["has_transcript"]
+    assert details["seconds"] > 1.5
+    delete(page, "my-voice.webm")
+
+
+def test_what_is_refused_is_told_where_it_was_done(page: Page, amy: str, recording: Path, tmp_path: Path) -> None:
+    upload(page, recording, amy)
+    page.until(lambda: "amy.wav" in page.text("voice-problem"))
+    assert "another name" in page.text("voice-problem")
+    page.press("voice-cancel")
+    junk = tmp_path / "junk.wav"
+    junk.write_bytes(b"nothing to hear " * 100)
+    upload(page, junk, "junk.wav")
+    page.until(lambda: "try again" in page.text("voice-problem"))
+    page.press("voice-cancel")
+    page.press("add-voice")
+    assert page.text("voice-problem") == ""
+    page.press("voice-cancel")
+    assert page.voices == [amy]
+
+
+def test_names_and_words_are_text_whatever_they_look_like(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / f"{HOSTILE}.wav"
+    file.write_bytes(make_recording("wav", seconds=1.5))
+    page.press("add-voice")
+    page.find("voice-file").send_keys(str(file))
+    assert page.value("voice-name") == "img-src-x-onerror-document.title-1.wav"
+    page.find("transcript").send_keys(HOSTILE)
+    page.press("voice-save")
+    page.until(lambda: page.voices == ["img-src-x-onerror-document.title-1.wav"])
+    delete(page, page.voices[0])
+
+    script = page.driver.execute_cdp_cmd(
+        "Page.addScriptToEvaluateOnNewDocument", {"source": _LIST % json.dumps([HOSTILE])}
+    )
+    page.open()
+    page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+    assert page.voices == [HOSTILE]
+    assert page.all("#voices img, #voice img") == []
+    page.deed("remove", HOSTILE)
+    assert page.text("delete-name") == HOSTILE
+    page.press_keys("\ue00c")
+    assert page.driver.title == "csm-serve"
