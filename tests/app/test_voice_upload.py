@@ -31,7 +31,7 @@ async def reader(scope: Any, receive: Any, send: Any) -> None:
             size = len(form.recording.file.read())
             response = JSONResponse([form.file_name, size, form.transcript, form.voice_id])
     except ServiceError as error:
-        response = answer(error)
+        response = answer(error, scope["path"])
     await response(scope, receive, send)
 
 
