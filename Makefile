@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format soak lock clean
+.PHONY: help install serve test check format soak bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ format: $(INSTALLED) ## Format the code and mend what lint can mend
 
 soak: $(INSTALLED) ## Ten minutes of load, kills and bad clients on loopback (SOAK_MINUTES=2 is shorter)
 	$(BIN)/python -m scripts.soak --minutes $(or $(SOAK_MINUTES),10) $(ARGS)
+
+bench: $(INSTALLED) ## Measure on a GPU in ten minutes (ARGS=--cpu or --tiny without one)
+	$(BIN)/python -m bench.gpu $(ARGS)
 
 lock: $(INSTALLED) ## Work the locks out anew (ARGS=--upgrade takes newer releases)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes \

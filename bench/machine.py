@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .processor import processor
+
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
@@ -48,9 +50,4 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 def name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            model = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = "CPU"
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
