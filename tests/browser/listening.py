@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from engine import SAMPLE_RATE
-
 from tests.browser.page import Page
 
 Samples = npt.NDArray[np.float32]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def slow_server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One slot, no queue, a stand-in's name, and slower than it is heard."""
     settings = {"CONCURRENT_REQUESTS_PER_WORKER": "1", "MAX_QUEUED_REQUESTS": "0"}
-    model = "fake:name=espeak-ng,load_seconds=3,frame_seconds=0.1"
+    model = "fake:name=espeak-ng,load_seconds=2,frame_seconds=0.1"
     with serving(tmp_path_factory.mktemp("slow"), MODEL_PATH=model, **settings) as server:
         yield server
 
@@ -97,7 +97,7 @@ def test_while_everybody_speaks_there_is_a_time_to_try_again(slow_page: Page) ->
         assert "Everybody is speaking" in page.notice
     page.server.wait_until(lambda: active(page.server) == 0)
     again = page.all("#notice button")[0]
-    page.until(lambda: again.is_enabled())
+    page.until(again.is_enabled)
     again.click()
     page.until(lambda: page.text("saying").startswith("Said all of it"))
     assert page.notice == ""
@@ -111,6 +111,7 @@ def test_what_is_made_too_slowly_is_counted_and_told(slow_page: Page) -> None:
 
 
 def test_a_stand_in_is_called_one(slow_page: Page) -> None:
+    slow_page.press("stand-in")
     hint = slow_page.text("stand-in")
     assert "espeak-ng" in hint
     assert "HF_TOKEN" in hint
