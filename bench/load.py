@@ -76,6 +76,7 @@ class Bench:
         self._arguments, self._address, self._crowd = arguments, address, crowd
         self._ends: float = time.monotonic() + arguments.minutes * 60
         self.runs: list[Figures] = []
+        self.found: list[dict[str, Any]] = []
 
     @property
     def in_time(self) -> bool:
@@ -119,13 +120,21 @@ class Bench:
             in_time=lambda: time.monotonic() < ends,
         )
 
-    def all(self) -> list[dict[str, Any]]:
+    def all(self) -> str | None:
+        """Everything that was asked for. Returns why it ended before that, if it did: what was measured is kept."""
+        try:
+            self._all()
+        except ServerError as error:
+            print(f"bench.load: it ends here: {error}", file=sys.stderr)
+            return str(error)
+        return None
+
+    def _all(self) -> None:
         """Every loop with every track; the time that is left is shared evenly between those still to come."""
         chosen = self._arguments
         loops: list[Loop] = ["closed", "open"] if chosen.loop == "both" else [chosen.loop]
         tracks: list[TrackName] = ["fixed", "natural"] if chosen.track == "both" else [chosen.track]
         kinds = [(loop, track) for track in tracks for loop in loops]
-        results = []
         for number, (loop, track) in enumerate(kinds):
             length = f"answers of {chosen.clip_seconds:g} s" if track == "fixed" else "answers of their own length"
             load = "listeners at once" if loop == "closed" else "requests a second"
@@ -139,9 +148,8 @@ class Bench:
                 continue
             now = time.monotonic()
             found = self.search(loop, track, now + max(self._ends - now, 0.0) / (len(kinds) - number))
-            results.append({"loop": loop, "track": track, **asdict(found)})
+            self.found.append({"loop": loop, "track": track, **asdict(found)})
             print(f"{'':11}{told(found, load)}", flush=True)
-        return results
 
 
 def told(found: Found, unit: str) -> str:
@@ -179,7 +187,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any(load != round(load) or load < 1 for load in chosen.loads or ()):
             print("--loads of a closed loop are whole numbers from 1: so many listeners", file=sys.stderr)
             return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also then, the service that was started is stopped
     try:
         with service(chosen) as address:
             before = status_of(address)
@@ -188,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with Crowd(chosen.processes) as crowd:
                 bench = Bench(chosen, address, crowd)
                 bench.warm_up()
-                found = bench.all()
+                failure = bench.all()
     except (ServerError, NotLoopbackError, SettingsError) as error:
         print(f"bench.load: {error}", file=sys.stderr)
         return 1
@@ -203,11 +210,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "clip_seconds": chosen.clip_seconds,
         "seconds": chosen.seconds,
         "runs": [as_data(each) for each in bench.runs],
-        "largest": found,
+        "largest": bench.found,
+        "error": failure,
     }
     print(json.dumps(data))
-    return 0
+    return 0 if failure is None else 1
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also then, the service that was started is stopped
     sys.exit(main())

@@ -1,0 +1,57 @@
+"""The load against a real service on the fake engine: few listeners for a moment, since no figure is looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.listeners.report import plot
+from bench.load import main
+
+SHORT = ["--ramp", "0.5", "--seconds", "1.5", "--drain", "5", "--clip-seconds", "0.8", "--processes", "2"]
+
+
+def test_a_service_is_started_measured_and_stopped(capfd: pytest.CaptureFixture[str]) -> None:
+    serve = ["--serve", "fake:frame_seconds=0.01", "--slots", "8"]
+    assert main([*serve, "--loads", "3", "--format", "wav", *SHORT]) == 0
+    data = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert data["workers"] == [{"engine": "fake", "gpu": None, "capacity": 8}]
+    runs = {(run["loop"], run["track"]): run for run in data["runs"]}
+    assert set(runs) == {(loop, track) for loop in ("closed", "open") for track in ("fixed", "natural")}
+    fixed = runs["closed", "fixed"]
+    assert fixed["answer_seconds"] == [0.8, 0.8]
+    assert fixed["streams"] == fixed["answered"] > 0
+    assert fixed["audio_seconds_per_second"] > 0
+
+
+def test_a_full_service_is_seen_to_refuse(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_QUEUED_REQUESTS", "0")
+    serve = ["--serve", "fake:frame_seconds=0.05", "--slots", "1", "--loop", "closed", "--track", "fixed"]
+    assert main([*serve, "--first", "4", "--most", "4", "--trials", "1", *SHORT]) == 0
+    printed = capfd.readouterr().out
+    data = json.loads(printed.splitlines()[-1])
+    (run,) = data["runs"]
+    assert run["rejects"]["429"] == run["streams"] - run["answered"] > 0
+    assert not run["holds"]
+    assert data["largest"][0]["load"] is None
+    assert "no load holds" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--url", "http://192.0.2.1:8000"], "on this machine"),
+        (["--url", "http://127.0.0.1:9"], "nobody answers"),
+        (["--serve", "fake:load_fails=true"], "loading fails"),
+    ],
+)
+def test_what_cannot_be_measured_is_told(arguments: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    assert says in capfd.readouterr().err
+
+
+def test_a_plot_needs_its_library_alone(tmp_path: Path) -> None:
+    path = tmp_path / "load.png"
+    assert (plot([], path) is None) == path.exists()
