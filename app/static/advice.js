@@ -17,10 +17,15 @@ export function adviceOn(error) {
   }
   switch (error.status) {
     case 401:
-      return { title: "The key is not right", detail, advice: "Type one of the keys in the service’s .env.", focusKey: true };
+      return {
+        title: "The key is not right",
+        detail,
+        advice: "Type one of the keys in the service’s .env.",
+        focusKey: true,
+      };
     case 429: {
-      const retryAfter = error.retryAfter ?? 1;
-      return { title: "Everybody is speaking", detail, advice: `Try again in ${retryAfter} s.`, retryAfter };
+      const advice = "A slot is free again as soon as somebody’s speech ends or is stopped.";
+      return { title: "Everybody is speaking", detail, advice, retryAfter: error.retryAfter ?? 1 };
     }
     case 503:
       return { title: "Not ready yet", detail, advice: "This page says when it is.", waits: true };
@@ -30,7 +35,11 @@ export function adviceOn(error) {
       return { title: "Too long", detail, advice: "Cut the recording to its clearest 5 to 15 seconds." };
     case 400:
     case 415:
-      return { title: "It cannot be read", detail, advice: "Save it as wav, mp3, flac, ogg, m4a or webm and try again." };
+      return {
+        title: "It cannot be read",
+        detail,
+        advice: "Save it as wav, mp3, flac, ogg, m4a or webm and try again.",
+      };
     case 404:
       return { title: "It is not there", detail, advice: "It may have been deleted meanwhile: choose another voice." };
     case 422:

@@ -62,7 +62,9 @@ export class Machine {
 
   #list(health, status) {
     const places = Object.entries(health?.tts_engines ?? {});
-    byId("workers").replaceChildren(...places.map(([name, place], at) => workerItem(name, place, status?.workers[at], status)));
+    byId("workers").replaceChildren(
+      ...places.map(([name, place], at) => workerItem(name, place, status?.workers[at], status)),
+    );
     byId("host").textContent = status ? hostLine(status.cpu) : "";
   }
 }
@@ -78,9 +80,19 @@ async function ask(path, keyed) {
 }
 
 function workerItem(name, place, worker, status) {
-  const item = make("li", { data: { state: place.state } }, make("div", { className: "over" }, make("b", { textContent: name }), make("span", { className: "pill", data: { state: place.state }, textContent: place.state })));
+  const item = make(
+    "li",
+    { data: { state: place.state } },
+    make(
+      "div",
+      { className: "over" },
+      make("b", { textContent: name }),
+      make("span", { className: "pill", data: { state: place.state }, textContent: place.state }),
+    ),
+  );
   const facts = [place.engine, place.state === "loading" ? place.doing : null];
-  if (worker?.capacity) facts.push(`${worker.active} of ${worker.capacity} speaking`, worker.queued ? `${worker.queued} waiting` : null);
+  if (worker?.capacity)
+    facts.push(`${worker.active} of ${worker.capacity} speaking`, worker.queued ? `${worker.queued} waiting` : null);
   item.append(make("p", { className: "hint", textContent: facts.filter(Boolean).join(" · ") }));
   if (place.state === "loading") item.append(bar("Loading", place.progress));
   if (worker?.capacity) item.append(bar("Slots taken", worker.active / worker.capacity));
@@ -99,14 +111,21 @@ function gpuLines({ device_id: id, utilization_percent: rates, memory_gb: memory
 }
 
 function hostLine({ utilization_percent: busy, ram_gb: ram }) {
-  return `This machine: processors ${Math.round(busy)} % busy, ${ram.used.toFixed(1)} of ${ram.total.toFixed(1)} GB of memory.`;
+  const memory = `${ram.used.toFixed(1)} of ${ram.total.toFixed(1)} GB of memory`;
+  return `This machine: processors ${Math.round(busy)} % busy, ${memory}.`;
 }
 
 function bar(label, share) {
   const percent = Math.round(100 * Math.min(1, Math.max(0, share)));
   const inner = make("i");
   inner.style.width = `${percent}%`;
-  const attributes = { role: "meter", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": percent };
+  const attributes = {
+    role: "meter",
+    "aria-label": label,
+    "aria-valuemin": 0,
+    "aria-valuemax": 100,
+    "aria-valuenow": percent,
+  };
   return make("div", { className: "bar", attributes }, inner);
 }
 

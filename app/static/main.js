@@ -146,7 +146,8 @@ byId("text").oninput = count;
 byId("format").onchange = ({ target }) => (wanted[way()] = target.value);
 document.querySelector(".ways").addEventListener("change", showFormats);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === byId("text")) byId("speech").requestSubmit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === byId("text"))
+    byId("speech").requestSubmit();
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) speech.stop();
 });
 byId("seed-keep").onclick = () => tuning.keepSeed(byId("seed").textContent);

@@ -2,7 +2,8 @@
 
 import { byId } from "./dom.js";
 
-const seconds = (value) => (value < 60 ? `${value.toFixed(1)} s` : `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`);
+const seconds = (value) =>
+  value < 60 ? `${value.toFixed(1)} s` : `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
 
 export class Meter {
   #asked = performance.now();

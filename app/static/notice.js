@@ -22,10 +22,14 @@ export function tell(error, retry) {
   clear();
   box.dataset.kind = told.waits || told.retryAfter ? "hint" : "error";
   const close = make("button", { type: "button", className: "quiet close", textContent: "Close", onclick: clear });
-  box.append(make("p", {}, make("strong", { textContent: `${told.title}: ` }), told.detail), make("p", { textContent: told.advice }));
-  if (retry && !told.focusKey) box.append(retryButton(retry, told.retryAfter ?? 0));
-  box.append(close);
+  box.append(
+    make("p", {}, make("strong", { textContent: `${told.title}: ` }), told.detail),
+    make("p", { textContent: told.advice }),
+  );
+  const again = retry && !told.focusKey ? retryButton(retry, told.retryAfter ?? 0) : null;
+  box.append(make("div", { className: "actions" }, again, close));
   box.hidden = false;
+  box.scrollIntoView({ block: "nearest" }); // on a phone the button that led here is further down
   return told;
 }
 

@@ -28,7 +28,8 @@ export class Recorder {
       const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: true };
       stream = await navigator.mediaDevices.getUserMedia({ audio });
     } catch (error) {
-      const why = error.name === "NotAllowedError" ? "the page may not use it: allow it beside the address" : error.message;
+      const why =
+        error.name === "NotAllowedError" ? "the page may not use it: allow it beside the address" : error.message;
       throw new Error(`There is no microphone for this (${why}).`, { cause: error });
     }
     return new Recorder(stream, onProgress);

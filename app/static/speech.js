@@ -39,7 +39,10 @@ export class Speech {
     tell("Asking …");
     const meter = new Meter(seeded.seed);
     meter.engine(this.#machine.engine);
-    meter.onSound = () => turn === this.#turn && tell("Speaking.");
+    meter.onSound = () => {
+      if (turn === this.#turn) tell("Speaking.");
+      this.#machine.look();
+    };
     try {
       await this.#sound.wake();
       this.#waveform.start(this.#sound.analyser);
@@ -57,6 +60,7 @@ export class Speech {
       if (turn === this.#turn) this.#ended(error, signal, meter, () => this.say(parameters, way, format));
     } finally {
       this.#slow = meter.factor > SLOW;
+      this.#machine.look();
       if (turn === this.#turn) {
         this.#waveform.stop();
         byId("stop").disabled = true;

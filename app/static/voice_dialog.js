@@ -137,5 +137,9 @@ export class VoiceDialog {
 
 /** What of a file's name can be the id of a voice. */
 function idFrom(name) {
-  return name.normalize("NFKD").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[.-]+|-+(?=\.|$)/g, "").slice(0, 128);
+  return name
+    .normalize("NFKD")
+    .replace(/[^A-Za-z0-9._-]+/g, "-")
+    .replace(/^[.-]+|-+(?=\.|$)/g, "")
+    .slice(0, 128);
 }

@@ -49,13 +49,18 @@ export class Voices {
     const before = choice.value;
     const group = (label, names) => make("optgroup", { label }, ...names.map((name) => new Option(name, name)));
     const speakers = Array.from({ length: SPEAKERS }, (_, number) => `speaker_${number}`);
-    choice.replaceChildren(new Option("Default voice", ""), ...(ids.length ? [group("Recorded", ids)] : []), group("The model’s own", speakers));
+    choice.replaceChildren(
+      new Option("Default voice", ""),
+      ...(ids.length ? [group("Recorded", ids)] : []),
+      group("The model’s own", speakers),
+    );
     choice.value = [...choice.options].some((each) => each.value === before) ? before : "";
     this.#mark();
   }
 
   #mark() {
-    for (const row of list.children) row.querySelector(".name").setAttribute("aria-pressed", String(row.dataset.voice === choice.value));
+    for (const row of list.children)
+      row.querySelector(".name").setAttribute("aria-pressed", String(row.dataset.voice === choice.value));
   }
 
   #row(id) {
@@ -69,10 +74,27 @@ export class Voices {
         attributes: { "aria-label": `${words} ${id}` },
         ...properties,
       });
-    const name = make("button", { type: "button", className: "name", textContent: id, title: `Speak with ${id}`, data: { focus: `name ${id}` } });
+    const name = make("button", {
+      type: "button",
+      className: "name",
+      textContent: id,
+      title: `Speak with ${id}`,
+      data: { focus: `name ${id}` },
+    });
     name.onclick = () => this.choose(name.getAttribute("aria-pressed") === "true" ? "" : id);
     const about = make("span", { className: "hint about" });
-    const row = make("li", { data: { voice: id } }, make("div", { className: "who" }, name, about), make("div", { className: "deeds" }, button("hear", "Hear"), button("replace", "Replace"), button("remove", "Delete")));
+    const row = make(
+      "li",
+      { data: { voice: id } },
+      make("div", { className: "who" }, name, about),
+      make(
+        "div",
+        { className: "deeds" },
+        button("hear", "Hear"),
+        button("replace", "Replace"),
+        button("remove", "Delete"),
+      ),
+    );
     this.#watcher.observe(row);
     return row;
   }
@@ -84,8 +106,15 @@ export class Voices {
     try {
       if (!this.#known.has(id)) this.#known.set(id, await (await call(`/voices/${encodeURIComponent(id)}`)).json());
       const { seconds, has_transcript: transcribed, preloaded } = this.#known.get(id);
-      about.textContent = [`${seconds.toFixed(1)} s`, transcribed ? "with transcript" : "no transcript", preloaded ? "came with the service" : null].filter(Boolean).join(" · ");
-      if (preloaded) for (const each of row.querySelectorAll("[data-action=replace], [data-action=remove]")) each.remove();
+      about.textContent = [
+        `${seconds.toFixed(1)} s`,
+        transcribed ? "with transcript" : "no transcript",
+        preloaded ? "came with the service" : null,
+      ]
+        .filter(Boolean)
+        .join(" · ");
+      if (preloaded)
+        for (const each of row.querySelectorAll("[data-action=replace], [data-action=remove]")) each.remove();
     } catch (error) {
       about.textContent = error.message;
     }

@@ -64,10 +64,11 @@ function listen(element, meter, signal) {
   return once(element, "ended", signal);
 }
 
-/** Elements look at what they receive in their own time; only the browser's own record says when the last of it came. */
+/** Elements look at what they receive in their own time; only the browser's record says when the last of it came. */
 function watchArrival(address, meter) {
   const observer = new PerformanceObserver((list) => {
-    for (const { name, responseEnd } of list.getEntries()) if (name === address && responseEnd) meter.completeAt(responseEnd);
+    for (const { name, responseEnd } of list.getEntries())
+      if (name === address && responseEnd) meter.completeAt(responseEnd);
   });
   observer.observe({ type: "resource" });
   return observer;

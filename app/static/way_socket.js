@@ -12,7 +12,9 @@ export const formats = () => ["float32"];
 
 /** Why this way is closed here; "" if it is open. */
 export const obstacle = () =>
-  globalThis.AudioWorkletNode && isSecureContext ? "" : "Browsers allow audio worklets over https or on localhost only.";
+  globalThis.AudioWorkletNode && isSecureContext
+    ? ""
+    : "Browsers allow audio worklets over https or on localhost only.";
 
 /** See way.js. */
 export async function play({ parameters, sound, meter, signal, keep, slow }) {

@@ -22,10 +22,12 @@ export async function play({ parameters, format, sound, meter, signal, keep, slo
   try {
     await once(source, "sourceopen", signal);
     const queue = new AppendQueue(source.addSourceBuffer(TYPES[format]), element, signal);
-    const filled = fill({ queue, element, parameters, format, meter, signal, keep, lead: slow ? 0.8 : 0.24 }).then(() => {
-      if (source.readyState === "open") source.endOfStream();
-      return start(element);
-    });
+    const filled = fill({ queue, element, parameters, format, meter, signal, keep, lead: slow ? 0.8 : 0.24 }).then(
+      () => {
+        if (source.readyState === "open") source.endOfStream();
+        return start(element);
+      },
+    );
     await Promise.all([filled, listen(element, meter, signal)]);
   } finally {
     element.pause();

@@ -61,7 +61,7 @@ class Page:
 
     def until(self, holds: Callable[[], Any]) -> None:
         """Wait for what the page does."""
-        WebDriverWait(self.driver, 30, 0.05).until(lambda _: holds(), f"not so: {self.text('saying')!r} {self.notice}")
+        WebDriverWait(self.driver, 30, 0.1).until(lambda _: holds(), f"not so: {self.text('saying')!r} {self.notice}")
 
     @property
     def notice(self) -> str:

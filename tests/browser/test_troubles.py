@@ -133,11 +133,20 @@ def test_a_start_is_watched_until_it_is_over(slow_page: Page) -> None:
     assert page.text("service") == "Ready"
 
 
-def test_nobody_there_is_told_too(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with serving(tmp_path_factory.mktemp("leaving")) as server:
-        page = Page(driver, server)
-        page.open()
-        server.stop()
-        page.speak("Hello", "source")
-        page.until(lambda: "the service does not answer" in page.notice)
-        assert "Start it" in page.notice
+@pytest.fixture
+def cut_off(page: Page) -> Iterator[Page]:
+    """Nothing gets through any more."""
+    conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    page.driver.execute_cdp_cmd("Network.enable", {})
+    page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **conditions})
+    yield page
+    page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **conditions})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_service_that_does_not_answer_is_told_in_every_way(cut_off: Page, way: str) -> None:
+    cut_off.speak("Hello", way)
+    assert cut_off.wait_until_over() == "It went wrong."
+    assert "the service does not answer" in cut_off.notice
+    assert "Start it" in cut_off.notice
+    cut_off.until(lambda: cut_off.text("service") == "No answer")
