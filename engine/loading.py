@@ -57,6 +57,8 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         with torch.device("meta"):
             model = CsmModel(csm, tokenizer.end, min(csm.audio_vocab, codec.codebook_size))
         load_weights(model, tensors, device, dtype)
+        if device.type == "cpu":
+            _choose_threads(model)
         progress(0.8, "warming up")
         runner = Runner(model, codec, rows)
         _warm_up(runner, _compile(config, device))
@@ -107,6 +109,21 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 def _cpu_is_fast_at_bfloat16() -> bool:
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return supported
+
+
+_SMALL_MODEL = 128 << 20  # bytes
+
+
+def _choose_threads(model: CsmModel) -> None:
+    """One thread for a small model: its products are too short to be shared out.
+
+    Threads that wait for each other a thousand times a frame lose far more than they win, and lose it all when
+    somebody else wants the processors too.
+    """
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    if size < _SMALL_MODEL and torch.get_num_threads() > 1:
+        log.info("one thread: the model is small (%d MiB)", size >> 20)
+        torch.set_num_threads(1)
 
 
 def _warm_up(runner: Runner, compiled: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .context import Context, Prefill, TextChunk
+from .slices import SliceSizes
 from .stream import AudioQueue
 from .types import AudioChunk, Codes, Samples, SpeechRequest
 from .voice_cache import CachedVoice, VoiceKey
@@ -38,10 +39,10 @@ class Utterance:
     ready: bool = False  # prefilled: its rows can speak
     _spoken: list[Codes] = field(default_factory=list)  # frames of this text chunk, (codebooks,) each
     _slice: list[Samples] = field(default_factory=list)
-    _slice_size: int = 0
+    _slices: SliceSizes = field(init=False)
 
     def __post_init__(self) -> None:
-        self._slice_size = min(self.request.first_slice_frames, self.request.slice_frames)
+        self._slices = SliceSizes(self.request.first_slice_frames, self.request.slice_frames)
 
     @property
     def rows_needed(self) -> int:
@@ -61,9 +62,9 @@ class Utterance:
         self._spoken.append(codes)
         self._slice.append(samples)
         self.frames += 1
-        if len(self._slice) >= self._slice_size and not self.at_bound:
+        if len(self._slice) >= self._slices.size and not self.at_bound:
             self._emit()
-            self._slice_size = min(2 * self._slice_size, self.request.slice_frames)
+            self._slices.emitted()
 
     @property
     def at_bound(self) -> bool:

