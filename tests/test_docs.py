@@ -17,7 +17,14 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 FILES = sorted(path for path in DOCS.rglob("*") if path.is_file())
 # Of others than this service: of the driver, the libraries, the shell and the registry of images.
-FOREIGN = {"CUDA_VISIBLE_DEVICES", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "DOCKERHUB_USERNAME"}
+FOREIGN = {
+    "CSM_URL",  # the client's
+    "CUDA_VISIBLE_DEVICES",
+    "HF_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "DOCKERHUB_USERNAME",
+}
 
 
 def text_of(path: Path) -> str:

@@ -125,11 +125,14 @@ def test_an_unknown_voice_is_a_404(server: Server) -> None:
 
 def test_a_message_that_is_too_large_closes_the_connection(server: Server) -> None:
     with dial(server) as connection:
-        connection.send("x" * (2 << 20))
         with pytest.raises(ConnectionClosed) as closed:
+            connection.send("x" * (2 << 20))
             connection.recv()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1009
+        # what was still on its way when the server closed may have reset the connection before the code was read
+        assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
+    with dial(server) as connection:
+        begin(connection, "Hello.")
+        assert hear(connection)["type"] == "completion"
 
 
 def test_audio_is_not_compressed_on_the_way(server: Server) -> None:
