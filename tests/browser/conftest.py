@@ -47,6 +47,7 @@ def page(driver: Chrome, server: Server) -> Iterator[Page]:
 
 
 def watched(page: Page) -> Iterator[Page]:
+    page.driver.get("about:blank")  # the page of the test before, which may be another service's, still asks and writes
     chromium.requested(page.driver)
     page.driver.get_log("browser")
     page.open()
@@ -59,7 +60,7 @@ def watched(page: Page) -> Iterator[Page]:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    from tests.app.voice_recordings import recording
+    from tests.app.voices.recordings import recording
 
     path = tmp_path / "amy.wav"
     path.write_bytes(recording("wav", seconds=1.5))
