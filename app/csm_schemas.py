@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from engine import FRAME_MILLISECONDS
 
-from .finishing import key_for
+from .effects.finishing import key_for
 from .schemas import Order, SpeechParameters
 from .settings import Settings
 

@@ -26,8 +26,8 @@ from .errors import ServiceError, Unavailable, UnknownVoice
 from .gpus import memory_gib
 from .pool.board import Pause
 from .settings import Settings
-from .speakers import Speakers, speaker_number
-from .voice_store import VoiceStore
+from .voices.speakers import Speakers, speaker_number
+from .voices.store import VoiceStore
 from .worker import Place
 
 _log = logging.getLogger(__name__)

@@ -15,21 +15,21 @@ from starlette.middleware.cors import CORSMiddleware
 
 from engine import load_engine
 
-from . import answers
-from .auth import KeyGuard
-from .body_limit import BodyLimit
+from .edge import answers
+from .edge.auth import KeyGuard
+from .edge.body_limit import BodyLimit
 from .encoders import FORMATS, EncoderError
 from .engine_host import EngineHost, Loader
 from .greeting import curl_line
-from .machine import Machine
-from .metrics import Metrics
 from .pool import master
 from .pool.pool import Pool
-from .request_log import RequestLog
 from .routers import batch, live, openai, page, speech, status, system, voices
 from .service import Service
 from .settings import ENV_FILE, Settings, load_settings
-from .voice_store import VoiceStore
+from .telemetry.machine import Machine
+from .telemetry.metrics import Metrics
+from .telemetry.request_log import RequestLog
+from .voices.store import VoiceStore
 from .worker import Place
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from starlette.requests import HTTPConnection
 
 from .admission import Admission
 from .engine_host import EngineHost
-from .machine import Machine
-from .metrics import Metrics
 from .pool.pool import Pool
 from .settings import Settings
-from .voice_store import VoiceStore
+from .telemetry.machine import Machine
+from .telemetry.metrics import Metrics
+from .voices.store import VoiceStore
 from .worker import Place
 
 UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS = 8, 32, 30.0  # of recordings that are being sent

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from .watermark import PUBLIC_KEY, parse_key
+from .effects.watermark import PUBLIC_KEY, parse_key
 
 ENV_FILE = Path(".env")  # in the directory that the service is started from
 

@@ -17,14 +17,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from engine import SAMPLE_RATE
 
-from . import deadlines
+from .edge import deadlines
 from .encoders import Encoder, Format
 from .errors import ServiceError, Unprocessable
-from .pacing import Pacing
 from .pool.pool import Pool
-from .request_log import RequestRecord, record_of
 from .schemas import Order
 from .speaking import speak
+from .telemetry.pacing import Pacing
+from .telemetry.request_log import RequestRecord, record_of
 
 # A reader that takes nothing for this long has left, as far as its slot goes. Before the deadline of its connection,
 # which would look as if it had left by itself.

@@ -12,13 +12,13 @@ from starlette.types import Receive
 
 from engine import SAMPLE_RATE
 
+from .effects.finishing import effect_of
 from .encoders.base import Samples
 from .errors import ServiceError, Unprocessable
-from .finishing import effect_of
 from .pool.pool import Pool
-from .request_log import RequestRecord
 from .schemas import Order
 from .speaking import speak
+from .telemetry.request_log import RequestRecord
 from .threads import in_thread
 
 _T = TypeVar("_T")

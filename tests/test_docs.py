@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.metrics import FAMILIES, Metrics, new_tally
 from app.settings import Settings
+from app.telemetry.metrics import FAMILIES, Metrics, new_tally
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -18,12 +18,12 @@ from engine import Spoken
 from ..encoders.base import Samples
 from ..errors import BadRequest, ServiceError, Unavailable, Unprocessable
 from ..pool.errand import Speech
-from ..request_log import record_of
 from ..service import Service
-from ..speakers import speaker_number
 from ..speaking import speak
 from ..streaming import STALL_SECONDS
+from ..telemetry.request_log import record_of
 from ..threads import in_thread
+from ..voices.speakers import speaker_number
 from .dialect import Dialect, Message
 from .messages import Cancel, Command, Done
 from .protocol import link_of

@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..effects.finishing import key_for
 from ..encoders.base import Samples
 from ..encoders.pcm import to_unit_range
 from ..errors import ServiceError
-from ..finishing import key_for
 from ..schemas import SpeechParameters
 from ..settings import Settings
 from .messages import Command, Say, take_flag, validated

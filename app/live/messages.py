@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..answers import describe
+from ..edge.answers import describe
 from ..errors import BadRequest, Unprocessable
 from ..schemas import Order
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from engine import FRAME_SAMPLES, SAMPLE_RATE, Spoken
 
+from ..effects.finishing import effect_of
 from ..encoders.base import Samples
 from ..errors import ServiceError
-from ..finishing import effect_of
-from ..pacing import Pacing
-from ..request_log import RequestRecord
 from ..schemas import Order
+from ..telemetry.pacing import Pacing
+from ..telemetry.request_log import RequestRecord
 from .dialect import Answer, Figures, Message
 from .messages import Say
 

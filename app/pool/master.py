@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..metrics import RESTARTS, count_lost, new_tally
-from ..tally import Tally
+from ..telemetry.metrics import RESTARTS, count_lost, new_tally
+from ..telemetry.tally import Tally
 from ..worker import Place
 from .board import COMING, Board, Spot
 

@@ -17,10 +17,10 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
-from ..deadlines import DeadlineProtocol
+from ..edge.deadlines import DeadlineProtocol
 from ..live.protocol import LiveProtocol
-from ..logs import configure_logging
 from ..settings import load_settings
+from ..telemetry.logs import configure_logging
 from .master import here
 from .watchdog import Exit, Watchdog
 

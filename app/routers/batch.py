@@ -25,11 +25,11 @@ from ..csm_schemas import (
 from ..encoders import wav_file
 from ..encoders.base import Samples
 from ..errors import Busy, ServiceError, Unavailable, Unprocessable
-from ..request_log import RequestRecord, record_of
 from ..schemas import ErrorBody
 from ..service import Service, TheService
-from ..speakers import speaker_number
+from ..telemetry.request_log import RequestRecord, record_of
 from ..threads import in_thread
+from ..voices.speakers import speaker_number
 from ..whole import ClientLeft, speak_whole, while_there
 
 MOST_TEXTS = 1000  # of one call to /stream/chunks

@@ -7,14 +7,14 @@ import random
 import anyio.to_thread
 from fastapi import APIRouter, WebSocket
 
-from ..answers import answer
+from ..edge.answers import answer
 from ..errors import ServiceError, UnknownVoice
 from ..live.connection import Connection
 from ..live.json_dialect import JsonDialect
 from ..live.stream_dialect import StreamDialect
 from ..live.voice_dialect import VoiceDialect
 from ..service import Service, TheService
-from ..speakers import speaker_number
+from ..voices.speakers import speaker_number
 
 router = APIRouter()
 

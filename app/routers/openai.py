@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..csm_schemas import with_words
+from ..effects.finishing import finished, key_for
 from ..encoders import FORMATS, Format, choose_format
 from ..errors import NotFound, UnknownVoice
-from ..finishing import finished, key_for
 from ..schemas import ErrorBody, SpeechParameters
 from ..service import Service, TheService
 from ..sse import as_events

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 
+from ..effects.finishing import finished, key_for
 from ..encoders import FORMATS, choose_format
 from ..errors import BadRequest, Unprocessable
-from ..finishing import finished, key_for
 from ..schemas import ErrorBody, SpeechParameters
 from ..service import Service, TheService
 from ..streaming import SpeechResponse

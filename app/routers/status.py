@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from ..machine import Cpu, Gpu
 from ..schemas import ErrorBody
 from ..service import TheService
+from ..telemetry.machine import Cpu, Gpu
 
 _writing = ThreadPoolExecutor(1, thread_name_prefix="metrics")
 

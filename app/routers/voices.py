@@ -15,7 +15,7 @@ from engine import EngineError
 from ..errors import ServiceError, Unprocessable
 from ..schemas import ErrorBody, VoiceDeleted, VoiceDetails, VoiceStored
 from ..service import Service, TheService
-from ..voice_upload import VoiceUpload, read_upload
+from ..voices.upload import VoiceUpload, read_upload
 
 _log = logging.getLogger(__name__)
 

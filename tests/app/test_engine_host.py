@@ -12,7 +12,7 @@ from app.engine_host import CPU_SLOTS, DEFAULT_MODEL, EngineHost, choose_slots
 from app.errors import Unavailable, UnknownVoice
 from app.pool.board import Pause
 from app.settings import Settings
-from app.voice_store import VoiceStore
+from app.voices.store import VoiceStore
 from app.worker import Place
 from engine import FALLBACK_MODEL, CheckpointError, CheckpointNotFound, Engine, EngineConfig, Progress
 from engine.testing import FakeEngine, FakeOptions

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.voice_recordings import recording as make_recording
+from tests.app.voices.recordings import recording as make_recording
 from tests.browser.page import Page, ask
 
 HOSTILE = '<img src=x onerror="document.title=1">'

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import deadlines, streaming
-from app.deadlines import DeadlineProtocol
+from app.edge.deadlines import DeadlineProtocol
 from app.main import create_app
 from app.settings import Settings
 

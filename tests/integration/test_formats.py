@@ -17,7 +17,7 @@ import pytest
 from app.encoders import FORMATS
 from engine import FRAME_SAMPLES
 from tests.app.encoders.test_formats import HEADER_MARKS, MAGIC, PADDING, UNDECLARED_DELAY, decode
-from tests.app.voice_recordings import pitch_of
+from tests.app.voices.recordings import pitch_of
 from tests.integration.shared import KEY, Server, serving
 
 ALL = pytest.mark.parametrize("name", FORMATS)

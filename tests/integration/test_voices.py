@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.app.voice_recordings import recording
+from tests.app.voices.recordings import recording
 from tests.integration.shared import KEY, Server, serving
 
 AMY, BOB = recording(pitch=220.0), recording(pitch=330.0)

@@ -12,7 +12,7 @@ from app.pool.board import Board, Spot
 from app.pool.pool import Pool
 from app.schemas import Order
 from app.settings import Settings
-from app.voice_store import VoiceStore
+from app.voices.store import VoiceStore
 from app.worker import Place
 from engine import SpeechRequest
 

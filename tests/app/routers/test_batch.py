@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
+from app.effects.watermark import PUBLIC_KEY, mark
 from app.settings import Settings
-from app.watermark import PUBLIC_KEY, mark
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,9 @@ import pytest
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
+from app.effects.watermark import PUBLIC_KEY, Marker
 from app.main import create_app
 from app.settings import Settings
-from app.watermark import PUBLIC_KEY, Marker
 from engine import SpeechRequest
 
 FRAME = 1920 * 4  # bytes of float32

@@ -8,7 +8,7 @@ import pytest
 
 from app.settings import Settings
 from app.worker import Place
-from tests.app.test_machine import FakeDriver
+from tests.app.telemetry.test_machine import FakeDriver
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from app.settings import Settings
 from engine.testing import FakeEngine
-from tests.app.voice_recordings import CONTAINERS, recording
+from tests.app.voices.recordings import CONTAINERS, recording
 
 pytestmark = pytest.mark.anyio
 

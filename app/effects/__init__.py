@@ -1,0 +1,1 @@
+"""What is done to audio before it is encoded: speed, watermark."""

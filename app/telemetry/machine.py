@@ -1,0 +1,160 @@
+"""What the machine is doing: its processors, its memory and the GPUs of the service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import psutil
+import pynvml
+from pydantic import BaseModel
+
+from ..gpus import GIB
+
+FRESH_SECONDS = 0.5  # figures that are younger are given again: who polls faster costs nothing
+PATIENCE_SECONDS = 1.0  # a driver that takes longer has trouble with a GPU; what it said last is given instead
+RETRY_SECONDS = 30.0  # a driver that is not there is asked again after this long
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Ram(BaseModel):
+    total: float
+    used: float
+    free: float
+    percent_used: float
+
+
+class Cpu(BaseModel):
+    utilization_percent: float
+    ram_gb: Ram
+
+
+class GpuUtilization(BaseModel):
+    gpu: int | None = None
+    memory: int | None = None
+
+
+class GpuMemory(BaseModel):
+    total: float | None = None
+    used: float | None = None
+    free: float | None = None
+
+
+class Gpu(BaseModel):
+    """One GPU; null is what its driver does not tell, as of a MIG slice.
+
+    device_id: as the driver counts; of a GPU that it does not know, the name that it was asked for by.
+    """
+
+    device_id: int | str
+    utilization_percent: GpuUtilization = GpuUtilization()
+    memory_gb: GpuMemory = GpuMemory()
+
+
+class Machine:
+    """Reads the figures when asked, at most every FRESH_SECONDS, and never on the event loop where they may take long.
+
+    gpus: as CUDA_VISIBLE_DEVICES names them. A GPU, or a driver, in trouble gives nulls and no errors.
+    """
+
+    def __init__(self, gpus: Iterable[str]) -> None:
+        self._names = tuple(gpus)
+        self._cpu: Cpu | None = None
+        self._cpu_at = 0.0
+        self._gpus = [Gpu(device_id=_number(name)) for name in self._names]
+        self._gpus_at = 0.0
+        self._driver = _Driver()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="driver")  # a driver that hangs holds no other work
+        self._reading: asyncio.Future[None] | None = None
+
+    def cpu(self) -> Cpu:
+        """Takes a fraction of a millisecond: two files of the kernel. Utilization is that since the last reading."""
+        now = time.monotonic()
+        if self._cpu is None or now - self._cpu_at >= FRESH_SECONDS:
+            memory = psutil.virtual_memory()
+            ram = Ram(
+                total=_gib(memory.total),
+                used=_gib(memory.used),
+                free=_gib(memory.available),
+                percent_used=memory.percent,
+            )
+            self._cpu = Cpu(utilization_percent=psutil.cpu_percent(interval=None), ram_gb=ram)
+            self._cpu_at = now
+        return self._cpu
+
+    async def gpus(self) -> list[Gpu]:
+        """One for each name. Askers share one reading of the driver."""
+        if self._names and time.monotonic() - self._gpus_at >= FRESH_SECONDS:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.get_running_loop().run_in_executor(self._thread, self._read_gpus)
+            await asyncio.wait({self._reading}, timeout=PATIENCE_SECONDS)
+            if self._reading.done():
+                self._reading.result()
+        return self._gpus
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _read_gpus(self) -> None:
+        self._gpus = [self._driver.read(name) for name in self._names]
+        self._gpus_at = time.monotonic()
+
+
+class _Driver:
+    """NVML, started once and for the life of the process."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._failed_at = -RETRY_SECONDS
+
+    def read(self, name: str) -> Gpu:
+        if not self._start():
+            return Gpu(device_id=_number(name))
+        by_uuid, by_index = pynvml.nvmlDeviceGetHandleByUUID, pynvml.nvmlDeviceGetHandleByIndex
+        handle = _told(by_index, int(name)) if name.isdigit() else _told(by_uuid, name)
+        if handle is None:
+            return Gpu(device_id=_number(name))
+        index = _told(pynvml.nvmlDeviceGetIndex, handle)
+        rates: Any = _told(pynvml.nvmlDeviceGetUtilizationRates, handle)
+        memory: Any = _told(pynvml.nvmlDeviceGetMemoryInfo, handle)
+        return Gpu(
+            device_id=_number(name) if index is None else int(index),
+            utilization_percent=GpuUtilization()
+            if rates is None
+            else GpuUtilization(gpu=int(rates.gpu), memory=int(rates.memory)),
+            memory_gb=GpuMemory()
+            if memory is None
+            else GpuMemory(total=_gib(memory.total), used=_gib(memory.used), free=_gib(memory.free)),
+        )
+
+    def _start(self) -> bool:
+        if not self._started and time.monotonic() - self._failed_at >= RETRY_SECONDS:
+            try:
+                pynvml.nvmlInit()
+                self._started = True
+            except pynvml.NVMLError as error:
+                self._failed_at = time.monotonic()
+                _log.warning("the GPU driver does not answer (%s): /system-status has no figures of GPUs", error)
+        return self._started
+
+
+def _told(ask: Callable[..., _T], *about: object) -> _T | None:
+    """What the driver answers; None if it cannot."""
+    try:
+        return ask(*about)
+    except pynvml.NVMLError:
+        return None
+
+
+def _number(name: str) -> int | str:
+    return int(name) if name.isdigit() else name
+
+
+def _gib(size: int) -> float:
+    return round(size / GIB, 2)

@@ -1,0 +1,226 @@
+"""From a file in a folder to a voice: read when it has changed, decoded when its content has, else remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from engine import VoicePrompt
+
+from ..errors import ServiceError, Unavailable, UnknownVoice
+from .audio import Samples, VoiceDecoder, sniff
+from .folder import Look, VoiceFolder
+from .transcript import find_transcript, transcript_names
+
+_ATTEMPTS = 10  # to read a voice that others keep replacing
+_SETTLED_NS = 2 * 10**9  # longer than any file system's clock ticks: a file left alone for that is what it looks like
+_MOST_SNIFFED = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """A recording, ready for the engine.
+
+    prompt: float32 mono samples at 24 kHz, and the transcript.
+    created: when the recording was last written, ISO 8601 in UTC.
+    sha256: of the recording's bytes.
+    """
+
+    voice_id: str
+    prompt: VoicePrompt
+    seconds: float
+    has_transcript: bool
+    preloaded: bool
+    created: str
+    sha256: str
+
+
+class _State(NamedTuple):
+    """What the files of one voice are now: its recording, and what its transcript may come from."""
+
+    recording: Look | None
+    transcripts: tuple[Look | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    state: _State
+    settled: bool  # the same state again means the same contents
+    sha256: str
+    audio: Samples | ServiceError
+    transcript: str | ServiceError
+    voice: Voice | None  # None where one of the two is an error
+
+    @property
+    def size(self) -> int:
+        return 1024 if isinstance(self.audio, ServiceError) else 1024 + self.audio.nbytes
+
+    def result(self) -> Voice:
+        for part in (self.audio, self.transcript):
+            if isinstance(part, ServiceError):
+                raise type(part)(part.detail, code=part.code)  # a new one: what is raised collects tracebacks
+        assert self.voice is not None
+        return self.voice
+
+
+_Key = tuple[bool, str]  # (preloaded, file name)
+
+
+class VoiceLoader:
+    """Threads may share it. max_bytes, max_seconds: of one recording; cache_bytes: of all that are remembered."""
+
+    def __init__(self, max_bytes: int, max_seconds: float, cache_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+        self._cache_bytes = cache_bytes
+        self._cache: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._cached_bytes = 0
+        self._sniffed: dict[_Key, tuple[Look, bool]] = {}
+        self._lock = threading.Lock()  # of the three above; nothing slow happens under it
+        self._loading: weakref.WeakValueDictionary[_Key, threading.Lock] = weakref.WeakValueDictionary()
+
+    def decoder(self) -> VoiceDecoder:
+        return VoiceDecoder(self._max_bytes, self._max_seconds)
+
+    def is_voice(self, folder: VoiceFolder, name: str) -> bool:
+        """Whether that file begins like audio, and has not turned out to be of no use."""
+        key = (folder.preloaded, name)
+        look = folder.look(name)
+        if look is None:
+            return False
+        with self._lock:
+            entry, sniffed = self._cache.get(key), self._sniffed.get(key)
+        if entry and entry.voice is None and entry.state == _state(folder, name, entry.sha256):
+            return False
+        if sniffed is None or sniffed[0] != look or not _settled(look, time.time_ns()):
+            try:
+                found = folder.read(name, 64)
+            except OSError:
+                return False
+            if found is None:
+                return False
+            sniffed = (found[0], sniff(found[1]) is not None)
+            with self._lock:
+                if len(self._sniffed) >= _MOST_SNIFFED:  # files come and go; those still there are soon known again
+                    self._sniffed.clear()
+                self._sniffed[key] = sniffed
+        return sniffed[1]
+
+    def load(
+        self,
+        folder: VoiceFolder,
+        name: str,
+        *,
+        decoder: VoiceDecoder | None = None,
+        known: tuple[str, Samples] | None = None,
+    ) -> Voice:
+        """The voice in that file as it is now.
+
+        decoder: one that runs already; known: (sha256 of a recording, its samples), should it be that one.
+        Raises UnknownVoice, Unavailable, Unprocessable for a transcript, and what VoiceDecoder.decode raises.
+        """
+        key = (folder.preloaded, name)
+        if entry := self._fresh(key, folder):
+            return entry.result()
+        with self._lock:
+            loading = self._loading.setdefault(key, threading.Lock())
+        with loading:  # one thread decodes; those that want the same wait for it
+            if entry := self._fresh(key, folder):
+                return entry.result()
+            try:
+                entry = self._read(key, folder, decoder, known)
+            except OSError as error:
+                raise Unavailable(f"voice '{name}' cannot be read: {error.strerror}", code="storage_failed") from error
+            self._keep(key, entry)
+            return entry.result()
+
+    def _fresh(self, key: _Key, folder: VoiceFolder) -> _Entry | None:
+        with self._lock:
+            entry = self._cache.get(key)
+            if entry is None:
+                return None
+            self._cache.move_to_end(key)
+        return entry if entry.settled and entry.state == _state(folder, key[1], entry.sha256) else None
+
+    def _read(
+        self, key: _Key, folder: VoiceFolder, decoder: VoiceDecoder | None, known: tuple[str, Samples] | None
+    ) -> _Entry:
+        name = key[1]
+        started = time.time_ns()
+        for _ in range(_ATTEMPTS):
+            found = folder.read(name, self._max_bytes + 1)
+            if found is None:
+                raise UnknownVoice(f"voice '{name}' is gone: GET /voices lists those there are")
+            look, recording = found
+            sha256 = hashlib.sha256(recording).hexdigest()
+            state = _state(folder, name, sha256)
+            transcript = _transcript(folder, name, sha256)
+            if state.recording == look and _state(folder, name, sha256) == state:
+                break  # nothing moved while it was read: recording and words belong together
+        else:
+            raise Unavailable(f"voice '{name}' is being changed all the time: try again", retry_after=1)
+        settled = all(_settled(each, started) for each in (look, *state.transcripts) if each)
+        with self._lock:
+            before = self._cache.get(key)
+        if before and before.sha256 == sha256:
+            audio = before.audio
+        elif known and known[0] == sha256:
+            audio = known[1]
+        else:
+            audio = self._decode(name, recording, decoder)
+        voice = None
+        if not isinstance(audio, ServiceError) and not isinstance(transcript, ServiceError):
+            if before and before.voice and (before.audio is audio and before.transcript == transcript):
+                prompt = before.voice.prompt  # its key has been worked out already
+            else:
+                prompt = VoicePrompt(audio, transcript)
+            created = datetime.fromtimestamp(look.mtime_ns / 1e9, timezone.utc).isoformat(timespec="seconds")
+            voice = Voice(name, prompt, prompt.seconds, bool(transcript), folder.preloaded, created, sha256)
+        return _Entry(state, settled, sha256, audio, transcript, voice)
+
+    def _decode(self, name: str, recording: bytes, decoder: VoiceDecoder | None) -> Samples | ServiceError:
+        try:
+            if decoder:
+                return decoder.decode(recording)
+            with self.decoder() as own:
+                return own.decode(recording)
+        except ServiceError as error:
+            if error.status >= 429:
+                raise  # not the file's fault, and over soon
+            return _named(name, error)
+
+    def _keep(self, key: _Key, entry: _Entry) -> None:
+        with self._lock:
+            if old := self._cache.pop(key, None):
+                self._cached_bytes -= old.size
+            self._cache[key] = entry
+            self._cached_bytes += entry.size
+            while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
+                _, oldest = self._cache.popitem(last=False)
+                self._cached_bytes -= oldest.size
+
+
+def _transcript(folder: VoiceFolder, name: str, sha256: str) -> str | ServiceError:
+    try:
+        return find_transcript(folder, name, sha256)
+    except ServiceError as error:
+        return _named(name, error)
+
+
+def _named(name: str, error: ServiceError) -> ServiceError:
+    return type(error)(f"voice '{name}' cannot be used: {error.detail}", code=error.code)
+
+
+def _state(folder: VoiceFolder, name: str, sha256: str) -> _State:
+    names = (*transcript_names(name), folder.note_name(name, sha256))
+    return _State(folder.look(name), tuple(folder.look(each) for each in names))
+
+
+def _settled(look: Look, at: int) -> bool:
+    return look.ctime_ns < at - _SETTLED_NS

@@ -1,0 +1,36 @@
+"""Kill the writers: what is left is always a whole voice with its own words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(mode: str, folder: Path) -> dict[str, object]:
+    command = [sys.executable, "-m", "tests.app.voices.crashes", mode, str(folder / "store")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_a_change_killed_at_any_line_has_happened_or_not(tmp_path: Path) -> None:
+    seen = run("every-line", tmp_path)
+    assert set(seen) == {"replace", "say less", "say other", "delete", "add"}
+    for counts in seen.values():
+        assert isinstance(counts, dict)
+        assert counts["old"] > 10  # it was killed before the change took effect,
+        assert counts["new"] > 5  # and after it
+
+
+def test_writers_killed_at_random_leave_no_recording_with_the_words_of_another(tmp_path: Path) -> None:
+    seen = run("random", tmp_path)
+    assert {"known", "survived"} <= set(seen)
+
+
+def test_of_many_that_add_the_same_voice_one_wins(tmp_path: Path) -> None:
+    assert run("at-once", tmp_path) == {"0": 8, "9": 56}

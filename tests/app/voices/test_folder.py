@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from app.voices.folder import VoiceFolder, is_voice_id, stem_of
+
+
+@pytest.mark.parametrize("name", ["a", "amy.wav", "A-b_c.9", "-", "_", "amy..wav", "amy.", "a" * 128, "v1.2", "txt"])
+def test_ids_that_may_be(name: str) -> None:
+    assert is_voice_id(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".amy", "../amy", "a/b", "a\\b", "a b", "amy\n", "amy\0", "ä", "a" * 129, "amy.txt", "amy.TXT"],
+)
+def test_ids_that_may_not(name: str) -> None:
+    assert not is_voice_id(name)
+
+
+@pytest.mark.parametrize(
+    ("voice_id", "stem"), [("amy.wav", "amy"), ("amy.OGG", "amy"), ("amy", "amy"), ("v1.2", "v1.2"), ("a.b.wav", "a.b")]
+)
+def test_a_stem_is_the_id_without_what_says_its_kind(voice_id: str, stem: str) -> None:
+    assert stem_of(voice_id) == stem
+
+
+def test_only_regular_visible_files_inside_the_folder_count(tmp_path: Path) -> None:
+    path = tmp_path / "voices"
+    (path / "sub").mkdir(parents=True)
+    (tmp_path / "outside.wav").write_bytes(b"x")
+    for name in ("amy.wav", ".hidden.wav", ".upload-0123456789abcdef.tmp", "amy.txt", "with space.wav", "sub/in.wav"):
+        (path / name).write_bytes(b"x")
+    (path / "out.wav").symlink_to(tmp_path / "outside.wav")
+    (path / "up.wav").symlink_to("../outside.wav")
+    (path / "dangling.wav").symlink_to("nothing.wav")
+    (path / "loop.wav").symlink_to("loop.wav")
+    (path / "in.wav").symlink_to("sub/in.wav")
+    os.mkfifo(path / "pipe.wav")
+    folder = VoiceFolder(path)
+    assert folder.voice_ids() == ["amy.wav", "in.wav"]
+    assert all(folder.read(name, 9) is None for name in ("out.wav", "up.wav", "loop.wav", "pipe.wav", "sub"))
+    found = folder.read("in.wav", 9)
+    assert found is not None
+    assert found[1] == b"x"
+
+
+def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
+    folder = VoiceFolder(tmp_path / "none")
+    assert folder.voice_ids() == []
+    assert folder.look("amy.wav") is None
+    assert folder.read("amy.wav", 9) is None
+
+
+def test_a_new_name_takes_the_place_of_nothing(tmp_path: Path) -> None:
+    folder = VoiceFolder(tmp_path)
+    with folder.staged(b"first") as staged:
+        folder.put_new(staged, "amy.wav")
+    with folder.staged(b"second") as staged, pytest.raises(FileExistsError):
+        folder.put_new(staged, "amy.wav")
+    assert os.listdir(tmp_path) == ["amy.wav"]
+    assert (tmp_path / "amy.wav").read_bytes() == b"first"
+    with folder.staged(b"third") as staged:
+        folder.put(staged, "amy.wav")
+    assert os.listdir(tmp_path) == ["amy.wav"]
+    assert (tmp_path / "amy.wav").read_bytes() == b"third"
+
+
+def test_the_sweep_takes_old_leftovers_and_nothing_else(tmp_path: Path) -> None:
+    old = {
+        ".upload-0123456789abcdef.tmp",
+        f".gone.wav.{'a' * 64}.json",
+    }
+    kept = {
+        "amy.wav",
+        f".amy.wav.{'a' * 64}.json",
+        ".upload-mine.tmp",
+        ".gitkeep",
+        "upload-0123456789abcdef.tmp",
+    }
+    for name in old | kept:
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (1e9, 1e9))
+    young = {".upload-fedcba9876543210.tmp", f".gone.wav.{'b' * 64}.json"}
+    for name in young:
+        (tmp_path / name).write_bytes(b"x")
+    assert set(VoiceFolder(tmp_path).sweep()) == old
+    assert set(os.listdir(tmp_path)) == kept | young | {".lock"}
