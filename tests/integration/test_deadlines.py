@@ -13,7 +13,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from app import deadlines, streaming
+from app import streaming
+from app.edge import deadlines
 from app.edge.deadlines import DeadlineProtocol
 from app.main import create_app
 from app.settings import Settings
