@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXPECTED = ("Failed to load resource", "WebSocket connection to")  # what browsers write of every refusal
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     found = chromium.find()
     if found is None:
@@ -29,7 +29,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     driver.quit()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Four times as fast as it is heard."""
     with serving(

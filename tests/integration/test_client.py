@@ -11,6 +11,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import av
@@ -65,6 +66,8 @@ def start(*arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[by
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
+        # a shell lets what it starts in the background ignore it, and so would these
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no other thread needs it
     )
 
 
