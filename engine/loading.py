@@ -16,7 +16,7 @@ from .model.config import read_config
 from .model.csm import CsmModel
 from .model.tokenizer import TextTokenizer
 from .model.weights import load_weights, open_tensors
-from .runner import Runner
+from .runner import FEWEST_ROWS, Runner
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         tokenizer = TextTokenizer(directory / "tokenizer.json")
         csm = read_config(directory / "config.json")
         tensors = open_tensors(directory, weights_named_by(directory))
-        rows = max(config.slots, 2)
+        rows = max(config.slots, FEWEST_ROWS)
         if csm.codec is not None:
             codec = load_transformers_mimi(csm.codec, tensors, csm.codebooks, rows, device)
         else:

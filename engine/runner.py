@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 _PREFILL_POSITIONS = {"cpu": 64, "cuda": 512}
 # A step reads this many more positions than it must, so that few shapes are ever seen.
 _CONTEXT_STEP = {"cpu": 64, "cuda": 256}
+# A matrix product of one row goes another way than one of several, and rounds differently. With two rows at the
+# least, what a row says does not depend on who else is speaking; the second costs nothing.
+FEWEST_ROWS = 2
 _TOP_K_STEPS = (64, 256)  # and then the whole vocabulary
 
 
@@ -54,9 +57,7 @@ class Runner:
 
     def __init__(self, model: CsmModel, codec: MimiCodec, rows: int) -> None:
         self.model, self.codec = model, codec
-        # A matrix product of one row goes another way than one of several, and rounds differently. With two rows
-        # at the least, what a row says does not depend on who else is speaking; the second costs nothing.
-        self.rows = max(rows, 2)
+        self.rows = rows
         self.device = model.heads.device
         self.state = model.allocate(self.rows)
         self._settings: list[RowSettings | None] = [None] * self.rows
@@ -141,7 +142,7 @@ class Runner:
 
     def step(self, speaking: list[int]) -> Frame:
         """One frame for these rows."""
-        rows = max(*speaking, 1) + 1
+        rows = max(max(speaking) + 1, FEWEST_ROWS)
         with torch.inference_mode():
             self._speak(speaking)
             self.model.frame_step(self.state, rows, self._context(speaking), self._kind(speaking))
