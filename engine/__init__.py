@@ -1,6 +1,6 @@
 """The CSM engine: requests in, audio out. It knows no HTTP and reads no environment.
 
-Importing this package imports no torch; `load_engine` does, when it is called.
+Importing this package imports no torch; `load_engine` and `load_encoder` do, when they are called.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .errors import (
     InvalidRequest,
     PromptTooLong,
 )
-from .interface import Engine, Progress
+from .interface import Encoder, Engine, Progress
 from .stream import SpeechStream
 from .text import sentences_end, split_text
 from .types import (
@@ -39,6 +39,7 @@ __all__ = [
     "AudioChunk",
     "CheckpointError",
     "CheckpointNotFound",
+    "Encoder",
     "Engine",
     "EngineClosed",
     "EngineConfig",
@@ -54,6 +55,7 @@ __all__ = [
     "SpeechStream",
     "Spoken",
     "VoicePrompt",
+    "load_encoder",
     "load_engine",
     "sentences_end",
     "split_text",
@@ -74,3 +76,13 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Engin
     from .service import CsmEngine
 
     return CsmEngine.load(config, report)
+
+
+def load_encoder(config: EngineConfig) -> Encoder:
+    """The codec of the checkpoint that the config asks for, without the model that speaks.
+
+    Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device that is not to be had).
+    """
+    from .loading import load_encoder as load
+
+    return load(config)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .stream import SpeechStream
-from .types import EngineStatus, Speech, SpeechRequest, VoicePrompt
+from .types import SAMPLE_RATE, Codes, EngineStatus, Samples, Speech, SpeechRequest, VoicePrompt
 
 Progress = Callable[[float, str], None]  # (share done from 0 to 1, what is being done)
 
@@ -41,4 +41,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop at once: open streams end with EngineClosed. Waits for the engine's thread. Idempotent."""
+        ...
+
+
+class Encoder(Protocol):
+    """The codec of a checkpoint, for making data sets of recordings. One thread at a time."""
+
+    codebooks: int
+    codebook_size: int
+    fingerprint: str  # of the codec's weights: other weights make other codes
+
+    def encode(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> Codes:
+        """A mono recording, float32 (samples,), to codes int64 (frames, codebooks); the last frame is padded."""
         ...

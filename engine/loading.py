@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import torch
 
-from .codec.mimi import load_moshi_mimi, load_transformers_mimi
+from .codec.encoder import MimiEncoder
+from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
 from .config import EngineConfig
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
 from .model.checkpoint import check_directory, find_checkpoint, fingerprint, weights_named_by
-from .model.config import read_config
+from .model.config import CsmConfig, read_config
 from .model.csm import CsmModel
 from .model.tokenizer import TextTokenizer
-from .model.weights import load_weights, open_tensors
+from .model.weights import Tensors, load_weights, open_tensors
 from .runner import FEWEST_ROWS, Runner
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         csm = read_config(directory / "config.json")
         tensors = open_tensors(directory, weights_named_by(directory))
         rows = max(config.slots, FEWEST_ROWS)
-        if csm.codec is not None:
-            codec = load_transformers_mimi(csm.codec, tensors, csm.codebooks, rows, device)
-        else:
-            codec = load_moshi_mimi(config.mimi_weights, csm.codebooks, rows, device, config.hub_token)
+        codec = _codec(csm, tensors, rows, device, config)
         if tokenizer.size > csm.text_vocab:
             raise CheckpointError(
                 f"{directory / 'tokenizer.json'}: has {tokenizer.size} tokens, but config.json only {csm.text_vocab}"
@@ -76,6 +74,25 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
     log.info("CSM is ready on %s: %s", device, detail)
     progress(1.0, "ready")
     return Loaded(runner, tokenizer, detail)
+
+
+def load_encoder(config: EngineConfig) -> MimiEncoder:
+    """The codec of a checkpoint alone, to encode recordings with; the model's weights are not read.
+
+    Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device that is not to be had).
+    """
+    device = _device(config.device)
+    directory = find_checkpoint(config.model, config.hub_token)
+    check_directory(directory)
+    csm = read_config(directory / "config.json")
+    tensors = open_tensors(directory, weights_named_by(directory))
+    return MimiEncoder(_codec(csm, tensors, 1, device, config), csm.codebooks)
+
+
+def _codec(csm: CsmConfig, tensors: Tensors, rows: int, device: torch.device, config: EngineConfig) -> MimiCodec:
+    if csm.codec is not None:
+        return load_transformers_mimi(csm.codec, tensors, csm.codebooks, rows, device)
+    return load_moshi_mimi(config.mimi_weights, csm.codebooks, rows, device, config.hub_token)
 
 
 def _device(name: str) -> torch.device:

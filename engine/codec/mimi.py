@@ -80,6 +80,10 @@ class MimiCodec:
         self.device = next(mimi.parameters()).device
         self.codebook_size: int = mimi.cardinality
 
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor of the codec by moshi's name; the rows' streaming state is none of them."""
+        return self._mimi.state_dict()
+
     def decode(self, codes: Tensor, speaking: Tensor) -> Tensor:
         """One frame of every row: codes (rows, codebooks), speaking bool (rows,) -> samples (rows, 1920).
 
