@@ -29,6 +29,7 @@ from .settings import ENV_FILE, Settings, load_settings
 from .telemetry.machine import Machine
 from .telemetry.metrics import Metrics
 from .telemetry.request_log import RequestLog
+from .telemetry.strain import Strain
 from .voices.store import VoiceStore
 from .worker import Place
 
@@ -59,7 +60,7 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
     metrics = Metrics(seat.tally, seat.index, seat.board.records)
     host.on_voice_encoded = metrics.voice_encoded
     machine = Machine(dict.fromkeys(spot.gpu for spot in seat.board.spots if spot.gpu is not None))
-    service = Service(settings, place, store, host, pool, metrics, machine)
+    service = Service(settings, place, store, host, pool, metrics, machine, Strain(seat.tally, seat.index))
     application = FastAPI(
         title="csm-serve",
         summary="Real-time speech from Sesame CSM-1B",
@@ -100,11 +101,13 @@ def _layers(settings: Settings, metrics: Metrics) -> list[Middleware]:
 @asynccontextmanager
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     service: Service = application.state.service
+    service.strain.start()
     await service.pool.start(lambda: _get_ready(service))
     try:
         yield
     finally:
         await service.pool.close()
+        await service.strain.close()
         service.machine.close()
 
 

@@ -14,6 +14,7 @@ from .pool.pool import Pool
 from .settings import Settings
 from .telemetry.machine import Machine
 from .telemetry.metrics import Metrics
+from .telemetry.strain import Strain
 from .voices.store import VoiceStore
 from .worker import Place
 
@@ -29,6 +30,7 @@ class Service:
     pool: Pool
     metrics: Metrics
     machine: Machine
+    strain: Strain
     uploads: Admission = field(default_factory=lambda: Admission(UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS))
 
 

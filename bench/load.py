@@ -32,11 +32,10 @@ from app.settings import SettingsError, load_client_settings
 
 from .listeners.crowd import Crowd
 from .listeners.figures import Figures, figures_of
-from .listeners.hearing import HEADER_BYTES
 from .listeners.report import HEADER, LIMITS, as_data, end_progress, line, plot, progress, remarks
 from .listeners.search import Found, largest_load
 from .listeners.server import ServerError, served, status_of, wait_until_idle
-from .listeners.trial import Address, Loop, NotLoopbackError, Track, TrackName, Trial
+from .listeners.trial import FORMATS, Address, Loop, NotLoopbackError, Track, TrackName, Trial
 from .processor import processor
 
 IDLE_SECONDS = 40.0  # for what a trial left behind to end; the service's queue lets nobody wait longer than 30
@@ -53,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--loop", choices=("closed", "open", "both"), default="both")
     made.add_argument("--track", choices=("fixed", "natural", "both"), default="both")
     made.add_argument("--clip-seconds", type=float, default=10.0, help="of a fixed answer (default 10)")
-    made.add_argument("--format", choices=sorted(HEADER_BYTES), default="raw_pcm")
+    made.add_argument("--format", choices=FORMATS, default="raw_pcm")
     made.add_argument("--voice", help="a voice_id (default: the service's own)")
     made.add_argument("--loads", type=float, nargs="+", help="measure these and search for none")
     made.add_argument("--first", type=float, default=1.0, help="load of the first trial (default 1)")

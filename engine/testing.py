@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
@@ -20,6 +21,7 @@ import numpy as np
 
 from .errors import CheckpointError, EngineClosed, EngineFailed, EngineOutOfMemory, InvalidRequest, PromptTooLong
 from .interface import Progress
+from .slices import SliceSizes
 from .stream import AudioQueue, SpeechStream
 from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, EngineStatus, Samples, Speech, SpeechRequest, VoicePrompt
 
@@ -58,6 +60,9 @@ class FakeOptions:
 
     name: what it calls itself.
     frame_seconds: between two frames of 80 ms; 0 is as fast as it can.
+    first_frame_seconds: what a request's first frame takes beside that.
+    stall_seconds, stall_after: a request that has so many frames makes none for so long, once. Both stand for an
+        engine that is late; they are as exact as frame_seconds, which has to be above 0 for them.
     load_seconds: how long loading takes.
     load_fails: loading ends with CheckpointError.
     trouble: a file that says in one word what goes wrong while loading, read anew each time: fails (CheckpointError),
@@ -67,6 +72,9 @@ class FakeOptions:
 
     name: str = "fake"
     frame_seconds: float = 0.0
+    first_frame_seconds: float = 0.0
+    stall_seconds: float = 0.0
+    stall_after: int = 5
     load_seconds: float = 0.0
     load_fails: bool = False
     trouble: str = ""
@@ -92,10 +100,14 @@ def tone(request: SpeechRequest, first_frame: int, frames: int) -> Samples:
     Returns float32 (frames * 1920,).
     """
     key = request.voice.key if request.voice is not None else f"{request.speaker:x}"
-    hertz = 150.0 + int(key[:6], 16) % 500
     start = first_frame * FRAME_SAMPLES
-    seconds = np.arange(start, start + frames * FRAME_SAMPLES) / SAMPLE_RATE
-    return (0.3 * np.sin(2 * np.pi * hertz * seconds)).astype(np.float32)
+    return _second_of(150 + int(key[:6], 16) % 500)[np.arange(start, start + frames * FRAME_SAMPLES) % SAMPLE_RATE]
+
+
+@lru_cache(maxsize=16)
+def _second_of(hertz: int) -> Samples:
+    """A second of a sine, which ends where it began. Kept, so that hundreds of fake listeners cost next to nothing."""
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32)
 
 
 def frames_of(request: SpeechRequest) -> int:
@@ -120,12 +132,18 @@ class _Row:
     request: SpeechRequest
     queue: AudioQueue
     fault: Fault | None
+    frame_seconds: float
     made: int = 0  # frames, those of the unfinished slice among them
     emitted: int = 0  # frames
-    slice_frames: int = field(init=False)  # of the slice that is being made
+    not_before: float = 0.0  # when its next frame may be made
+    slices: SliceSizes = field(init=False)
 
     def __post_init__(self) -> None:
-        self.slice_frames = self.request.first_slice_frames
+        request = self.request
+        # on a clock of its own frames, so that the same request gives the same slices on a busy machine
+        self.slices = SliceSizes(
+            request.first_slice_frames, request.slice_frames, lambda: self.made * self.frame_seconds
+        )
 
     @property
     def slots(self) -> int:
@@ -138,7 +156,7 @@ class _Row:
             AudioChunk(samples, codes, in_last_text_chunk=True, ends_text_chunk=last, ends_speech=last),
         )
         self.emitted = self.made
-        self.slice_frames = min(self.slice_frames * 2, self.request.slice_frames)
+        self.slices.emitted()
 
 
 class FakeEngine:
@@ -199,7 +217,7 @@ class FakeEngine:
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
         queue = AudioQueue(self._audio_queue_slices, lambda: self._inbox.put(None))
-        row = _Row(request, queue, Fault.of(request.text) or self._fault)
+        row = _Row(request, queue, Fault.of(request.text) or self._fault, self._options.frame_seconds)
         if row.slots > self.slots:
             raise InvalidRequest(f"guidance above 0 takes 2 slots and this engine has {self.slots}: send guidance 0")
         if request.voice is not None:
@@ -286,18 +304,23 @@ class FakeEngine:
         taken = sum(row.slots for row in self._speaking)
         while self._waiting and taken + self._waiting[0].slots <= self.slots:
             taken += self._waiting[0].slots
-            self._speaking.append(self._waiting.popleft())
+            row = self._waiting.popleft()
+            row.not_before = time.monotonic() + self._options.first_frame_seconds
+            self._speaking.append(row)
 
     def _speak_a_frame(self) -> None:
+        options, now = self._options, time.monotonic()
         for row in self._speaking:
-            if row.queue.full or row.queue.done:
+            if row.queue.full or row.queue.done or now < row.not_before:
                 continue
             if row.fault is not None and row.made >= row.fault.after_frames:
                 self._go_wrong(row, row.fault)
                 continue
             row.made += 1
+            if row.made == options.stall_after and options.stall_seconds:
+                row.not_before = now + options.stall_seconds
             last = row.made >= frames_of(row.request)
-            if last or row.made - row.emitted >= row.slice_frames:
+            if last or row.made - row.emitted >= row.slices.size:
                 row.emit(last)
             if last:
                 row.queue.end()

@@ -24,7 +24,10 @@ ENGINE_FOR_APP = {"engine", *(f"engine.{name}" for name in ("config", "errors", 
 # What importing `engine` loads, and the decisions that are pure: none of it knows torch.
 TORCH_FREE = {
     "engine",
-    *(f"engine.{name}" for name in ("config", "errors", "interface", "joins", "scheduler", "stream", "testing")),
+    *(
+        f"engine.{name}"
+        for name in ("config", "errors", "interface", "joins", "scheduler", "slices", "stream", "testing")
+    ),
     *(f"engine.{name}" for name in ("text", "types")),
 }
 ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.types"}

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from ..pool.board import STATES, WorkerRecord
 from .request_log import Outcome, RequestRecord
+from .strain import CPU, LOOP_LAG
 from .tally import OTHER, Counter, Family, Histogram, Tally
 
 _PROTOCOLS = (  # the first that fits a path; never the path itself, of which there is no end
@@ -85,7 +86,7 @@ RESTARTS = Counter("csm_worker_restarts_total", "Workers that were started in th
 
 FAMILIES: tuple[Family, ...] = (
     *(REQUESTS, ADMITTED, FINISHED, ABORTED, FAILED, FIRST_AUDIO, REAL_TIME_FACTOR, UNDERRUN, UNDERRUNS, AUDIO),
-    *(VOICES_ENCODED, RESTARTS),
+    *(VOICES_ENCODED, RESTARTS, CPU, LOOP_LAG),
 )
 
 

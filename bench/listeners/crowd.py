@@ -74,4 +74,8 @@ class Crowd:
             _, pending = wait(pending, timeout=_LOOK_SECONDS)
             watch(time.monotonic() - starts, *(sum(self._counts[n::COLUMNS]) for n in (SPEAKING, ENDED, UNANSWERED)))
         parts = [future.result() for future in futures]
-        return Heard([outcome for part in parts for outcome in part.outcomes], sum(part.window_bytes for part in parts))
+        return Heard(
+            [outcome for part in parts for outcome in part.outcomes],
+            sum(part.window_samples for part in parts),
+            sum(part.processor for part in parts),
+        )

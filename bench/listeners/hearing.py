@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SAMPLE_RATE = 24_000
-BYTES_PER_SECOND = SAMPLE_RATE * 2  # s16le
-HEADER_BYTES = {"raw_pcm": 0, "wav": 44}  # the formats whose length in seconds can be told from their bytes
+from .meters import SAMPLE_RATE
 
 End = Literal["whole", "cut", "rejected", "silent", "unreachable", "left"]
 
@@ -29,7 +27,7 @@ class Outcome:
     late: float
     ended: float
     end: End
-    status: int | None
+    status: int | str | None
     first_audio: float | None
     audio: float
     underrun: float
@@ -43,32 +41,32 @@ class Outcome:
 class Hearing:
     """Fed with every arrival. A stream underruns when the audio so far is shorter than the time since its first.
 
-    sent: when the request was. header_bytes: what comes in front of the samples.
+    sent: when the request was.
     """
 
-    def __init__(self, sent: float, header_bytes: int) -> None:
+    def __init__(self, sent: float) -> None:
         self.first: float | None = None
         self.underrun = 0.0
         self.gap = 0.0
         self._sent = sent
         self._last = 0.0
-        self._bytes = -header_bytes
+        self._samples = 0
 
     @property
     def audio(self) -> float:
         """Seconds that can be heard so far."""
-        return max(self._bytes, 0) // 2 / SAMPLE_RATE
+        return self._samples / SAMPLE_RATE
 
     @property
     def first_audio(self) -> float | None:
         return None if self.first is None else self.first - self._sent
 
-    def hear(self, now: float, count: int) -> None:
-        """So many bytes came."""
-        if self.first is not None:
+    def hear(self, now: float, samples: int) -> None:
+        """So many samples came, at least one."""
+        if self.first is None:
+            self.first = now
+        else:
             self.underrun = max(self.underrun, now - self.first - self.audio)
             self.gap = max(self.gap, now - self._last)
-        self._bytes += count
+        self._samples += samples
         self._last = now
-        if self.first is None and self.audio > 0:
-            self.first = now

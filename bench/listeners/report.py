@@ -122,7 +122,8 @@ def plot(runs: Sequence[Figures], path: Path) -> str | None:
     below.axhline(UNDERRUN_SHARE * 100, color="grey", linestyle=":")
     above.set(ylabel="first audio p95, ms", yscale="log")
     below.set(ylabel="C100, %", xlabel="load: listeners at once (closed), requests a second (open)", xscale="log")
-    above.legend()
+    if runs:
+        above.legend()
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -10,9 +10,11 @@ import time
 from collections.abc import Coroutine, Iterator, MutableSequence
 from dataclasses import dataclass, field
 
-from .hearing import BYTES_PER_SECOND, HEADER_BYTES, End, Hearing, Outcome
+from .hearing import End, Hearing, Outcome
+from .meters import METERS, SAMPLE_RATE
 from .trial import Trial
-from .wire import Answer
+from .websocket import Talk
+from .wire import Answer, Listening
 
 _PAUSE_SECONDS = 0.5  # of a listener that was not answered: it does not ask again in a loop
 SPEAKING, ENDED, UNANSWERED = range(3)  # the columns of a process's row in the live counts
@@ -21,15 +23,19 @@ COLUMNS = 3
 
 @dataclass
 class Heard:
-    """What a share has to tell: every request that ended, and the audio that came in the measured seconds."""
+    """What a share has to tell: every request that ended, and the audio that came in the measured seconds.
+
+    processor: seconds that listening itself took.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
-    window_bytes: int = 0
+    window_samples: int = 0
+    processor: float = 0.0
 
     @property
     def window_audio(self) -> float:
         """Seconds."""
-        return self.window_bytes / BYTES_PER_SECOND
+        return self.window_samples / SAMPLE_RATE
 
 
 def run_share(trial: Trial, index: int, shares: int, starts: float, counts: MutableSequence[int]) -> Heard:
@@ -38,7 +44,10 @@ def run_share(trial: Trial, index: int, shares: int, starts: float, counts: Muta
     counts: live counts of all processes; this one writes its own row.
     """
     _allow_many_connections()
-    return asyncio.run(_Share(trial, index, shares, starts, counts).run())
+    began = time.process_time()
+    heard = asyncio.run(_Share(trial, index, shares, starts, counts).run())
+    heard.processor = time.process_time() - began
+    return heard
 
 
 class _Share:
@@ -47,7 +56,6 @@ class _Share:
         self._counts, self._row = counts, index * COLUMNS
         self._opens, self._closes = starts + trial.ramp, starts + trial.ramp + trial.seconds
         self._ends = starts + trial.longest
-        self._header_bytes = HEADER_BYTES[trial.track.format]
         self._heard = Heard()
         self._measured: set[asyncio.Task[Outcome]] = set()
 
@@ -103,8 +111,8 @@ class _Share:
         trial = self._trial
         request = trial.track.request(trial.address, number)
         sent = time.monotonic()
-        hearing = Hearing(sent, self._header_bytes)
-        answer = Answer(request, lambda now, count: self._on_audio(hearing, now, count))
+        hearing = Hearing(sent)
+        answer = self._answer(number, request, hearing)
         reached, in_time = False, True
         with self._speaking():
             try:
@@ -137,10 +145,16 @@ class _Share:
                 self._counts[self._row + UNANSWERED] += not outcome.answered
         return outcome
 
-    def _on_audio(self, hearing: Hearing, now: float, count: int) -> None:
-        hearing.hear(now, count)
-        if self._opens <= now < self._closes:
-            self._heard.window_bytes += count
+    def _answer(self, number: int, request: bytes, hearing: Hearing) -> Listening:
+        def on_audio(now: float, samples: int) -> None:
+            hearing.hear(now, samples)
+            if self._opens <= now < self._closes:
+                self._heard.window_samples += samples
+
+        track = self._trial.track
+        if track.on_socket:
+            return Talk(request, track.parameters(number), on_audio)
+        return Answer(request, METERS[track.format](), on_audio)
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:
@@ -151,7 +165,7 @@ class _Share:
             self._counts[self._row + SPEAKING] -= 1
 
 
-def _end(answer: Answer, hearing: Hearing, reached: bool, in_time: bool) -> End:
+def _end(answer: Listening, hearing: Hearing, reached: bool, in_time: bool) -> End:
     if answer.status is not None and answer.status != 200:
         return "rejected"
     if hearing.first is None:

@@ -9,10 +9,14 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ..texts import longer_than, natural
+from .meters import METERS
+from .websocket import upgrade
 
 Loop = Literal["closed", "open"]
 TrackName = Literal["fixed", "natural"]
-PATH = "/tts/generate"
+PATH, SOCKET_PATH = "/tts/generate", "/ws"
+SOCKETS = ("ws", "ws-binary")  # audio as base64 in JSON, and as it is
+FORMATS = (*METERS, *SOCKETS)  # those whose length in seconds can be told without decoding them
 
 
 class NotLoopbackError(ValueError):
@@ -45,9 +49,9 @@ class Address:
             )
         return Address(host, parts.port or 80, key)
 
-    def head(self, method: str, target: str) -> bytes:
+    def head(self, method: str, target: str, connection: str = "close") -> bytes:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}:{self.port}", "Connection: close"]
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {host}:{self.port}", f"Connection: {connection}"]
         if self.key:
             lines.append(f"X-API-Key: {self.key}")
         return "\r\n".join(lines).encode("latin-1")
@@ -57,7 +61,7 @@ class Address:
 class Track:
     """What is asked for. fixed: every answer is cut at `seconds`; natural: each ends where its text does.
 
-    format: raw_pcm or wav, whose bytes tell how many seconds they are.
+    format: one of FORMATS.
     """
 
     name: TrackName
@@ -65,9 +69,14 @@ class Track:
     format: str = "raw_pcm"
     voice_id: str | None = None
 
+    @property
+    def on_socket(self) -> bool:
+        return self.format in SOCKETS
+
     def parameters(self, number: int) -> dict[str, Any]:
         """Of the request of that number: the same each time, its seed too."""
-        wanted: dict[str, Any] = {"format": self.format, "seed": number}
+        how: dict[str, Any] = {"binary": self.format == "ws-binary"} if self.on_socket else {"format": self.format}
+        wanted: dict[str, Any] = {**how, "seed": number}
         if self.voice_id is not None:
             wanted["voice_id"] = self.voice_id
         if self.name == "natural":
@@ -78,6 +87,9 @@ class Track:
         }
 
     def request(self, address: Address, number: int) -> bytes:
+        """What opens the connection: the whole of a request, or the handshake before it."""
+        if self.on_socket:
+            return upgrade(address.head("GET", SOCKET_PATH, connection="Upgrade"))
         body = json.dumps(self.parameters(number)).encode()
         head = address.head("POST", PATH)
         return head + f"\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body

@@ -9,7 +9,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from .meters import Meter
+
 _LONGEST_HEAD = 64 << 10  # bytes
+
+OnAudio = Callable[[float, int], None]  # told when (time.monotonic()) and how many samples came
 
 
 class BadAnswerError(Exception):
@@ -17,7 +21,7 @@ class BadAnswerError(Exception):
 
 
 class ChunkedBody:
-    """A body in chunked coding, counted as it comes."""
+    """A body in chunked coding, taken apart as it comes."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -25,13 +29,13 @@ class ChunkedBody:
         self._line = b""  # the beginning of a line
         self._trailer = False
 
-    def feed(self, data: bytes) -> int:
-        """How many bytes of the content these are. Raises BadAnswerError."""
-        content = at = 0
+    def feed(self, data: bytes) -> bytes:
+        """The content in these bytes. Raises BadAnswerError."""
+        content, at = [], 0
         while at < len(data) and not self.ended:
             if self._left:
                 taken = min(self._left, len(data) - at)
-                content += max(min(taken, self._left - 2), 0)
+                content.append(data[at : at + max(min(taken, self._left - 2), 0)])
                 self._left -= taken
                 at += taken
                 continue
@@ -45,7 +49,7 @@ class ChunkedBody:
                 self.ended = not line
             else:
                 self._begin_chunk(line)
-        return content
+        return b"".join(content)
 
     def _begin_chunk(self, line: bytes) -> None:
         try:
@@ -63,34 +67,34 @@ class SizedBody:
         self._left = size
         self.ended = size == 0
 
-    def feed(self, data: bytes) -> int:
+    def feed(self, data: bytes) -> bytes:
         if self._left is None:
-            return len(data)
-        taken = min(self._left, len(data))
-        self._left -= taken
+            return data
+        taken = data[: self._left]
+        self._left -= len(taken)
         self.ended = self._left == 0
         return taken
 
 
-class Answer(asyncio.Protocol):
-    """One request sent, one answer heard. The connection is closed when it has ended, or was no 200.
+class Listening(asyncio.Protocol):
+    """One connection on which something is asked for once, and heard.
 
-    on_content: called with the time (time.monotonic()) and the number of bytes whenever some of a 200's body comes.
-    status: None until there is one. whole: the body came to its end. over: done when the connection is closed.
+    opening: what is sent first. on_audio: told of all sound as it comes.
+    status: of the answer, or the code of its error; None until there is one. whole: it came to its end. over: done
+    when the connection is closed.
     """
 
-    def __init__(self, request: bytes, on_content: Callable[[float, int], None]) -> None:
-        self.status: int | None = None
+    def __init__(self, opening: bytes, on_audio: OnAudio) -> None:
+        self.status: int | str | None = None
+        self.whole = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._request = request
-        self._on_content = on_content
-        self._head = b""
-        self._body: ChunkedBody | SizedBody | None = None
+        self.on_audio = on_audio
+        self._opening = opening
         self._transport: asyncio.Transport | None = None
 
-    @property
-    def whole(self) -> bool:
-        return self._body is not None and self._body.ended
+    def send(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(data)
 
     def leave(self) -> None:
         if self._transport is not None:
@@ -99,7 +103,21 @@ class Answer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(self._request)
+        transport.write(self._opening)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+class Answer(Listening):
+    """One request sent, one answer heard. The connection is closed when it has ended, or was no 200."""
+
+    def __init__(self, request: bytes, meter: Meter, on_audio: OnAudio) -> None:
+        super().__init__(request, on_audio)
+        self._meter = meter
+        self._head = b""
+        self._body: ChunkedBody | SizedBody | None = None
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic()
@@ -107,17 +125,14 @@ class Answer(asyncio.Protocol):
             if self._body is None:
                 data = self._read_head(data)
             if self._body is not None and data:
-                content = self._body.feed(data)
-                if content:
-                    self._on_content(now, content)
+                samples = self._meter.feed(self._body.feed(data))
+                if samples:
+                    self.on_audio(now, samples)
+                self.whole = self._body.ended
         except BadAnswerError:
             self.leave()
         if self.whole:
             self.leave()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
 
     def _read_head(self, data: bytes) -> bytes:
         """Take in the head; what lies behind it comes back."""

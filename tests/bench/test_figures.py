@@ -16,7 +16,7 @@ GOOD = Outcome(
 
 
 def test_a_load_holds_when_all_are_answered_soon_and_without_a_pause() -> None:
-    figures = figures_of(TRIAL, Heard([GOOD] * 200, window_bytes=48_000 * 40))
+    figures = figures_of(TRIAL, Heard([GOOD] * 200, window_samples=24_000 * 40))
     assert figures.holds
     assert (figures.rate, figures.at_once, figures.each) == (4.0, 40.0, 0.1)
     assert remarks(figures) == []
