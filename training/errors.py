@@ -2,7 +2,11 @@
 
 TrainingError
 ├── RecordingsError   a folder of recordings cannot be read as one, or cannot be cut: names the file and the line
-└── CodesError        a folder of prepared codes is missing, damaged or of another codec
+├── CodesError        a folder of prepared codes is missing, damaged or of another codec
+├── LayoutError       a clip does not fit this model or this batch: names the clip
+├── BaseError         a checkpoint cannot be taught, or an adapter does not belong to it
+├── ResumeError       a directory holds a run that this one cannot go on with
+└── Diverged          the loss is no number any more
 """
 
 from __future__ import annotations
@@ -18,3 +22,19 @@ class RecordingsError(TrainingError):
 
 class CodesError(TrainingError):
     """A folder of prepared codes cannot be used."""
+
+
+class LayoutError(TrainingError):
+    """A clip does not fit into this model, or into a batch as large as was asked for."""
+
+
+class BaseError(TrainingError):
+    """A checkpoint cannot be taught, or an adapter does not belong to it."""
+
+
+class ResumeError(TrainingError):
+    """The directory holds a run that this one cannot go on with."""
+
+
+class Diverged(TrainingError):
+    """The loss is not finite any more."""
