@@ -44,11 +44,11 @@ bench: $(INSTALLED) ## Measure on a GPU in ten minutes (ARGS=--cpu or --tiny wit
 	$(BIN)/python -m bench.gpu $(ARGS)
 
 lock: $(INSTALLED) ## Work the locks out anew (ARGS=--upgrade takes newer releases)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra train --universal --python-version 3.10 --generate-hashes \
 		--no-emit-index-url --no-header --quiet $(ARGS) --output-file requirements.lock
 	echo uv | $(BIN)/uv pip compile - --universal --python-version 3.10 --generate-hashes --no-annotate \
 		--no-emit-index-url --no-header --quiet $(ARGS) --output-file requirements-bootstrap.txt
 
 clean: ## Remove .venv and what tools left behind
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
-	find app bench engine scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find app bench engine scripts tests training -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
+from engine.types import Codes
 
 
 @dataclass(frozen=True)
@@ -19,4 +19,4 @@ class Example:
     name: str
     text: str
     speaker: int
-    codes: np.ndarray
+    codes: Codes
