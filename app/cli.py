@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from .commands import speak, voices
+from .commands import recordings, speak, voices
 from .commands.outcome import run
 from .gpus import visible_gpus
 from .settings import Settings, SettingsError, load_settings
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(command=_serve)
     speak.add_parser(commands)
     voices.add_parser(commands)
+    recordings.add_parsers(commands)
     return parser
 
 

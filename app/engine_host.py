@@ -25,14 +25,13 @@ from .admission import Admission
 from .errors import ServiceError, Unavailable, UnknownVoice
 from .gpus import memory_gib
 from .pool.board import Pause
-from .settings import Settings
+from .settings import DEFAULT_MODEL, Settings
 from .voices.speakers import Speakers, speaker_number
 from .voices.store import VoiceStore
 from .worker import Place
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "sesame/csm-1b"
 DEFAULT_SPEAKER = "speaker_0"
 CPU_SLOTS = 4
 _LOADED = 0.8  # the share of the start that loading the model is taken for; voices are the rest

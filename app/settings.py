@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .effects.watermark import PUBLIC_KEY, parse_key
 
+DEFAULT_MODEL = "sesame/csm-1b"  # where MODEL_PATH names none
 ENV_FILE = Path(".env")  # in the directory that the service is started from
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses to listen on, and where this machine finds them
@@ -188,6 +189,24 @@ class ClientSettings(BaseSettings):
         return next(filter(None, (part.strip() for part in keys.split(","))), None)
 
 
+class ModelSettings(BaseSettings):
+    """Which model a command on this machine works with, as the service would."""
+
+    model_config = Settings.model_config
+
+    model_path: str | None = None
+    hf_token: SecretStr | None = None
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    @property
+    def model(self) -> str:
+        return self.model_path or DEFAULT_MODEL
+
+    @property
+    def hub_token(self) -> str | None:
+        return None if self.hf_token is None else self.hf_token.get_secret_value()
+
+
 def local_url(host: str, port: int) -> str:
     """Where this machine finds what listens on an address."""
     reached = _EVERYWHERE.get(host, host)
@@ -202,6 +221,11 @@ def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
 def load_client_settings(env_file: Path | None = ENV_FILE) -> ClientSettings:
     """The same for a client, whom the rest of the settings does not concern. Raises SettingsError."""
     return _load(ClientSettings, env_file)
+
+
+def load_model_settings(env_file: Path | None = ENV_FILE) -> ModelSettings:
+    """The same for a command that needs the model and no service. Raises SettingsError."""
+    return _load(ModelSettings, env_file)
 
 
 def _load(kind: type[_Kind], env_file: Path | None) -> _Kind:
