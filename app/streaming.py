@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
 
-import anyio
-import numpy as np
-import numpy.typing as npt
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from engine import SAMPLE_RATE
 
 from .edge import deadlines
-from .encoders import Encoder, Format
+from .encoders import Format
 from .errors import ServiceError, Unprocessable
+from .patience import Patience
 from .pool.pool import Pool
 from .schemas import Order
 from .speaking import speak
 from .telemetry.pacing import Pacing
 from .telemetry.request_log import RequestRecord, record_of
+from .threads import in_thread
 
 # A reader that takes nothing for this long has left, as far as its slot goes. Before the deadline of its connection,
 # which would look as if it had left by itself.
 STALL_SECONDS = deadlines.STALL_SECONDS - 5
 _UNENCODED = frozenset({"wav", "raw_pcm"})  # they cost less than the way to a thread and back
-_encoding = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="encode")
-
-_T = TypeVar("_T")
 
 
 class StreamCutError(Exception):
@@ -61,18 +55,22 @@ class SpeechResponse(Response):
         record = record_of(scope)
         record.voice = self._order.voice_id or "default"
         record.format = self._format.name
-        speaking = asyncio.create_task(self._speak(_Line(send, record)))
+        line = _Line(send, record)
+        speaking = asyncio.create_task(self._speak(line))
         leaving = asyncio.create_task(_until_it_leaves(receive))
+        stalling = asyncio.create_task(line.patience.end())
         try:
-            await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({speaking, leaving, stalling}, return_when=asyncio.FIRST_COMPLETED)
             if not speaking.done():
-                record.outcome = "left"
+                record.outcome = "left" if leaving.done() else "stalled"
         finally:
-            speaking.cancel()
-            leaving.cancel()
-            await asyncio.gather(speaking, leaving, return_exceptions=True)
+            for task in (speaking, leaving, stalling):
+                task.cancel()
+            await asyncio.gather(speaking, leaving, stalling, return_exceptions=True)
         if not speaking.cancelled():
             speaking.result()  # raises what went wrong
+        elif record.outcome == "stalled":
+            raise StreamCutError(f"the reader took nothing for {STALL_SECONDS:g} seconds")
 
     async def _speak(self, line: _Line) -> None:
         encoder = self._format.make()
@@ -81,9 +79,11 @@ class SpeechResponse(Response):
             line.record.admit()
             try:
                 async for chunk in speech:
-                    self.headers["X-TTS-Engine"], self.headers["X-Worker-ID"] = speech.engine_name, speech.worker_id
+                    if not line.begun:
+                        self.headers["X-TTS-Engine"] = speech.engine_name
+                        self.headers["X-Worker-ID"] = speech.worker_id
                     if chunk.samples.size:
-                        data = await self._encode(encoder, chunk.samples)
+                        data = await self._do(partial(encoder.encode, chunk.samples))
                         await line.deliver(self, data, chunk.samples.size, started)
             except ServiceError as error:
                 line.record.code = error.code
@@ -98,15 +98,10 @@ class SpeechResponse(Response):
                 "what was spoken",
                 code="nothing_left",
             )
-        await line.end(self, await self._in_thread(encoder.flush))
+        await line.end(self, await self._do(encoder.flush))
 
-    async def _encode(self, encoder: Encoder, samples: npt.NDArray[np.float32]) -> bytes:
-        return await self._in_thread(lambda: encoder.encode(samples))
-
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        if self._format.name in _UNENCODED:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(_encoding, work)
+    async def _do(self, encoding: Callable[[], bytes]) -> bytes:
+        return encoding() if self._format.name in _UNENCODED else await in_thread(encoding)
 
 
 class _Line:
@@ -115,6 +110,7 @@ class _Line:
     def __init__(self, send: Send, record: RequestRecord) -> None:
         self._send = send
         self._pacing = Pacing()
+        self.patience = Patience(STALL_SECONDS)
         self.record = record
         self.begun = False  # the header has left
         self.samples = 0
@@ -142,12 +138,7 @@ class _Line:
             await self._push({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
 
     async def _push(self, message: Message) -> None:
-        try:
-            with anyio.fail_after(STALL_SECONDS):
-                await self._send(message)
-        except TimeoutError:
-            self.record.outcome = "stalled"
-            raise StreamCutError(f"the reader took nothing for {STALL_SECONDS:g} seconds") from None
+        await self.patience.send(self._send(message))
 
 
 async def _until_it_leaves(receive: Receive) -> None:

@@ -30,6 +30,7 @@ from .types import (
     Spoken,
     VoicePrompt,
 )
+from .waking import Waker, running_waker
 
 __all__ = [
     "FALLBACK_MODEL",
@@ -55,8 +56,10 @@ __all__ = [
     "SpeechStream",
     "Spoken",
     "VoicePrompt",
+    "Waker",
     "load_encoder",
     "load_engine",
+    "running_waker",
     "sentences_end",
     "split_text",
 ]

@@ -34,6 +34,8 @@ class Joiner:
 
     def push(self, chunk: AudioChunk) -> AudioChunk | None:
         """The chunk with the samples that can be given out by now; None if that is none of them yet."""
+        if chunk.in_last_text_chunk and self._idle:
+            return chunk
         fresh = self._meet_tail(self._skip_start(chunk.samples), chunk.ends_text_chunk)
         pending = np.concatenate([self._held, fresh]) if self._held.size else fresh
         if chunk.ends_speech:
@@ -52,6 +54,11 @@ class Joiner:
         codes = np.concatenate(self._codes) if len(self._codes) > 1 else chunk.codes
         self._codes = []
         return replace(chunk, samples=ready, codes=codes)
+
+    @property
+    def _idle(self) -> bool:
+        """In the last text chunk there is nothing left to do: most chunks of most speech pass as they are."""
+        return not (self._to_skip or self._trim_end or self._held.size or self._tail.size or self._codes)
 
     def _skip_start(self, samples: Samples) -> Samples:
         skipped = min(self._to_skip, samples.size)

@@ -7,12 +7,14 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 import numpy as np
 
 from .joins import Joiner
 from .types import AudioChunk, Speech, SpeechRequest
+from .waking import running_waker
 
 
 class AudioQueue:
@@ -29,8 +31,8 @@ class AudioQueue:
         self._ended = False
         self._error: BaseException | None = None
         self._closed = False
-        self._changed = threading.Condition()
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._lock = threading.RLock()  # of one thread again: a finalizer may close it while it is at work here
+        self._waiter: Callable[[], bool] | None = None  # wakes the reader; False: there is nobody to wake any more
 
     # ---- the engine's side
 
@@ -49,31 +51,26 @@ class AudioQueue:
         return self._ended or self._closed
 
     def put(self, chunk: AudioChunk) -> None:
-        with self._changed:
+        with self._lock:
             self._chunks.append(chunk)
             self._wake()
 
     def end(self, error: BaseException | None = None) -> None:
         """No more chunks. With an error the reader gets it behind those that were put."""
-        with self._changed:
+        with self._lock:
             if not self._ended:
                 self._ended, self._error = True, error
                 self._wake()
 
     def _wake(self) -> None:
-        self._changed.notify_all()
-        if self._waiter is not None:
-            loop, future = self._waiter
-            self._waiter = None
-            try:
-                loop.call_soon_threadsafe(_resolve, future)
-            except RuntimeError:  # the reader's loop is gone, and with it the reader
-                self._closed = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter():  # the reader's loop is gone, and with it the reader
+            self._closed = True
 
     # ---- the reader's side
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
@@ -93,32 +90,42 @@ class AudioQueue:
 
     def get(self) -> AudioChunk:
         """Wait for the next chunk. Raises StopIteration behind the last."""
-        with self._changed:
-            while (chunk := self._take()) is None:
-                self._changed.wait()
-            made_room = len(self._chunks) == self._capacity - 1
-        if made_room:
-            self._on_change()
-        return chunk
+        while True:
+            with self._lock:
+                if (chunk := self._take()) is None:
+                    gate = threading.Event()
+                    self._waiter = partial(_open, gate)
+            if chunk is not None:
+                self._make_room()
+                return chunk
+            gate.wait()
 
     async def get_async(self) -> AudioChunk:
         """Wait for the next chunk in an event loop. Raises StopAsyncIteration behind the last."""
         while True:
-            with self._changed:
+            with self._lock:
                 try:
                     chunk = self._take()
                 except StopIteration:
                     raise StopAsyncIteration from None
-                made_room = chunk is not None and len(self._chunks) == self._capacity - 1
                 if chunk is None:
-                    loop = asyncio.get_running_loop()
-                    future: asyncio.Future[None] = loop.create_future()
-                    self._waiter = (loop, future)
+                    waker = running_waker()
+                    future: asyncio.Future[None] = waker.loop.create_future()
+                    self._waiter = partial(waker.call, partial(_resolve, future))
             if chunk is not None:
-                if made_room:
-                    self._on_change()
+                self._make_room()
                 return chunk
             await future
+
+    def _make_room(self) -> None:
+        """A chunk was taken: tell the engine, if that was what it waited for."""
+        if len(self._chunks) == self._capacity - 1:
+            self._on_change()
+
+
+def _open(gate: threading.Event) -> bool:
+    gate.set()
+    return True
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -101,7 +101,8 @@ def tone(request: SpeechRequest, first_frame: int, frames: int) -> Samples:
     """
     key = request.voice.key if request.voice is not None else f"{request.speaker:x}"
     start = first_frame * FRAME_SAMPLES
-    return _second_of(150 + int(key[:6], 16) % 500)[np.arange(start, start + frames * FRAME_SAMPLES) % SAMPLE_RATE]
+    positions = np.arange(start, start + frames * FRAME_SAMPLES) % SAMPLE_RATE
+    return np.asarray(_second_of(150 + int(key[:6], 16) % 500)[positions])
 
 
 @lru_cache(maxsize=16)

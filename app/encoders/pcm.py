@@ -12,8 +12,10 @@ FULL_SCALE = 32767  # the same on both sides of zero, so that 1.0 and -1.0 are e
 
 def to_unit_range(samples: Samples) -> Samples:
     """A copy within -1..1: louder samples saturate, infinite ones too, and NaN becomes silence."""
-    finite = np.nan_to_num(np.asarray(samples, dtype=np.float32), nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(finite, -1.0, 1.0, out=finite)
+    within = np.asarray(samples, dtype=np.float32).clip(-1.0, 1.0)
+    if np.isnan(within.dot(within)):  # nowhere else can it come from; looking at each sample would cost more than all
+        np.nan_to_num(within, copy=False, nan=0.0)
+    return within
 
 
 def to_int16(samples: Samples) -> npt.NDArray[np.int16]:

@@ -10,13 +10,14 @@ from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
-from anyio import CancelScope, fail_after, move_on_after
+from anyio import CancelScope, move_on_after
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from engine import Spoken
 
 from ..encoders.base import Samples
 from ..errors import BadRequest, ServiceError, Unavailable, Unprocessable
+from ..patience import Patience
 from ..pool.errand import Speech
 from ..service import Service
 from ..speaking import speak
@@ -47,8 +48,8 @@ class Connection:
     """Runs until the client leaves, is done, or is silent for too long, or the service shuts down.
 
     One task listens, so that a client can cancel and leave while it is spoken to; one speaks, and holds a slot
-    only while it does; one waits for the shutdown. When the first of them ends, all do. They are cancelled once
-    each, and waited for: what they leave behind is given back in an orderly way.
+    only while it does; one waits for the shutdown, and one for a reader that takes nothing. When the first of them
+    ends, all do. They are cancelled once each, and waited for: what they leave behind is given back in an orderly way.
     """
 
     def __init__(self, websocket: WebSocket, service: Service, dialect: Dialect) -> None:
@@ -57,6 +58,7 @@ class Connection:
         self._dialect = dialect
         self._link = link_of(websocket.scope)
         self._record = record_of(websocket.scope)
+        self._patience = Patience(STALL_SECONDS)
         self._texts = Texts(MOST_TEXTS, service.settings.max_text_length)
         self._saying: asyncio.Task[None] | None = None  # the current text
         self._engaged = False  # something is being said, or waits for a slot
@@ -67,7 +69,10 @@ class Connection:
     async def run(self) -> None:
         """Accept it, and serve it to its end."""
         await self._websocket.accept()
-        tasks = [asyncio.create_task(self._guarded(task)) for task in (self._listen, self._speak, self._drain)]
+        tasks = [
+            asyncio.create_task(self._guarded(task))
+            for task in (self._listen, self._speak, self._drain, self._lose_patience)
+        ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -219,15 +224,17 @@ class Connection:
         telling.sent(samples.size)
 
     async def _send(self, messages: list[Message]) -> None:
-        try:
-            with fail_after(STALL_SECONDS):
-                for message in messages:
-                    if isinstance(message, bytes):
-                        await self._websocket.send_bytes(message)
-                    else:
-                        await self._websocket.send_text(message)
-        except TimeoutError:
-            raise _ReaderStalledError from None
+        for message in messages:
+            send = (
+                self._websocket.send_bytes(message)
+                if isinstance(message, bytes)
+                else self._websocket.send_text(message)
+            )
+            await self._patience.send(send)
+
+    async def _lose_patience(self) -> None:
+        await self._patience.end()
+        raise _ReaderStalledError
 
 
 def _leaving() -> Unavailable:

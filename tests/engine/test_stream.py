@@ -222,7 +222,6 @@ def test_a_reader_whose_event_loop_is_gone_has_left() -> None:
     loop.call_soon(loop.stop)
     loop.run_forever()
     waiting.cancel()
-    queue._waiter = (loop, loop.create_future())  # as a loop that is closed under its reader leaves it
     loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
     loop.close()
     queue.put(chunk())
