@@ -86,20 +86,20 @@ def check(
     named: dict[str, str] = {}  # a clip's name -> the line that has it first
     total = len(manifest.recordings)
     for done, recording in enumerate(manifest.recordings, start=1):
-        found = _look(recording, manifest.folder, named)
-        if not any(problem.is_error for problem in found):
-            try:
-                audio = read_audio(recording.path)
-            except RecordingsError as error:
-                found.append(Problem(_where(recording), f"{error}"))
-            except OSError as error:
-                found.append(Problem(_where(recording), f"it cannot be read: {error.strerror}"))
-            else:
-                found += _listen(recording, audio, longest_seconds, shortest_seconds)
-                if (other := heard.setdefault(audio.sha256, recording.name)) != recording.name:
-                    found.append(Problem(_where(recording), f"is the same recording as {other}", is_error=False))
-                if not any(problem.is_error for problem in found):
-                    clips.append(Clip(recording, audio.seconds, audio.sha256))
+        where = _where(recording)
+        found = [Problem(where, what, is_error) for what, is_error in _complaints_about(recording.text)]
+        if (other := named.setdefault(recording.name, recording.where)) != recording.where:
+            found.append(Problem(where, f"its name is that of {other}: give each clip one of its own"))
+        try:
+            audio = _opened(recording.path, manifest.folder)
+        except RecordingsError as error:
+            found.append(Problem(where, str(error)))
+        else:
+            found += _listen(recording, audio, longest_seconds, shortest_seconds)
+            if (other := heard.setdefault(audio.sha256, recording.name)) != recording.name:
+                found.append(Problem(where, f"is the same recording as {other}", is_error=False))
+            if not any(problem.is_error for problem in found):
+                clips.append(Clip(recording, audio.seconds, audio.sha256))
         problems += found
         told(done, total)
     problems += _unlisted(manifest)
@@ -111,23 +111,19 @@ def is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _look(recording: Recording, folder: Path, named: dict[str, str]) -> list[Problem]:
-    """What can be told without opening the recording."""
-    found = []
-    if (other := named.setdefault(recording.name, recording.where)) != recording.where:
-        found.append(Problem(_where(recording), f"its name is that of {other}: give each clip one of its own"))
-    if not is_inside(recording.path, folder):
-        found.append(
-            Problem(_where(recording), f"{recording.path} leads out of the folder: copy the recording into it")
-        )
-    elif not recording.path.is_file():
-        found.append(Problem(_where(recording), f"there is no file {recording.path}"))
-    found += [Problem(_where(recording), what, is_error) for what, is_error in _complaints_about(recording.text)]
-    return found
+def _opened(path: Path, folder: Path) -> Audio:
+    if not is_inside(path, folder):
+        raise RecordingsError(f"{path} leads out of the folder: copy the recording into it")
+    if not path.is_file():
+        raise RecordingsError(f"there is no file {path}")
+    try:
+        return read_audio(path)
+    except OSError as error:
+        raise RecordingsError(f"it cannot be read: {error.strerror}") from error
 
 
 def _complaints_about(text: str) -> list[tuple[str, bool]]:
-    if not any(map(str.isalnum, text)):
+    if not _has_words(text):
         return [("has no transcript: write down what is said in it", True)]
     found = []
     if "\ufffd" in text:
@@ -135,6 +131,10 @@ def _complaints_about(text: str) -> list[tuple[str, bool]]:
     elif _is_misread(text):
         found.append((f"its transcript looks like UTF-8 that was read as something else: {text[:40]!r}", False))
     return found
+
+
+def _has_words(text: str) -> bool:
+    return any(map(str.isalnum, text))
 
 
 def _is_misread(text: str) -> bool:
@@ -178,6 +178,8 @@ def _doubts(text: str, audio: Audio, loudness: Loudness) -> list[str]:
     for silence, place in ((loudness.lead_seconds, "begins"), (loudness.tail_seconds, "ends")):
         if silence > _LONG_SILENCE:
             found.append(f"{place} with {silence:.1f} s of silence: trim it")
+    if not _has_words(text):
+        return found
     # The engine stops speaking a text at that bound, so nothing is learnt from a clip that goes on behind it.
     slow = frame_bound(text) * FRAME_MILLISECONDS / 1000
     spoken = max(audio.seconds - loudness.lead_seconds - loudness.tail_seconds, 0.0)
@@ -215,4 +217,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -108,8 +108,8 @@ def prepare_recordings(parsed: argparse.Namespace) -> None:
     finally:
         line.clear()
     print(
-        f"{parsed.out}: {prepared.made} clips encoded, {prepared.kept} were there already, of them {prepared.retold} "
-        f"with new words; {prepared.removed} removed"
+        f"{parsed.out}: {len(report.clips)} clips; {prepared.made} encoded now, {prepared.kept} as before, of these "
+        f"{prepared.retold} with other words; {prepared.removed} gone"
     )
 
 
