@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def collate(sequences: list[Sequence], layout: Layout, depth_share: float, rng: 
     text_places: list[Ids] = []
     frames: list[Ids] = []
     frame_places: list[Ids] = []
-    learnt: list[np.ndarray] = []
+    learnt: list[npt.NDArray[np.bool_]] = []
     for row, sequence in enumerate(sequences):
         place = row * length
         for number, segment in enumerate(sequence.segments):
@@ -93,12 +94,16 @@ def collate(sequences: list[Sequence], layout: Layout, depth_share: float, rng: 
     count = max(1, round(depth_share * len(targets)))
     chosen = np.sort(rng.permutation(len(targets))[:count])
     return Batch(
-        len(sequences),
-        length,
-        *(
-            torch.from_numpy(np.concatenate(parts).astype(np.int64, copy=False))
-            for parts in (texts, text_places, frames, frame_places)
-        ),
-        torch.from_numpy(targets),
-        torch.from_numpy(chosen),
+        rows=len(sequences),
+        length=length,
+        texts=_tensor(texts),
+        text_places=_tensor(text_places),
+        frames=_tensor(frames),
+        frame_places=_tensor(frame_places),
+        targets=torch.from_numpy(targets),
+        chosen=torch.from_numpy(chosen),
     )
+
+
+def _tensor(parts: list[Ids]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64, copy=False))

@@ -24,7 +24,7 @@ class RunState:
     trained: dict[str, Tensor]
     optimizer: dict[str, Any]
     window: dict[str, float]
-    binding: dict[str, Any]  # TrainSettings.binding()
+    binding: dict[str, Any]  # TrainSettings.binding(), and what else makes it this run
 
     def save(self, directory: Path) -> Path:
         """Write it under its step, then remove older ones. Killed at any time, the newest whole one is there."""

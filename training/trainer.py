@@ -65,14 +65,16 @@ def train(
     settings: TrainSettings,
     directory: Path,
     hooks: Hooks | None = None,
+    what: dict[str, Any] | None = None,
 ) -> Outcome:
     """Train what requires a gradient in the model, but for the codec, which never does. In place.
 
     model: transformers' CsmForConditionalGeneration, plain or with LoRA layers in it. directory: holds the state and
-    the log; if there is a state of this run, it goes on from there. torch's global seed is set in every step.
+    the log; if there is a state of this run, it goes on from there. what: names, fit for JSON, of what else makes it
+    this run: its data, its base. torch's global seed is set in every step.
     Raises LayoutError (a sequence too long), ResumeError (the state is another run's), Diverged.
     """
-    return _Run(model, layout, sequences, settings, directory, hooks or Hooks()).go()
+    return _Run(model, layout, sequences, settings, directory, hooks or Hooks(), what or {}).go()
 
 
 class _Run:
@@ -84,11 +86,13 @@ class _Run:
         settings: TrainSettings,
         directory: Path,
         hooks: Hooks,
+        what: dict[str, Any],
     ) -> None:
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise TrainingError("device is cuda, but PyTorch finds no CUDA device here; use auto or cpu")
         self.model, self.layout, self.sequences = model, layout, sequences
         self.settings, self.directory, self.hooks = settings, directory, hooks
+        self.binding = settings.binding() | what
         self.accelerator = Accelerator(cpu=settings.device == "cpu")
         self.device: torch.device = self.accelerator.device
         model.codec_model.requires_grad_(False)
@@ -266,7 +270,7 @@ class _Run:
                 trained_weights(self.model),
                 self.optimizer.state_dict(),
                 dict(self.window),
-                self.settings.binding(),
+                self.binding,
             ).save(self._states)
         self.accelerator.wait_for_everyone()
 
@@ -275,7 +279,7 @@ class _Run:
         state = RunState.newest(self._states)
         if state is None:
             return
-        state.check(self.settings.binding(), self.directory)
+        state.check(self.binding, self.directory)
         restore_weights(self.model, state.trained, self.directory)
         self.optimizer.load_state_dict(state.optimizer)
         self.done, self.window = state.steps, state.window

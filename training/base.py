@@ -1,0 +1,68 @@
+"""The checkpoint that is taught: found, loaded, and known again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as untyped
+
+from engine.model.checkpoint import check_directory, find_checkpoint, weights_named_by
+from engine.model.tokenizer import TextTokenizer
+from engine.model.weights import open_tensors
+
+from .errors import BaseError
+from .sequence import Layout
+
+transformers: Any = untyped
+
+# Small, different in every training run, and the same in any precision of at least bfloat16's.
+_TELLING = ("backbone_model.layers.0.self_attn.k_proj.weight", "depth_decoder.model.layers.0.self_attn.k_proj.weight")
+
+
+@dataclass(frozen=True)
+class Base:
+    """name: as it was asked for. model: transformers' CsmForConditionalGeneration, in evaluation mode."""
+
+    name: str
+    directory: Path
+    model: Any
+    layout: Layout
+    identity: str
+
+
+def load_base(name: str, token: str | None = None, dtype: torch.dtype = torch.float32) -> Base:
+    """A directory or a hub id. dtype: of the weights in memory.
+
+    Raises engine's CheckpointNotFound and CheckpointError, and BaseError for Sesame's own layout.
+    """
+    directory = find_checkpoint(name, token)
+    check_directory(directory)
+    kind = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind != "csm":
+        raise BaseError(
+            f'{directory / "config.json"}: model_type is {kind!r}, but only transformers\' layout ("csm") can be '
+            "taught; sesame/csm-1b on the hub holds it beside Sesame's own"
+        )
+    tokenizer = TextTokenizer(directory / "tokenizer.json")
+    model = transformers.CsmForConditionalGeneration.from_pretrained(directory, dtype=dtype).eval()
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise BaseError(
+            f"{directory}: transformers {transformers.__version__} finds only one of the two names of the embeddings "
+            "that backbone and depth decoder share, and not the one that it reads; save the checkpoint with "
+            "transformers' own save_pretrained"
+        )
+    return Base(name, directory, model, Layout(tokenizer, model.config), identity_of(directory))
+
+
+def identity_of(directory: Path) -> str:
+    """A short name for a checkpoint's weights: the same for a copy, also in bfloat16; another for any other."""
+    tensors = open_tensors(directory, weights_named_by(directory))
+    digest = hashlib.sha256()
+    for name in _TELLING:
+        digest.update(tensors.get(name).to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
