@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from .commands import recordings, speak, voices
+from .commands import recordings, speak, train, voices
 from .commands.outcome import run
 from .gpus import visible_gpus
 from .settings import Settings, SettingsError, load_settings
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     speak.add_parser(commands)
     voices.add_parser(commands)
     recordings.add_parsers(commands)
+    train.add_parsers(commands)
     return parser
 
 

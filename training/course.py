@@ -14,9 +14,13 @@ import torch
 from accelerate import PartialState
 from peft import PeftModel
 
+from engine import EngineConfig, load_encoder
+
 from .base import Base, load_base
 from .clips import Clips
-from .errors import TrainingError
+from .codes import read_codec, read_codes
+from .devices import uses_bfloat16
+from .errors import CodesError, TrainingError
 from .evaluation import measure
 from .example import Example
 from .lora import LoraSettings, add_lora, merged_tensors, write_adapter
@@ -65,6 +69,20 @@ class Result:
     made: Path | None
 
 
+def read_examples(data: Path, model: str, token: str | None = None) -> list[Example]:
+    """The clips of a folder that `csm-serve prepare` made, if the model's codec made their codes.
+
+    Raises CodesError, and the engine's CheckpointNotFound and CheckpointError.
+    """
+    examples = read_codes(data)
+    if read_codec(data) != load_encoder(EngineConfig(model, device="cpu", hub_token=token)).fingerprint:
+        raise CodesError(
+            f"{data}: its codes are of another codec than {model} has; prepare the recordings anew: "
+            f"csm-serve prepare RECORDINGS OUT --model {model}"
+        )
+    return examples
+
+
 def teach(
     course: Course,
     examples: list[Example],
@@ -101,7 +119,7 @@ def teach(
             base.layout,
             [Sequence((example,)) for example in kept],
             settings.max_positions,
-            settings.precision == "bfloat16",
+            uses_bfloat16(settings),
         ),
         sample=_samples(course, base, learnt, kept),
         stop=stop,
@@ -118,7 +136,7 @@ def teach(
 
 def _dtype(course: Course) -> torch.dtype:
     """What is not trained may be as coarse as it is computed with; what is trained may not."""
-    return torch.bfloat16 if course.lora is not None and course.train.precision == "bfloat16" else torch.float32
+    return torch.bfloat16 if course.lora is not None and uses_bfloat16(course.train) else torch.float32
 
 
 def _held_out(examples: list[Example], course: Course) -> tuple[list[Example], list[Example]]:

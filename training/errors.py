@@ -6,7 +6,8 @@ TrainingError
 ├── LayoutError       a clip does not fit this model or this batch: names the clip
 ├── BaseError         a checkpoint cannot be taught, or an adapter does not belong to it
 ├── ResumeError       a directory holds a run that this one cannot go on with
-└── Diverged          the loss is no number any more
+├── Diverged          the loss is no number any more
+└── OutOfMemory       a batch does not fit into the GPU
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ class ResumeError(TrainingError):
 
 class Diverged(TrainingError):
     """The loss is not finite any more."""
+
+
+class OutOfMemory(TrainingError):
+    """A batch does not fit into the GPU's memory."""

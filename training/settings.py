@@ -25,7 +25,8 @@ class TrainSettings:
     depth_share: the random part of the frames that the depth decoder learns from; Sesame's paper has 1/16.
     first_weight, depth_weight: what the two losses count for; depth's is the mean over its codebooks.
     codebook_weights: what each codebook from 1 on counts for in the depth loss; None counts all alike.
-    precision: "bfloat16" computes in it where that is safe (autocast); trained weights stay float32.
+    precision: "bfloat16" computes in it where that is safe (autocast); trained weights stay float32. "auto" does so
+        on GPUs that do it natively.
     device: "auto" (cuda where there is one), "cpu" or "cuda".
     minutes: end cleanly after so long, with the state saved; None goes on to the last step.
     """
@@ -44,7 +45,7 @@ class TrainSettings:
     first_weight: float = 1.0
     depth_weight: float = 1.0
     codebook_weights: tuple[float, ...] | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     minutes: float | None = None
     log_every: int = 10
@@ -81,6 +82,6 @@ _LEAST: dict[str, float] = {
 }  # fmt: skip
 _ONE_OF = {
     "schedule": ("cosine", "linear", "constant"),
-    "precision": ("float32", "bfloat16"),
+    "precision": ("auto", "float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
 }

@@ -20,7 +20,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from .batches import Batch, collate, split
-from .errors import Diverged, TrainingError
+from .devices import uses_bfloat16, uses_cuda
+from .errors import Diverged, OutOfMemory, TrainingError
 from .losses import CsmLosses, Losses
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
 from .run_log import RunLog
@@ -72,9 +73,17 @@ def train(
     model: transformers' CsmForConditionalGeneration, plain or with LoRA layers in it. directory: holds the state and
     the log; if there is a state of this run, it goes on from there. what: names, fit for JSON, of what else makes it
     this run: its data, its base. torch's global seed is set in every step.
-    Raises LayoutError (a sequence too long), ResumeError (the state is another run's), Diverged.
+    Raises LayoutError (a sequence too long), ResumeError (the state is another run's), Diverged,
+    OutOfMemory.
     """
-    return _Run(model, layout, sequences, settings, directory, hooks or Hooks(), what or {}).go()
+    try:
+        return _Run(model, layout, sequences, settings, directory, hooks or Hooks(), what or {}).go()
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"the GPU's memory is full, with max_positions {settings.max_positions}: lower that (a step is then done "
+            "in more batches and stays the same), or keep fewer activations (checkpointing). The run goes on from its "
+            "last state"
+        ) from error
 
 
 class _Run:
@@ -88,12 +97,11 @@ class _Run:
         hooks: Hooks,
         what: dict[str, Any],
     ) -> None:
-        if settings.device == "cuda" and not torch.cuda.is_available():
-            raise TrainingError("device is cuda, but PyTorch finds no CUDA device here; use auto or cpu")
         self.model, self.layout, self.sequences = model, layout, sequences
         self.settings, self.directory, self.hooks = settings, directory, hooks
         self.binding = settings.binding() | what
-        self.accelerator = Accelerator(cpu=settings.device == "cpu")
+        self.accelerator = Accelerator(cpu=not uses_cuda(settings))
+        self.bfloat16 = uses_bfloat16(settings)
         self.device: torch.device = self.accelerator.device
         model.codec_model.requires_grad_(False)
         model.to(self.device)
@@ -225,7 +233,7 @@ class _Run:
         of processes, over which gradients are averaged.
         """
         settings = self.settings
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             losses: Losses = self.losses(batch)
             depth = losses.depth if self.codebook_weights is None else losses.depth * self.codebook_weights
             loss = settings.first_weight * losses.first.sum() / targets
