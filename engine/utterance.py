@@ -40,9 +40,11 @@ class Utterance:
     _spoken: list[Codes] = field(default_factory=list)  # frames of this text chunk, (codebooks,) each
     _slice: list[Samples] = field(default_factory=list)
     _slices: SliceSizes = field(init=False)
+    _left: int = field(init=False)  # frames that this text chunk may still take
 
     def __post_init__(self) -> None:
         self._slices = SliceSizes(self.request.first_slice_frames, self.request.slice_frames)
+        self._left = self._bound()
 
     @property
     def rows_needed(self) -> int:
@@ -62,14 +64,20 @@ class Utterance:
         self._spoken.append(codes)
         self._slice.append(samples)
         self.frames += 1
-        if len(self._slice) >= self._slices.size and not self.at_bound:
+        self._left -= 1
+        if len(self._slice) >= self._slices.size and self._left > 0:
             self._emit()
             self._slices.emitted()
 
     @property
     def at_bound(self) -> bool:
         """This text chunk, or the whole, may take no more frames."""
-        return len(self._spoken) >= self.tracks[0].chunks[self.chunk_index].bound or self.out_of_frames
+        return self._left <= 0
+
+    def _bound(self) -> int:
+        """Of a text chunk that has no frames yet."""
+        bound = self.tracks[0].chunks[self.chunk_index].bound
+        return bound if self.request.max_frames is None else min(bound, self.request.max_frames - self.frames)
 
     @property
     def out_of_frames(self) -> bool:
@@ -87,6 +95,8 @@ class Utterance:
             track.context.finish(codes, fed=count if stopped else count - 1)
         self.chunk_index = len(self.tracks[0].chunks) if last else self.chunk_index + 1
         self._spoken, self.ready = [], False
+        if self.chunks_left:
+            self._left = self._bound()
 
     def _emit(self, ends_text_chunk: bool = False, ends_speech: bool = False) -> None:
         count = len(self._slice)
