@@ -1,6 +1,7 @@
 """The import rules of the design, executed: arrows run down only.
 
 gunicorn.conf.py, bench > app.main > app.routers > the rest of app > the public names of engine;
+app.commands, when one of them needs it > training > the model and the public names of engine;
 in engine: service > what it is made of > model, codec, text > the leaves.
 """
 
@@ -53,7 +54,9 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {module_name(path): path for package in ("app", "engine") for path in (ROOT / package).rglob("*.py")}
+SOURCES = {
+    module_name(path): path for package in ("app", "engine", "training") for path in (ROOT / package).rglob("*.py")
+}
 
 
 def imports_of(name: str, source: str, is_package: bool) -> Iterator[Import]:
@@ -142,6 +145,22 @@ def test_app_knows_the_engine_by_its_public_names() -> None:
 def test_the_engine_knows_nothing_of_the_service() -> None:
     strangers = {"app", "fastapi", "starlette", "uvicorn", "gunicorn", "pydantic", "pydantic_settings"}
     assert broken([each for each in of("engine") if each.module.split(".")[0] in strangers]) == []
+
+
+def test_training_is_known_to_the_commands_alone_and_only_once_they_run() -> None:
+    to_training = [
+        each for each in IMPORTS if within(each.module, "training") and not within(each.importer, "training")
+    ]
+    assert to_training
+    assert broken([each for each in to_training if not within(each.importer, "app.commands")]) == []
+    assert broken([each for each in to_training if each.at_top]) == []
+
+
+def test_training_never_reaches_into_how_the_engine_runs() -> None:
+    assert broken([each for each in of("training") if within(each.module, "app")]) == []
+    may = ENGINE_FOR_APP | {"engine.fallback", "engine.model", "engine.random_checkpoint", "engine.text"}
+    reaching = [each for each in of("training") if within(each.module, "engine") and each.module != "engine"]
+    assert broken([each for each in reaching if not any(within(each.module, name) for name in may - {"engine"})]) == []
 
 
 def test_routers_are_below_main_and_above_the_rest() -> None:
