@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
+import torchaudio
 
-from engine import EngineConfig, load_encoder
-from engine.codec.mimi import load_transformers_mimi
-from engine.model.config import read_config
-from engine.model.weights import open_tensors
+from engine import FRAME_SAMPLES, SAMPLE_RATE, EngineConfig, load_encoder
 
 from . import checkpoints
 
 
-def test_the_codes_are_those_of_the_engines_codec(checkpoint: Path) -> None:
+@pytest.mark.parametrize("rate", [24_000, 16_000])
+def test_the_codes_are_those_of_transformers(checkpoint: Path, model: Any, rate: int) -> None:
     samples = np.random.default_rng(2).normal(0, 0.1, 20_001).astype(np.float32)
     encoder = load_encoder(EngineConfig(str(checkpoint), device="cpu"))
-    config = read_config(checkpoint / "config.json")
-    codec = load_transformers_mimi(config.codec, open_tensors(checkpoint), config.codebooks, 3, torch.device("cpu"))
-    for rate in (24_000, 16_000):
-        codes = encoder.encode(samples, rate)
-        assert codes.dtype == np.int64
-        assert codes.shape[1] == encoder.codebooks
-        assert codes.max() < encoder.codebook_size
-        with torch.inference_mode():
-            np.testing.assert_array_equal(codes, codec.encode(samples, rate).numpy())
+    codes = encoder.encode(samples, rate)
+    assert codes.dtype == np.int64
+    assert codes.max() < encoder.codebook_size
+    wave = torchaudio.functional.resample(torch.from_numpy(samples), rate, SAMPLE_RATE)
+    wave = torch.nn.functional.pad(wave, (0, -len(wave) % FRAME_SAMPLES))
+    with torch.inference_mode():
+        theirs = model.codec_model.encode(wave[None, None], num_quantizers=encoder.codebooks).audio_codes
+    np.testing.assert_array_equal(codes, theirs[0].T.numpy())
 
 
 def test_the_fingerprint_is_of_the_codec_alone(checkpoint: Path, tmp_path: Path) -> None:
