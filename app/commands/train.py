@@ -29,22 +29,21 @@ Killed or stopped, the same command goes on where it was. OUT gets: adapter/ (wi
 model says by then), loss.png, log.jsonl (also on stdout), tensorboard/ (tensorboard --logdir OUT), state/.
 On several GPUs: torchrun --nproc-per-node 2 -m app.cli train …"""
 
-_PLAIN: tuple[tuple[str, type, str], ...] = (  # TrainSettings' own names and defaults
-    ("steps", int, "updates of the weights, all in all"),
-    ("minutes", float, "end cleanly after so long; the same command goes on"),
-    ("warmup", int, "steps in which the learning rate rises"),
-    ("seed", int, "the same seed, data and settings give the same model, on the same machine"),
-    ("max_positions", int, "positions in one batch on one GPU: lower it where the memory is full"),
-    ("depth_share", float, "the part of the frames that the depth decoder learns from, up to 1"),
-    ("weight_decay", float, "of matrices"),
-    ("clip", float, "the most that the gradients' norm may be"),
-    ("log_every", int, "steps between two lines of the log"),
-    ("save_every", int, "steps between two states to go on from"),
-    ("evaluate_every", int, "steps between two measurements on clips held out; 0: never"),
-    ("sample_every", int, "steps between two spoken samples; 0: never"),
+_TUNING: tuple[tuple[str, type, float | None, str], ...] = (  # TrainSettings' own names
+    ("steps", int, 1000, "updates of the weights, all in all"),
+    ("minutes", float, None, "end cleanly after so long; the same command goes on"),
+    ("warmup", int, 50, "steps in which the learning rate rises"),
+    ("seed", int, 0, "the same seed, data and settings give the same model, on the same machine"),
+    ("max_positions", int, 4096, "positions in one batch on one GPU: lower it where the memory is full"),
+    ("depth_share", float, 0.0625, "the part of the frames that the depth decoder learns from, up to 1"),
+    ("weight_decay", float, 0.01, "of matrices"),
+    ("clip", float, 1.0, "the most that the gradients' norm may be"),
+    ("log_every", int, 10, "steps between two lines of the log"),
+    ("save_every", int, 200, "steps between two states to go on from"),
+    ("evaluate_every", int, 100, "steps between two measurements on clips held out; 0: never"),
+    ("sample_every", int, 200, "steps between two spoken samples; 0: never"),
 )
 _RATES = {"lora": 2e-4, "full": 2e-5}
-_EVERY = {"evaluate_every": 100, "sample_every": 200}  # which are 0 in TrainSettings
 
 
 def add_parsers(commands: Any) -> None:
@@ -95,9 +94,10 @@ def add_parsers(commands: Any) -> None:
     train.add_argument(
         "--sample-text", default="", metavar="TEXT", help="what the samples say; else a held-out clip's words"
     )
-    for name, kind_of, meaning in _PLAIN:
-        default = f" (default: {_EVERY[name]})" if name in _EVERY else ""
-        train.add_argument(f"--{name.replace('_', '-')}", type=kind_of, metavar="N", help=meaning + default)
+    for name, number, default, meaning in _TUNING:
+        usual = "" if default is None else f" (default: {default:g})"
+        option = f"--{name.replace('_', '-')}"
+        train.add_argument(option, type=number, default=default, metavar="N", help=meaning + usual)
     train.set_defaults(command=train_model)
 
     merge: argparse.ArgumentParser = commands.add_parser(
@@ -172,7 +172,6 @@ def _course(parsed: argparse.Namespace, model: str) -> Course:
 
     if parsed.full and parsed.heads:
         raise ValueError("--heads stands beside LoRA: --full trains the heads anyway")
-    given = _EVERY | {name: getattr(parsed, name) for name, _, _ in _PLAIN if getattr(parsed, name) is not None}
     rate = _RATES["full" if parsed.full else "lora"] if parsed.learning_rate is None else parsed.learning_rate
     rank = 32 if parsed.lora_rank is None else parsed.lora_rank
     return Course(
@@ -183,7 +182,7 @@ def _course(parsed: argparse.Namespace, model: str) -> Course:
             schedule=parsed.schedule,
             precision=parsed.precision,
             device=parsed.device,
-            **given,
+            **{name: getattr(parsed, name) for name, *_ in _TUNING},
         ),
         lora=None if parsed.full else LoraSettings(rank=rank, heads=parsed.heads),
         step_positions=parsed.step_positions,
