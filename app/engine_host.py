@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_SPEAKER = "speaker_0"
 CPU_SLOTS = 4
+MOST_SLOTS = 512  # of one GPU, unless more are asked for: one interpreter has to serve them (docs/sizing.md)
 _LOADED = 0.8  # the share of the start that loading the model is taken for; voices are the rest
 
 Loader = Callable[[EngineConfig, Progress], Engine]
@@ -237,19 +238,11 @@ class EngineHost:
         except CheckpointNotFound as error:
             if named is not None:
                 raise CheckpointNotFound(f"MODEL_PATH={named}: {error}") from error
-            advice = (
-                "To hear CSM, set MODEL_PATH to a directory with its weights, or HF_TOKEN to a token of a hub account "
-                f"with access to https://huggingface.co/{DEFAULT_MODEL}, and start again."
-            )
+            why = with_advice(str(error))
             if settings.fallback_engine == "none":
-                raise CheckpointNotFound(
-                    f"CSM's weights are not here ({error}), and FALLBACK_ENGINE=none. {advice}"
-                ) from error
+                raise CheckpointNotFound(f"FALLBACK_ENGINE=none, and CSM's weights are not here: {why}") from error
             _log.warning(
-                "CSM's weights are not here (%s). The fallback voice, %s, speaks instead. %s",
-                error,
-                settings.fallback_engine,
-                advice,
+                "the fallback voice, %s, speaks: CSM's weights are not here: %s", settings.fallback_engine, why
             )
         return self._loader(self._config(FALLBACK_MODEL, slots), self._report_loading)
 
@@ -300,12 +293,22 @@ class EngineHost:
         _log.info("%d voices encoded", usable)
 
 
+def with_advice(why: str) -> str:
+    """Why there are no weights, and how to get them, where the engine has not said so already."""
+    if "HF_TOKEN" in why:
+        return why
+    return (
+        f"{why}. To hear CSM, set MODEL_PATH to a directory with its weights, or HF_TOKEN to a token of a hub account "
+        f"with access to https://huggingface.co/{DEFAULT_MODEL}, and start again."
+    )
+
+
 def choose_slots(settings: Settings, place: Place) -> tuple[int, str]:
     """How many requests speak at once, and why.
 
     Of a GPU's memory nine tenths may be used; 5 GiB of that are weights and workspace. A slot is 64 MiB of KV
-    cache at 2048 positions and about as much again twice for its codec rows and guidance. Over 64 slots a frame
-    step takes more than half of its 80 ms on a small GPU (DESIGN.md section 3).
+    cache at 2048 positions and about as much again twice for its codec rows and guidance. What a slot takes of a
+    frame's 80 ms is the bandwidth's affair and not looked at: docs/sizing.md says which GPUs want fewer.
     """
     if settings.concurrent_requests_per_worker is not None:
         return settings.concurrent_requests_per_worker, "CONCURRENT_REQUESTS_PER_WORKER"
@@ -314,4 +317,4 @@ def choose_slots(settings: Settings, place: Place) -> tuple[int, str]:
     gib = memory_gib(place.gpu)
     if gib is None:
         return CPU_SLOTS, f"the driver does not tell the memory of GPU {place.gpu}"
-    return min(64, max(1, int((gib * 0.9 - 5) / 0.2))), f"GPU {place.gpu} has {gib:.0f} GiB"
+    return min(MOST_SLOTS, max(1, int((gib * 0.9 - 5) / 0.2))), f"GPU {place.gpu} has {gib:.0f} GiB"

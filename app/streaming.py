@@ -19,6 +19,7 @@ from .patience import Patience
 from .pool.pool import Pool
 from .schemas import Order
 from .speaking import speak
+from .telemetry.logs import PlainError
 from .telemetry.pacing import Pacing
 from .telemetry.request_log import RequestRecord, record_of
 from .threads import in_thread
@@ -29,8 +30,11 @@ STALL_SECONDS = deadlines.STALL_SECONDS - 5
 _UNENCODED = frozenset({"wav", "raw_pcm"})  # they cost less than the way to a thread and back
 
 
-class StreamCutError(Exception):
+class StreamCutError(PlainError):
     """A stream that broke after its first byte: raised through, so that the connection is cut and not ended."""
+
+    def __init__(self, request_id: str, why: str) -> None:
+        super().__init__(f"the stream of request {request_id} was cut: {why}")
 
 
 class SpeechResponse(Response):
@@ -70,7 +74,7 @@ class SpeechResponse(Response):
         if not speaking.cancelled():
             speaking.result()  # raises what went wrong
         elif record.outcome == "stalled":
-            raise StreamCutError(f"the reader took nothing for {STALL_SECONDS:g} seconds")
+            raise StreamCutError(record.request_id, f"the reader took nothing for {STALL_SECONDS:g} seconds")
 
     async def _speak(self, line: _Line) -> None:
         encoder = self._format.make()
@@ -90,7 +94,7 @@ class SpeechResponse(Response):
                 if error.code == "draining":
                     line.record.outcome = "drained"
                 if line.begun:
-                    raise StreamCutError(f"the stream was cut: {error}") from error
+                    raise StreamCutError(line.record.request_id, str(error)) from error
                 raise
         if not line.samples:
             raise Unprocessable(

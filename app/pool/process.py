@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _BOOT_PAUSE_SECONDS = 5.0  # gunicorn forks again at once
+_OPEN_FILES = 16_384
 _LOOK_SECONDS = 0.05
 _SIBLINGS_SECONDS = 0.3  # in which all workers have their signal, if the whole service is to stop
 _MARGIN_SECONDS = 5  # to close the engine and leave, once the streams have ended or were cut
@@ -43,6 +45,14 @@ def master_seconds(graceful: int) -> int:
 def stream_seconds(master: int) -> int:
     """When a worker cuts its streams, if the master kills it at `master`."""
     return master - _MARGIN_SECONDS
+
+
+def allow_many_connections() -> None:
+    """Raise the number of open files to what this process may have: each listener is one, at a sibling's door two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class ServiceLogger(Logger):  # type: ignore[misc]  # it has no types
@@ -79,7 +89,7 @@ class DrainingServer(Server):
             await asyncio.sleep(_LOOK_SECONDS)
             await self.on_tick(0)  # gunicorn wants to hear from it, also while it drains
         self.config.timeout_graceful_shutdown = max(1, round(limit - (time.monotonic() - began)))
-        await super().shutdown(sockets)
+        await super().shutdown()  # without the sockets: its servers own them, and have closed them
 
 
 class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
@@ -104,6 +114,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
 
     def init_process(self) -> None:
         """Boot and run. What goes wrong in that concerns this worker alone, as long as others speak: see `Exit`."""
+        allow_many_connections()
         try:
             super().init_process()
         except (Exception, SystemExit) as error:

@@ -61,6 +61,19 @@ class JsonFormatter(_Formatter):
         return self.hide(json.dumps(entry, ensure_ascii=False, default=str))
 
 
+class PlainError(Exception):
+    """Its message says all there is to know: where it is logged, it is one line and no traceback."""
+
+
+def _plainly(record: logging.LogRecord) -> bool:
+    """Uvicorn logs whatever an application raises with ninety lines of where it came through."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, PlainError):
+        record.msg, record.args, record.exc_info = str(error), (), None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True
+
+
 def configure_logging(settings: Settings) -> None:
     """Send everything that this process logs to stderr, in the form that the settings ask for."""
     secrets = [*settings.keys, *(each.get_secret_value() for each in (settings.hf_token,) if each is not None)]
@@ -73,5 +86,6 @@ def configure_logging(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
+    logging.getLogger("uvicorn.error").addFilter(_plainly)  # the same each time: it is there but once
     for name in ("httpx", "httpcore", "urllib3", "filelock"):  # of libraries, at each request they make
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

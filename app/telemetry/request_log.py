@@ -181,5 +181,6 @@ class _Line:
         pass
 
     def ended(self, record: RequestRecord) -> None:
-        quiet = record.path in _QUIET_PATHS and record.outcome != "failed"
+        dull = record.path in _QUIET_PATHS or (record.path.startswith("/static/") and record.outcome == "ok")
+        quiet = dull and record.outcome != "failed"
         _log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": record.fields()})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine_host import CPU_SLOTS, DEFAULT_MODEL, EngineHost, choose_slots
+from app.engine_host import CPU_SLOTS, DEFAULT_MODEL, MOST_SLOTS, EngineHost, choose_slots, with_advice
 from app.errors import Unavailable, UnknownVoice
 from app.pool.board import Pause
 from app.settings import Settings
@@ -77,6 +77,13 @@ def test_without_weights_the_fallback_speaks_and_the_log_says_how_to_get_them(
     assert all(word in caplog.text for word in ("no access to the hub", "MODEL_PATH", "HF_TOKEN", "sesame/csm-1b"))
     casting = host.cast("speaker_7")
     assert (casting.voice, casting.speaker) == (None, 7)
+
+
+@pytest.mark.parametrize("why", ["no access to the hub", "sesame/csm-1b is gated: set HF_TOKEN or MODEL_PATH"])
+def test_the_advice_is_given_once(why: str) -> None:
+    told = with_advice(why)
+    assert told.startswith(why)
+    assert (told.count("HF_TOKEN"), told.count("MODEL_PATH")) == (1, 1)
 
 
 def test_without_weights_and_without_fallback_it_fails(start: Start) -> None:
@@ -158,11 +165,11 @@ def test_slots_come_from_the_setting_else_from_the_machine(settings: Settings, m
     auto = settings.model_copy(update={"concurrent_requests_per_worker": None})
     assert choose_slots(auto, Place())[0] == CPU_SLOTS
     chosen = []
-    for gib in (4.0, 8.0, 24.0, 80.0, None):
+    for gib in (4.0, 8.0, 24.0, 80.0, 140.0, 1000.0, None):
         monkeypatch.setattr("app.engine_host.memory_gib", lambda gpu, gib=gib: gib)
         chosen.append(choose_slots(auto, Place(0, "0"))[0])
     assert chosen == [*sorted(chosen[:-1]), CPU_SLOTS]
-    assert min(chosen) >= 1
+    assert 1 <= min(chosen) <= max(chosen) <= MOST_SLOTS
 
 
 def test_a_pause_is_kept_before_loading_and_a_close_ends_it(settings: Settings) -> None:

@@ -5,6 +5,7 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -218,3 +219,11 @@ def test_trouble_while_loading_is_read_from_a_file(tmp_path: Path) -> None:
             FakeEngine.load(f"fake:trouble={trouble}", 2, 5, lambda share, what: None)
     trouble.unlink()
     FakeEngine.load(f"fake:trouble={trouble}", 2, 5, lambda share, what: None).close()
+
+
+def test_an_engine_can_be_late_with_the_first_frame_and_stall_once(make: Make) -> None:
+    options = FakeOptions(frame_seconds=0.001, first_frame_seconds=0.15, stall_seconds=0.2, stall_after=3)
+    begun = time.monotonic()
+    came = [time.monotonic() for _ in make(options=options).stream(SpeechRequest("x" * 6, slice_frames=1))]
+    assert came[0] - begun >= 0.15
+    assert came[3] - begun >= 0.35

@@ -4,7 +4,10 @@ import json
 import logging
 import sys
 
-from app.telemetry.logs import JsonFormatter, TextFormatter
+import pytest
+
+from app.settings import Settings
+from app.telemetry.logs import JsonFormatter, PlainError, TextFormatter, configure_logging
 
 SECRET = 'very"secret-key'
 
@@ -39,3 +42,22 @@ def test_secrets_are_hidden_wherever_they_stand() -> None:
 
 def test_short_keys_do_not_garble_ordinary_words() -> None:
     assert "request" in TextFormatter(["e"]).format(record("request"))
+
+
+@pytest.mark.parametrize(("error", "lines"), [(PlainError("request a was cut"), 1), (RuntimeError("a bug"), 4)])
+def test_what_says_it_all_itself_takes_one_line(
+    settings: Settings, capsys: pytest.CaptureFixture[str], error: Exception, lines: int
+) -> None:
+    root, before = logging.getLogger(), logging.getLogger().handlers
+    try:
+        configure_logging(settings)
+        try:
+            raise error
+        except Exception:
+            logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+        told = capsys.readouterr().err
+    finally:
+        root.handlers = before
+    assert str(error) in told
+    assert len(told.splitlines()) >= lines
+    assert (len(told.splitlines()) == 1) == (lines == 1)
