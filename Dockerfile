@@ -31,6 +31,7 @@ RUN python3 -m venv /opt/venv \
 COPY LICENSE README.md pyproject.toml gunicorn.conf.py ./
 COPY preloaded-voices preloaded-voices
 COPY engine engine
+COPY training training
 COPY app app
 RUN uv pip install --python /opt/venv/bin/python --no-cache --no-deps --no-build-isolation --editable . \
     && useradd --uid 10001 --no-create-home --home-dir /cache csm \
