@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -202,6 +203,8 @@ def _settings() -> ModelSettings:
 
 def _need(module: str) -> None:
     """Import what teaching needs. Raises CommandFailed that says how to get it."""
+    # peft loads bitsandbytes, which asks the user for kernels that nothing here would use.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
