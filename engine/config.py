@@ -7,6 +7,8 @@ from typing import Literal
 
 from .errors import InvalidRequest
 
+AUTO_SLOTS = 0  # as EngineConfig.slots
+CPU_SLOTS = 4  # what that is where no GPU is
 FALLBACK_MODEL = "espeak-ng"  # as EngineConfig.model: the voice that needs no weights
 
 
@@ -17,8 +19,10 @@ class EngineConfig:
     model: a directory, a hub id such as "sesame/csm-1b", or "espeak-ng" for the fallback voice.
     device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:N".
     dtype: "auto" (bfloat16, or float32 where the CPU is slow at bfloat16), "float32", "bfloat16", "float16".
-    slots: how many requests speak at once.
-    compile: torch.compile on the frame step; "auto" is on for cuda and off for cpu.
+    slots: how many requests speak at once; AUTO_SLOTS: on a GPU as many as its memory holds and its speed carries,
+        elsewhere CPU_SLOTS. What came of it is the engine's `slots`.
+    compile: torch.compile on the frame step, and on a GPU the whole step as a graph; "auto" is on for cuda and off
+        for cpu.
     audio_queue_slices: how many emitted slices a slot may be ahead of its reader before it is held.
     voice_cache_bytes: bound on the memory that prompts of known voices take; least recently used go first.
     hub_token: for a gated repository on the hub.
@@ -36,7 +40,7 @@ class EngineConfig:
     mimi_weights: str | None = None
 
     def __post_init__(self) -> None:
-        if self.slots < 1:
-            raise InvalidRequest(f"slots must be at least 1, not {self.slots}")
+        if self.slots < 0:
+            raise InvalidRequest(f"slots must be at least 1, or {AUTO_SLOTS} for as many as fit, not {self.slots}")
         if self.audio_queue_slices < 1:
             raise InvalidRequest(f"audio_queue_slices must be at least 1, not {self.audio_queue_slices}")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 import torch
 
 from .codec.encoder import MimiEncoder
 from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
-from .config import EngineConfig
+from .config import CPU_SLOTS, EngineConfig
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
 from .model.checkpoint import check_directory, find_checkpoint, fingerprint, weights_named_by
 from .model.config import CsmConfig, read_config
 from .model.csm import CsmModel
+from .model.graphs import CudaRecorder, row_sizes
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
+from .room import bytes_of_row, rows_that_fit
 from .runner import FEWEST_ROWS, Runner
+from .types import FRAME_MILLISECONDS
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +30,18 @@ log = logging.getLogger(__name__)
 class Loaded:
     runner: Runner
     tokenizer: TextTokenizer
-    detail: dict[str, object]  # for people: model, dtype, memory
+    slots: int  # rows that requests may have
+    detail: dict[str, object]  # for people: model, dtype, what the start took in seconds and bytes
 
 
 def load(config: EngineConfig, progress: Progress) -> Loaded:
-    """Load, allocate everything, run every kernel once.
+    """Load, allocate everything, run every kernel once, record graphs where there are any.
 
     Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device or dtype that is not to be had),
     EngineOutOfMemory.
     """
     device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
+    seconds = _Seconds()
     progress(0.0, f"looking for {config.model}")
     directory = find_checkpoint(config.model, config.hub_token)
     check_directory(directory)
@@ -45,35 +50,108 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         tokenizer = TextTokenizer(directory / "tokenizer.json")
         csm = read_config(directory / "config.json")
         tensors = open_tensors(directory, weights_named_by(directory))
-        rows = max(config.slots, FEWEST_ROWS)
-        codec = _codec(csm, tensors, rows, device, config)
+        codec = _codec(csm, tensors, device, config)
         if tokenizer.size > csm.text_vocab:
             raise CheckpointError(
                 f"{directory / 'tokenizer.json'}: has {tokenizer.size} tokens, but config.json only {csm.text_vocab}"
             )
-        progress(0.3, "loading the weights")
+        progress(0.2, "loading the weights")
         with torch.device("meta"):
             model = CsmModel(csm, tokenizer.end, min(csm.audio_vocab, codec.codebook_size))
+        small = device.type == "cpu" and sum(parameter.numel() for parameter in model.parameters()) < _SMALL_MODEL
+        dtype = _dtype(config.dtype, device, small)
         load_weights(model, tensors, device, dtype)
-        if device.type == "cpu":
-            _choose_threads(model)
-        progress(0.8, "warming up")
-        runner = Runner(model, codec, rows)
+        if small:
+            _use_one_thread()
+        seconds.took("weights")
+        slots = config.slots or _slots(model, codec, config)
+        progress(0.5, f"warming up, {slots} slots")
+        runner = Runner(model, codec, max(slots, FEWEST_ROWS))
         _warm_up(runner, _compile(config, device))
+        seconds.took("warm up")
+        if device.type == "cuda" and _compile(config, device):
+            runner.frames.record(
+                CudaRecorder(device),
+                CudaRecorder(device),
+                lambda done, of: progress(0.6 + 0.4 * done / of, f"capturing graphs {done} of {of}"),
+            )
+            seconds.took("graphs")
+        if device.type == "cuda" and not config.slots:
+            slots = _fast_enough(runner, slots)
+            seconds.took("timing")
     except torch.OutOfMemoryError as error:
         raise EngineOutOfMemory(
-            f"{config.model} with {config.slots} slots does not fit into the memory of {device}: use fewer slots"
+            f"{config.model} with {config.slots or 'as many as fit'} slots does not fit into the memory of {device}: "
+            "use fewer slots"
         ) from error
     detail: dict[str, object] = {
         "model": config.model,
         "dtype": str(dtype).removeprefix("torch."),
         "bytes": runner.nbytes,
+        "memory": _memory(runner),
+        "graphs": runner.frames.recorded,
+        "start_seconds": seconds.by_phase,
         "positions": csm.positions,
         "fingerprint": fingerprint(directory),
     }
-    log.info("CSM is ready on %s: %s", device, detail)
+    log.info("CSM is ready on %s, %d slots: %s", device, slots, detail)
     progress(1.0, "ready")
-    return Loaded(runner, tokenizer, detail)
+    return Loaded(runner, tokenizer, slots, detail)
+
+
+class _Seconds:
+    """What the phases of a start take."""
+
+    def __init__(self) -> None:
+        self.by_phase: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def took(self, phase: str) -> None:
+        now = time.monotonic()
+        self.by_phase[phase], self._since = round(now - self._since, 2), now
+
+
+def _memory(runner: Runner) -> dict[str, int]:
+    """Bytes by what they are for. The rest of what the device gave is the graphs' and the steps' work."""
+    known = {
+        "weights": sum(tensor.nbytes for tensor in (*runner.model.parameters(), *runner.model.buffers())),
+        "kv": runner.state.backbone.nbytes + runner.state.depth.nbytes,
+        "codec": sum(tensor.nbytes for tensor in runner.codec.state().values()) + runner.codec.bytes_of_rows,
+    }
+    if runner.device.type == "cuda":
+        known["work"] = max(torch.cuda.memory_reserved(runner.device) - sum(known.values()), 0)
+    return known
+
+
+def _slots(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
+    """As many as the device's memory holds, all that is loaded being there."""
+    device = model.heads.device
+    if device.type == "cpu":
+        return CPU_SLOTS
+    codec.allocate(FEWEST_ROWS)
+    row = bytes_of_row(model.config, model.heads.element_size(), codec.bytes_of_rows // FEWEST_ROWS)
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    fit = rows_that_fit(free, total, row, config.voice_cache_bytes, FEWEST_ROWS)
+    slots = row_sizes(FEWEST_ROWS, fit)[-1]  # a bucket of its own, so that none has rows to spare
+    log.info("%d slots: %d MiB each, %d MiB of %d are free", slots, row >> 20, free >> 20, total >> 20)
+    return slots
+
+
+_SHARE_OF_FRAME = 0.5  # the most that a frame may take of its 80 ms: the rest is for prefill and for what is uneven
+
+
+def _fast_enough(runner: Runner, slots: int) -> int:
+    """Of the slots that fit, as many as are made in half of a frame's time, in the middle of their contexts."""
+    limit = _SHARE_OF_FRAME * FRAME_MILLISECONDS / 1000
+    buckets = runner.frames.buckets
+    middle = runner.model.config.positions // 2
+    for rows in reversed(buckets.rows):
+        took = runner.frames.seconds(buckets.fitting(rows, middle))
+        if took <= limit:
+            return min(rows, slots)
+        log.info("%d slots are too many: a frame takes %.0f ms, and %.0f are to do", rows, took * 1e3, limit * 1e3)
+    return min(buckets.rows[0], slots)
 
 
 def load_encoder(config: EngineConfig) -> MimiEncoder:
@@ -86,13 +164,13 @@ def load_encoder(config: EngineConfig) -> MimiEncoder:
     check_directory(directory)
     csm = read_config(directory / "config.json")
     tensors = open_tensors(directory, weights_named_by(directory))
-    return MimiEncoder(_codec(csm, tensors, 1, device, config), csm.codebooks)
+    return MimiEncoder(_codec(csm, tensors, device, config), csm.codebooks)
 
 
-def _codec(csm: CsmConfig, tensors: Tensors, rows: int, device: torch.device, config: EngineConfig) -> MimiCodec:
+def _codec(csm: CsmConfig, tensors: Tensors, device: torch.device, config: EngineConfig) -> MimiCodec:
     if csm.codec is not None:
-        return load_transformers_mimi(csm.codec, tensors, csm.codebooks, rows, device)
-    return load_moshi_mimi(config.mimi_weights, csm.codebooks, rows, device, config.hub_token)
+        return load_transformers_mimi(csm.codec, tensors, csm.codebooks, device)
+    return load_moshi_mimi(config.mimi_weights, csm.codebooks, device, config.hub_token)
 
 
 def _device(name: str) -> torch.device:
@@ -113,9 +191,10 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device, small: bool) -> torch.dtype:
+    """small: its weights stay in the processor's caches, where half the bytes win nothing and converting costs."""
     if name == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_is_fast_at_bfloat16()
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_is_fast_at_bfloat16() and not small
         return torch.bfloat16 if fast else torch.float32
     try:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
@@ -128,18 +207,17 @@ def _cpu_is_fast_at_bfloat16() -> bool:
     return supported
 
 
-_SMALL_MODEL = 128 << 20  # bytes
+_SMALL_MODEL = 32_000_000  # weights
 
 
-def _choose_threads(model: CsmModel) -> None:
-    """One thread for a small model: its products are too short to be shared out.
+def _use_one_thread() -> None:
+    """For a small model, whose products are too short to be shared out.
 
     Threads that wait for each other a thousand times a frame lose far more than they win, and lose it all when
     somebody else wants the processors too.
     """
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    if size < _SMALL_MODEL and torch.get_num_threads() > 1:
-        log.info("one thread: the model is small (%d MiB)", size >> 20)
+    if torch.get_num_threads() > 1:
+        log.info("one thread: the model is small")
         torch.set_num_threads(1)
 
 

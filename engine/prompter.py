@@ -122,7 +122,7 @@ class Prompter:
             assert track.context is not None
             if apart:
                 track.context.forget()
-                self._runner.codec.reset(row)
+                self._runner.forget_sound(row)
             track.pending.append(track.context.begin(track.chunks[utterance.chunk_index]))
             track.started = False
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .codec.mimi import MimiCodec
 from .context import Prefill, Span
+from .frames import Frame, Frames
+from .lanes import PASSED, Lane, Mark
 from .model.csm import CsmModel
+from .model.graphs import Buckets, fine_buckets, graph_buckets
 from .model.sampling import StepKind
-from .model.transformer import Mlp, RMSNorm
+from .model.transformer import Small
 from .types import Codes, Samples
 
-log = logging.getLogger(__name__)
-
-# How many positions one prefill may take before the rows that speak get their next frame.
-_PREFILL_POSITIONS = {"cpu": 64, "cuda": 512}
-# A step reads this many more positions than it must, so that few shapes are ever seen.
-_CONTEXT_STEP = {"cpu": 64, "cuda": 256}
+# Positions below which a pass of prefill is hardly worth its launch.
+_FEWEST_PREFILLED = {"cpu": 16, "cuda": 128}
+# Where no graphs are, a step reads up to this many more positions than it must, so that few shapes are ever seen.
+_CONTEXT_STEP = 64
 # A matrix product of one row goes another way than one of several, and rounds differently. With two rows at the
 # least, what a row says does not depend on who else is speaking; the second costs nothing.
 FEWEST_ROWS = 2
@@ -44,27 +42,43 @@ class RowSettings:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One step's outcome for the first rows, on the host. Only rows that spoke mean anything."""
+class Saved:
+    """Keys and values of a row's first positions, once `mark` has passed."""
 
-    codes: Codes  # (rows, codebooks)
-    stopped: np.ndarray[Any, Any]  # bool (rows,)
-    samples: Samples  # (rows, 1920)
+    tensor: Tensor
+    mark: Mark
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
 
 
 class Runner:
-    """Owns the static state. Every method is called from the engine's thread."""
+    """Owns the static state. Every method is called from the engine's thread.
 
-    def __init__(self, model: CsmModel, codec: MimiCodec, rows: int) -> None:
+    buckets: the shapes of a step; by default those that graphs are recorded for on a GPU, and close ones on a CPU.
+    """
+
+    def __init__(self, model: CsmModel, codec: MimiCodec, rows: int, buckets: Buckets | None = None) -> None:
         self.model, self.codec = model, codec
         self.rows = rows
         self.device = model.heads.device
-        self.state = model.allocate(self.rows)
-        self._settings: list[RowSettings | None] = [None] * self.rows
-        self._positions = [0] * self.rows  # the host's copy of state.position
-        self._streams = [self._new_stream() for _ in range(self.rows)]
-        self._prefilled: list[Any] = [None] * self.rows  # an event per row, on a GPU
-        self.prefill_positions = _PREFILL_POSITIONS[self.device.type]
+        self.state = model.allocate(rows)
+        codec.allocate(rows)
+        self.frames = Frames(model, codec, self.state, buckets or self._buckets())
+        self._settings: list[RowSettings | None] = [None] * rows
+        self._positions = [0] * rows  # the host's copy of state.position
+        self._made = [0] * rows  # frames of each row since its `start`
+        self._lanes = [Lane(self.device) for _ in range(rows)]
+        self._prefilled = [PASSED] * rows
+        self.overlaps = self.device.type == "cuda"  # what was launched is done by another processor than this one
+        self.fewest_prefilled = _FEWEST_PREFILLED[self.device.type]
+
+    def _buckets(self) -> Buckets:
+        positions = self.model.config.positions
+        if self.device.type == "cuda":
+            return graph_buckets(FEWEST_ROWS, self.rows, positions)
+        return fine_buckets(FEWEST_ROWS, self.rows, positions, _CONTEXT_STEP)
 
     @property
     def nbytes(self) -> int:
@@ -77,61 +91,70 @@ class Runner:
         """A new utterance in this row: how it samples, and a codec that has said nothing."""
         state, sampling = self.state, self.state.sampling
         self._settings[row] = settings
-        state.codes[row] = 0
-        sampling.seed[row] = settings.seed
-        sampling.frame[row] = 0
-        sampling.temperature_first[row] = settings.temperature_first
-        sampling.temperature[row] = settings.temperature
-        sampling.top_k[row] = settings.top_k
-        sampling.guidance[row] = settings.guidance
-        sampling.unconditional[row] = row if settings.unconditional is None else settings.unconditional
-        sampling.sampler[row] = row if settings.sampler is None else settings.sampler
-        self.codec.reset(row)
+        with self.frames.settled():
+            state.codes[row] = 0
+            sampling.seed[row] = settings.seed
+            sampling.frame[row] = 0
+            sampling.temperature_first[row] = settings.temperature_first
+            sampling.temperature[row] = settings.temperature
+            sampling.top_k[row] = settings.top_k
+            sampling.guidance[row] = settings.guidance
+            sampling.unconditional[row] = row if settings.unconditional is None else settings.unconditional
+            sampling.sampler[row] = row if settings.sampler is None else settings.sampler
+        self.forget_sound(row)
+
+    def forget_sound(self, row: int) -> None:
+        """What the row says next does not follow on from what it said."""
+        with self.frames.codec_lane.on():
+            self.codec.reset(row)
 
     def encode(self, row: int, samples: Samples, sample_rate: int) -> Codes:
-        """A recording to codes, (frames, codebooks), on the row's stream."""
-        with self._on_stream(row), torch.inference_mode():
+        """A recording to codes, (frames, codebooks), in the row's lane."""
+        with self._lanes[row].on(), torch.inference_mode():
             codes: Codes = self.codec.encode(samples, sample_rate).cpu().numpy()
         return codes
 
     def prefill(self, row: int, prefill: Prefill, most: int) -> Prefill | None:
         """Put at most `most` positions into the row's context; what is left comes back."""
-        with self._on_stream(row), torch.inference_mode():
+        with self._in_lane(row), torch.inference_mode():
             now, later = _split(prefill, most)
             embeddings = torch.cat([self._embed(span) for span in now.spans if len(span)])
             self.model.prefill(self.state, row, now.start, embeddings)
         return later
 
-    def saved(self, row: int, length: int) -> Tensor:
-        """The keys and values of a row's first positions, to be put into other rows, on whatever stream."""
-        with self._on_stream(row), torch.inference_mode():
-            saved = self.state.backbone.copy_out(row, length)
-        if saved.is_cuda:
-            self._streams[row].synchronize()
-        return saved
+    def saved(self, row: int, length: int) -> Saved:
+        """The keys and values of a row's first positions, to be put into other rows."""
+        with self._in_lane(row), torch.inference_mode():
+            return Saved(self.state.backbone.copy_out(row, length), self._lanes[row].mark())
 
-    def restore(self, row: int, saved: Tensor) -> None:
-        with self._on_stream(row), torch.inference_mode():
-            if saved.is_cuda:  # made on another row's stream: not to be freed while this one reads it
-                saved.record_stream(torch.cuda.current_stream(self.device))
-            self.state.backbone.copy_in(row, saved)
+    def restore(self, row: int, saved: Saved) -> None:
+        with self._in_lane(row), torch.inference_mode():
+            self._lanes[row].follow(saved.mark)
+            self._lanes[row].borrows(saved.tensor)
+            self.state.backbone.copy_in(row, saved.tensor)
 
     def start(self, row: int, position: int) -> None:
         """The row's prompt is complete but for the end of its text, which is the next step's input."""
-        self._positions[row] = position
-        self.state.position[row] = position
-        self.state.starting[row] = True
-        if self._streams[row] is not None:
-            self._prefilled[row] = self._streams[row].record_event()
+        self._positions[row], self._made[row] = position, 0
+        with self.frames.settled():
+            self.state.position[row] = position
+            self.state.starting[row] = True
+        self._prefilled[row] = self._lanes[row].mark()
 
     def is_prefilled(self, row: int, wait: bool) -> bool:
-        """Whether the row's stream has come to the end of its prefill. wait: until it has."""
-        event = self._prefilled[row]
-        if event is None:
-            return True
+        """Whether the row's lane has come to the end of its prefill. wait: until it has."""
         if wait:
-            event.synchronize()
-        return bool(event.query())
+            self._prefilled[row].wait()
+        return self._prefilled[row].passed
+
+    def made(self, row: int) -> int:
+        """How many frames the row has made since its `start`, one that is on its way among them."""
+        return self._made[row]
+
+    def _in_lane(self, row: int) -> AbstractContextManager[object]:
+        """The row's own lane, behind the last step: who had the row before is done with it."""
+        self._lanes[row].follow(self.frames.made)
+        return self._lanes[row].on()
 
     def _embed(self, span: Span) -> Tensor:
         if isinstance(span, list):
@@ -140,32 +163,21 @@ class Runner:
 
     # ---- all rows
 
+    def launch(self, speaking: list[int]) -> Frame:
+        """Begin one frame for these rows."""
+        context = max(self._positions[row] for row in speaking) + 1
+        bucket = self.frames.buckets.fitting(max(speaking) + 1, context)
+        frame = self.frames.launch(speaking, bucket, self._kind(speaking))
+        for row in speaking:
+            self._positions[row] += 1
+            self._made[row] += 1
+        return frame
+
     def step(self, speaking: list[int]) -> Frame:
-        """One frame for these rows."""
-        rows = max(max(speaking) + 1, FEWEST_ROWS)
-        with torch.inference_mode():
-            self._speak(speaking)
-            self.model.frame_step(self.state, rows, self._context(speaking), self._kind(speaking))
-            heard = self.state.speaking & ~self.state.stopped
-            samples = self.codec.decode(self.state.codes, heard)
-            for row in speaking:
-                self._positions[row] += 1
-            return Frame(  # copies: the next step writes over the state
-                codes=self.state.codes[:rows].to("cpu", copy=True).numpy(),
-                stopped=self.state.stopped[:rows].to("cpu", copy=True).numpy(),
-                samples=samples[:rows].to("cpu", copy=True).numpy(),
-            )
-
-    def _speak(self, speaking: list[int]) -> None:
-        mask = torch.zeros(self.rows, dtype=torch.bool)
-        mask[speaking] = True
-        self.state.speaking.copy_(mask)
-        self.state.stopped.zero_()
-
-    def _context(self, speaking: list[int]) -> int:
-        step = _CONTEXT_STEP[self.device.type]
-        needed = max(self._positions[row] for row in speaking) + 1
-        return min(-(-needed // step) * step, self.model.config.positions)
+        """One frame for these rows, and wait for it."""
+        frame = self.launch(speaking)
+        assert len(frame.samples) == len(frame.codes)
+        return frame
 
     def _kind(self, speaking: list[int]) -> StepKind:
         settings = [found for row in speaking if (found := self._settings[row]) is not None]
@@ -174,19 +186,12 @@ class Runner:
         rounded = next((size for size in _TOP_K_STEPS if top_k <= size), self.model.sampled_vocab)
         return StepKind(top_k=rounded, sampled=sampled, guided=any(each.guidance > 0 for each in settings))
 
-    # ---- the device
-
-    def _new_stream(self) -> Any:
-        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
-
-    def _on_stream(self, row: int) -> Any:
-        stream = self._streams[row]
-        return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
+    # ---- before the first request
 
     def compile(self, on: bool = True) -> None:
         """Fuse the small kernels around the matrix products; shapes stay open, so one build serves all rows."""
         for module in self.model.modules():
-            if isinstance(module, RMSNorm | Mlp):
+            if isinstance(module, Small):
                 if on:
                     module.compile(dynamic=True)  # type: ignore[no-untyped-call]
                 else:
@@ -200,7 +205,6 @@ class Runner:
         self.is_prefilled(0, wait=True)
         for _ in range(2):
             self.step([0])
-        self.state.starting.zero_()
 
 
 def _split(prefill: Prefill, most: int) -> tuple[Prefill, Prefill | None]:

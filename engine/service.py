@@ -8,13 +8,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from .config import EngineConfig
 from .errors import EngineClosed, EngineError, EngineFailed, EngineOutOfMemory
+from .frames import Frame
 from .interface import Progress
 from .loading import Loaded, load
+from .pace import BEGINNER, Lead, Listeners, PrefillPace
 from .prompter import Prompter
 from .scheduler import Scheduler
 from .stream import AudioQueue, SpeechStream
@@ -25,6 +28,15 @@ from .voice_cache import VoiceCache
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Unheard:
+    """A frame that was made and not given out yet, for whom, and who of them ends with it."""
+
+    frame: Frame
+    speaking: list[Utterance]
+    ending: set[Utterance]
+
+
 class CsmEngine:
     """Implements engine.Engine on a loaded model. Threads talk to it through `_changed` and the inbox alone."""
 
@@ -32,19 +44,22 @@ class CsmEngine:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, loaded: Loaded, config: EngineConfig) -> None:
-        self.slots = config.slots
+        self.slots = loaded.slots
         self._config, self._detail = config, loaded.detail
         self._runner = loaded.runner
-        self._prompter = Prompter(self._runner, loaded.tokenizer, VoiceCache(config.voice_cache_bytes), config.slots)
+        self._prompter = Prompter(self._runner, loaded.tokenizer, VoiceCache(config.voice_cache_bytes), self.slots)
         # half of the context, so that there is as much left to speak in
         self.max_voice_seconds: float | None = self._prompter.limit // 2 * FRAME_MILLISECONDS / 1000
-        self._scheduler: Scheduler[Utterance] = Scheduler(config.slots)
+        self._scheduler: Scheduler[Utterance] = Scheduler(self.slots)
         self._changed = threading.Condition()
         self._inbox: list[Utterance] = []
         self._nudged = False
         self._closing = False
         self._error: EngineFailed | None = None
         self._busy_since: float | None = None  # when the thread last took up work; None while it sleeps
+        self._pace = PrefillPace(self._runner.fewest_prefilled)
+        self._listeners = Listeners()
+        self._unheard: _Unheard | None = None  # the frame that was made last, while its sound is still on its way
         self._thread = threading.Thread(target=self._run, name="csm-engine", daemon=True)
         self._thread.start()
 
@@ -106,8 +121,10 @@ class CsmEngine:
             while self._wait_for_work():
                 self._drop_closed()
                 self._admit()
-                self._prefill()
-                self._speak()
+                begun = time.monotonic()
+                prefilled = self._prefill()
+                spoke = self._speak()
+                self._pace.took(time.monotonic() - begun, prefilled, spoke)
         except Exception as error:
             log.exception("the engine failed")
             self._error = _failure(error)
@@ -118,7 +135,7 @@ class CsmEngine:
         """Take in what came; sleep while there is nothing to do. False when the engine closes."""
         with self._changed:
             self._busy_since = None
-            while not (self._closing or self._nudged or any(self._can_work(each) for each in self._scheduler.running)):
+            while not (self._closing or self._nudged or self._has_work()):
                 self._changed.wait()
             self._nudged = False
             for utterance in self._inbox:
@@ -127,9 +144,8 @@ class CsmEngine:
             self._busy_since = time.monotonic()
             return not self._closing
 
-    @staticmethod
-    def _can_work(utterance: Utterance) -> bool:
-        return utterance.speaks or not utterance.ready
+    def _has_work(self) -> bool:
+        return self._unheard is not None or any(each.speaks or not each.ready for each in self._scheduler.running)
 
     def _drop_closed(self) -> None:
         for utterance in self._scheduler:
@@ -141,28 +157,68 @@ class CsmEngine:
             with self._its_own_failure(utterance):
                 self._prompter.begin(utterance)
 
-    def _prefill(self) -> None:
-        """Bring every row that has just come, or begins a new chunk, nearer to speaking.
+    def _prefill(self) -> int:
+        """Bring every row that has just come, or begins a new chunk, nearer to speaking. Positions that were read.
 
-        While others speak, they wait for no more than a bounded number of positions a frame.
+        While others speak, no more is read than their listeners can spare.
         """
-        speaking = any(each.speaks for each in self._scheduler.running)
-        budget = self._runner.prefill_positions if speaking else sys.maxsize
-        for utterance in [each for each in self._scheduler.running if not each.ready]:
+        waiting = [each for each in self._scheduler.running if not each.ready]
+        if not waiting:
+            return 0
+        leads = [self._lead(each) for each in self._scheduler.running if each.speaks]
+        budget = self._pace.budget(leads) if leads else sys.maxsize
+        read = 0
+        for utterance in waiting:
             with self._its_own_failure(utterance):
-                budget = self._prompter.advance(utterance, budget, wait=not speaking)
-                speaking = speaking or utterance.ready
+                left = self._prompter.advance(utterance, budget, wait=not leads)
+                read += budget - left
+                budget = left
+                if utterance.ready and not leads:  # the first of a burst: from here on it waits for the others
+                    leads = [BEGINNER]
+                    budget = self._pace.budget(leads)
+        for held in self._scheduler.running:
+            if held.ready and not held.speaks:
+                self._listeners.lag(held, held.frames, held.request)
+        return read
 
-    def _speak(self) -> None:
-        speaking = [each for each in self._scheduler.running if each.speaks]
-        if not speaking:
-            return
-        frame = self._runner.step([row for each in speaking for row in each.rows])
-        for utterance in speaking:
+    def _lead(self, utterance: Utterance) -> Lead:
+        return self._listeners.lead(utterance, utterance.frames, utterance.request)
+
+    def _speak(self) -> bool:
+        """One frame for all who can speak. Where another processor makes it, the one before goes out meanwhile.
+
+        Who ends with the frame before is known from its codes, though it is not heard yet, and takes no part.
+        """
+        before, self._unheard = self._unheard, None
+        ending = before.ending if before else set()
+        speaking = [each for each in self._scheduler.running if each.speaks and each not in ending]
+        frame = self._runner.launch([row for each in speaking for row in each.rows]) if speaking else None
+        if before is not None:
+            self._hand_out(before)
+        if frame is not None:
+            made = _Unheard(frame, speaking, {each for each in speaking if self._ends(each, frame)})
+            if self._runner.overlaps:
+                self._unheard = made
+            else:
+                self._hand_out(made)
+        return frame is not None
+
+    def _ends(self, utterance: Utterance, frame: Frame) -> bool:
+        """The frame just made is the last of this text chunk, or says that there is none."""
+        request, row = utterance.request, utterance.rows[0]
+        at_bound = self._runner.made(row) >= utterance.tracks[0].chunks[utterance.chunk_index].bound
+        at_end = request.max_frames is not None and utterance.frames + 1 >= request.max_frames
+        return at_bound or at_end or (bool(frame.stopped[row]) and not request.ignore_stop)
+
+    def _hand_out(self, made: _Unheard) -> None:
+        for utterance in made.speaking:
+            if not utterance.rows:
+                continue  # it has left since
             row = utterance.rows[0]
-            stopped = bool(frame.stopped[row]) and not utterance.request.ignore_stop
+            stopped = bool(made.frame.stopped[row]) and not utterance.request.ignore_stop
             if not stopped:
-                utterance.add_frame(frame.codes[row], frame.samples[row])
+                utterance.add_frame(made.frame.codes[row], made.frame.samples[row])
+                self._listeners.hear(utterance)
             if stopped or utterance.at_bound:
                 with self._its_own_failure(utterance):
                     self._end_chunk(utterance, stopped)

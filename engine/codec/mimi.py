@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +24,7 @@ os.environ["NO_TORCH_COMPILE"] = "1"
 try:
     from moshi.models.compression import MimiModel
     from moshi.models.loaders import DEFAULT_REPO, MIMI_NAME, get_mimi
-    from moshi.modules.streaming import StreamingContainer
+    from moshi.modules.streaming import State, StreamingContainer
     from moshi.modules.transformer import RingKVCache, StreamingMultiheadAttention
 finally:
     if _compile_was is None:
@@ -64,10 +66,62 @@ def _widen_rings(decoder: _Decoder, mimi: MimiModel) -> None:
             )
 
 
+class _Rows:
+    """The streaming state of all rows, and views of its first rows: a frame costs what those take that speak.
+
+    moshi gives every module a mask of its own for who speaks; here all share one, which is written once a frame.
+    """
+
+    def __init__(self, states: dict[str, State], rows: int, device: torch.device) -> None:
+        self._states = states
+        self._prefixes: dict[int, dict[str, State]] = {rows: states}
+        self.speaking = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.used = rows  # of how many rows the modules hold the state
+        for state in states.values():
+            state.exec_mask = self.speaking
+
+    def tensors(self) -> Iterator[Tensor]:
+        """What the modules remember of their rows, which are the first dimension but in a ring."""
+        for state in self._states.values():
+            for value in vars(state).values():
+                if isinstance(value, Tensor) and value is not self.speaking:
+                    yield value
+                elif isinstance(value, RingKVCache):
+                    yield from (value.cache, value.end_offset)
+
+    def first(self, rows: int) -> dict[str, State]:
+        """The same state for the modules to hold, of the first rows alone."""
+        if rows not in self._prefixes:
+            self._prefixes[rows] = {name: _prefix(state, rows) for name, state in self._states.items()}
+        self.used = rows
+        return self._prefixes[rows]
+
+    def first_said(self, row: int) -> Iterator[Tensor]:
+        """What has to be zero for a row that has said nothing. A ring that is at its start is not read."""
+        return (tensor[row] for tensor in self.tensors() if tensor.ndim < _RING_DIMENSIONS)
+
+
+_RING_DIMENSIONS = 5  # (keys and values, rows, heads, capacity, dim)
+
+
+def _prefix(state: State, rows: int) -> State:
+    """A state that shares its tensors' first rows with this one."""
+    view = copy.copy(state)
+    view.batch_size = rows
+    for name, value in vars(state).items():
+        if isinstance(value, Tensor):
+            setattr(view, name, value[:rows])
+        elif isinstance(value, RingKVCache):
+            ring = copy.copy(value)
+            ring.cache, ring.end_offset = value.cache[:, :rows], value.end_offset[:rows]
+            setattr(view, name, ring)
+    return view
+
+
 class MimiCodec:
     """Streaming decode with a row per slot, and encode for voices. float32 throughout."""
 
-    def __init__(self, mimi: MimiModel, rows: int) -> None:
+    def __init__(self, mimi: MimiModel) -> None:
         if mimi.sample_rate != SAMPLE_RATE or mimi.frame_size != FRAME_SAMPLES:
             raise CheckpointError(
                 f"the codec makes {mimi.frame_size} samples a frame at {mimi.sample_rate} Hz; "
@@ -75,30 +129,48 @@ class MimiCodec:
             )
         self._mimi = mimi.eval()
         self._decoder = _Decoder(mimi)
-        self._decoder.streaming_forever(rows)
-        _widen_rings(self._decoder, mimi)
         self.device = next(mimi.parameters()).device
         self.codebook_size: int = mimi.cardinality
+        self._rows: _Rows | None = None
+
+    def allocate(self, rows: int) -> None:
+        """Streaming state for so many rows, in place of what there was. `decode` and `reset` need it."""
+        self._rows = None
+        self._decoder._stop_streaming()
+        self._decoder.streaming_forever(rows)
+        _widen_rings(self._decoder, self._mimi)
+        self._rows = _Rows(self._decoder.get_streaming_state(), rows, self.device)
+
+    @property
+    def bytes_of_rows(self) -> int:
+        """What the rows' streaming state takes."""
+        return sum(tensor.nbytes for tensor in self._allocated.tensors())
+
+    @property
+    def _allocated(self) -> _Rows:
+        assert self._rows is not None, "allocate() comes first"
+        return self._rows
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor of the codec by moshi's name; the rows' streaming state is none of them."""
         return self._mimi.state_dict()
 
     def decode(self, codes: Tensor, speaking: Tensor) -> Tensor:
-        """One frame of every row: codes (rows, codebooks), speaking bool (rows,) -> samples (rows, 1920).
+        """One frame of the first rows: codes (rows, codebooks), speaking bool (rows,) -> samples (rows, 1920).
 
-        A row that does not speak keeps its state; what comes out in its place means nothing.
+        A row that does not speak keeps its state; what comes out in its place means nothing. Asks for no tensor's
+        values, so a graph can hold it.
         """
-        self._decoder.set_exec_mask(speaking)
+        rows = self._allocated
+        if rows.used != codes.shape[0]:
+            self._decoder.set_streaming_state(rows.first(codes.shape[0]))
+        rows.speaking[: codes.shape[0]] = speaking
         return cast(Tensor, self._decoder(codes[:, :, None]))[:, 0]
 
     def reset(self, row: int) -> None:
         """Forget what a row has said."""
-        state = self._decoder._streaming_state
-        assert state is not None
-        mask = torch.zeros(state.batch_size, dtype=torch.bool, device=self.device)
-        mask[row] = True
-        self._decoder.reset_streaming(reset_mask=mask)
+        for tensor in self._allocated.first_said(row):
+            tensor.zero_()
 
     def encode(self, samples: np.ndarray[Any, Any], sample_rate: int = SAMPLE_RATE) -> Tensor:
         """A mono recording, float32 (samples,), to codes int64 (frames, codebooks); the last frame is padded."""
@@ -118,7 +190,7 @@ def frames_of(samples: int, sample_rate: int) -> int:
     return -(-resampled // FRAME_SAMPLES)
 
 
-def load_moshi_mimi(path: str | None, codebooks: int, rows: int, device: torch.device, token: str | None) -> MimiCodec:
+def load_moshi_mimi(path: str | None, codebooks: int, device: torch.device, token: str | None) -> MimiCodec:
     """Mimi from moshi's own file, or from moshi's default repository if `path` is None."""
     if path is None:
         import huggingface_hub
@@ -132,10 +204,10 @@ def load_moshi_mimi(path: str | None, codebooks: int, rows: int, device: torch.d
         mimi = get_mimi(path, device=device, num_codebooks=codebooks)
     except Exception as error:
         raise CheckpointError(f"{path}: is not Mimi as moshi publishes it: {error}") from error
-    return MimiCodec(mimi, rows)
+    return MimiCodec(mimi)
 
 
-def load_transformers_mimi(config: Any, tensors: Tensors, codebooks: int, rows: int, device: torch.device) -> MimiCodec:
+def load_transformers_mimi(config: Any, tensors: Tensors, codebooks: int, device: torch.device) -> MimiCodec:
     """Mimi from the weights inside CSM's transformers layout (names under `codec_model.`).
 
     config: transformers' MimiConfig. Raises CheckpointError that names the file and the tensor.
@@ -152,7 +224,7 @@ def load_transformers_mimi(config: Any, tensors: Tensors, codebooks: int, rows: 
             )
         state[name] = tensor.to(wanted.dtype)
     mimi.load_state_dict(state)
-    return MimiCodec(mimi.to(device), rows)
+    return MimiCodec(mimi.to(device))
 
 
 def _moshi_config(config: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from queue import SimpleQueue
 
-from ..config import EngineConfig
+from ..config import CPU_SLOTS, EngineConfig
 from ..errors import EngineClosed, EngineFailed
 from ..interface import Progress
 from ..stream import AudioQueue, SpeechStream
@@ -31,7 +31,7 @@ class EspeakEngine:
     def __init__(self, config: EngineConfig, report: Progress) -> None:
         """Raises CheckpointError if espeak-ng does not load."""
         report(0.0, "loading espeak-ng")
-        self.slots = config.slots
+        self.slots = config.slots or CPU_SLOTS
         self._queue_slices = config.audio_queue_slices
         self._library = EspeakLibrary()
         self._voices = KnownVoices()

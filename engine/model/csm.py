@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .config import CsmConfig
 from .kv_cache import DepthView, KvCache, SpanView, StepView
-from .sampling import SamplingState, StepKind, gumbel_noise, sample
+from .sampling import Draws, SamplingState, StepKind, sample
 from .transformer import Transformer
 
 
@@ -18,11 +18,12 @@ from .transformer import Transformer
 class StepState:
     """Everything a frame step reads and writes, at fixed addresses."""
 
+    outcome: Tensor  # int64 (rows, codebooks + 1): `codes` and `heard` in one piece, to be copied at once
     codes: Tensor  # int64 (rows, codebooks): the last frame of each row, fed back by the next step
+    heard: Tensor  # int64 (rows,): 1 if that frame is to be heard, 0 if it says that the speech has ended
     position: Tensor  # int64 (rows,): where the next step writes
     speaking: Tensor  # bool (rows,): the rows that this step is for; the others are held
     starting: Tensor  # bool (rows,): the row's next input is the end of its text, not its last frame
-    stopped: Tensor  # bool (rows,): the frame just made says that the speech has ended
     sampling: SamplingState
     backbone: KvCache
     depth: KvCache
@@ -32,6 +33,7 @@ class CsmModel(nn.Module):
     """The weights of CSM and the two passes over them: `prefill` for one row, `frame_step` for all that speak."""
 
     offsets: Tensor  # (codebooks,): where each codebook begins in the audio embeddings
+    depth_inputs: Tensor  # (codebooks - 1, audio_vocab, depth hidden): the depth decoder's embeddings, projected
 
     def __init__(self, config: CsmConfig, end_of_text: int, sampled_vocab: int) -> None:
         """end_of_text: the token that ends a text. sampled_vocab: ids from here on are never sampled,
@@ -52,27 +54,33 @@ class CsmModel(nn.Module):
         self.depth_projection = nn.Linear(config.backbone.hidden, config.depth.hidden, bias=False)
         self.depth = Transformer(config.depth, config.codebooks)
         self.heads = nn.Parameter(torch.empty(config.codebooks - 1, sampled_vocab, config.depth.hidden))
-        self.tabulate(torch.get_default_device())
+        self.tabulate()
 
-    def tabulate(self, device: torch.device) -> None:
-        """Make the tables that are no weights; once more after a model built on the meta device got its weights."""
-        offsets = torch.arange(self.config.codebooks, device=device) * self.config.audio_vocab
+    def tabulate(self) -> None:
+        """Make the tables that follow from the weights; once more after a model got them."""
+        config, device = self.config, self.heads.device
+        offsets = torch.arange(config.codebooks, device=device) * config.audio_vocab
         self.register_buffer("offsets", offsets, persistent=False)
+        # A code's embedding is projected the same way in every frame: looked up, it is one product a codebook less.
+        embeddings = self.depth_embeddings.weight.detach().view(config.codebooks, config.audio_vocab, -1)
+        projected = [F.linear(each, self.depth_projection.weight.detach()) for each in embeddings[:-1]]
+        self.register_buffer("depth_inputs", torch.stack(projected), persistent=False)
         for transformer in (self.backbone, self.depth):
-            if transformer.cos.device != device:
-                transformer.tabulate(device)
+            transformer.tabulate()
 
     def allocate(self, rows: int) -> StepState:
         """State for `rows` rows on the weights' device."""
         device, dtype = self.heads.device, self.heads.dtype
         config = self.config
         flags = torch.zeros(rows, dtype=torch.bool, device=device)
+        outcome = torch.zeros(rows, config.codebooks + 1, dtype=torch.int64, device=device)
         return StepState(
-            codes=torch.zeros(rows, config.codebooks, dtype=torch.int64, device=device),
+            outcome=outcome,
+            codes=outcome[:, :-1],
+            heard=outcome[:, -1],
             position=torch.zeros(rows, dtype=torch.int64, device=device),
             speaking=flags.clone(),
             starting=flags.clone(),
-            stopped=flags.clone(),
             sampling=SamplingState.allocate(rows, device),
             backbone=KvCache(config.backbone, rows, config.positions, device, dtype),
             depth=KvCache(config.depth, rows, config.codebooks, device, dtype),
@@ -91,21 +99,21 @@ class CsmModel(nn.Module):
     def prefill(self, state: StepState, row: int, start: int, embeddings: Tensor) -> None:
         """Put embeddings (length, hidden) into a row's context at positions start, start + 1, ..."""
         length = embeddings.shape[0]
-        positions = torch.arange(start, start + length, device=embeddings.device)
         view = SpanView(state.backbone, row, start, length, self.backbone.groups)
-        self.backbone(embeddings[None], positions, view)
+        self.backbone(embeddings[None], slice(start, start + length), view)
 
     def frame_step(self, state: StepState, rows: int, context: int, kind: StepKind) -> None:
-        """One frame for every speaking row among the first `rows`: in place, `codes` and `stopped` hold it.
+        """One frame for every speaking row among the first `rows`, in place: `outcome` holds it.
 
-        context: at least the largest position of any speaking row + 1.
+        context: at least the largest position of any speaking row + 1. Nothing here asks for a tensor's values, and
+        all shapes follow from rows, context and kind, so that a graph can hold it.
         """
         speaking = state.speaking[:rows]
         hidden = self._backbone_step(state, rows, context, speaking)
         codes = self._codes(hidden, state, rows, kind)
-        stopped = speaking & (codes[:, :-1] == self.config.stop_code).all(dim=-1)
+        stopped = (codes[:, :-1] == self.config.stop_code).all(dim=-1)
         state.codes[:rows] = torch.where(speaking[:, None], codes, state.codes[:rows])
-        state.stopped[:rows] = stopped
+        state.heard[:rows] = speaking & ~stopped
         state.starting[:rows] &= ~speaking
         state.position[:rows] += speaking
         state.sampling.frame[:rows] += speaking
@@ -120,26 +128,21 @@ class CsmModel(nn.Module):
     def _codes(self, hidden: Tensor, state: StepState, rows: int, kind: StepKind) -> Tensor:
         """The codes of one frame, (rows, codebooks), from the backbone's hidden state (rows, 1, hidden)."""
         config, sampling = self.config, state.sampling.first(rows)
-        noise: tuple[Tensor | None, ...] = (None,) * config.codebooks
-        if kind.sampled:
-            noise = gumbel_noise(sampling.seed, sampling.frame, config.codebooks, self.sampled_vocab).unbind(1)
-        logits = self.first_head(hidden[:, 0])
-        code = sample(logits, sampling, kind, sampling.temperature_first, noise[0])
+        draws = Draws.of(sampling, kind, config.codebooks, self.sampled_vocab) if kind.sampled else None
+        code = sample(self.first_head(hidden[:, 0]), sampling, kind, draws, 0)
         codes = [code]
-        x = torch.cat((hidden, self._embed_code(0, code)), dim=1)  # the depth decoder begins with two positions
+        # the depth decoder begins with two positions: the backbone's word, and the first code
+        x = torch.cat((self.depth_projection(hidden), self._depth_input(0, code)), dim=1)
         for codebook in range(1, config.codebooks):
-            length = x.shape[1]
-            start = codebook + 1 - length
-            positions = torch.arange(start, start + length, device=x.device)
-            view = DepthView(state.depth, rows, start, length, self.depth.groups)
-            y = self.depth(self.depth_projection(x), positions, view)
+            start, end = codebook + 1 - x.shape[1], codebook + 1
+            y = self.depth(x, slice(start, end), DepthView(state.depth, rows, start, end, self.depth.groups))
             logits = F.linear(y[:, -1], self.heads[codebook - 1])
-            code = sample(logits, sampling, kind, sampling.temperature, noise[codebook])
+            code = sample(logits, sampling, kind, draws, codebook)
             codes.append(code)
-            x = self._embed_code(codebook, code)
+            if end < config.codebooks:
+                x = self._depth_input(codebook, code)
         return torch.stack(codes, dim=1)
 
-    def _embed_code(self, codebook: int, code: Tensor) -> Tensor:
-        """(rows,) -> (rows, 1, hidden)"""
-        embedded: Tensor = self.depth_embeddings(code[:, None] + codebook * self.config.audio_vocab)
-        return embedded
+    def _depth_input(self, codebook: int, code: Tensor) -> Tensor:
+        """What the depth decoder reads for a code: (rows,) -> (rows, 1, depth hidden)"""
+        return F.embedding(code, self.depth_inputs[codebook])[:, None]

@@ -43,17 +43,17 @@ class StepView:
 
     def __init__(self, cache: KvCache, positions: Tensor, context: int) -> None:
         rows = positions.shape[0]
+        _, _, kv_heads, _, head_dim = cache.keys.shape
         self._cache = cache
         self._rows, self._context = rows, context
-        self._row_index = torch.arange(rows, device=positions.device)
-        self._write_at = positions  # (rows,)
+        self._write_at = positions.view(rows, 1, 1, 1).expand(rows, kv_heads, 1, head_dim)
         self.mask = (torch.arange(context, device=positions.device) <= positions[:, None])[:, None, None]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """k, v: (rows, kv_heads, 1, head_dim) -> (rows, kv_heads, context, head_dim)."""
         keys, values = self._cache.keys[layer, : self._rows], self._cache.values[layer, : self._rows]
-        keys[self._row_index, :, self._write_at] = k[:, :, 0]
-        values[self._row_index, :, self._write_at] = v[:, :, 0]
+        keys.scatter_(2, self._write_at, k)
+        values.scatter_(2, self._write_at, v)
         return keys[:, :, : self._context], values[:, :, : self._context]
 
 
@@ -76,15 +76,14 @@ class SpanView:
 
 
 class DepthView:
-    """The depth decoder's: all rows at one position, begun anew with every frame."""
+    """The depth decoder's: all rows at positions start to end - 1, begun anew with every frame."""
 
-    def __init__(self, cache: KvCache, rows: int, start: int, length: int, groups: int) -> None:
+    def __init__(self, cache: KvCache, rows: int, start: int, end: int, groups: int) -> None:
         self._cache, self._rows = cache, rows
-        self._start, self._end = start, start + length
+        self._start, self._end = start, end
         self.mask: Tensor | None = None  # one query sees all that is there
-        if length > 1:
-            device = cache.keys.device
-            causal = torch.ones(length, self._end, dtype=torch.bool, device=device).tril(start)
+        if end - start > 1:
+            causal = torch.ones(end - start, end, dtype=torch.bool, device=cache.keys.device).tril(start)
             self.mask = causal.repeat(groups, 1)[None, None]
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,23 +47,47 @@ class StepKind:
     guided: bool
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What the draws of one frame need, worked out once for all of its codebooks."""
+
+    noise: Tensor  # float32 (rows, codebooks, vocab), times the row's temperature: nothing where a row is greedy
+    edge: Tensor  # int64 (rows, 1): which of the largest logits is the last that a row draws from
+    largest: int  # how many of the largest logits are looked at
+
+    @staticmethod
+    def of(state: SamplingState, kind: StepKind, codebooks: int, vocab: int) -> Draws:
+        noise = gumbel_noise(state.seed, state.frame, codebooks, vocab)
+        noise[:, 0] *= state.temperature_first[:, None]
+        noise[:, 1:] *= state.temperature[:, None, None]
+        largest = min(kind.top_k, vocab)
+        return Draws(noise, state.top_k.clamp(max=largest)[:, None] - 1, largest)
+
+
 def gumbel_noise(seed: Tensor, frame: Tensor, codebooks: int, vocab: int) -> Tensor:
     """Gumbel noise, float32 (rows, codebooks, vocab), a pure function of (seed, frame, codebook, token).
 
-    A counter-based generator: the finalizer of splitmix64 (Steele, Lea & Flood, 2014) over a mixed counter.
+    A counter-based generator. The row's key goes through the finalizer of splitmix64 (Steele, Lea & Flood, 2014);
+    each token then through two rounds of multiplying and folding the high half into the low, which needs no shift:
+    the halves are views. This is the largest arithmetic of a frame beside its matrix products, so all is in place.
     Adding it to logits and taking the largest samples from their softmax (Gumbel-max).
     """
-    device = seed.device
-    token = torch.arange(codebooks * vocab, device=device).view(1, codebooks, vocab)
-    row = _mix(_mix(seed) + frame)[:, None, None]
-    bits = (_mix(row + token * _GOLDEN) >> 40) & 0xFFFFFF
-    uniform = (bits.float() + 0.5) * 2.0**-24  # in (0, 1), never either
-    return -torch.log(-torch.log(uniform))
+    token = torch.arange(codebooks * vocab, device=seed.device).view(1, codebooks, vocab) * _GOLDEN
+    bits = _mix(_mix(seed) + frame)[:, None, None] + token
+    halves = bits.view(torch.int32).view(*bits.shape, 2)  # low, high: every machine that runs this begins low
+    for _ in range(2):
+        halves[..., 0] ^= halves[..., 1]
+        bits *= _FOLD
+    uniform = halves[..., 1].float().mul_(_JUST_UNDER_HALF * 2.0**-31).add_(0.5)  # in (0, 1), never either
+    noise: Tensor = uniform.log_().neg_().log_().neg_()
+    return noise
 
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_FOLD = 0xD6E8FEB86659FD93 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_JUST_UNDER_HALF = 0.5 - 2.0**-24  # so that what is rounded to float32 stays under 1
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -73,21 +97,17 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def sample(logits: Tensor, state: SamplingState, kind: StepKind, temperature: Tensor, noise: Tensor | None) -> Tensor:
-    """logits (rows, vocab), temperature (rows,), noise (rows, vocab) -> tokens int64 (rows,).
+def sample(logits: Tensor, state: SamplingState, kind: StepKind, draws: Draws | None, codebook: int) -> Tensor:
+    """logits (rows, vocab) of one codebook -> tokens int64 (rows,). draws: None where all rows are greedy.
 
-    Guidance first: cond + w * (cond - uncond). Then top-k, ties at its edge kept, then the draw.
+    Guidance first: cond + w * (cond - uncond). Then top-k, ties at its edge kept, then the draw: the largest of
+    logits + temperature * noise, which is the largest of logits / temperature + noise, and greedy at 0.
     """
     logits = logits.float()
     if kind.guided:
         logits = logits + state.guidance[:, None] * (logits - logits[state.unconditional])
-    if noise is not None:
-        count = min(kind.top_k, logits.shape[-1])
-        largest = logits.topk(count).values
-        edge = largest.gather(1, (state.top_k.clamp(max=count) - 1)[:, None])
-        draws = temperature > 0
-        scores = logits / torch.where(draws, temperature, 1.0)[:, None] + noise
-        drawn = torch.where(logits < edge, -torch.inf, scores)
-        logits = torch.where(draws[:, None], drawn, logits)
+    if draws is not None:
+        edge = logits.topk(draws.largest).values.gather(1, draws.edge)
+        logits = (logits + draws.noise[:, codebook]).masked_fill(logits < edge, -torch.inf)
     tokens = logits.argmax(-1)
     return tokens[state.sampler] if kind.guided else tokens

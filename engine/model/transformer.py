@@ -23,36 +23,61 @@ class CacheView(Protocol):
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
-class RMSNorm(nn.Module):
+class Small(nn.Module):
+    """Kernels between the large products: what torch.compile is for. A marker, see Runner.compile."""
+
+
+class RMSNorm(Small):
+    """Takes in what the part before gave, and norms: (x, update) -> (x + update, its norm)."""
+
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
+        if update is not None:
+            x = x + update
         # in float32 and back before the weight, as Llama does it
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return x, self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+
+
+class Rotary(Small):
+    """One fused projection (rows, length, all) -> q and k, turned, and v, each (rows, heads, length, head_dim)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+
+    def forward(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, length, _ = qkv.shape
+        heads = qkv.view(rows, length, self.heads + 2 * self.kv_heads, self.head_dim).transpose(1, 2)
+        turned = rotate(heads[:, : self.heads + self.kv_heads], cos, sin)
+        return turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + self.kv_heads :]
+
+
+class Gate(Small):
+    def forward(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
 
 
 class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.kv_heads, self.head_dim = config.kv_heads, config.head_dim
         self.qkv = nn.Linear(config.hidden, (config.heads + 2 * config.kv_heads) * config.head_dim, bias=False)
+        self.rotary = Rotary(config)
         self.out = nn.Linear(config.heads * config.head_dim, config.hidden, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, view: CacheView) -> Tensor:
         rows, length, _ = x.shape
-        qkv = self.qkv(x).view(rows, length, self.heads + 2 * self.kv_heads, self.head_dim).transpose(1, 2)
-        qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=1)
-        q, k = torch.split(rotate(qk, cos, sin), [self.heads, self.kv_heads], dim=1)
+        q, k, v = self.rotary(self.qkv(x), cos, sin)
         k, v = view.update(layer, k, v)
         # Queries of one group share a KV head: laid along the query axis, nothing has to be repeated.
         q = q.reshape(rows, self.kv_heads, -1, self.head_dim)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=view.mask)
-        y = y.reshape(rows, self.heads, length, self.head_dim).transpose(1, 2).reshape(rows, length, -1)
+        y = y.reshape(rows, -1, length, self.head_dim).transpose(1, 2).reshape(rows, length, -1)
         attended: Tensor = self.out(y)
         return attended
 
@@ -61,15 +86,17 @@ class Mlp(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.gate_up = nn.Linear(config.hidden, 2 * config.intermediate, bias=False)
+        self.gate = Gate()
         self.down = nn.Linear(config.intermediate, config.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        y: Tensor = self.down(F.silu(gate) * up)
+        y: Tensor = self.down(self.gate(self.gate_up(x)))
         return y
 
 
 class Layer(nn.Module):
+    """(x, update) -> (x, update): what a layer gives is added by the norm behind it, in one kernel with its work."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.hidden, config.norm_eps)
@@ -77,17 +104,19 @@ class Layer(nn.Module):
         self.mlp_norm = RMSNorm(config.hidden, config.norm_eps)
         self.mlp = Mlp(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, index: int, view: CacheView) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, index, view)
-        y: Tensor = x + self.mlp(self.mlp_norm(x))
-        return y
+    def forward(
+        self, x: Tensor, update: Tensor | None, cos: Tensor, sin: Tensor, index: int, view: CacheView
+    ) -> tuple[Tensor, Tensor]:
+        x, normed = self.attention_norm(x, update)
+        x, normed = self.mlp_norm(x, self.attention(normed, cos, sin, index, view))
+        return x, self.mlp(normed)
 
 
 class Transformer(nn.Module):
     """Layers and final norm over hidden states (rows, length, hidden)."""
 
-    cos: Tensor  # (positions, head_dim)
-    sin: Tensor
+    cos: Tensor  # (positions, head_dim), in the weights' dtype
+    sin: Tensor  # the same; the first half of a head's is negative, see `rotate`
 
     def __init__(self, config: TransformerConfig, positions: int) -> None:
         super().__init__()
@@ -96,32 +125,36 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.norm_eps)
         self.positions = positions
-        self.tabulate(torch.get_default_device())
+        self.tabulate()
 
-    def tabulate(self, device: torch.device) -> None:
-        """Make the rotary tables; once more after a model that was built on the meta device got its weights."""
-        steps = torch.arange(self.positions, dtype=torch.float32, device=device)
-        angles = torch.outer(steps, rope_frequencies(self.config).to(device))
-        angles = torch.cat((angles, angles), dim=-1)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+    def tabulate(self) -> None:
+        """Make the rotary tables; once more after a model got its weights, on another device or in another dtype."""
+        weight = self.norm.weight
+        steps = torch.arange(self.positions, dtype=torch.float32, device=weight.device)
+        angles = torch.outer(steps, rope_frequencies(self.config).to(weight.device))
+        cos, sin = angles.cos(), angles.sin()
+        self.register_buffer("cos", torch.cat((cos, cos), dim=-1).to(weight.dtype), persistent=False)
+        self.register_buffer("sin", torch.cat((-sin, sin), dim=-1).to(weight.dtype), persistent=False)
 
-    def forward(self, x: Tensor, positions: Tensor, view: CacheView) -> Tensor:
-        """x: (rows, length, hidden); positions: (rows, length) or (length,) -> (rows, length, hidden)."""
-        cos = self.cos[positions].to(x.dtype)
-        sin = self.sin[positions].to(x.dtype)
-        if positions.ndim == 2:
+    def forward(self, x: Tensor, positions: Tensor | slice, view: CacheView) -> Tensor:
+        """x: (rows, length, hidden); positions: (rows, length), or the same for all rows -> (rows, length, hidden)."""
+        cos, sin = self.cos[positions], self.sin[positions]
+        if cos.ndim == 3:
             cos, sin = cos[:, None], sin[:, None]  # one head axis
+        update: Tensor | None = None
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, index, view)
-        normed: Tensor = self.norm(x)
-        return normed
+            x, update = layer(x, update, cos, sin, index, view)
+        _, normed = self.norm(x, update)
+        result: Tensor = normed
+        return result
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in the half-split order of Llama in transformers."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin
+    """Rotary embedding in the half-split order of Llama in transformers: (left, right) -> the angle's turn of it.
+
+    What it subtracts carries its sign in `sin`.
+    """
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def rope_frequencies(config: TransformerConfig) -> Tensor:

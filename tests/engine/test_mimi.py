@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 
 def codec_of(directory: Path, rows: int = 4) -> MimiCodec:
     config = read_config(directory / "config.json")
-    return load_transformers_mimi(config.codec, open_tensors(directory), config.codebooks, rows, CPU)
+    codec = load_transformers_mimi(config.codec, open_tensors(directory), config.codebooks, CPU)
+    codec.allocate(rows)
+    return codec
 
 
 @pytest.fixture(scope="module")
@@ -134,4 +136,4 @@ def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "mimi.pt"
     path.write_bytes(b"cos\nsystem\n")
     with pytest.raises(CheckpointError, match="safetensors"):
-        load_moshi_mimi(str(path), 4, 1, CPU, None)
+        load_moshi_mimi(str(path), 4, CPU, None)

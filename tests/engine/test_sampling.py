@@ -4,21 +4,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.model.sampling import SamplingState, StepKind, gumbel_noise, sample
+from engine.model.sampling import Draws, SamplingState, StepKind, gumbel_noise, sample
 
 CPU = torch.device("cpu")
 
 
 def state(rows: int, temperature: float = 1.0, top_k: int = 1000) -> SamplingState:
     made = SamplingState.allocate(rows, CPU)
-    made.temperature[:] = temperature
+    made.temperature[:] = made.temperature_first[:] = temperature
     made.top_k[:] = top_k
     return made
 
 
 def draw(logits: Tensor, settings: SamplingState, kind: StepKind) -> Tensor:
-    noise = gumbel_noise(settings.seed, settings.frame, 1, logits.shape[-1])[:, 0]
-    return sample(logits, settings, kind, settings.temperature, noise)
+    return sample(logits, settings, kind, Draws.of(settings, kind, 1, logits.shape[-1]), 0)
 
 
 def test_noise_is_a_function_of_seed_frame_codebook_and_token_alone() -> None:
@@ -66,7 +65,7 @@ def test_top_k_is_each_rows_own_whatever_the_step_was_built_for(top_k: int) -> N
 def test_temperature_zero_is_greedy_beside_rows_that_draw() -> None:
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
     settings = state(50, temperature=2.0)
-    settings.temperature[::2] = 0
+    settings.temperature_first[::2] = 0
     tokens = draw(logits, settings, StepKind(64, sampled=True, guided=False))
     assert torch.equal(tokens[::2], logits[::2].argmax(-1))
     assert not torch.equal(tokens[1::2], logits[1::2].argmax(-1))

@@ -141,7 +141,7 @@ def test_guidance_is_what_its_formula_says(engine: CsmEngine) -> None:
     state.guidance[0], state.unconditional[0], state.sampler[1] = 1.5, 1, 0
     logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
     expected = (logits[0] + 1.5 * (logits[0] - logits[1])).argmax()
-    tokens = sample(logits, state, StepKind(1, sampled=False, guided=True), torch.zeros(2), None)
+    tokens = sample(logits, state, StepKind(1, sampled=False, guided=True), None, 0)
     assert tokens.tolist() == [expected, expected]
 
 
@@ -245,7 +245,7 @@ def test_a_step_that_fails_ends_all_and_says_why(load: Load, checkpoint: Path, m
     def broken(*args: Any) -> None:
         raise RuntimeError("a kernel broke")
 
-    monkeypatch.setattr(engine._runner, "step", broken)
+    monkeypatch.setattr(engine._runner, "launch", broken)
     for stream in streams:
         with pytest.raises(EngineFailed, match="a kernel broke"):
             stream.collect()

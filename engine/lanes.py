@@ -1,0 +1,55 @@
+"""Work that a device does in order, beside other such work. On a CPU all of it is done at once."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Mark:
+    """A point in a lane's work."""
+
+    def __init__(self, event: Any = None) -> None:
+        self._event = event
+
+    @property
+    def passed(self) -> bool:
+        return self._event is None or bool(self._event.query())
+
+    def wait(self) -> None:
+        """Until the device has come there. Lets other threads run."""
+        if self._event is not None:
+            self._event.synchronize()
+
+
+PASSED = Mark()
+
+
+class Lane:
+    """A CUDA stream, or on a CPU nothing. urgent: goes before other lanes where both have work."""
+
+    def __init__(self, device: torch.device, urgent: bool = False) -> None:
+        self._stream: Any = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
+
+    def on(self) -> AbstractContextManager[Any]:
+        """What is begun inside goes into this lane."""
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def follow(self, mark: Mark) -> None:
+        """What comes next in this lane waits for that point of another."""
+        if self._stream is not None and mark._event is not None:
+            self._stream.wait_event(mark._event)
+
+    def mark(self) -> Mark:
+        return PASSED if self._stream is None else Mark(self._stream.record_event())
+
+    def borrows(self, tensor: Tensor) -> None:
+        """Made in another lane and read in this one: it is not to be freed before."""
+        if self._stream is not None:
+            tensor.record_stream(self._stream)

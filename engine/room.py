@@ -1,0 +1,35 @@
+"""How many rows a device has room for. Pure arithmetic, no torch."""
+
+from __future__ import annotations
+
+from .model.config import CsmConfig, TransformerConfig
+
+MOST_ROWS = 512  # of one device, unless more are asked for: a thread of Python has to serve them all
+_SHARE_LEFT_FREE = 0.1  # of all memory: prompts that are prefilled, recordings that are encoded, fragmentation
+_NOISE_BYTES = 40  # for each token of each codebook, while a frame is drawn
+_OTHER_WORK = 6 << 20  # what else a row needs in a frame: logits, and the codec's convolutions at 24 kHz
+
+
+def bytes_of_cache(config: TransformerConfig, positions: int, element: int) -> int:
+    """Keys and values of one row, `element` bytes each number; one position is scratch."""
+    return 2 * config.layers * config.kv_heads * (positions + 1) * config.head_dim * element
+
+
+def bytes_of_row(config: CsmConfig, element: int, codec: int) -> int:
+    """All that a row takes. codec: bytes of its streaming state.
+
+    Work counts twice: graphs keep memory of their own, beside that of steps which are not recorded.
+    """
+    cache = bytes_of_cache(config.backbone, config.positions, element)
+    cache += bytes_of_cache(config.depth, config.codebooks, element)
+    work = _NOISE_BYTES * config.codebooks * config.audio_vocab + _OTHER_WORK
+    return cache + codec + 2 * work
+
+
+def rows_that_fit(free: int, total: int, row: int, kept: int, fewest: int) -> int:
+    """How many rows of `row` bytes fit into `free`, when `kept` bytes (the voice cache) and a share of all stay free.
+
+    Not over MOST_ROWS and not under `fewest`, which may be too many: then allocating them says so.
+    """
+    room = free - kept - int(total * _SHARE_LEFT_FREE)
+    return max(fewest, min(MOST_ROWS, room // row))
