@@ -89,7 +89,7 @@ class DrainingServer(Server):
             await asyncio.sleep(_LOOK_SECONDS)
             await self.on_tick(0)  # gunicorn wants to hear from it, also while it drains
         self.config.timeout_graceful_shutdown = max(1, round(limit - (time.monotonic() - began)))
-        await super().shutdown()  # without the sockets: its servers own them, and have closed them
+        await super().shutdown(sockets)
 
 
 class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
@@ -138,7 +138,8 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
             last_words=service.pool.last_words,
         )
         watchdog.start()
-        await server.serve(sockets=self.sockets)
+        # Their sockets and not gunicorn's wrappings of them: uvloop takes those for files, and closes them twice.
+        await server.serve(sockets=[each.sock for each in self.sockets])
         watchdog.stop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

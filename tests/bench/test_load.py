@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.listeners.crowd import Crowd
+from bench.listeners.figures import figures_of
 from bench.listeners.report import plot
+from bench.listeners.server import served
+from bench.listeners.trial import FORMATS, Track, Trial
 from bench.load import main
 
 SHORT = ["--ramp", "0.5", "--seconds", "1.5", "--drain", "5", "--clip-seconds", "0.8", "--processes", "2"]
@@ -55,3 +59,26 @@ def test_what_cannot_be_measured_is_told(arguments: list[str], says: str, capfd:
 def test_a_plot_needs_its_library_alone(tmp_path: Path) -> None:
     path = tmp_path / "load.png"
     assert (plot([], path) is None) == path.exists()
+
+
+def test_an_engine_that_is_late_and_stalls_is_seen_to(capfd: pytest.CaptureFixture[str]) -> None:
+    serve = ["--serve", "fake:frame_seconds=0.04,first_frame_seconds=0.12,stall_seconds=1,stall_after=4"]
+    short = ["--ramp", "0", "--seconds", "1", "--drain", "8", "--clip-seconds", "1.6", "--processes", "1"]
+    assert main([*serve, "--slots", "2", "--loop", "closed", "--track", "fixed", "--loads", "2", *short]) == 0
+    (run,) = json.loads(capfd.readouterr().out.splitlines()[-1])["runs"]
+    assert run["answered"] == run["streams"] > 0
+    assert run["first_audio_ms"]["p50"] >= 120
+    assert run["worst_gap_ms"] >= 950  # a second, less what its first frame may have come late
+    assert (run["c50"], run["c100"], run["c200"]) == (0, 0, 0)
+    assert not run["holds"]
+
+
+def test_every_format_is_heard_to_its_end() -> None:
+    slots = {"CONCURRENT_REQUESTS_PER_WORKER": "4"}
+    with served("fake:frame_seconds=0.01", slots, 60) as address, Crowd(1) as crowd:
+        for name in FORMATS:
+            trial = Trial(address, Track("fixed", 0.8, name), "closed", 2, 0.0, 0.5, 20.0)
+            figures = figures_of(trial, crowd.run(trial, lambda *how: None))
+            assert figures.answered == figures.streams > 0, name
+            assert figures.lengths is not None
+            assert figures.lengths[0] >= 0.8, name
