@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from engine import random_checkpoint
 from training.base import Base, load_base
 from training.example import Example
+
+from .chance import clips_of_chance
 
 
 @pytest.fixture
@@ -37,16 +38,3 @@ def base(base_directory: Path) -> Base:
 def examples() -> list[Example]:
     """Clips of two speakers, of codes of chance and of different lengths."""
     return clips_of_chance(9)
-
-
-def clips_of_chance(count: int, speakers: int = 2, seed: int = 0) -> list[Example]:
-    rng = np.random.default_rng(seed)
-    return [
-        Example(
-            f"clip {number}",
-            f"Words {'la ' * number}{number}.",
-            number % speakers,
-            rng.integers(0, 64, (4 + number, 4)),
-        )
-        for number in range(count)
-    ]

@@ -11,7 +11,7 @@ from training.errors import LayoutError
 from training.example import Example
 from training.sequence import Sequence
 
-from .conftest import clips_of_chance
+from .chance import clips_of_chance
 
 
 def steps_of(clips: Clips, steps: range) -> list[list[tuple[str, ...]]]:

@@ -11,6 +11,7 @@ import pytest
 from engine.context import Context, TextChunk
 from engine.model.config import read_config
 from engine.model.tokenizer import TextTokenizer
+from engine.types import Codes
 from training.base import Base
 from training.batches import collate
 from training.errors import LayoutError
@@ -64,7 +65,7 @@ def test_something_must_be_left_to_learn(examples: list[Example]) -> None:
         (np.zeros((600, 4), dtype=np.int64), "the model has 512"),
     ],
 )
-def test_a_clip_that_cannot_be_learnt_is_named(base: Base, codes: np.ndarray, wrong: str) -> None:
+def test_a_clip_that_cannot_be_learnt_is_named(base: Base, codes: Codes, wrong: str) -> None:
     base.layout.check([Example("the good one", "Yes.", 0, np.ones((5, 4), dtype=np.int64))])
     with pytest.raises(LayoutError, match=f"^the bad one: .*{wrong}"):
         base.layout.check([Example("the bad one", "No.", 0, codes)])

@@ -17,10 +17,8 @@ from torch import Tensor
 from engine import EngineConfig, SpeechRequest, load_engine
 from training.base import Base, load_base
 from training.batches import Batch
-from training.clips import Clips
 from training.errors import Diverged, ResumeError, TrainingError
 from training.example import Example
-from training.lora import merged_tensors
 from training.losses import Losses
 from training.run_log import read_log
 from training.sequence import Sequence
@@ -28,31 +26,15 @@ from training.served import write_served
 from training.settings import TrainSettings
 from training.trainer import Hooks, Outcome, train
 
-from .conftest import clips_of_chance
+from .chance import SHORT, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = TrainSettings(steps=10, learning_rate=1e-3, warmup=2, depth_share=0.5, log_every=2, save_every=3, device="cpu")
-
-
-def weights(model: Any) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def run(
-    base_directory: Path, out: Path, settings: TrainSettings = SHORT, hooks: Hooks | None = None, **changes: Any
-) -> tuple[Outcome, dict[str, Tensor]]:
-    """Train a fresh copy of the base on nine clips of chance."""
-    base = load_base(str(base_directory))
-    settings = replace(settings, **changes)
-    clips = Clips(clips_of_chance(9), base.layout, 250, settings.seed)
-    outcome = train(base.model, base.layout, clips, settings, out, hooks)
-    return outcome, weights(base.model)
 
 
 def without_seconds(log: Path) -> list[dict[str, float]]:
@@ -69,7 +51,7 @@ def test_three_clips_are_learnt_by_heart_and_said_back_by_the_engine(base: Base,
     train(base.model, base.layout, lambda step, rng: sequences, settings, tmp_path / "run")
     first, last = read_log(tmp_path / "run/log.jsonl")[:: 60 // settings.log_every - 1]
     assert last["loss"] < 0.1 < first["loss"]
-    served = write_served(base.directory, merged_tensors(base.model), tmp_path / "served")
+    served = write_served(base.directory, base.model.state_dict(), tmp_path / "served")
     engine = load_engine(EngineConfig(str(served), device="cpu", dtype="float32", slots=1))
     try:
         for example in examples:
@@ -79,28 +61,14 @@ def test_three_clips_are_learnt_by_heart_and_said_back_by_the_engine(base: Base,
         engine.close()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {root!r})
-import torch
-torch.set_num_threads(1)
-from tests.training.test_trainer import run
-from training.trainer import Hooks
-def logged(entry):
-    if entry["step"] == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-run(Path({base!r}), Path({out!r}), hooks=Hooks(logged=logged))
-"""
-
-
+@pytest.mark.timeout(300)  # a process of its own reads all of torch anew
 def test_a_killed_run_taken_up_again_is_an_unbroken_one(base_directory: Path, tmp_path: Path) -> None:
     """Killed behind step 8, it has a state of step 6 and a log that knows more; half a state lies there too."""
     outcome, unbroken = run(base_directory, tmp_path / "unbroken")
     assert outcome == Outcome(10, finished=True)
     out = tmp_path / "killed"
-    program = KILLED.format(root=str(ROOT), base=str(base_directory), out=str(out))
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, "-m", "tests.training.killed_run", str(base_directory), str(out)]
+    ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert [path.name for path in (out / "state").iterdir()] == ["step-00000006.pt"]
     assert [line["step"] for line in read_log(out / "log.jsonl")] == [2, 4, 6, 8]
@@ -157,7 +125,7 @@ def test_a_damaged_state_is_told(base_directory: Path, tmp_path: Path) -> None:
 
 
 def test_only_the_codec_stays_as_it_was(base: Base, base_directory: Path, tmp_path: Path) -> None:
-    before = weights(base.model)
+    before = base.model.state_dict()
     _, after = run(base_directory, tmp_path)
     unchanged = {name for name in before if torch.equal(before[name], after[name])}
     assert unchanged == {name for name in before if name.startswith("codec_model.")}
@@ -228,13 +196,13 @@ def test_hooks_are_asked_when_they_are_due(base_directory: Path, tmp_path: Path)
 
 
 def test_what_is_asked_aside_changes_no_step(base_directory: Path, tmp_path: Path) -> None:
-    def disturb(*_: Any) -> dict[str, float]:
+    def disturb(*_: Any) -> Any:
         torch.manual_seed(123)
         torch.rand(5)
         return {}
 
     _, plain = run(base_directory, tmp_path / "plain", steps=4)
-    hooks = Hooks(evaluate=disturb, sample=lambda steps, model: disturb() and None)
+    hooks = Hooks(evaluate=disturb, sample=disturb)
     _, disturbed = run(base_directory, tmp_path / "disturbed", hooks=hooks, steps=4, evaluate_every=1, sample_every=1)
     assert same(plain, disturbed)
 

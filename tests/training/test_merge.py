@@ -1,0 +1,159 @@
+"""Base and adapter, merged, are what they were side by side, and the engine speaks with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine import EngineConfig, SpeechRequest, load_engine, random_checkpoint
+from training.base import identity_of, load_base
+from training.batches import collate
+from training.errors import BaseError
+from training.example import Example
+from training.lora import LoraSettings, add_lora, load_adapter, write_adapter
+from training.losses import CsmLosses
+from training.merge import merge
+from training.sequence import Sequence
+from training.served import write_served
+from training.trainer import train
+
+from .chance import SHORT, clips_of_chance
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: Any  # with its adapter in it
+    adapter: Path
+
+
+@pytest.fixture(scope="module")
+def trained(base_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    base = load_base(str(base_directory))
+    out = tmp_path_factory.mktemp("trained")
+    adapted = add_lora(base, LoraSettings(rank=4, heads=True), seed=0)
+    sequences = [Sequence((example,)) for example in clips_of_chance(5)]
+    train(base.model, base.layout, lambda step, rng: sequences, SHORT, out)
+    write_adapter(adapted, base, out / "adapter")
+    return Trained(base.model, out / "adapter")
+
+
+def logits_of(model: Any, examples: list[Example], base_directory: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """transformers' own logits, of the backbone for a text and of the depth decoder for some frames."""
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randint(0, 64, (3, 4), generator=generator)
+    with torch.no_grad():
+        backbone = model(input_ids=torch.randint(0, 64, (2, 9, 4), generator=generator)).logits
+        hidden = torch.randn(3, 64, generator=generator)
+        depth = model.depth_decoder(input_ids=frames, backbone_last_hidden_state=hidden).logits
+    return backbone, depth
+
+
+def test_merged_is_base_plus_adapter(
+    trained: Trained, base_directory: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    out = merge(str(base_directory), trained.adapter, tmp_path / "merged")
+    merged, base = load_base(str(out)).model, load_base(str(base_directory)).model
+    for one, other, plain in zip(
+        *(logits_of(model, examples, base_directory) for model in (merged, trained.model, base)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+        assert (one - plain).abs().max() > 0.05
+    layout = load_base(str(out)).layout
+    batch = collate([Sequence((each,)) for each in examples], layout, 1.0, np.random.default_rng(0))
+    with torch.no_grad():
+        one, other = (CsmLosses(model)(batch) for model in (merged, trained.model))
+    torch.testing.assert_close(one.first, other.first)
+    torch.testing.assert_close(one.depth, other.depth)
+
+
+def test_the_engine_speaks_with_it_as_transformers_would(
+    trained: Trained, base_directory: Path, tmp_path: Path
+) -> None:
+    out = merge(str(base_directory), trained.adapter, tmp_path / "merged")
+    assert {path.name for path in out.iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    }  # fmt: skip
+    base = load_base(str(out))
+    engine = load_engine(EngineConfig(str(out), device="cpu", dtype="float32", slots=1))
+    try:
+        said = engine.generate(SpeechRequest("Hello there.", temperature=0, max_frames=8)).codes
+    finally:
+        engine.close()
+    ids = torch.tensor([base.layout._encode("Hello there.", 0).tolist()])
+    never = list(range(64, 67))  # the codec has no entry for them
+    with torch.no_grad():
+        expected = base.model.generate(
+            input_ids=ids,
+            max_new_tokens=len(said),
+            do_sample=False,
+            suppress_tokens=never,
+            depth_decoder_do_sample=False,
+            depth_decoder_suppress_tokens=never,
+        )[0]
+    np.testing.assert_array_equal(said, expected)
+
+
+def test_the_adapter_loads_where_peft_loads_it(trained: Trained, base_directory: Path, examples: list[Example]) -> None:
+    base = load_base(str(base_directory))
+    load_adapter(base, trained.adapter)
+    for one, other in zip(
+        *(logits_of(model, examples, base_directory) for model in (base.model, trained.model)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_another_base_is_refused(trained: Trained, tmp_path: Path) -> None:
+    other = random_checkpoint.write_checkpoint(
+        tmp_path / "other", random_checkpoint.build_model(random_checkpoint.TINY, seed=4)
+    )
+    with pytest.raises(BaseError, match="whose weights are others than those of"):
+        merge(str(other), trained.adapter, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_coarse_copy_of_the_base_is_the_base(trained: Trained, base_directory: Path, tmp_path: Path) -> None:
+    base = load_base(str(base_directory))
+    coarse = write_served(base_directory, base.model.state_dict(), tmp_path / "coarse", torch.bfloat16)
+    assert identity_of(coarse) == identity_of(base_directory)
+    out = merge(str(coarse), trained.adapter, tmp_path / "merged")
+    weights = load_file(out / "model.safetensors")
+    codec = load_file(base_directory / "model.safetensors")
+    for name, tensor in weights.items():
+        if name.startswith("codec_model."):
+            assert torch.equal(tensor, codec[name])
+        else:
+            assert tensor.dtype == torch.bfloat16
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_what_is_no_adapter_is_told(base_directory: Path, trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(BaseError, match=r"adapter_config\.json: is missing; an adapter is what `csm-serve train`"):
+        merge(str(base_directory), tmp_path, tmp_path / "merged")
+    for path in trained.adapter.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "csm_adapter.json").write_text("{")
+    with pytest.raises(BaseError, match=r"csm_adapter\.json: is damaged"):
+        merge(str(base_directory), tmp_path, tmp_path / "merged")
+
+
+def test_nothing_is_written_over(base_directory: Path, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(FileExistsError, match="name a new directory"):
+        merge(str(base_directory), trained.adapter, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_sesames_layout_is_told(base_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"backbone_flavor": "llama-1B"}))
+    (tmp_path / "tokenizer.json").write_bytes((base_directory / "tokenizer.json").read_bytes())
+    with pytest.raises(BaseError, match="only transformers' layout"):
+        load_base(str(tmp_path))
