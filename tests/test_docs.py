@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from app.cli import _parser as parser
 from app.settings import Settings
 from app.telemetry.metrics import FAMILIES, Metrics, new_tally
 
@@ -60,6 +62,19 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert page.exists(), target
         anchors = {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in headings(page)}
         assert not heading or heading in anchors, target
+
+
+def test_every_command_of_teaching_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    scripts = re.findall(r"^```sh\n(.*?)^```$", text_of(DOCS / "training.md"), re.MULTILINE | re.DOTALL)
+    commands = [found for script in scripts for found in re.findall(r"^(?:[A-Z_]+=\S+ )?csm-serve (.+)$", script, re.M)]
+    assert {command.split()[0] for command in commands} >= {"prepare", "cut", "train", "merge", "serve", "speak"}
+    for command in commands:
+        assert parser().parse_args(shlex.split(command)).command, command
+    for name in ("prepare", "cut", "train", "merge"):
+        with pytest.raises(SystemExit):
+            parser().parse_args([name, "--help"])
+    options = set(re.findall(r"`(--[a-z-]+)", text_of(DOCS / "training.md")))
+    assert options <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 
 def headings(page: Path) -> list[str]:
