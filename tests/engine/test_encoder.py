@@ -6,24 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-import torchaudio
 
-from engine import FRAME_SAMPLES, SAMPLE_RATE, EngineConfig, load_encoder
+from engine import FRAME_SAMPLES, EngineConfig, load_encoder
 
 from . import checkpoints
 
 
-@pytest.mark.parametrize("rate", [24_000, 16_000])
-def test_the_codes_are_those_of_transformers(checkpoint: Path, model: Any, rate: int) -> None:
+def test_the_codes_are_those_of_transformers(checkpoint: Path, model: Any) -> None:
     samples = np.random.default_rng(2).normal(0, 0.1, 20_001).astype(np.float32)
     encoder = load_encoder(EngineConfig(str(checkpoint), device="cpu"))
-    codes = encoder.encode(samples, rate)
+    codes = encoder.encode(samples)
     assert codes.dtype == np.int64
     assert codes.max() < encoder.codebook_size
-    wave = torchaudio.functional.resample(torch.from_numpy(samples), rate, SAMPLE_RATE)
-    wave = torch.nn.functional.pad(wave, (0, -len(wave) % FRAME_SAMPLES))
+    wave = torch.nn.functional.pad(torch.from_numpy(samples), (0, -samples.size % FRAME_SAMPLES))
     with torch.inference_mode():
         theirs = model.codec_model.encode(wave[None, None], num_quantizers=encoder.codebooks).audio_codes
     np.testing.assert_array_equal(codes, theirs[0].T.numpy())
