@@ -128,10 +128,12 @@ def teach(
         outcome = train(base.model, base.layout, clips, settings, course.out, hooks, _what(course, base, learnt))
     finally:
         board.close()
-    if not PartialState().is_main_process:
-        return Result(outcome, None)
-    draw_losses(course.out / "log.jsonl", course.out / "loss.png")
-    return Result(outcome, _write(course, base, adapted) if outcome.finished else None)
+    made = None
+    if PartialState().is_main_process:
+        draw_losses(course.out / "log.jsonl", course.out / "loss.png")
+        made = _write(course, base, adapted) if outcome.finished else None
+    PartialState().destroy_process_group()  # of several processes; there is none of one
+    return Result(outcome, made)
 
 
 def _dtype(course: Course) -> torch.dtype:

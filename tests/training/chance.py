@@ -17,6 +17,9 @@ from training.trainer import Hooks, Outcome, train
 
 SHORT = TrainSettings(steps=10, learning_rate=1e-3, warmup=2, depth_share=0.5, log_every=2, save_every=3, device="cpu")
 
+# Steps of two batches, of three, so that one of two processes has more to do, and of one, so that it has nothing.
+DIVIDED = replace(SHORT, steps=5, depth_share=1.0, max_positions=100, log_every=1)
+
 
 def clips_of_chance(count: int, speakers: int = 2, seed: int = 0) -> list[Example]:
     """Clips of different lengths, for the tiny checkpoint of engine.random_checkpoint."""
