@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import math
 import re
 import signal
 import sys
@@ -129,7 +130,7 @@ def cost_of(address: Address, crowd: Crowd, name: str, listeners: int, ramp: flo
         engine_ms=ms(parts.get("engine", 0.0)),
         floor_ms=round(floor_ms(name), 2),
         listening_ms=ms(heard.processor),
-        lag_p95_ms=None if lag is None else lag * 1000,
+        lag_p95_ms=None if lag is None or math.isinf(lag) else lag * 1000,  # beyond the last bucket: not told
         c100=None if figures.c is None else round(figures.c[100], 4),
         worst_gap_ms=None if figures.worst_gap is None else round(figures.worst_gap * 1000),
         answered=round(figures.answered / max(figures.streams, 1), 4),
