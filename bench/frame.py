@@ -4,15 +4,18 @@
 
 The floor is the larger of two times: reading every weight that a frame needs once (the depth decoder once per
 codebook) and each row's live context, at the memory's measured speed; and the arithmetic for all rows, at the
-measured speed of a large matrix product. The codec's step and a prefill of 128 positions stand beside it.
-The last line is JSON.
+measured speed of a large matrix product. Beside it stand the model's step alone and the codec's, what a frame takes
+when each is launched while the one before still sounds, as the engine does it on a GPU, and a prefill of 128
+positions. The start's phases and what memory went where follow; the last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +23,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from engine import FRAME_MILLISECONDS, EngineConfig
 from engine.context import Prefill
+from engine.frames import RECORDED
 from engine.loading import load
+from engine.model.graphs import Bucket
 from engine.runner import RowSettings, Runner
 
-from .machine import matmul_rate, median_seconds, name_of, read_bandwidth
+from .machine import matmul_rate, median_seconds, name_of, read_bandwidth, timed
 
 
 def floor_seconds(runner: Runner, rows: int, context: int, bandwidth: float, rate: float) -> float:
@@ -42,29 +47,60 @@ def prepare(runner: Runner, rows: int, context: int) -> list[int]:
     """Rows in the middle of speaking, their contexts filled up to `context`."""
     for row in range(rows):
         runner.begin(row, RowSettings(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
-        runner.start(row, context - 32)
-        runner.is_prefilled(row, wait=True)
+    rewind(runner, rows, context)
     return list(range(rows))
 
 
-def measure(runner: Runner, rows: int, context: int, rounds: int) -> dict[str, Any]:
-    speaking = prepare(runner, rows, context)
+def rewind(runner: Runner, rows: int, context: int) -> None:
+    """Put rows back to where they were: the figure is for this context."""
+    for row in range(rows):
+        runner.start(row, context - 32)
+        runner.is_prefilled(row, wait=True)
 
-    def step() -> None:
-        for row in speaking:  # stay where they are: the figure is for this context
-            runner._positions[row] = context - 32
-        runner.state.position[:rows] = context - 32
+
+_TOGETHER = 8  # frames in a row, fewer than a context has to spare
+
+
+def measure(runner: Runner, rows: int, context: int, rounds: int) -> dict[str, Any]:
+    speaking, device = prepare(runner, rows, context), runner.device
+    frames, bucket = runner.frames, runner.frames.buckets.fitting(rows, context)
+
+    def whole() -> None:
         runner.step(speaking)
 
-    whole = median_seconds(step, runner.device, rounds)
-    codes, heard = runner.state.codes, torch.ones(runner.rows, dtype=torch.bool, device=runner.device)
+    def overlapped() -> None:
+        before = runner.launch(speaking)
+        for _ in range(_TOGETHER - 1):
+            assert len(before.codes)  # waited for, as the engine does: who stops is known before the next begins
+            frame = runner.launch(speaking)
+            assert len(before.samples)
+            before = frame
+        assert len(before.samples)
+
+    def seconds(work: Callable[[], None], frames: int = 1) -> float:
+        def from_the_start() -> float:
+            rewind(runner, rows, context)
+            return timed(work, device)
+
+        from_the_start()
+        return statistics.median(from_the_start() for _ in range(rounds)) / frames
+
     with torch.inference_mode():
-        codec = median_seconds(lambda: runner.codec.decode(codes, heard), runner.device, rounds)
-    return {"rows": rows, "context": context, "seconds": whole, "codec_seconds": codec}
+        return {
+            "rows": rows,
+            "context": context,
+            "graph": bucket in frames.step_graphs,
+            "seconds": seconds(whole),
+            "overlapped_seconds": seconds(overlapped, _TOGETHER),
+            "step_seconds": seconds(lambda: frames._step(bucket, RECORDED)),
+            "codec_seconds": seconds(
+                lambda: None if frames.codec_graphs.replay(Bucket(bucket.rows)) else frames._decode(Bucket(bucket.rows))
+            ),
+        }
 
 
 def kernels(runner: Runner) -> int:
-    """How many kernels (on a CPU, operators) one frame of one row sets off, the codec's among them."""
+    """How many kernels (on a CPU, operators) one frame sets off, the codec's among them."""
     speaking = prepare(runner, 1, 256)
     cuda = runner.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
@@ -96,20 +132,28 @@ def main() -> None:
 
     contexts = [context for context in arguments.contexts if context <= runner.model.config.positions]
     table = [measure(runner, rows, context, arguments.rounds) for context in contexts for rows in arguments.rows]
-    print(f"\n{'rows':>5}{'context':>9}{'ms/frame':>10}{'floor':>8}{'codec':>8}{'real-time streams':>19}")
+    heads = ("rows", "context", "graph", "ms/frame", "overlapped", "floor", "model", "codec", "real-time streams")
+    print("\n" + "".join(f"{head:>{len(head) + 2}}" for head in heads))
     for line in table:
         line["floor_seconds"] = floor_seconds(runner, line["rows"], line["context"], bandwidth, rate)
-        keeps_up = line["seconds"] <= FRAME_MILLISECONDS / 1000
-        print(
-            f"{line['rows']:5}{line['context']:9}{line['seconds'] * 1e3:10.2f}{line['floor_seconds'] * 1e3:8.2f}"
-            f"{line['codec_seconds'] * 1e3:8.2f}{line['rows'] if keeps_up else '-':>19}"
+        keeps_up = line["overlapped_seconds"] <= FRAME_MILLISECONDS / 1000
+        times = (line[key] * 1e3 for key in ("overlapped_seconds", "floor_seconds", "step_seconds", "codec_seconds"))
+        cells = (
+            str(line["rows"]),
+            str(line["context"]),
+            "yes" if line["graph"] else "no",
+            f"{line['seconds'] * 1e3:.2f}",
+            *(f"{each:.2f}" for each in times),
+            str(line["rows"]) if keeps_up else "-",
         )
+        print("".join(f"{cell:>{len(head) + 2}}" for head, cell in zip(heads, cells, strict=True)))
     prefill = Prefill(0, [[runner.model.end_of_text] * 128])
     prefill_seconds = median_seconds(lambda: runner.prefill(0, prefill, 128), device, arguments.rounds)
     count = kernels(runner)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else runner.nbytes
     print(f"\nprefill of 128 positions: {prefill_seconds * 1e3:.1f} ms; {count} kernels a frame")
-    print(f"start: {start_seconds:.1f} s; memory: {memory / 2**30:.2f} GiB")
+    print(f"start: {start_seconds:.1f} s, of which {loaded.detail['start_seconds']}; {loaded.detail['graphs']} graphs")
+    print(f"memory: {memory / 2**30:.2f} GiB at most, of which {loaded.detail['memory']}")
     print(
         json.dumps(
             {
@@ -127,7 +171,10 @@ def main() -> None:
                 "prefill_128_seconds": round(prefill_seconds, 5),
                 "kernels_per_frame": count,
                 "start_seconds": round(start_seconds, 2),
+                "start_phases": loaded.detail["start_seconds"],
+                "graphs": loaded.detail["graphs"],
                 "memory_bytes": memory,
+                "memory_by_use": loaded.detail["memory"],
             }
         )
     )

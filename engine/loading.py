@@ -41,6 +41,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
     EngineOutOfMemory.
     """
     device = _device(config.device)
+    dtype = _dtype(config.dtype, device)
     seconds = _Seconds()
     progress(0.0, f"looking for {config.model}")
     directory = find_checkpoint(config.model, config.hub_token)
@@ -58,11 +59,9 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         progress(0.2, "loading the weights")
         with torch.device("meta"):
             model = CsmModel(csm, tokenizer.end, min(csm.audio_vocab, codec.codebook_size))
-        small = device.type == "cpu" and sum(parameter.numel() for parameter in model.parameters()) < _SMALL_MODEL
-        dtype = _dtype(config.dtype, device, small)
         load_weights(model, tensors, device, dtype)
-        if small:
-            _use_one_thread()
+        if device.type == "cpu":
+            _choose_threads(model)
         seconds.took("weights")
         slots = config.slots or _slots(model, codec, config)
         progress(0.5, f"warming up, {slots} slots")
@@ -191,10 +190,9 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device, small: bool) -> torch.dtype:
-    """small: its weights stay in the processor's caches, where half the bytes win nothing and converting costs."""
+def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_is_fast_at_bfloat16() and not small
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_is_fast_at_bfloat16()
         return torch.bfloat16 if fast else torch.float32
     try:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
@@ -207,17 +205,18 @@ def _cpu_is_fast_at_bfloat16() -> bool:
     return supported
 
 
-_SMALL_MODEL = 32_000_000  # weights
+_SMALL_MODEL = 128 << 20  # bytes
 
 
-def _use_one_thread() -> None:
-    """For a small model, whose products are too short to be shared out.
+def _choose_threads(model: CsmModel) -> None:
+    """One thread for a small model: its products are too short to be shared out.
 
     Threads that wait for each other a thousand times a frame lose far more than they win, and lose it all when
     somebody else wants the processors too.
     """
-    if torch.get_num_threads() > 1:
-        log.info("one thread: the model is small")
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    if size < _SMALL_MODEL and torch.get_num_threads() > 1:
+        log.info("one thread: the model is small (%d MiB)", size >> 20)
         torch.set_num_threads(1)
 
 

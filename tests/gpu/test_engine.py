@@ -61,7 +61,7 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize("compiled", ["off", "on"])
+@pytest.mark.parametrize("compiled", ["off", "on"])  # on: graphs as well
 def test_codes_and_samples_are_those_of_the_cpu(load: Load, compiled: str) -> None:
     gpu, cpu = load(compile=compiled), load("cpu")
     torch.set_float32_matmul_precision("highest")
@@ -107,3 +107,21 @@ def test_memory_does_not_grow(load: Load) -> None:
         engine.generate(request)
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() - before < 1 << 20
+
+
+def test_overlapped_graphs_say_what_is_said_without(load: Load) -> None:
+    """Joins and leaves, with and without graphs, compiled the same: code for code."""
+    recorded, plain = load(compile="on"), load(compile="on")
+    plain._runner.frames._forget_graphs()
+    assert recorded.status().detail["graphs"] not in ("none", None)
+
+    def speak(engine: CsmEngine) -> list[Any]:
+        streams = [engine.stream(replace(request, seed=5)) for request in REQUESTS]
+        left = engine.stream(SpeechRequest("I shall not get far. " * 5, seed=1))
+        next(left)
+        left.close()
+        return [stream.collect() for stream in streams]
+
+    for one, other in zip(speak(recorded), speak(plain), strict=True):
+        np.testing.assert_array_equal(one.codes, other.codes)
+        np.testing.assert_allclose(one.samples, other.samples, atol=1e-4 * np.abs(other.samples).max())

@@ -1,0 +1,121 @@
+"""Graphs on a CUDA device: bit for bit what the same kernels give one by one, in every bucket, and no memory after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine import AUTO_SLOTS, EngineConfig
+from engine.frames import RECORDED
+from engine.loading import load
+from engine.model.graphs import Bucket, CudaRecorder
+from engine.random_checkpoint import TINY, build_model, write_checkpoint
+from engine.runner import RowSettings, Runner
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
+
+ROWS = 6
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), build_model(TINY))
+
+
+@pytest.fixture(autouse=True)
+def restore_precision() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+def runner_of(checkpoint: Path, dtype: Any, graphs: bool) -> Runner:
+    config = EngineConfig(str(checkpoint), "cuda", dtype, slots=ROWS, compile="off")
+    runner = load(config, lambda share, what: None).runner
+    if graphs:
+        runner.frames.record(CudaRecorder(runner.device), CudaRecorder(runner.device), lambda done, of: None)
+        assert (
+            runner.frames.recorded
+            == f"{len(runner.frames.step_graphs) + len(runner.frames.codec_graphs)} of "
+            + str(len(runner.frames.buckets.largest_first()) + len(runner.frames.buckets.rows))
+        )
+    return runner
+
+
+def conversation(runner: Runner) -> list[np.ndarray[Any, Any]]:
+    """Rows that join and leave, at contexts on both sides of a bucket's edge; one frame read behind the next."""
+    said: list[np.ndarray[Any, Any]] = []
+
+    def begin(row: int, position: int, **changes: Any) -> None:
+        settings = {"seed": row, "temperature_first": 0.9, "temperature": 0.8, "top_k": 50} | changes
+        runner.begin(row, RowSettings(**settings))
+        runner.start(row, position)
+
+    def speak(rows: list[int], count: int) -> None:
+        before = None
+        for _ in range(count):
+            frame = runner.launch(rows)
+            if before is not None:
+                said.append(before.samples[rows])
+            said.extend((frame.codes[rows], frame.stopped[rows]))
+            before = frame
+        assert before is not None
+        said.append(before.samples[rows])
+
+    begin(0, 250)
+    speak([0], 12)
+    begin(3, 20, temperature=0.0, temperature_first=0.0)
+    speak([0, 3], 9)
+    speak([3], 3)
+    begin(5, 400, top_k=3)
+    begin(1, 0)
+    speak([0, 1, 3, 5], 15)
+    begin(0, 2, seed=11)
+    speak([0], 5)
+    return said
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_replayed_is_plain_bit_for_bit(checkpoint: Path, dtype: str) -> None:
+    plain = conversation(runner_of(checkpoint, dtype, graphs=False))
+    replayed = conversation(runner_of(checkpoint, dtype, graphs=True))
+    for one, other in zip(plain, replayed, strict=True):
+        if one.dtype == np.float32:
+            np.testing.assert_allclose(one, other, atol=1e-4 * max(float(np.abs(one).max()), 1e-6))
+        else:
+            np.testing.assert_array_equal(one, other)
+
+
+def test_frames_allocate_nothing(checkpoint: Path) -> None:
+    runner = runner_of(checkpoint, "bfloat16", graphs=True)
+    conversation(runner)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_reserved()
+    conversation(runner)
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_reserved() == before
+
+
+def test_a_frame_waits_for_nothing(checkpoint: Path) -> None:
+    """Launching makes no call that waits for the device."""
+    runner = runner_of(checkpoint, "float32", graphs=True)
+    runner.begin(0, RowSettings(seed=0, temperature_first=1.0, temperature=1.0, top_k=50))
+    runner.start(0, 10)
+    runner.step([0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        frame = runner.launch([0])
+        runner.frames._plain_step(Bucket(2, 256), RECORDED)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(frame.samples) == 2
+
+
+def test_slots_are_worked_out_from_memory(checkpoint: Path) -> None:
+    loaded = load(EngineConfig(str(checkpoint), "cuda", slots=AUTO_SLOTS), lambda share, what: None)
+    assert 2 <= loaded.slots <= loaded.runner.rows
+    assert loaded.runner.step([loaded.slots - 1]).codes.shape[0] >= loaded.slots
