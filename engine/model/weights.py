@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -28,6 +28,9 @@ class Tensors:
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
 
     def get(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
         """One tensor on the CPU as it is stored. Raises CheckpointError if it is missing or of another shape."""
