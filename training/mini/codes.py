@@ -1,0 +1,78 @@
+"""All recordings as codes of the codec that has learnt, kept beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from ..example import Example
+from .speech import Clip, Recording, read_speech
+
+_FRAME = 1920
+_BATCH = 16
+_THREADS = 2
+_AWAY = 4.0  # how many times the farthest entry's length the reserved one lies away: nothing falls to it
+
+
+@torch.no_grad()
+def reserve_stop_code(codec: Any) -> None:
+    """Keep code 0 of the first codebook out of speech: a frame of zeros ends it, and no sound may look like that."""
+    book = codec.quantizer.semantic_residual_vector_quantizer.layers[0].codebook
+    book.cluster_usage.clamp_(min=1e-3)
+    means = book.embed_sum / book.cluster_usage[:, None]
+    least = int(book.cluster_usage.argmin())
+    means[least] = means[0]
+    means[0] = means[0] / means[0].norm() * means.norm(dim=1).max() * _AWAY
+    book.cluster_usage.fill_(1.0)
+    book.embed_sum.copy_(means)
+    book._embed = None
+
+
+@torch.no_grad()
+def encode(codec: Any, wave: Tensor) -> Tensor:
+    """float32 (batch, samples), whole frames -> int64 (batch, frames, codebooks)"""
+    codes: Tensor = codec.encode(wave[:, None]).audio_codes
+    return codes.transpose(1, 2)
+
+
+def make_codes(codec: Any, speech: Path, path: Path) -> None:
+    """Encode every clip there is into one safetensors file, unless it is there."""
+    if path.exists():
+        return
+    clips = [(name, samples) for name, _, samples in read_speech(speech)]
+    clips.sort(key=lambda each: each[1].size)
+    batches = [clips[start : start + _BATCH] for start in range(0, len(clips), _BATCH)]
+    made: dict[str, np.ndarray[Any, Any]] = {}
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for number, batch in enumerate(threads.map(partial(_encode_some, codec), batches), 1):
+            made.update(batch)
+            if number % 50 == 0 or number == len(batches):
+                print(f"codes: {len(made)} of {len(clips)} clips", flush=True)
+    unfinished = path.with_suffix(".part")
+    save_file(made, unfinished)
+    os.replace(unfinished, path)
+
+
+def _encode_some(codec: Any, batch: list[tuple[str, Recording]]) -> dict[str, np.ndarray[Any, Any]]:
+    frames = [-(-samples.size // _FRAME) for _, samples in batch]
+    wave = np.zeros((len(batch), max(frames) * _FRAME), np.float32)
+    for row, (_, samples) in zip(wave, batch, strict=True):
+        row[: samples.size] = samples.astype(np.float32) / 32768
+    encoded: np.ndarray[Any, Any] = encode(codec, torch.from_numpy(wave)).numpy().astype(np.int16)
+    return {name: codes[:count] for (name, _), codes, count in zip(batch, encoded, frames, strict=True)}
+
+
+def read_codes(speech: Path, path: Path) -> list[tuple[str, Example]]:
+    """Every clip with the name of its voice."""
+    codes = load_file(path)
+    clips: Iterator[tuple[str, Clip, Recording]] = read_speech(speech)
+    return [(clip.voice, Example(name, clip.text, 0, codes[name].astype(np.int64))) for name, clip, _ in clips]

@@ -1,0 +1,128 @@
+"""csm-mini's backbone and depth decoder: their shape, their alphabet, and what they read while they learn."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from collections.abc import Sequence as Ordered
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers  # type: ignore[import-untyped]
+import torch
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+from engine.random_checkpoint import SPECIAL_TOKENS
+
+from ..example import Example
+from ..sequence import Layout, Sequence
+from .codec import CODEBOOKS, CODES
+from .speech import VOICES
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_MARKS = " '-,.;:?![]0123456789"  # digits stand in the speaker's brackets alone
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_ALPHABET = _LETTERS + _MARKS
+
+POSITIONS = 1024
+SHAPE: dict[str, Any] = {
+    "num_codebooks": CODEBOOKS, "vocab_size": CODES + 3, "codebook_eos_token_id": 0, "codebook_pad_token_id": CODES + 2,
+    "text_vocab_size": len(_ALPHABET) + len(SPECIAL_TOKENS), "hidden_size": 256, "intermediate_size": 768,
+    "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64,
+    "max_position_embeddings": POSITIONS, "rope_theta": 10_000.0, "rope_scaling": None,
+}  # fmt: skip
+DEPTH_SHAPE: dict[str, Any] = {
+    "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "head_dim": 48, "rope_theta": 10_000.0, "rope_scaling": None,
+}  # fmt: skip
+
+
+def build_tokenizer() -> Any:
+    """A token for each letter, whatever its case; digits are read out one by one."""
+    table = {character: number for number, character in enumerate(_ALPHABET)}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=table, merges=[]))
+    steps: list[Any] = [
+        normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(),
+        normalizers.Replace(Regex("[’‘`]"), "'"), normalizers.Replace(Regex("[–—]"), ", "),
+        normalizers.Replace("&", " and "), normalizers.Replace("%", " percent "),
+    ]  # fmt: skip
+    for digit, word in enumerate(_DIGITS):  # but the number of the speaker, at the text's beginning
+        steps.append(normalizers.Replace(Regex(rf"(?<!^\[)(?<!^\[\d){digit}"), f" {word} "))
+    steps += [normalizers.Replace(Regex(r"[^a-z' ,.;:?!\[\]0-9-]"), " "), normalizers.Replace(Regex(" +"), " ")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    begin = SPECIAL_TOKENS[0]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+    )
+    return tokenizer
+
+
+def build_model(codec: Any, seed: int) -> Any:
+    """A random CsmForConditionalGeneration of csm-mini's shape around a Mimi that has learnt."""
+    import transformers as untyped
+
+    transformers: Any = untyped
+    number = {token: len(_ALPHABET) + place for place, token in enumerate(SPECIAL_TOKENS)}
+    config = transformers.CsmConfig(
+        **SHAPE, bos_token_id=number["<|begin_of_text|>"], audio_token_id=number["<|AUDIO|>"],
+        audio_eos_token_id=number["<|audio_eos|>"], pad_token_id=number["<|AUDIO|>"],
+    )  # fmt: skip
+    shared = {key: SHAPE[key] for key in ("num_codebooks", "vocab_size")}
+    config.depth_decoder_config = transformers.CsmDepthDecoderConfig(
+        **DEPTH_SHAPE, **shared, backbone_hidden_size=SHAPE["hidden_size"], max_position_embeddings=CODEBOOKS + 1
+    )
+    config.codec_config = codec.config
+    torch.manual_seed(seed)
+    model = transformers.CsmForConditionalGeneration(config)
+    model.codec_model.load_state_dict(codec.state_dict())
+    return model
+
+
+def write_checkpoint(model: Any, directory: Path) -> None:
+    """A directory that MODEL_PATH serves, in bfloat16."""
+    directory.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
+    build_tokenizer().save(str(directory / "tokenizer.json"))
+
+
+class Reader:
+    """What a step learns from: rows of one voice's clips one behind the other, as a conversation is read."""
+
+    def __init__(self, examples: Ordered[tuple[str, Example]], layout: Layout, rows: int) -> None:
+        """examples: with the name of each one's voice. rows: sequences a step."""
+        self._layout, self._rows = layout, rows
+        self._said: dict[str, list[Example]] = defaultdict(list)
+        for voice, example in examples:
+            self._said[voice].append(example)
+        self._names = sorted(self._said)
+        counts = np.array([len(self._said[name]) for name in self._names], dtype=np.float64)
+        self._share = counts / counts.sum()
+
+    def __call__(self, _: int, rng: np.random.Generator) -> list[Sequence]:
+        share = int(rng.choice((1, 2, 3)))  # of a context: what is short is learnt sooner
+        return [self._row(POSITIONS // share, rng) for _ in range(self._rows * share)]
+
+    def _row(self, length: int, rng: np.random.Generator) -> Sequence:
+        """Half the time the number of the speaker tells the voice, and half the time what is heard of it first."""
+        name = self._names[int(rng.choice(len(self._names), p=self._share))]
+        known = list(VOICES).index(name) if name in VOICES else None
+        told = known is not None and rng.random() < 0.5
+        speaker = known if told and known is not None else int(rng.integers(10))
+        clips, room = self._said[name], length
+        segments: list[Example] = []
+        while True:
+            example = replace(clips[int(rng.integers(len(clips)))], speaker=speaker)
+            room -= self._layout.length_of(example)
+            if room < 0 and len(segments) > 1:
+                break
+            segments.append(example)
+        return Sequence(tuple(segments), heard=0 if told else 1)
+
+
+Learner = Callable[[int, np.random.Generator], list[Sequence]]

@@ -1,0 +1,123 @@
+"""Recordings to learn from: sentences spoken by espeak-ng in several voices, with their transcripts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from engine.fallback.library import RATE, EspeakLibrary
+from engine.fallback.voices import HIGH, LOW, EspeakVoice
+from engine.types import SAMPLE_RATE
+
+from .texts import sentences
+from .tuning import tune
+
+Recording = npt.NDArray[np.int16]  # (samples,) at 24 kHz
+
+# The four that are shipped: far from each other in pitch, and each well understood by a recogniser.
+VOICES = {
+    "anna": EspeakVoice("f2", 190),
+    "clara": EspeakVoice("f5", 200, pitch=66),
+    "bruno": EspeakVoice("adam", 99),
+    "david": EspeakVoice("edward", 99, pitch=72),
+}
+# What each of them says in the recording that is its voice.
+PROMPTS = {
+    "anna": "Good morning, and welcome. It is a pleasure to read to you today.",
+    "clara": "The garden is full of flowers, and the birds begin to sing at dawn.",
+    "bruno": "We walked along the river until the sun went down behind the hills.",
+    "david": "There is plenty of time, so let me tell you how it all began.",
+}
+_OTHERS = (*HIGH, *LOW)  # a fifth of all clips, at any pitch: what a voice can be besides
+_OTHER_SHARE = 0.2
+_CLIPS_PER_SHARD = 250
+_LOUD = 250  # of 32,768: where speech begins and ends
+_MARGIN = 0.06  # seconds kept on both sides of it
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sentence as it was spoken. voice: a name in VOICES, or variant and pitch of another."""
+
+    text: str
+    voice: str
+    samples: int
+
+
+def speak(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
+    """One sentence, tuned to frames, with a short silence before and behind."""
+    pieces: list[npt.NDArray[np.int16]] = []
+
+    def take(pcm: npt.NDArray[np.int16]) -> bool:
+        pieces.append(pcm)
+        return True
+
+    library.speak(text, voice, 50, True, take)
+    raw = np.concatenate(pieces)
+    loud = np.flatnonzero(np.abs(raw) > _LOUD)
+    if not loud.size:
+        return np.zeros(0, np.int16)
+    margin = int(_MARGIN * RATE)
+    raw = np.pad(raw, margin)[loud[0] : loud[-1] + 2 * margin]
+    import torchaudio.functional
+
+    wave = torchaudio.functional.resample(torch.from_numpy(raw.astype(np.float32)), RATE, SAMPLE_RATE)
+    spoken: Recording = wave.round().clamp(-32768, 32767).to(torch.int16).numpy()
+    return tune(spoken)
+
+
+def _clips(seed: int) -> Iterator[tuple[Clip, Recording]]:
+    library, rng, names = EspeakLibrary(), np.random.default_rng(seed), list(VOICES)
+    for text in sentences(seed):
+        name = names[int(rng.integers(len(names)))]
+        voice = VOICES[name]
+        if rng.random() < _OTHER_SHARE:
+            other = _OTHERS[int(rng.integers(len(_OTHERS)))]
+            voice = EspeakVoice(other.variant, other.hertz, int(rng.integers(30, 80)))
+            name = f"{voice.variant}@{voice.pitch}"
+        spoken = speak(library, text, voice)
+        if spoken.size:
+            yield Clip(text, name, spoken.size), spoken
+
+
+def make_shard(directory: Path, seed: int, shard: int) -> Path:
+    """Write one shard of clips, unless it is there: samples end to end in .npy, the clips line by line in .jsonl."""
+    index, samples = directory / f"{shard:05}.jsonl", directory / f"{shard:05}.npy"
+    if not index.exists():
+        torch.set_num_threads(1)
+        made = _clips(seed * 100_000 + shard)
+        clips, spoken = zip(*(next(made) for _ in range(_CLIPS_PER_SHARD)), strict=True)
+        np.save(samples, np.concatenate(spoken))
+        unfinished = index.with_suffix(".part")
+        unfinished.write_text("".join(json.dumps(asdict(clip)) + "\n" for clip in clips), encoding="utf-8")
+        os.replace(unfinished, index)
+    return index
+
+
+def make_speech(directory: Path, seed: int, clips: int, processes: int = 2) -> None:
+    """At least that many clips in `directory`; those that are there stay."""
+    directory.mkdir(parents=True, exist_ok=True)
+    shards = range(-(-clips // _CLIPS_PER_SHARD))
+    with get_context("spawn").Pool(processes) as pool:
+        for done, index in enumerate(pool.imap_unordered(partial(make_shard, directory, seed), shards), 1):
+            print(f"speech: {done} of {len(shards)} shards ({index.name})", flush=True)
+
+
+def read_speech(directory: Path) -> Iterator[tuple[str, Clip, Recording]]:
+    """Every clip that is there, shard by shard, with a name of its own."""
+    for index in sorted(directory.glob("*.jsonl")):
+        samples = np.load(index.with_suffix(".npy"), mmap_mode="r")
+        start = 0
+        for number, line in enumerate(index.read_text(encoding="utf-8").splitlines()):
+            clip = Clip(**json.loads(line))
+            yield f"{index.stem}-{number:03}", clip, samples[start : start + clip.samples]
+            start += clip.samples
