@@ -169,11 +169,12 @@ class Frames:
             (self.codec_graphs, codec, [Bucket(rows) for rows in reversed(self.buckets.rows)], self._decode),
         )
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self.lane.on():
                 self._tell_who_speaks([])
                 for graphs, recorder, buckets, work in parts:
                     graphs.record(recorder, buckets, work, lambda bucket: progress(next(counts), total))
                 wrong = self._differing()
+                self.lane.mark().wait()  # the codec's lane does not follow this one unless it is told to
         except Exception as error:  # a driver, an operator that cannot be recorded: the plain step says the same
             log.warning("frames cannot be recorded here, so each kernel is launched by itself: %r", error)
             self._forget_graphs()

@@ -66,6 +66,8 @@ class Runner:
         self.state = model.allocate(rows)
         codec.allocate(rows)
         self.frames = Frames(model, codec, self.state, buckets or self._buckets())
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # no lane waits for what was allocated and zeroed outside of it
         self._settings: list[RowSettings | None] = [None] * rows
         self._positions = [0] * rows  # the host's copy of state.position
         self._made = [0] * rows  # frames of each row since its `start`

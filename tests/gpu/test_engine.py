@@ -42,11 +42,14 @@ def load(checkpoint: Path) -> Iterator[Load]:
 
 
 @pytest.fixture(autouse=True)
-def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """float32 as such: TF32, which cuDNN uses unasked and loading on a GPU turns on, rounds to ten bits."""
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 as such: TF32, which cuDNN uses unasked and loading on a GPU turns on, rounds to ten bits.
+
+    Graphs keep what was set when they were recorded, so loading is kept from turning it on.
+    """
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    yield
     torch.set_float32_matmul_precision("highest")
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
 
 
 def voice() -> VoicePrompt:
@@ -64,7 +67,6 @@ REQUESTS = [
 @pytest.mark.parametrize("compiled", ["off", "on"])  # on: graphs as well
 def test_codes_and_samples_are_those_of_the_cpu(load: Load, compiled: str) -> None:
     gpu, cpu = load(compile=compiled), load("cpu")
-    torch.set_float32_matmul_precision("highest")
     for request in REQUESTS[:2]:
         here, there = gpu.generate(request), cpu.generate(request)
         np.testing.assert_array_equal(here.codes, there.codes)
@@ -74,7 +76,6 @@ def test_codes_and_samples_are_those_of_the_cpu(load: Load, compiled: str) -> No
 
 def test_each_says_among_others_what_it_says_alone(load: Load) -> None:
     engine = load()
-    torch.set_float32_matmul_precision("highest")
     alone = [engine.generate(request).codes for request in REQUESTS]
     streams = [engine.stream(request) for request in REQUESTS]
     cancelled = engine.stream(SpeechRequest("I shall not get far. " * 5, seed=1))
