@@ -66,3 +66,12 @@ def identity_of(directory: Path) -> str:
     for name in _TELLING:
         digest.update(tensors.get(name).to(torch.bfloat16).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Keep one activation for each layer, and compute the others again on the way back."""
+    how = {"use_reentrant": False}  # the other way sees no gradient where the embeddings have none, as with LoRA
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers 5's word for it
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)

@@ -16,7 +16,7 @@ from peft import PeftModel
 
 from engine import EngineConfig, load_encoder
 
-from .base import Base, load_base
+from .base import Base, enable_checkpointing, load_base
 from .clips import Clips
 from .codes import read_codec, read_codes
 from .devices import uses_bfloat16
@@ -99,7 +99,7 @@ def teach(
     base = load_base(course.model, token, _dtype(course))
     adapted = None if course.lora is None else add_lora(base, course.lora, course.train.seed)
     if course.checkpointing:
-        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(base.model)
     learnt, kept = _held_out(examples, course)
     base.layout.check(kept)
     clips = Clips(learnt, base.layout, course.step_positions, course.train.seed, course.heard_share)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +58,8 @@ def add_lora(base: Base, settings: LoraSettings, seed: int) -> PeftModel:
         modules_to_save=list(HEADS) if settings.heads else None,
         base_model_name_or_path=base.name,
     )
-    adapted = get_peft_model(base.model, config)
+    with _quietly():
+        adapted = get_peft_model(base.model, config)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -85,7 +89,17 @@ def load_adapter(base: Base, directory: Path) -> PeftModel:
             f"{directory} was trained on {called}, whose weights are others than those of {base.name}: merge it with "
             "the checkpoint that it was trained on"
         )
-    return PeftModel.from_pretrained(base.model, str(directory))
+    with _quietly():
+        return PeftModel.from_pretrained(base.model, str(directory))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without peft's false alarms under transformers 5: a name that is going, and a head that it takes for tied."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+        yield
 
 
 def merged_tensors(model: Any) -> dict[str, Tensor]:

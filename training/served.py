@@ -16,6 +16,7 @@ from engine.model.checkpoint import weights_named_by
 from engine.model.weights import open_tensors
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".partial")
+_CODEC = "codec_model."
 # Of the two names of tied embeddings, the one that transformers writes; its release 4 reads no other.
 _OTHER_NAME = "backbone_model.embed_tokens.embed_audio_tokens.weight"
 
@@ -23,8 +24,9 @@ _OTHER_NAME = "backbone_model.embed_tokens.embed_audio_tokens.weight"
 def write_served(base: Path, tensors: dict[str, Tensor], directory: Path, dtype: torch.dtype | None = None) -> Path:
     """Write the base's configuration, tokenizer and what else lies beside its weights, and these weights.
 
-    tensors: all of CsmForConditionalGeneration's. dtype: of them; None takes the base's. The codec is the base's own,
-    bit by bit. The directory appears whole or not at all. Raises FileExistsError if something is there.
+    tensors: CsmForConditionalGeneration's. dtype: of them; None takes the base's. The codec is the base's own, bit by
+    bit and name by name: transformers 5 has other names for it in memory than on disk. The directory appears whole
+    or not at all. Raises FileExistsError if something is there.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(errno.EEXIST, "is there already; name a new directory", str(directory))
@@ -35,11 +37,10 @@ def write_served(base: Path, tensors: dict[str, Tensor], directory: Path, dtype:
         dtype = stored.get("lm_head.weight").dtype
     else:
         config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
-    laid = {}
+    laid = {name: stored.get(name) for name in stored if name.startswith(_CODEC)}
+    untied = not config.get("tie_codebooks_embeddings", True)
     for name, tensor in tensors.items():
-        if name.startswith("codec_model.") and name in stored:
-            laid[name] = stored.get(name)
-        elif name != _OTHER_NAME or not config.get("tie_codebooks_embeddings", True):
+        if not name.startswith(_CODEC) and (untied or name != _OTHER_NAME):
             laid[name] = tensor.detach().to("cpu", dtype).contiguous()
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
