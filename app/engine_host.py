@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine import (
+    AUTO_SLOTS,
+    CPU_SLOTS,
     FALLBACK_MODEL,
     CheckpointNotFound,
     Engine,
@@ -23,7 +25,6 @@ from engine.testing import FAKE_MODEL, FakeEngine
 
 from .admission import Admission
 from .errors import ServiceError, Unavailable, UnknownVoice
-from .gpus import memory_gib
 from .pool.board import Pause
 from .settings import DEFAULT_MODEL, Settings
 from .voices.speakers import Speakers, speaker_number
@@ -33,8 +34,6 @@ from .worker import Place
 _log = logging.getLogger(__name__)
 
 DEFAULT_SPEAKER = "speaker_0"
-CPU_SLOTS = 4
-MOST_SLOTS = 512  # of one GPU, unless more are asked for: one interpreter has to serve them (docs/sizing.md)
 _LOADED = 0.8  # the share of the start that loading the model is taken for; voices are the rest
 
 Loader = Callable[[EngineConfig, Progress], Engine]
@@ -228,11 +227,9 @@ class EngineHost:
     def _build(self) -> Engine:
         """The engine that the settings ask for. The fallback stands in only where no model was named."""
         settings = self._settings
-        slots, why = choose_slots(settings, self._place)
-        _log.info("%d requests at once (%s)", slots, why)
-        named = settings.model_path
+        named, slots = settings.model_path, settings.concurrent_requests_per_worker or AUTO_SLOTS
         if named is not None and named.partition(":")[0] == FAKE_MODEL:
-            return FakeEngine.load(named, slots, settings.audio_queue_slices, self._report_loading)
+            return FakeEngine.load(named, slots or CPU_SLOTS, settings.audio_queue_slices, self._report_loading)
         try:
             return self._loader(self._config(named or DEFAULT_MODEL, slots), self._report_loading)
         except CheckpointNotFound as error:
@@ -301,20 +298,3 @@ def with_advice(why: str) -> str:
         f"{why}. To hear CSM, set MODEL_PATH to a directory with its weights, or HF_TOKEN to a token of a hub account "
         f"with access to https://huggingface.co/{DEFAULT_MODEL}, and start again."
     )
-
-
-def choose_slots(settings: Settings, place: Place) -> tuple[int, str]:
-    """How many requests speak at once, and why.
-
-    Of a GPU's memory nine tenths may be used; 5 GiB of that are weights and workspace. A slot is 64 MiB of KV
-    cache at 2048 positions and about as much again twice for its codec rows and guidance. What a slot takes of a
-    frame's 80 ms is the bandwidth's affair and not looked at: docs/sizing.md says which GPUs want fewer.
-    """
-    if settings.concurrent_requests_per_worker is not None:
-        return settings.concurrent_requests_per_worker, "CONCURRENT_REQUESTS_PER_WORKER"
-    if place.gpu is None:
-        return CPU_SLOTS, "the default of a CPU"
-    gib = memory_gib(place.gpu)
-    if gib is None:
-        return CPU_SLOTS, f"the driver does not tell the memory of GPU {place.gpu}"
-    return min(MOST_SLOTS, max(1, int((gib * 0.9 - 5) / 0.2))), f"GPU {place.gpu} has {gib:.0f} GiB"

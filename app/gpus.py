@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 import pynvml
 
-GIB = 1 << 30
-
 
 def driver_count() -> int:
     """How many GPUs the driver has; 0 without a driver."""
@@ -41,19 +39,3 @@ def visible_gpus(device: str, environ: Mapping[str, str], count: int | None = No
             break
     number = device.partition(":")[2]
     return gpus if not number else gpus[int(number) : int(number) + 1]
-
-
-def memory_gib(gpu: str) -> float | None:
-    """The memory of one GPU of `visible_gpus` in GiB; None if the driver does not tell."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        by_index = gpu.isdigit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(gpu)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(gpu)
-        return float(pynvml.nvmlDeviceGetMemoryInfo(handle).total) / GIB
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()

@@ -5,7 +5,7 @@ Importing this package imports no torch; `load_engine` and `load_encoder` do, wh
 
 from __future__ import annotations
 
-from .config import AUTO_SLOTS, FALLBACK_MODEL, EngineConfig
+from .config import AUTO_SLOTS, CPU_SLOTS, FALLBACK_MODEL, EngineConfig
 from .errors import (
     CheckpointError,
     CheckpointNotFound,
@@ -34,6 +34,7 @@ from .waking import Waker, running_waker
 
 __all__ = [
     "AUTO_SLOTS",
+    "CPU_SLOTS",
     "FALLBACK_MODEL",
     "FRAME_MILLISECONDS",
     "FRAME_SAMPLES",

@@ -10,7 +10,7 @@ import torch
 
 from .codec.encoder import MimiEncoder
 from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
-from .config import CPU_SLOTS, EngineConfig
+from .config import CPU_SLOTS, MOST_SLOTS, EngineConfig
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
 from .model.checkpoint import check_directory, find_checkpoint, fingerprint, weights_named_by
@@ -132,7 +132,7 @@ def _slots(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     fit = rows_that_fit(free, total, row, config.voice_cache_bytes, FEWEST_ROWS)
-    slots = row_sizes(FEWEST_ROWS, fit)[-1]  # a bucket of its own, so that none has rows to spare
+    slots = row_sizes(FEWEST_ROWS, min(fit, MOST_SLOTS))[-1]  # a bucket of its own, so that none has rows to spare
     log.info("%d slots: %d MiB each, %d MiB of %d are free", slots, row >> 20, free >> 20, total >> 20)
     return slots
 

@@ -13,8 +13,7 @@ import psutil
 import pynvml
 from pydantic import BaseModel
 
-from ..gpus import GIB
-
+GIB = 1 << 30
 FRESH_SECONDS = 0.5  # figures that are younger are given again: who polls faster costs nothing
 PATIENCE_SECONDS = 1.0  # a driver that takes longer has trouble with a GPU; what it said last is given instead
 RETRY_SECONDS = 30.0  # a driver that is not there is asked again after this long

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from app.engine_host import CPU_SLOTS, DEFAULT_MODEL, MOST_SLOTS, EngineHost, choose_slots, with_advice
+from app.engine_host import DEFAULT_MODEL, EngineHost, with_advice
 from app.errors import Unavailable, UnknownVoice
 from app.pool.board import Pause
 from app.settings import Settings
 from app.voices.store import VoiceStore
 from app.worker import Place
-from engine import FALLBACK_MODEL, CheckpointError, CheckpointNotFound, Engine, EngineConfig, Progress
+from engine import AUTO_SLOTS, FALLBACK_MODEL, CheckpointError, CheckpointNotFound, Engine, EngineConfig, Progress
 from engine.testing import FakeEngine, FakeOptions
 
 Start = Callable[..., EngineHost]
@@ -160,16 +160,19 @@ def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings)
         _ = host.admission
 
 
-def test_slots_come_from_the_setting_else_from_the_machine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_slots(settings, Place())[0] == 2
-    auto = settings.model_copy(update={"concurrent_requests_per_worker": None})
-    assert choose_slots(auto, Place())[0] == CPU_SLOTS
-    chosen = []
-    for gib in (4.0, 8.0, 24.0, 80.0, 140.0, 1000.0, None):
-        monkeypatch.setattr("app.engine_host.memory_gib", lambda gpu, gib=gib: gib)
-        chosen.append(choose_slots(auto, Place(0, "0"))[0])
-    assert chosen == [*sorted(chosen[:-1]), CPU_SLOTS]
-    assert 1 <= min(chosen) <= max(chosen) <= MOST_SLOTS
+@pytest.mark.parametrize(("setting", "slots"), [(7, 7), (None, AUTO_SLOTS)])
+def test_slots_come_from_the_setting_else_the_engine_works_them_out(
+    start: Start, setting: int | None, slots: int
+) -> None:
+    asked = []
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        asked.append(config.slots)
+        return FakeEngine(2)
+
+    host = start(load, concurrent_requests_per_worker=setting)
+    assert asked == [slots]
+    assert host.load()[0] == 2  # as many as the engine came to
 
 
 def test_a_pause_is_kept_before_loading_and_a_close_ends_it(settings: Settings) -> None:
