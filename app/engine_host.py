@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from engine import (
@@ -34,6 +35,7 @@ from .worker import Place
 _log = logging.getLogger(__name__)
 
 DEFAULT_SPEAKER = "speaker_0"
+SMALL_MODEL = Path(__file__).resolve().parent.parent / "models" / "csm-mini"
 _LOADED = 0.8  # the share of the start that loading the model is taken for; voices are the rest
 
 Loader = Callable[[EngineConfig, Progress], Engine]
@@ -52,6 +54,7 @@ class HostStatus:
     doing: str = ""
     error: str | None = None
     engine: str | None = None  # its name, once it is there
+    model: str | None = None  # what it speaks with, as people call it
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,24 @@ class EngineHost:
     """Starts the engine in a thread, so that /health answers from the first moment on.
 
     loader: builds an engine of a config; another one in tests.
+    small_model: the directory of the CSM that stands in where there are no weights; it need not be there.
     on_change: called, from any thread, whenever `status` or `load` have something new to say.
     on_voice_encoded: called, from any thread, for each voice on disk that was encoded at the start.
     """
 
-    def __init__(self, settings: Settings, place: Place, voices: VoiceStore, loader: Loader = load_engine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        place: Place,
+        voices: VoiceStore,
+        loader: Loader = load_engine,
+        small_model: Path = SMALL_MODEL,
+    ) -> None:
         self._settings = settings
         self._place = place
         self._voices = voices
         self._loader = loader
+        self._small_model = small_model
         self.on_change: Callable[[], None] = lambda: None
         self.on_voice_encoded: Callable[[], None] = lambda: None
         self._status = HostStatus("loading", doing="starting")
@@ -101,7 +113,7 @@ class EngineHost:
         if status.state == "ready" and stage is not None:
             error = stage.engine.status().error
             if error is not None:
-                return HostStatus("failed", 1.0, "broken", error, status.engine)
+                return HostStatus("failed", 1.0, "broken", error, status.engine, status.model)
         return status
 
     def load(self) -> tuple[int, int, int]:
@@ -196,7 +208,7 @@ class EngineHost:
                 if self._status.state != "closed":
                     self._status, self._advanced = HostStatus("loading", doing="starting"), time.monotonic()
         try:
-            engine = self._build()
+            engine, model = self._build()
             try:
                 stage = self._furnish(engine)
             except BaseException:
@@ -215,7 +227,7 @@ class EngineHost:
                 pass
             else:
                 self._stage = stage
-                self._status = HostStatus("ready", 1.0, "ready", engine=engine.name)
+                self._status = HostStatus("ready", 1.0, "ready", engine=engine.name, model=model)
         if closed:
             engine.close()
             return
@@ -224,36 +236,49 @@ class EngineHost:
         if on_ready is not None:
             on_ready()
 
-    def _build(self) -> Engine:
-        """The engine that the settings ask for. The fallback stands in only where no model was named."""
-        settings = self._settings
-        named, slots = settings.model_path, settings.concurrent_requests_per_worker or AUTO_SLOTS
+    def _build(self) -> tuple[Engine, str]:
+        """The engine that the settings ask for, and what it speaks with. Others stand in only where none was named."""
+        named = self._settings.model_path
         if named is not None and named.partition(":")[0] == FAKE_MODEL:
-            return FakeEngine.load(named, slots or CPU_SLOTS, settings.audio_queue_slices, self._report_loading)
+            slots = self._settings.concurrent_requests_per_worker or CPU_SLOTS
+            return FakeEngine.load(named, slots, self._settings.audio_queue_slices, self._report_loading), FAKE_MODEL
+        model = named or DEFAULT_MODEL
         try:
-            return self._loader(self._config(named or DEFAULT_MODEL, slots), self._report_loading)
+            return self._loader(self._config(model), self._report_loading), Path(model).name
         except CheckpointNotFound as error:
             if named is not None:
                 raise CheckpointNotFound(f"MODEL_PATH={named}: {error}") from error
             why = with_advice(str(error))
-            if settings.fallback_engine == "none":
+            if self._settings.fallback_engine == "none":
                 raise CheckpointNotFound(f"FALLBACK_ENGINE=none, and CSM's weights are not here: {why}") from error
-            _log.warning(
-                "the fallback voice, %s, speaks: CSM's weights are not here: %s", settings.fallback_engine, why
-            )
-        return self._loader(self._config(FALLBACK_MODEL, slots), self._report_loading)
+        return self._build_stand_in(why)
+
+    def _build_stand_in(self, why: str) -> tuple[Engine, str]:
+        """Who speaks while CSM's weights are not here: a small CSM if it is, else the fallback voice."""
+        if (self._small_model / "config.json").is_file():
+            try:
+                engine = self._loader(self._config(str(self._small_model)), self._report_loading)
+            except EngineError as error:
+                _log.warning("%s cannot speak: %s", self._small_model, error)
+            else:
+                name = self._small_model.name
+                _log.warning("%s, a small demonstration voice, speaks: CSM's weights are not here: %s", name, why)
+                return engine, name
+        fallback = self._settings.fallback_engine
+        _log.warning("the fallback voice, %s, speaks: CSM's weights are not here: %s", fallback, why)
+        return self._loader(self._config(FALLBACK_MODEL), self._report_loading), fallback
 
     def _report_loading(self, share: float, what: str) -> None:
         self._report(share * _LOADED, what)
 
-    def _config(self, model: str, slots: int) -> EngineConfig:
+    def _config(self, model: str) -> EngineConfig:
         settings = self._settings
         pinned = self._place.gpu is not None and settings.device.startswith("cuda")
         return EngineConfig(
             model=model,
             device="cuda" if pinned else settings.device,  # the worker sees its own GPU and no other
             dtype=settings.dtype,
-            slots=slots,
+            slots=settings.concurrent_requests_per_worker or AUTO_SLOTS,
             compile=settings.compile,
             audio_queue_slices=settings.audio_queue_slices,
             hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),

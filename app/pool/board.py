@@ -28,7 +28,7 @@ STALE_SECONDS = 5.0  # a worker that has not been heard of for so long is given 
 FAILED_AFTER = 4  # crashes in a row: a place counts as failed then, though it is tried on
 COMING = -1  # as a pid: the master is about to fork the worker of this place
 
-_RECORD = struct.Struct("=iiiiiidddd32s64s256s")
+_RECORD = struct.Struct("=iiiiiidddd32s64s64s256s")
 _COUNTER = struct.Struct("=q")
 
 
@@ -41,7 +41,7 @@ class WorkerRecord:
     pid: 0 if there is no process in it.
     state: empty (no process), starting (a process without its application yet), restarting (it waits after a crash),
         loading, ready, draining (no new work), failed.
-    engine: its name once it is ready; "" before.
+    engine: its name once it is ready; "" before. model: what it speaks with, as people call it.
     progress: of loading, from 0 to 1. doing: what that is about. error: why it failed, for people; "" if it did not.
     active: slots that speak. capacity: slots there are; 0 until it is ready. queued: requests that wait for one.
     load: permits that are taken or waited for, as whoever placed them counts; what placement goes by.
@@ -56,6 +56,7 @@ class WorkerRecord:
     pid: int
     state: State
     engine: str
+    model: str
     progress: float
     doing: str
     error: str
@@ -110,6 +111,7 @@ class _Fields:
     ready_since: float = 0.0
     progress: float = 0.0
     engine: bytes = b""
+    model: bytes = b""
     doing: bytes = b""
     error: bytes = b""
 
@@ -195,6 +197,7 @@ class Board:
         doing: str = "",
         error: str | None = None,
         engine: str = "",
+        model: str = "",
         capacity: int = 0,
         active: int = 0,
         queued: int = 0,
@@ -208,7 +211,7 @@ class Board:
             fields.state = STATES.index(state)
             fields.progress, fields.heartbeat = progress, time.monotonic()
             fields.capacity, fields.active, fields.queued = capacity, active, queued
-            fields.doing, fields.engine = doing.encode(), engine.encode()
+            fields.doing, fields.engine, fields.model = doing.encode(), engine.encode(), model.encode()
             if error is not None:
                 fields.error = error.encode()
             self._write(index, fields)
@@ -275,6 +278,7 @@ class Board:
             pid=max(fields.pid, 0),
             state=STATES[fields.state],
             engine=_text(fields.engine),
+            model=_text(fields.model),
             progress=fields.progress,
             doing=_text(fields.doing),
             error=_text(fields.error),

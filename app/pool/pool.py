@@ -97,6 +97,7 @@ class Pool:
             doing=status.doing,
             error=status.error or "",
             engine=status.engine or "",
+            model=status.model or "",
             capacity=capacity,
             active=active,
             queued=queued,

@@ -44,6 +44,7 @@ async def health(service: TheService) -> JSONResponse:
             "doing": each.doing,
             "error": each.error or None,
             "engine": each.engine or None,
+            "model": each.model or None,
         }
         for each in records
     }

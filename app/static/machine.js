@@ -16,6 +16,9 @@ const WORDS = {
   gone: "No answer",
 };
 
+// Who speaks where CSM's weights are not, as /health calls them.
+const STAND_INS = { "csm-mini": "csm-mini, a small demonstration voice,", "espeak-ng": "espeak-ng" };
+
 export class Machine {
   /** What speaks, as far as all workers agree; null before one is ready. */
   engine = null;
@@ -54,7 +57,9 @@ export class Machine {
     const progress = this.#state === "loading" && loading ? ` ${Math.round(100 * loading.progress)} %` : "";
     say(byId("service"), `${WORDS[this.#state] ?? this.#state}${progress}`);
     byId("service").dataset.state = this.#state;
-    byId("stand-in").hidden = !names.has("espeak-ng");
+    const standIn = engines.flatMap((each) => [each.model, each.engine]).find((name) => name in STAND_INS);
+    byId("stand-in").hidden = !standIn;
+    byId("stand-in-name").textContent = STAND_INS[standIn] ?? "";
     if (this.#state === "ok" || this.#state === "degraded") {
       for (const resolve of this.#waiting.splice(0)) resolve();
     }

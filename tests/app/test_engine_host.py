@@ -34,7 +34,7 @@ def start(settings: Settings) -> Iterator[Start]:
     def begin(loader: Callable[[EngineConfig, Progress], Engine], **changes: object) -> EngineHost:
         changed = settings.model_copy(update={"model_path": None, **changes})
         voices = VoiceStore(changed.preloaded_voices_dir, changed.voices_dir)
-        host = EngineHost(changed, Place(), voices, loader)
+        host = EngineHost(changed, Place(), voices, loader, changed.voices_dir / "no-small-model")
         hosts.append(host)
         host.start()
         assert host._loading is not None
@@ -77,6 +77,35 @@ def test_without_weights_the_fallback_speaks_and_the_log_says_how_to_get_them(
     assert all(word in caplog.text for word in ("no access to the hub", "MODEL_PATH", "HF_TOKEN", "sesame/csm-1b"))
     casting = host.cast("speaker_7")
     assert (casting.voice, casting.speaker) == (None, 7)
+
+
+def test_a_small_csm_stands_in_before_the_fallback_does(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = tmp_path / "csm-small"
+    small.mkdir()
+    (small / "config.json").touch()
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        if config.model == DEFAULT_MODEL:
+            raise CheckpointNotFound("no access to the hub")
+        if config.model == str(small) and damaged:
+            raise CheckpointError("a tensor is missing")
+        return FakeEngine(config.slots, FakeOptions(name=FALLBACK_MODEL if config.model == FALLBACK_MODEL else "csm"))
+
+    found = []
+    for damaged in (False, True):
+        voices = VoiceStore(settings.preloaded_voices_dir, settings.voices_dir)
+        changed = settings.model_copy(update={"model_path": None})
+        host = EngineHost(changed, Place(), voices, load, small)
+        host.start()
+        assert host._loading is not None
+        host._loading.join()
+        found.append((host.status().engine, host.status().model))
+        host.close()
+    assert found == [("csm", "csm-small"), (FALLBACK_MODEL, "espeak-ng")]
+    assert caplog.text.count("HF_TOKEN") == 2  # once for each start: how to hear CSM-1B
+    assert "a tensor is missing" in caplog.text
 
 
 @pytest.mark.parametrize("why", ["no access to the hub", "sesame/csm-1b is gated: set HF_TOKEN or MODEL_PATH"])
