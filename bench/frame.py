@@ -25,22 +25,24 @@ from engine import FRAME_MILLISECONDS, EngineConfig
 from engine.context import Prefill
 from engine.frames import RECORDED
 from engine.loading import load
+from engine.model.csm import CsmModel
 from engine.model.graphs import Bucket
 from engine.runner import RowSettings, Runner
 
 from .machine import matmul_rate, median_seconds, name_of, read_bandwidth, timed
 
 
+def weights_of_frame(model: CsmModel) -> tuple[int, int]:
+    """What one frame has to read of the weights, in bytes, and with how many numbers each row is multiplied."""
+    parts = ((model.backbone, 1), (model.depth, model.config.codebooks - 1), (model.heads, 1))
+    read = [(parameter, times) for part, times in parts for parameter in part.parameters()]
+    return sum(each.nbytes * times for each, times in read), sum(each.numel() * times for each, times in read)
+
+
 def floor_seconds(runner: Runner, rows: int, context: int, bandwidth: float, rate: float) -> float:
-    model = runner.model
-    passes = model.config.codebooks - 1
-    weights = {part: sum(p.nbytes for p in part.parameters()) for part in (model.backbone, model.depth)}
-    per_step = weights[model.backbone] + passes * (weights[model.depth] + model.heads.nbytes // passes)
-    cache = runner.state.backbone
-    live = 2 * cache.keys[:, 0, :, 0].nbytes * context * rows
-    parameters = {part: nbytes / model.heads.element_size() for part, nbytes in weights.items()}
-    operations = 2 * rows * (parameters[model.backbone] + passes * parameters[model.depth] + model.heads.numel())
-    return max((per_step + live) / bandwidth, operations / rate)
+    nbytes, numbers = weights_of_frame(runner.model)
+    live = 2 * runner.state.backbone.keys[:, 0, :, 0].nbytes * context * rows
+    return max((nbytes + live) / bandwidth, 2 * rows * numbers / rate)
 
 
 def prepare(runner: Runner, rows: int, context: int) -> list[int]:
@@ -116,17 +118,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--depth-weights", default="auto", choices=("auto", "int8"))
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
     arguments = parser.parse_args()
 
     begun = time.perf_counter()
     config = EngineConfig(
-        arguments.model, arguments.device, arguments.dtype, slots=max(arguments.rows), compile=arguments.compile
+        arguments.model,
+        arguments.device,
+        arguments.dtype,
+        arguments.depth_weights,
+        slots=max(arguments.rows),
+        compile=arguments.compile,
     )
     loaded = load(config, lambda share, what: print(f"{share:4.0%} {what}", flush=True))
     start_seconds = time.perf_counter() - begun
     runner = loaded.runner
-    device, dtype = runner.device, runner.model.heads.dtype
+    device, dtype = runner.device, runner.model.dtype
     bandwidth, rate = read_bandwidth(device), matmul_rate(device, dtype)
     print(f"\n{name_of(device)}: reads {bandwidth / 1e9:.1f} GB/s, multiplies {rate / 1e12:.2f} TFLOP/s in {dtype}")
 
@@ -161,6 +169,7 @@ def main() -> None:
                 "machine": name_of(device),
                 "torch": torch.__version__,
                 "dtype": str(dtype),
+                "depth_weights": loaded.detail["depth_weights"],
                 "compile": arguments.compile,
                 "read_gb_per_second": round(bandwidth / 1e9, 1),
                 "tflops": round(rate / 1e12, 2),

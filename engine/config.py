@@ -20,6 +20,8 @@ class EngineConfig:
     model: a directory, a hub id such as "sesame/csm-1b", or "espeak-ng" for the fallback voice.
     device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:N".
     dtype: "auto" (bfloat16, or float32 where the CPU is slow at bfloat16), "float32", "bfloat16", "float16".
+    depth_weights: of the depth decoder, which reads them once a codebook: "auto" (as the other weights), or "int8",
+        half the bytes of bfloat16, for codes that are not quite the same; `bench.depth_weights` measures both.
     slots: how many requests speak at once; AUTO_SLOTS: on a GPU as many as its memory holds and its speed carries,
         elsewhere CPU_SLOTS. What came of it is the engine's `slots`.
     compile: torch.compile on the frame step, and on a GPU the whole step as a graph; "auto" is on for cuda and off
@@ -33,6 +35,7 @@ class EngineConfig:
     model: str
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    depth_weights: Literal["auto", "int8"] = "auto"
     slots: int = 4
     compile: Literal["auto", "on", "off"] = "auto"
     audio_queue_slices: int = 5
@@ -41,6 +44,8 @@ class EngineConfig:
     mimi_weights: str | None = None
 
     def __post_init__(self) -> None:
+        if self.depth_weights not in ("auto", "int8"):
+            raise InvalidRequest(f"depth_weights is {self.depth_weights!r}; it may be auto or int8")
         if self.slots < 0:
             raise InvalidRequest(f"slots must be at least 1, or {AUTO_SLOTS} for as many as fit, not {self.slots}")
         if self.audio_queue_slices < 1:

@@ -70,7 +70,7 @@ class Frames:
     """
 
     def __init__(self, model: CsmModel, codec: MimiCodec, state: StepState, buckets: Buckets) -> None:
-        device, rows = model.heads.device, state.speaking.shape[0]
+        device, rows = model.device, state.speaking.shape[0]
         self.buckets = buckets
         self.lane = Lane(device, urgent=True)
         self.codec_lane = Lane(device, urgent=True)

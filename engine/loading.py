@@ -17,6 +17,7 @@ from .model.checkpoint import check_directory, find_checkpoint, fingerprint, wei
 from .model.config import CsmConfig, read_config
 from .model.csm import CsmModel
 from .model.graphs import CudaRecorder, row_sizes
+from .model.int8 import quantize
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
 from .room import bytes_of_row, rows_that_fit
@@ -60,6 +61,9 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         with torch.device("meta"):
             model = CsmModel(csm, tokenizer.end, min(csm.audio_vocab, codec.codebook_size))
         load_weights(model, tensors, device, dtype)
+        if config.depth_weights == "int8":
+            quantize(model.depth, f"{directory}: depth")
+            quantize(model.heads, f"{directory}: heads")
         if device.type == "cpu":
             _choose_threads(model)
         seconds.took("weights")
@@ -86,6 +90,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
     detail: dict[str, object] = {
         "model": config.model,
         "dtype": str(dtype).removeprefix("torch."),
+        "depth_weights": "int8" if config.depth_weights == "int8" else str(dtype).removeprefix("torch."),
         "bytes": runner.nbytes,
         "memory": _memory(runner),
         "graphs": runner.frames.recorded,
@@ -124,11 +129,11 @@ def _memory(runner: Runner) -> dict[str, int]:
 
 def _slots(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
     """As many as the device's memory holds, all that is loaded being there."""
-    device = model.heads.device
+    device = model.device
     if device.type == "cpu":
         return CPU_SLOTS
     codec.allocate(FEWEST_ROWS)
-    row = bytes_of_row(model.config, model.heads.element_size(), codec.bytes_of_rows // FEWEST_ROWS)
+    row = bytes_of_row(model.config, model.dtype.itemsize, codec.bytes_of_rows // FEWEST_ROWS)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     fit = rows_that_fit(free, total, row, config.voice_cache_bytes, FEWEST_ROWS)

@@ -29,6 +29,17 @@ class StepState:
     depth: KvCache
 
 
+class Heads(nn.ModuleList):
+    """The depth decoder's outputs: one linear layer for each codebook after the first."""
+
+    def __init__(self, count: int, hidden: int, vocab: int) -> None:
+        super().__init__(nn.Linear(hidden, vocab, bias=False) for _ in range(count))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
 class CsmModel(nn.Module):
     """The weights of CSM and the two passes over them: `prefill` for one row, `frame_step` for all that speak."""
 
@@ -53,12 +64,21 @@ class CsmModel(nn.Module):
         self.first_head = nn.Linear(config.backbone.hidden, sampled_vocab, bias=False)
         self.depth_projection = nn.Linear(config.backbone.hidden, config.depth.hidden, bias=False)
         self.depth = Transformer(config.depth, config.codebooks)
-        self.heads = nn.Parameter(torch.empty(config.codebooks - 1, sampled_vocab, config.depth.hidden))
+        self.heads = Heads(config.codebooks - 1, config.depth.hidden, sampled_vocab)
         self.tabulate()
+
+    @property
+    def device(self) -> torch.device:
+        return self.first_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in, and what weights are in but for those that are in 8 bits."""
+        return self.first_head.weight.dtype
 
     def tabulate(self) -> None:
         """Make the tables that follow from the weights; once more after a model got them."""
-        config, device = self.config, self.heads.device
+        config, device = self.config, self.device
         offsets = torch.arange(config.codebooks, device=device) * config.audio_vocab
         self.register_buffer("offsets", offsets, persistent=False)
         # A code's embedding is projected the same way in every frame: looked up, it is one product a codebook less.
@@ -70,7 +90,7 @@ class CsmModel(nn.Module):
 
     def allocate(self, rows: int) -> StepState:
         """State for `rows` rows on the weights' device."""
-        device, dtype = self.heads.device, self.heads.dtype
+        device, dtype = self.device, self.dtype
         config = self.config
         flags = torch.zeros(rows, dtype=torch.bool, device=device)
         outcome = torch.zeros(rows, config.codebooks + 1, dtype=torch.int64, device=device)
@@ -136,7 +156,7 @@ class CsmModel(nn.Module):
         for codebook in range(1, config.codebooks):
             start, end = codebook + 1 - x.shape[1], codebook + 1
             y = self.depth(x, slice(start, end), DepthView(state.depth, rows, start, end, self.depth.groups))
-            logits = F.linear(y[:, -1], self.heads[codebook - 1])
+            logits = self.heads[codebook - 1](y[:, -1])
             code = sample(logits, sampling, kind, draws, codebook)
             codes.append(code)
             if end < config.codebooks:

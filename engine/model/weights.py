@@ -165,7 +165,8 @@ def load_weights(model: CsmModel, tensors: Tensors, device: torch.device, dtype:
     name = "depth_decoder.model.inputs_embeds_projector.weight"
     put(model.depth_projection, "weight", source.get(name, depth.hidden, backbone.hidden))
     heads = source.get("depth_decoder.codebooks_head.weight", config.codebooks - 1, depth.hidden, config.audio_vocab)
-    put(model, "heads", heads.transpose(1, 2)[:, :vocab])
+    for head, weight in zip(model.heads, heads, strict=True):
+        put(head, "weight", weight.t()[:vocab])
     for prefix, transformer in (("backbone_model.", model.backbone), ("depth_decoder.model.", model.depth)):
         put(transformer.norm, "weight", source.get(prefix + "norm.weight", transformer.config.hidden))
         for index, layer in enumerate(transformer.layers):
