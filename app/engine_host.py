@@ -278,6 +278,7 @@ class EngineHost:
             model=model,
             device="cuda" if pinned else settings.device,  # the worker sees its own GPU and no other
             dtype=settings.dtype,
+            depth_weights=settings.depth_weights,
             slots=settings.concurrent_requests_per_worker or AUTO_SLOTS,
             compile=settings.compile,
             audio_queue_slices=settings.audio_queue_slices,

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto, float32, bfloat16 or float16"
     )
+    depth_weights: Literal["auto", "int8"] = Field(
+        default="auto", description="auto (as DTYPE says) or int8 (half the bytes, other codes)"
+    )
     compile: Literal["auto", "on", "off"] = Field(default="auto", description="auto (on for a GPU), on or off")
     fallback_engine: Literal["espeak-ng", "none"] = Field(
         default="espeak-ng", description="espeak-ng, or none to fail without CSM's weights"
@@ -135,7 +138,15 @@ class Settings(BaseSettings):
     def _upper(cls, value: object) -> object:
         return value.strip().upper() if isinstance(value, str) else value
 
-    @field_validator("fallback_engine", "log_format", "dtype", "compile", "tts_chunk_overlap_strategy", mode="before")
+    @field_validator(
+        "fallback_engine",
+        "log_format",
+        "dtype",
+        "depth_weights",
+        "compile",
+        "tts_chunk_overlap_strategy",
+        mode="before",
+    )
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value

@@ -63,10 +63,10 @@ def test_the_config_says_what_the_settings_say(start: Start) -> None:
         asked.append(config)
         return FakeEngine(config.slots)
 
-    start(load, dtype="float16", device="cpu")
+    start(load, dtype="float16", device="cpu", depth_weights="int8")
     (config,) = asked
     assert (config.model, config.device, config.dtype, config.slots) == (DEFAULT_MODEL, "cpu", "float16", 2)
-    assert config.audio_queue_slices == 5
+    assert (config.audio_queue_slices, config.depth_weights) == (5, "int8")
 
 
 def test_without_weights_the_fallback_speaks_and_the_log_says_how_to_get_them(
