@@ -9,6 +9,7 @@ import unicodedata
 from _ctypes import dlclose
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,24 @@ _DONT_EXIT = 0x8000  # a missing data file is an error code, not the end of the 
 _UTF8, _END_PAUSE = 1, 0x1000  # no SSML and no [[phonemes]]: what is in a text is spoken as it stands
 _PITCH, _RANGE = 3, 4
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+class _Event(ctypes.Structure):
+    """What espeak-ng tells beside the samples; a row of them ends with one of kind 0."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int),
+        ("identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("milliseconds", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    )
+
+
+_WORD = 1
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 _one_at_a_time = threading.Lock()  # the library is one set of globals, whoever has loaded it
 _kept_libraries: dict[str, ctypes.CDLL] = {}  # by path; behind that lock
 
@@ -54,16 +72,21 @@ class EspeakLibrary:
         with self._loaded() as library:
             self.version = library.espeak_Info(None).decode().split()[0]
 
-    def speak(self, text: str, voice: EspeakVoice, pitch_range: int, pause: bool, sink: Sink) -> None:
+    def speak(
+        self, text: str, voice: EspeakVoice, pitch_range: int, pause: bool, sink: Sink, words: list[int] | None = None
+    ) -> None:
         """Say `text` and hand its samples to `sink` as they are made, from this thread.
 
         pitch_range: 0 is monotonous, 50 is usual, 100 is lively.
         pause: end with the pause of a sentence's end.
+        words: gets the sample at which each word begins.
         Raises what `sink` raises, EngineFailed if espeak-ng cannot.
         """
         raised: list[BaseException] = []
 
-        def hand_over(samples: Any, count: int, events: object) -> int:
+        def hand_over(samples: Any, count: int, events: Any) -> int:
+            if words is not None:
+                words.extend(event.sample for event in takewhile(lambda each: each.kind, events) if event.kind == _WORD)
             if not samples or count <= 0:
                 return 0
             try:

@@ -89,15 +89,18 @@ def test_a_small_csm_stands_in_before_the_fallback_does(
     def load(config: EngineConfig, progress: Progress) -> Engine:
         if config.model == DEFAULT_MODEL:
             raise CheckpointNotFound("no access to the hub")
-        if config.model == str(small) and damaged:
-            raise CheckpointError("a tensor is missing")
         return FakeEngine(config.slots, FakeOptions(name=FALLBACK_MODEL if config.model == FALLBACK_MODEL else "csm"))
 
+    def load_damaged(config: EngineConfig, progress: Progress) -> Engine:
+        if config.model == str(small):
+            raise CheckpointError("a tensor is missing")
+        return load(config, progress)
+
     found = []
-    for damaged in (False, True):
+    for loader in (load, load_damaged):
         voices = VoiceStore(settings.preloaded_voices_dir, settings.voices_dir)
         changed = settings.model_copy(update={"model_path": None})
-        host = EngineHost(changed, Place(), voices, load, small)
+        host = EngineHost(changed, Place(), voices, loader, small)
         host.start()
         assert host._loading is not None
         host._loading.join()

@@ -69,7 +69,8 @@ class TrainableQuantizer:
             residual = part.input_proj(latent).permute(0, 2, 1).flatten(0, 1)
             for layer in part.layers:
                 book = layer.codebook
-                means = residual[torch.randperm(len(residual), generator=self._rng)[: book.codebook_size]].clone()
+                order = torch.randperm(len(residual), generator=self._rng)
+                means = residual[order[torch.arange(book.codebook_size) % len(order)]]
                 for _ in range(_KMEANS_ROUNDS):
                     codes = _nearest(residual, means)
                     count = torch.bincount(codes, minlength=len(means)).float()

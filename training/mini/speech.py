@@ -41,7 +41,7 @@ _OTHERS = (*HIGH, *LOW)  # a fifth of all clips, at any pitch: what a voice can 
 _OTHER_SHARE = 0.2
 _CLIPS_PER_SHARD = 250
 _LOUD = 250  # of 32,768: where speech begins and ends
-_MARGIN = 0.06  # seconds kept on both sides of it
+_MARGIN = 0.06  # seconds kept behind it
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,26 @@ class Clip:
 
 
 def speak(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
-    """One sentence, tuned to frames, with a short silence before and behind."""
+    """One sentence, tuned to frames, from its first word to a short silence behind the last."""
     pieces: list[npt.NDArray[np.int16]] = []
+    words: list[int] = []
 
     def take(pcm: npt.NDArray[np.int16]) -> bool:
         pieces.append(pcm)
         return True
 
-    library.speak(text, voice, 50, True, take)
+    library.speak(text, voice, 50, True, take, words)
     raw = np.concatenate(pieces)
     loud = np.flatnonzero(np.abs(raw) > _LOUD)
-    if not loud.size:
+    if not loud.size or not words:
         return np.zeros(0, np.int16)
-    margin = int(_MARGIN * RATE)
-    raw = np.pad(raw, margin)[loud[0] : loud[-1] + 2 * margin]
+    raw = raw[words[0] : loud[-1] + int(_MARGIN * RATE)]
     import torchaudio.functional
 
     wave = torchaudio.functional.resample(torch.from_numpy(raw.astype(np.float32)), RATE, SAMPLE_RATE)
     spoken: Recording = wave.round().clamp(-32768, 32767).to(torch.int16).numpy()
-    return tune(spoken)
+    begins = [round((word - words[0]) * SAMPLE_RATE / RATE) for word in words]
+    return tune(spoken, [begin for begin in begins if begin < spoken.size])
 
 
 def _clips(seed: int) -> Iterator[tuple[Clip, Recording]]:

@@ -1,11 +1,15 @@
-"""Voices tuned to the codec's frames: in each 80 ms a whole number of periods, the first one at its beginning.
+"""Voices tuned to the codec's frames: words begin with one, and each holds whole periods from its own beginning.
 
-A codec of twelve frames a second has to tell pitch and phase in a few bits, and a small one learns that last of all:
-first it buzzes at the rate of its own layers. Here the phase is always the same and the pitch one of a few, so there
-is nothing left to tell but which. What is heard is speech whose melody moves in steps of 12.5 Hz.
+A codec of twelve frames a second spends its few bits on when in a frame something happens, and a language model has
+to learn all of that from its text: a word has other codes wherever it begins. And pitch is what a small codec learns
+last: first it buzzes at the rate of its own layers. Here a word begins with a frame, and its pitch is one of a few
+with the phase always the same. What is heard is speech on a grid: its melody moves in steps of 12.5 Hz, its words
+are up to a third longer or shorter than they were.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,97 +23,114 @@ _HOP, _WINDOW = 240, 1200  # samples
 _VOICED = 0.6  # of 1: how alike a period and the next one are
 _QUIET = 200.0  # of 32,768
 _BAND = (0.66, 1.5)  # where a clip's periods lie, of its median
-_FADE = 120  # samples from voiced to unvoiced
+_BREATH = 120  # samples from grain to grain where there are no periods
 
 
-def tune(recording: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
-    """The same speech at 24 kHz, every period where its frame wants it (TD-PSOLA, Moulines 1990)."""
+def tune(recording: npt.NDArray[np.int16], words: Sequence[int] = (0,)) -> npt.NDArray[np.int16]:
+    """The same speech at 24 kHz, in whole frames (TD-PSOLA, Moulines 1990).
+
+    words: the samples at which words begin, the first one at 0; each will begin with a frame.
+    """
     wave = recording.astype(np.float64)
+    source = np.array([*dict.fromkeys(words), wave.size], dtype=np.float64)
+    lengths = np.maximum(np.rint(np.diff(source) / FRAME_SAMPLES), 1) * FRAME_SAMPLES
+    target = np.concatenate(([0.0], np.cumsum(lengths)))
     middle = median_pitch((wave / 32768).astype(np.float32), SAMPLE_RATE)
-    if middle is None:
-        return recording
-    periods = _periods(wave, SAMPLE_RATE / middle)
-    tuned, voiced = np.zeros_like(wave), np.zeros_like(wave)
-    for first, last in _runs(periods > 0):
-        begin, end = first * _HOP, min((last + 1) * _HOP, wave.size)
-        marks = _marks(wave, periods, begin, end)
-        if len(marks) > 2:
-            _lay(tuned, wave, marks, _targets(periods, begin, end))
-            voiced[begin:end] = 1
-    ramp = np.hanning(2 * _FADE + 1)
-    share = np.convolve(voiced, ramp / ramp.sum(), mode="same")
-    mixed = share * tuned + (1 - share) * wave
-    return np.clip(mixed.round(), -32768, 32767).astype(np.int16)
+    periods = _periods(wave, SAMPLE_RATE / middle) if middle else np.zeros(wave.size // _HOP + 1)
+    marks = np.array([mark for run in _runs(periods > 0) for mark in _marks(wave, periods, *run)] or [-wave.size])
+    tuned, weight = np.zeros(int(target[-1])), np.full(int(target[-1]), 1e-9)
+    place = 0.0
+    while place < tuned.size:
+        heard = float(np.interp(place, target, source))
+        period = _period_of_frame(periods, place, target, source) if periods[int(heard) // _HOP] else 0.0
+        if period:
+            start = place // FRAME_SAMPLES * FRAME_SAMPLES
+            spot = start + np.ceil((place - start) / period - 0.5) * period  # on the frame's grid
+            wanted = float(np.interp(spot, target, source))
+            nearest = int(marks[np.abs(marks - wanted).argmin()])
+            if abs(nearest - wanted) < period:
+                _lay(tuned, weight, wave, round(spot), nearest, round(period))
+                place = spot + period
+                continue
+        _lay(tuned, weight, wave, round(place), round(heard), _BREATH)
+        place += _BREATH
+    return np.clip((tuned / np.maximum(weight, 0.3)).round(), -32768, 32767).astype(np.int16)
 
 
 def _periods(wave: Wave, middle: float) -> Wave:
     """Samples a period for every 10 ms, 0 where there is none."""
     padded = np.pad(wave, (_WINDOW // 2, _WINDOW))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[: wave.size : _HOP] * np.hanning(_WINDOW)
-    spectrum = np.abs(np.fft.rfft(windows, 2 * _WINDOW)) ** 2
-    likeness = np.fft.irfft(spectrum)[:, :_WINDOW]
-    taper = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(_WINDOW), 2 * _WINDOW)) ** 2)[:_WINDOW]
-    likeness = likeness / np.maximum(likeness[:, :1], 1e-9) / (taper / taper[0]).clip(0.05)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[: wave.size + 1 : _HOP] * np.hanning(_WINDOW)
+    likeness = _autocorrelation(windows) / _autocorrelation(np.hanning(_WINDOW)[None]).clip(0.05)
     low, high = (int(middle * share) for share in _BAND)
     best = likeness[:, low:high].argmax(axis=1) + low
+    rows = np.arange(len(best))
+    before, at, behind = likeness[rows, best - 1], likeness[rows, best], likeness[rows, best + 1]
+    bend = before - 2 * at + behind
+    between = np.where(bend < 0, (before - behind) / np.where(bend < 0, 2 * bend, 1), 0).clip(-0.5, 0.5)
     loud = np.sqrt((windows**2).mean(axis=1)) > _QUIET
-    sure = (likeness[np.arange(len(best)), best] > _VOICED) & loud
-    found = np.where(sure, best, 0).astype(np.float64)
+    found = np.where((at > _VOICED) & loud, best + between, 0.0)
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(found, 2, mode="edge"), 5), axis=1)
     return np.where((found > 0) & (smooth > 0), smooth, 0.0)
 
 
+def _autocorrelation(windows: Wave) -> Wave:
+    spectrum = np.abs(np.fft.rfft(windows, 2 * _WINDOW)) ** 2
+    likeness = np.fft.irfft(spectrum)[:, :_WINDOW]
+    normal: Wave = likeness / np.maximum(likeness[:, :1], 1e-9)
+    return normal
+
+
 def _runs(voiced: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and last hop of each stretch of at least 30 ms."""
+    """Each stretch of at least 30 ms, from sample to sample."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], voiced, [False]))))
-    return [(int(a), int(b) - 1) for a, b in edges.reshape(-1, 2) if b - a >= 3]
+    return [(int(a) * _HOP, int(b) * _HOP) for a, b in edges.reshape(-1, 2) if b - a >= 3]
 
 
 def _marks(wave: Wave, periods: Wave, begin: int, end: int) -> list[int]:
-    """Where the source's periods have their peaks, from left to right."""
+    """The peak of every period, from left to right.
+
+    By what is like the last period, since another formant's peak may be higher, and by height, since what is only
+    ever like the last one drifts away from the peaks.
+    """
     period = int(periods[begin // _HOP])
-    mark = begin + int(np.abs(wave[begin : begin + period]).argmax())
+    reach = period // 3
+    begin = max(begin, reach)
+    first = wave[begin : min(begin + period, end)]
+    if not first.size:
+        return []
+    mark = begin + int(np.abs(first).argmax())
     sign = np.sign(wave[mark]) or 1.0
     marks = []
-    while mark < end - period // 2:
+    while mark < end and mark + 2 * period + reach < wave.size:
         marks.append(mark)
-        period = int(periods[min(mark // _HOP, len(periods) - 1)]) or period
-        left, right = mark + int(0.85 * period), mark + int(1.15 * period) + 1
-        around = wave[mark - period // 3 : mark + period // 3]
-        if mark < period // 3 or right + period // 3 >= wave.size:
-            break
-        ahead = np.lib.stride_tricks.sliding_window_view(wave[left - period // 3 : right + period // 3], around.size)[
-            : right - left
-        ]
-        match = ahead @ around + 0.1 * sign * ahead[:, period // 3] * np.abs(around).sum()
-        mark = left + int(match.argmax())
+        period = round(periods[min(mark // _HOP, len(periods) - 1)]) or period
+        around = wave[mark - reach : mark + reach]
+        left = mark + int(0.85 * period)
+        ahead = np.lib.stride_tricks.sliding_window_view(
+            wave[left - reach : mark + int(1.15 * period) + reach], 2 * reach
+        )
+        likeness = ahead @ around / (np.linalg.norm(ahead, axis=1) * np.linalg.norm(around) + 1)
+        height = sign * ahead[:, reach] / (np.abs(ahead[:, reach]).max() + 1)
+        mark = left + int((likeness + height).argmax())
     return marks
 
 
-def _targets(periods: Wave, begin: int, end: int) -> list[tuple[int, float]]:
-    """Where periods are to stand, and how long each is: so many equal ones in every frame."""
-    found = []
-    for frame in range(begin // FRAME_SAMPLES, -(-end // FRAME_SAMPLES)):
-        start = frame * FRAME_SAMPLES
-        here = periods[start // _HOP : (start + FRAME_SAMPLES) // _HOP]
-        here = here[here > 0]
-        if here.size:
-            count = round(FRAME_SAMPLES / float(np.median(here)))
-            period = FRAME_SAMPLES / count
-            found += [(round(start + each * period), period) for each in range(count)]
-    return [each for each in found if begin <= each[0] < end]
+def _period_of_frame(periods: Wave, place: float, target: Wave, source: Wave) -> float:
+    """A whole part of a frame: what is nearest to the periods that are heard in it."""
+    start = place // FRAME_SAMPLES * FRAME_SAMPLES
+    heard = np.interp(np.arange(start, start + FRAME_SAMPLES, _HOP), target, source).astype(int) // _HOP
+    here = periods[np.minimum(heard, len(periods) - 1)]
+    return FRAME_SAMPLES / round(FRAME_SAMPLES / float(np.median(here[here > 0]))) if (here > 0).any() else 0.0
 
 
-def _lay(tuned: Wave, wave: Wave, marks: list[int], targets: list[tuple[int, float]]) -> None:
-    """Add up, at each target, the two periods around the nearest mark."""
-    places = np.array(marks)
-    lengths = np.diff(places, append=places[-1] + (places[-1] - places[-2]))
-    for target, period in targets:
-        nearest = int(np.abs(places - target).argmin())
-        source, reach = marks[nearest], int(min(lengths[nearest], 1.2 * period))
-        left = max(0, reach - source, reach - target)
-        right = max(0, source + reach - wave.size, target + reach - wave.size)
-        grain = (
-            (wave[source - reach + left : source + reach - right]) * np.hanning(2 * reach + 1)[left : 2 * reach - right]
+def _lay(tuned: Wave, weight: Wave, wave: Wave, place: int, heard: int, reach: int) -> None:
+    """Add what is around one sample of the source around a place of the target."""
+    left = max(0, reach - heard, reach - place)
+    right = max(0, heard + reach - wave.size, place + reach - tuned.size)
+    if left + right < 2 * reach:
+        window = np.hanning(2 * reach + 1)[left : 2 * reach - right]
+        tuned[place - reach + left : place + reach - right] += (
+            wave[heard - reach + left : heard + reach - right] * window
         )
-        tuned[target - reach + left : target + reach - right] += grain * min(1.0, period / reach)
+        weight[place - reach + left : place + reach - right] += window
