@@ -17,7 +17,7 @@ import numpy.typing as npt
 from engine.fallback.pitch import median_pitch
 from engine.types import FRAME_SAMPLES, SAMPLE_RATE
 
-Wave = npt.NDArray[np.float64]  # (samples,)
+Wave = npt.NDArray[np.floating]  # (samples,)
 
 _HOP, _WINDOW = 240, 1200  # samples
 _VOICED = 0.6  # of 1: how alike a period and the next one are
@@ -54,7 +54,8 @@ def tune(recording: npt.NDArray[np.int16], words: Sequence[int] = (0,)) -> npt.N
                 continue
         _lay(tuned, weight, wave, round(place), round(heard), _BREATH)
         place += _BREATH
-    return np.clip((tuned / np.maximum(weight, 0.3)).round(), -32768, 32767).astype(np.int16)
+    laid: npt.NDArray[np.int16] = np.clip((tuned / np.maximum(weight, 0.3)).round(), -32768, 32767).astype(np.int16)
+    return laid
 
 
 def _periods(wave: Wave, middle: float) -> Wave:
