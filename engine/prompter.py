@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from .codec.mimi import frames_of
-from .context import Context, Prefill, TextChunk, plan_chunks
+from .context import Context, Prefill, Span, TextChunk, plan_chunks
 from .errors import InvalidRequest
 from .model.tokenizer import TextTokenizer
 from .runner import RowSettings, Runner
@@ -18,16 +18,19 @@ from .stream import AudioQueue
 from .types import Codes, SpeechRequest, Spoken
 from .utterance import Track, Utterance
 from .voice_cache import CachedVoice, VoiceCache, VoiceKey
+from .voice_encoder import Encoding, VoiceEncoder
 
 
 class Prompter:
     """Plans requests, and brings their rows to the point where they speak."""
 
-    def __init__(self, runner: Runner, tokenizer: TextTokenizer, voices: VoiceCache, slots: int) -> None:
+    def __init__(
+        self, runner: Runner, tokenizer: TextTokenizer, voices: VoiceCache, encoder: VoiceEncoder, slots: int
+    ) -> None:
         config = runner.model.config
         self.voices = voices
         self.limit = config.positions
-        self._runner, self._tokenizer, self._slots = runner, tokenizer, slots
+        self._runner, self._tokenizer, self._encoder, self._slots = runner, tokenizer, encoder, slots
         self._silence: Codes = np.full((1, config.codebooks), config.stop_code, dtype=np.int64)
 
     # ---- the caller's thread
@@ -46,10 +49,11 @@ class Prompter:
             lambda text: self._tokenizer.encode(text, request.speaker),
             request.max_frames if request.ignore_stop else None,
         )
-        tracks = [Track(True, chunks)]
+        tracks = [Track(True, chunks, _key(request, spoken=True))]
         if guided:
             nothing = self._tokenizer.encode("", request.speaker)
-            tracks.append(Track(False, [TextChunk("", nothing, chunk.bound) for chunk in chunks]))
+            silent = [TextChunk("", nothing, chunk.bound) for chunk in chunks]
+            tracks.append(Track(False, silent, _key(request, spoken=False)))
         seed = random.getrandbits(64) if request.seed is None else request.seed
         return Utterance(request, queue, tracks, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
 
@@ -75,8 +79,26 @@ class Prompter:
 
     # ---- the engine's thread
 
+    def expect(self, utterance: Utterance) -> None:
+        """Have its recording encoded, if it has to be read and its codes are not known."""
+        voice = utterance.request.voice
+        if voice is None or utterance.encoding is not None:
+            return
+        if all(track.voice in self.voices for track in utterance.tracks):
+            return
+        if (codes := self.voices.codes(voice.key)) is not None:
+            utterance.encoding = Encoding(voice, codes)
+        else:
+            utterance.encoding = self._encoder.encode(voice, utterance.queue)
+
+    def keep_codes(self) -> None:
+        """What was encoded meanwhile is known from now on."""
+        for encoding in self._encoder.take_done():
+            if encoding.codes is not None:
+                self.voices.put_codes(encoding.voice.key, encoding.codes)
+
     def begin(self, utterance: Utterance) -> None:
-        """The utterance has its rows: set them up, and queue what they have to read."""
+        """The utterance has its rows: set them up."""
         request, rows = utterance.request, utterance.rows
         settings = RowSettings(
             seed=utterance.seed,
@@ -89,31 +111,32 @@ class Prompter:
         else:  # one sampler: the second row only says what the model would say without the text
             self._runner.begin(rows[0], replace(settings, guidance=request.guidance, unconditional=rows[1]))
             self._runner.begin(rows[1], replace(settings, sampler=rows[0]))
-        codes: Codes | None = None
-        for track, row in zip(utterance.tracks, rows, strict=True):
-            track.context, codes = self._begin_voice(request, track, row, codes)
+
+    def _begin_prompt(self, utterance: Utterance) -> None:
+        """Queue what the rows have to read: voice, conversation, the first chunk of text."""
+        request = utterance.request
+        for track, row in zip(utterance.tracks, utterance.rows, strict=True):
+            track.context = Context(self.limit, self._begin_voice(utterance, track, row), self._silence)
             for said in request.history:
                 tokens = self._tokenizer.encode(said.text if track.spoken else "", said.speaker)
                 track.context.remember(tokens, said.codes)
+        utterance.encoding = None
         self.begin_chunk(utterance)
 
-    def _begin_voice(
-        self, request: SpeechRequest, track: Track, row: int, codes: Codes | None
-    ) -> tuple[Context, Codes | None]:
-        """Put the voice into the row, from the cache or to be prefilled. Its codes come back for the next track."""
-        if request.voice is None:
-            return Context(self.limit, 0, self._silence), None
-        key = VoiceKey(request.voice.key, _speaker(request), track.spoken)
-        voice = self.voices.get(key)
-        if voice is not None:
-            self._runner.restore(row, voice.saved)
-        else:
-            if codes is None:
-                codes = self._runner.encode(row, request.voice.samples, request.voice.sample_rate)
-            voice = CachedVoice(self._transcript(request, track.spoken), codes)
-            track.pending.append(Prefill(0, [voice.tokens, voice.codes, self._silence]))
-            track.new_voice = (key, voice)
-        return Context(self.limit, voice.length, self._silence), voice.codes
+    def _begin_voice(self, utterance: Utterance, track: Track, row: int) -> int:
+        """Put the voice into the row, from the cache or to be prefilled. Gives the positions that it takes."""
+        if track.voice is None:
+            return 0
+        known = self.voices.get(track.voice)
+        if known is not None:
+            self._runner.restore(row, known.saved)
+            return known.length
+        assert utterance.encoding is not None
+        transcript = self._transcript(utterance.request, track.spoken)
+        spans: list[Span] = [transcript, utterance.encoding.result(), self._silence]
+        track.pending.append(Prefill(0, spans))
+        track.reads_voice = True
+        return sum(map(len, spans))
 
     def begin_chunk(self, utterance: Utterance) -> None:
         """Queue the next chunk of text."""
@@ -131,6 +154,11 @@ class Prompter:
 
         wait: nobody else is speaking, so the device may be waited for.
         """
+        if utterance.tracks[0].context is None:
+            self.expect(utterance)  # again: what was known when it came may have had to go since
+            if utterance.awaits_codes:
+                return budget
+            self._begin_prompt(utterance)
         for track, row in zip(utterance.tracks, utterance.rows, strict=True):
             while track.pending and budget > 0:
                 length = sum(map(len, track.pending[0].spans))
@@ -149,10 +177,17 @@ class Prompter:
         return budget
 
     def _keep_voice(self, track: Track, row: int) -> None:
-        if track.new_voice is not None:
-            key, voice = track.new_voice
-            self.voices.put(key, CachedVoice(voice.tokens, voice.codes, self._runner.saved(row, voice.length)))
-            track.new_voice = None
+        if track.reads_voice:
+            assert track.voice is not None
+            assert track.context is not None
+            length = track.context.reserved
+            self.voices.put(track.voice, CachedVoice(length, self._runner.saved(row, length)))
+            track.reads_voice = False
+
+
+def _key(request: SpeechRequest, spoken: bool) -> VoiceKey | None:
+    """Names the voice by a hash of all its samples: long enough to be worked out where nobody speaks."""
+    return None if request.voice is None else VoiceKey(request.voice.key, _speaker(request), spoken)
 
 
 def _speaker(request: SpeechRequest) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from .model.csm import CsmModel
 from .model.graphs import Buckets, fine_buckets, graph_buckets
 from .model.sampling import StepKind
 from .model.transformer import Small
-from .types import Codes, Samples
+from .types import FRAME_SAMPLES, SAMPLE_RATE, Codes, Samples
 
 # Positions below which a pass of prefill is hardly worth its launch.
 _FEWEST_PREFILLED = {"cpu": 16, "cuda": 128}
@@ -54,7 +55,7 @@ class Saved:
 
 
 class Runner:
-    """Owns the static state. Every method is called from the engine's thread.
+    """Owns the static state. Every method but `encode` is called from the engine's thread.
 
     buckets: the shapes of a step; by default those that graphs are recorded for on a GPU, and close ones on a CPU.
     """
@@ -73,6 +74,7 @@ class Runner:
         self._made = [0] * rows  # frames of each row since its `start`
         self._lanes = [Lane(self.device) for _ in range(rows)]
         self._prefilled = [PASSED] * rows
+        self._voice_lane = Lane(self.device)
         self.overlaps = self.device.type == "cuda"  # what was launched is done by another processor than this one
         self.fewest_prefilled = _FEWEST_PREFILLED[self.device.type]
 
@@ -109,12 +111,6 @@ class Runner:
         """What the row says next does not follow on from what it said."""
         with self.frames.codec_lane.on():
             self.codec.reset(row)
-
-    def encode(self, row: int, samples: Samples, sample_rate: int) -> Codes:
-        """A recording to codes, (frames, codebooks), in the row's lane."""
-        with self._lanes[row].on(), torch.inference_mode():
-            codes: Codes = self.codec.encode(samples, sample_rate).cpu().numpy()
-        return codes
 
     def prefill(self, row: int, prefill: Prefill, most: int) -> Prefill | None:
         """Put at most `most` positions into the row's context; what is left comes back."""
@@ -163,6 +159,14 @@ class Runner:
             return self.model.embed_text(torch.tensor(span, device=self.device))
         return self.model.embed_frames(torch.from_numpy(span).to(self.device))
 
+    # ---- beside the rows, from any one thread
+
+    def encode(self, samples: Samples, sample_rate: int) -> Codes:
+        """A recording to codes, (frames, codebooks), in a lane of its own. It shares no state with what rows do."""
+        with self._voice_lane.on(), torch.inference_mode():
+            codes: Codes = self.codec.encode(samples, sample_rate).cpu().numpy()
+        return codes
+
     # ---- all rows
 
     def launch(self, speaking: list[int]) -> Frame:
@@ -207,6 +211,7 @@ class Runner:
         self.is_prefilled(0, wait=True)
         for _ in range(2):
             self.step([0])
+        self.encode(np.zeros(FRAME_SAMPLES, np.float32), SAMPLE_RATE)
 
 
 def _split(prefill: Prefill, most: int) -> tuple[Prefill, Prefill | None]:

@@ -24,8 +24,13 @@ from .stream import AudioQueue, SpeechStream
 from .types import FRAME_MILLISECONDS, SAMPLE_RATE, EngineStatus, Speech, SpeechRequest, VoicePrompt
 from .utterance import Utterance
 from .voice_cache import VoiceCache
+from .voice_encoder import VoiceEncoder
 
 log = logging.getLogger(__name__)
+
+# On a CPU a voice is encoded by the processors that make the frames. Five steps of niceness are a third of a thread's
+# weight, so it takes a quarter of what both want: what PrefillPace gives to prompts at any time.
+_ENCODER_YIELDS = {"cpu": 5, "cuda": 0}
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,17 @@ class CsmEngine:
         self.slots = loaded.slots
         self._config, self._detail = config, loaded.detail
         self._runner = loaded.runner
-        self._prompter = Prompter(self._runner, loaded.tokenizer, VoiceCache(config.voice_cache_bytes), self.slots)
+        self._changed = threading.Condition()
+        self._encoder = VoiceEncoder(
+            lambda voice: self._runner.encode(voice.samples, voice.sample_rate),
+            self._nudge,
+            yielding=_ENCODER_YIELDS[self._runner.device.type],
+        )
+        voices = VoiceCache(config.voice_cache_bytes)
+        self._prompter = Prompter(self._runner, loaded.tokenizer, voices, self._encoder, self.slots)
         # half of the context, so that there is as much left to speak in
         self.max_voice_seconds: float | None = self._prompter.limit // 2 * FRAME_MILLISECONDS / 1000
         self._scheduler: Scheduler[Utterance] = Scheduler(self.slots)
-        self._changed = threading.Condition()
         self._inbox: list[Utterance] = []
         self._nudged = False
         self._closing = False
@@ -119,6 +130,7 @@ class CsmEngine:
     def _run(self) -> None:
         try:
             while self._wait_for_work():
+                self._take_in()
                 self._drop_closed()
                 self._admit()
                 begun = time.monotonic()
@@ -130,22 +142,32 @@ class CsmEngine:
             self._error = _failure(error)
         self._busy_since = None
         self._end_all(self._error or EngineClosed("the engine was closed"))
+        self._encoder.close()
 
     def _wait_for_work(self) -> bool:
-        """Take in what came; sleep while there is nothing to do. False when the engine closes."""
+        """Sleep while there is nothing to do. False when the engine closes."""
         with self._changed:
             self._busy_since = None
             while not (self._closing or self._nudged or self._has_work()):
                 self._changed.wait()
             self._nudged = False
-            for utterance in self._inbox:
-                self._scheduler.enqueue(utterance)
-            self._inbox.clear()
             self._busy_since = time.monotonic()
             return not self._closing
 
     def _has_work(self) -> bool:
-        return self._unheard is not None or any(each.speaks or not each.ready for each in self._scheduler.running)
+        return self._unheard is not None or any(
+            each.speaks or not (each.ready or each.awaits_codes) for each in self._scheduler.running
+        )
+
+    def _take_in(self) -> None:
+        """What came from other threads: codes of voices, and requests, whose voices may be encoded while they wait."""
+        self._prompter.keep_codes()
+        with self._changed:
+            came, self._inbox = self._inbox, []
+            for utterance in came:
+                self._scheduler.enqueue(utterance)
+        for utterance in came:  # not under the lock: the encoder has one of its own
+            self._prompter.expect(utterance)
 
     def _drop_closed(self) -> None:
         for utterance in self._scheduler:

@@ -10,7 +10,8 @@ from .context import Context, Prefill, TextChunk
 from .slices import SliceSizes
 from .stream import AudioQueue
 from .types import AudioChunk, Codes, Samples, SpeechRequest
-from .voice_cache import CachedVoice, VoiceKey
+from .voice_cache import VoiceKey
+from .voice_encoder import Encoding
 
 
 @dataclass
@@ -19,10 +20,11 @@ class Track:
 
     spoken: bool  # False: reads the prompt without its text
     chunks: list[TextChunk]
+    voice: VoiceKey | None = None
     context: Context | None = None  # known once the voice is
     pending: list[Prefill] = field(default_factory=list)  # what must go into the row before it can speak
     started: bool = False  # all of that is in, or on its way on the row's stream
-    new_voice: tuple[VoiceKey, CachedVoice] | None = None  # to be kept once it is in
+    reads_voice: bool = False  # which is to be kept once it is in
 
 
 @dataclass(eq=False)
@@ -33,6 +35,7 @@ class Utterance:
     queue: AudioQueue
     tracks: list[Track]
     seed: int
+    encoding: Encoding | None = None  # of its voice, from when it is asked for until it is read
     rows: list[int] = field(default_factory=list)
     chunk_index: int = 0
     frames: int = 0  # spoken so far, in all chunks
@@ -49,6 +52,11 @@ class Utterance:
     @property
     def rows_needed(self) -> int:
         return len(self.tracks)
+
+    @property
+    def awaits_codes(self) -> bool:
+        """Its voice is being encoded: until then there is nothing to do for it."""
+        return self.encoding is not None and not self.encoding.done
 
     @property
     def speaks(self) -> bool:

@@ -1,10 +1,10 @@
-"""What is known of voices: their codes and the keys and values of their prompt segments. Bounded in bytes."""
+"""What is known of voices: their codes, and the keys and values of their prompt segments. Bounded in bytes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from .types import Codes
 
@@ -20,44 +20,51 @@ class VoiceKey:
 
 @dataclass(frozen=True)
 class CachedVoice:
-    """tokens: of the transcript. codes: (frames, codebooks). saved: KvCache.copy_out of the segment, once made."""
+    """length: positions of the segment, its closing frame included. saved: KvCache.copy_out of them."""
 
-    tokens: list[int]
-    codes: Codes
-    saved: Any = None
-
-    @property
-    def length(self) -> int:
-        """Positions of the segment, its closing frame included."""
-        return len(self.tokens) + len(self.codes) + 1
+    length: int
+    saved: Any
 
     @property
     def nbytes(self) -> int:
-        return int(self.saved.nbytes + self.codes.nbytes)
+        return int(self.saved.nbytes)
 
 
 class VoiceCache:
-    """Least recently used go first. One that is larger than the whole bound is not kept."""
+    """Least recently used go first. What is larger than the whole bound is not kept."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._voices: OrderedDict[VoiceKey, CachedVoice] = OrderedDict()
+        self._kept: OrderedDict[VoiceKey | str, CachedVoice | Codes] = OrderedDict()
         self.nbytes = 0
 
-    def __len__(self) -> int:
-        return len(self._voices)
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept
 
     def get(self, key: VoiceKey) -> CachedVoice | None:
-        voice = self._voices.get(key)
-        if voice is not None:
-            self._voices.move_to_end(key)
-        return voice
+        return cast("CachedVoice | None", self._used(key))
 
     def put(self, key: VoiceKey, voice: CachedVoice) -> None:
-        if (old := self._voices.pop(key, None)) is not None:
+        self._keep(key, voice)
+
+    def codes(self, content: str) -> Codes | None:
+        """Of the recording with this VoicePrompt.key, whoever speaks like it: (frames, codebooks)."""
+        return cast("Codes | None", self._used(content))
+
+    def put_codes(self, content: str, codes: Codes) -> None:
+        self._keep(content, codes)
+
+    def _used(self, key: VoiceKey | str) -> CachedVoice | Codes | None:
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept.move_to_end(key)
+        return kept
+
+    def _keep(self, key: VoiceKey | str, what: CachedVoice | Codes) -> None:
+        if (old := self._kept.pop(key, None)) is not None:
             self.nbytes -= old.nbytes
-        self._voices[key] = voice
-        self.nbytes += voice.nbytes
+        self._kept[key] = what
+        self.nbytes += what.nbytes
         while self.nbytes > self._most_bytes:
-            _, oldest = self._voices.popitem(last=False)
+            _, oldest = self._kept.popitem(last=False)
             self.nbytes -= oldest.nbytes

@@ -69,7 +69,7 @@ def test_the_next_chunk_reads_what_was_said_before(brief: CsmEngine, voice: Voic
     silence = np.zeros((1, 4), np.int64)
     from engine.context import Prefill
 
-    codes = runner.encode(0, voice.samples, voice.sample_rate)
+    codes = runner.encode(voice.samples, voice.sample_rate)
     spans = [prompter._tokenizer.encode(voice.transcript, 0), codes, silence, tokens[0], first, silence, tokens[1][:-1]]
     runner.begin(0, RowSettings(seed=0, temperature_first=0, temperature=0, top_k=1))
     assert runner.prefill(0, Prefill(0, spans), 512) is None

@@ -1,0 +1,52 @@
+"""Voices that are known: the newest of them, within a bound of bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.voice_cache import CachedVoice, VoiceCache, VoiceKey
+
+
+def key(content: str) -> VoiceKey:
+    return VoiceKey(content, speaker=0, spoken=True)
+
+
+def voice(size: int) -> CachedVoice:
+    return CachedVoice(length=3, saved=np.zeros(size, np.uint8))
+
+
+def test_what_was_not_used_for_longest_goes_first() -> None:
+    cache = VoiceCache(100)
+    for content in "abc":
+        cache.put(key(content), voice(30))
+    assert cache.get(key("a")) is not None
+    cache.put(key("d"), voice(30))
+    assert [key(content) in cache for content in "abcd"] == [True, False, True, True]
+    assert cache.get(key("b")) is None
+    assert cache.nbytes == 90
+
+
+def test_codes_are_kept_beside_what_was_made_of_them() -> None:
+    cache, codes = VoiceCache(200), np.zeros((5, 4), np.int64)
+    cache.put_codes("a", codes)
+    assert cache.codes("a") is codes
+    assert cache.get(key("a")) is None
+    cache.put(key("a"), voice(30))
+    assert cache.nbytes == codes.nbytes + 30
+    cache.put_codes("b", codes)  # codes of a go, what was made of them may stay
+    assert cache.codes("a") is None
+    assert key("a") in cache
+
+
+def test_in_place_of_what_it_was() -> None:
+    cache = VoiceCache(100)
+    cache.put(key("a"), voice(30))
+    cache.put(key("a"), voice(40))
+    assert cache.nbytes == 40
+
+
+def test_what_is_larger_than_the_bound_is_not_kept() -> None:
+    cache = VoiceCache(100)
+    cache.put(key("a"), voice(101))
+    assert key("a") not in cache
+    assert cache.nbytes == 0
