@@ -98,6 +98,11 @@ def test_guidance_and_bfloat16_run(load: Load) -> None:
     np.testing.assert_array_equal(engine.generate(request).codes, engine.generate(request).codes)
 
 
+def test_eight_bit_depth_weights_say_what_they_say_on_the_cpu(load: Load) -> None:
+    gpu, cpu = load(depth_weights="int8"), load("cpu", depth_weights="int8")
+    np.testing.assert_array_equal(gpu.generate(REQUESTS[0]).codes, cpu.generate(REQUESTS[0]).codes)
+
+
 def test_memory_does_not_grow(load: Load) -> None:
     engine = load()
     request = SpeechRequest("Round and round. " * 6, voice=voice(), seed=1, max_frames=60)
@@ -110,9 +115,10 @@ def test_memory_does_not_grow(load: Load) -> None:
     assert torch.cuda.memory_allocated() - before < 1 << 20
 
 
-def test_overlapped_graphs_say_what_is_said_without(load: Load) -> None:
+@pytest.mark.parametrize("depth_weights", ["auto", "int8"])
+def test_overlapped_graphs_say_what_is_said_without(load: Load, depth_weights: str) -> None:
     """Joins and leaves, with and without graphs, compiled the same: code for code."""
-    recorded, plain = load(compile="on"), load(compile="on")
+    recorded, plain = (load(compile="on", depth_weights=depth_weights) for _ in range(2))
     plain._runner.frames._forget_graphs()
     assert recorded.status().detail["graphs"] not in ("none", None)
 
