@@ -21,6 +21,7 @@ WORKER = WorkerRecord(
     pid=7,
     state="ready",
     engine="csm",
+    model="fake",
     progress=1.0,
     doing="",
     error="",
