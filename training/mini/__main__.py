@@ -2,7 +2,7 @@
 
     python -m training.mini WORK_DIRECTORY
 
-Every stage goes on where it stopped, and one that is complete is left alone.
+Every stage goes on where it stopped, and one that is complete is left alone. Takes a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,30 +30,31 @@ from .language import Reader, build_model, build_tokenizer, write_checkpoint
 from .speech import make_speech, read_speech
 
 SEED = 1
-CLIPS = 18_000  # twelve hours
-CODEC_STEPS, CODEC_BATCH, CODEC_FRAMES, CODEC_RATE = 5_500, 8, 16, 1.5e-3
+CLIPS = 12_000  # nine hours
+CODEC_STEPS, CODEC_BATCH, CODEC_FRAMES, CODEC_RATE = 6_000, 8, 16, 1.5e-3
 _FREE_STEPS = 300  # of them without the quantizer
 _SAVE_EVERY, _LOG_EVERY = 250, 50
 _HELD_BACK = 250  # clips that are not learnt from
 _LONGEST = 300  # positions of one clip
 LANGUAGE = TrainSettings(
-    steps=4_000, seed=SEED, max_positions=2_100, learning_rate=1.5e-3, warmup=100, final_share=0.05, depth_share=0.25,
-    betas=(0.9, 0.98), weight_decay=0.05, precision="bfloat16", device="auto", log_every=25, sample_every=500,
+    steps=10_000, seed=SEED, max_positions=1_060, learning_rate=1.5e-3, warmup=100, final_share=0.05, depth_share=0.25,
+    betas=(0.9, 0.98), weight_decay=0.05, precision="bfloat16", device="auto", log_every=25, save_every=100,
+    sample_every=500,
 )  # fmt: skip
-_ROWS = 4  # whole contexts a step
+_ROWS = 2  # whole contexts a step
 
 
 def train_codec(speech: Path, work: Path) -> Any:
-    """Mimi, trained. Its codebook 0 keeps code 0 for the end of speech."""
+    """Mimi, trained. Its first codebook keeps code 0 for the end of speech."""
     done, unfinished = work / "codec.pt", work / "codec-state.pt"
-    codec = build_codec(SEED)
+    codec = build_codec(SEED).to("cuda" if torch.cuda.is_available() else "cpu")
     if done.exists():
-        codec.load_state_dict(torch.load(done, weights_only=True))
+        codec.load_state_dict(torch.load(done, weights_only=True, map_location="cpu"))
         return codec.eval()
     recordings = [samples for _, _, samples in read_speech(speech)]
     trainer = CodecTrainer(codec, SEED, CODEC_STEPS, CODEC_RATE, _FREE_STEPS)
     if unfinished.exists():
-        trainer.load(torch.load(unfinished, weights_only=True))
+        trainer.load(torch.load(unfinished, weights_only=True, map_location="cpu"))
     else:
         settle(trainer, crops(recordings, 2 * CODEC_BATCH, CODEC_FRAMES, SEED, CODEC_STEPS))
     began = time.monotonic()
@@ -59,8 +62,7 @@ def train_codec(speech: Path, work: Path) -> Any:
         losses = trainer.learn(crops(recordings, CODEC_BATCH, CODEC_FRAMES, SEED, trainer.step))
         if trainer.step % _LOG_EVERY == 0:
             seconds, began = (time.monotonic() - began) / _LOG_EVERY, time.monotonic()
-            line = {"codec": trainer.step, "of": CODEC_STEPS} | losses | {"seconds": seconds}
-            print(json.dumps({key: round(value, 4) for key, value in line.items()}), flush=True)
+            _tell({"codec": trainer.step, "of": CODEC_STEPS} | losses | {"seconds": seconds})
         if trainer.step % _SAVE_EVERY == 0:
             _save(trainer.state(), unfinished)
     reserve_stop_code(codec.eval())
@@ -69,19 +71,25 @@ def train_codec(speech: Path, work: Path) -> Any:
 
 
 def train_language(codec: Any, speech: Path, work: Path, settings: TrainSettings = LANGUAGE) -> Any:
-    """The whole of CSM around the codec."""
+    """The whole of CSM around the codec. In each of the processes that torch.distributed.run has started."""
     model = build_model(codec, SEED)
-    build_tokenizer().save(str(work / "tokenizer.json"))
-    layout = Layout(TextTokenizer(work / "tokenizer.json"), model.config)
+    tokenizer = work / "tokenizer.json"
+    if not tokenizer.exists():
+        build_tokenizer().save(str(tokenizer))
+    layout = Layout(TextTokenizer(tokenizer), model.config)
     examples = read_codes(speech, work / "codes.safetensors")[:-_HELD_BACK]
     reader = Reader([each for each in examples if layout.length_of(each[1]) <= _LONGEST], layout, _ROWS)
     hooks = Hooks(
-        logged=lambda entry: print(json.dumps({key: round(value, 4) for key, value in entry.items()}), flush=True),
+        logged=_tell,
         sample=lambda _, taught: write_checkpoint(taught, work / "latest"),
         extra_loss=Guidance(model, weight=1.0),
     )
     train(model, layout, reader, settings, work / "language", hooks)
     return model
+
+
+def _tell(figures: dict[str, float]) -> None:
+    print(json.dumps({key: round(value, 4) for key, value in figures.items()}), flush=True)
 
 
 def _save(state: Any, path: Path) -> None:
@@ -92,16 +100,26 @@ def _save(state: Any, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make csm-mini's data and train it, from nothing.")
-    parser.add_argument("work", type=Path, help="a directory for everything that is made; 5 GB")
-    parser.add_argument("--out", type=Path, help="where the checkpoint goes (default: WORK/csm-mini)")
+    parser.add_argument("work", type=Path, help="a directory for everything that is made; 6 GB")
+    parser.add_argument("--language", action="store_true", help=argparse.SUPPRESS)  # one process of the last stage
     arguments = parser.parse_args()
     work: Path = arguments.work
-    torch.set_num_threads(1)  # the codec's trainer has threads of its own; see LANGUAGE for the rest
-    make_speech(work / "speech", SEED, CLIPS)
+    torch.set_num_threads(1)  # each part of the work has a thread or a process of its own: none waits for another
+    if not arguments.language:
+        make_speech(work / "speech", SEED, CLIPS)
     codec = train_codec(work / "speech", work)
+    if arguments.language:
+        model = train_language(codec, work / "speech", work)
+        if int(os.environ.get("RANK", "0")) == 0:
+            write_checkpoint(model, work / "csm-mini")
+            print(f"done: {work / 'csm-mini'}", flush=True)
+        return
     make_codes(codec, work / "speech", work / "codes.safetensors")
-    model = train_language(codec, work / "speech", work)
-    write_checkpoint(model, arguments.out or work / "csm-mini")
+    processes = torch.cuda.device_count() or os.cpu_count() or 1
+    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "training.mini")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", *launch, str(work), "--language"]
+    sys.exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,9 @@ class CodecTrainer:
     def __init__(self, codec: Any, seed: int, steps: int, rate: float, free_steps: int) -> None:
         """steps: of the whole run. free_steps: the first ones, which go around the quantizer."""
         self.codec, self.steps, self.free_steps, self._rate = codec.train(), steps, free_steps, rate
+        self.device: torch.device = codec.device
         self.quantizer = TrainableQuantizer(codec.quantizer, seed)
-        self.distance = SpectralDistance()
+        self.distance = SpectralDistance().to(self.device)
         self.optimizer = torch.optim.AdamW(codec.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)
         self.step = 0
         self._parameters = list(codec.parameters())
@@ -66,7 +67,8 @@ class CodecTrainer:
         if self._recent and self.step == self.free_steps:
             self.quantizer.begin(torch.cat(self._recent))
             self._recent = []
-        parts = list(self._threads.map(self._gradients, wave.chunk(_THREADS)))
+        pieces = wave.to(self.device).chunk(_THREADS if self.device.type == "cpu" else 1)
+        parts = list(self._threads.map(self._gradients, pieces))
         for gradients in zip(self._parameters, *(part.gradients for part in parts), strict=True):
             gradients[0].grad = torch.stack(gradients[1:]).mean(0)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
@@ -80,7 +82,7 @@ class CodecTrainer:
         return {"distance": distance, "commitment": commitment, "norm": norm.item()}
 
     def _gradients(self, wave: Tensor) -> _Part:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16):
             latent = quantized = self.encode(wave)
             commitment = latent.new_zeros(())
             fallen: Fallen = []
@@ -139,7 +141,7 @@ def settle(trainer: CodecTrainer, wave: Tensor) -> None:
 
     kinds = (torch.nn.Conv1d, torch.nn.ConvTranspose1d)
     hooks = [each.register_forward_hook(scale) for each in codec.modules() if isinstance(each, kinds)]
-    trainer.decode(trainer.encode(wave))
+    trainer.decode(trainer.encode(wave.to(trainer.device)))
     for hook in hooks:
         hook.remove()
 

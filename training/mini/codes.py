@@ -40,8 +40,8 @@ def reserve_stop_code(codec: Any) -> None:
 @torch.no_grad()
 def encode(codec: Any, wave: Tensor) -> Tensor:
     """float32 (batch, samples), whole frames -> int64 (batch, frames, codebooks)"""
-    codes: Tensor = codec.encode(wave[:, None]).audio_codes
-    return codes.transpose(1, 2)
+    codes: Tensor = codec.encode(wave[:, None].to(codec.device)).audio_codes
+    return codes.transpose(1, 2).cpu()
 
 
 def make_codes(codec: Any, speech: Path, path: Path) -> None:

@@ -44,10 +44,10 @@ class Guidance:
     def _look(self, attention: Any, x: Tensor) -> Tensor:
         """Head 0's attention, (rows, length, length)."""
         dim = attention.head_dim
-        cos, sin = self._rotary(x, torch.arange(x.shape[1])[None])
+        cos, sin = self._rotary(x, torch.arange(x.shape[1], device=x.device)[None])
         q, k = (_rotate(F.linear(x, each.weight[:dim]), cos, sin) for each in (attention.q_proj, attention.k_proj))
         scores = (q @ k.transpose(1, 2)).float() * dim**-0.5
-        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         look: Tensor = scores.masked_fill(future, float("-inf")).softmax(-1)
         return look
 
@@ -62,26 +62,24 @@ def _astray(batch: Batch) -> tuple[Tensor, Tensor]:
 
     A place speaks if the next one is a frame; it should look at its own segment's text, as far in as the speech is.
     """
-    kind = torch.zeros(batch.rows * batch.length)
+    device = batch.texts.device
+    kind = torch.zeros(batch.rows * batch.length, device=device)
     kind[batch.text_places] = 1
     kind[batch.frame_places] = 2
     kind = kind.view(batch.rows, batch.length)
     text, frame = kind == 1, kind == 2
     begins = text & ~F.pad(text, (1, 0))[:, :-1]
     segment = begins.cumsum(1)
-    rows = segment.max() + 1
-    flat = segment + torch.arange(batch.rows)[:, None] * rows
-    counts = [
-        torch.zeros(batch.rows * int(rows)).index_add_(0, flat.flatten(), each.flatten().float())
-        for each in (text, frame)
-    ]
-    starts = torch.zeros_like(counts[0]).index_add_(
-        0, flat[begins], torch.arange(batch.length).repeat(batch.rows, 1)[begins].float()
-    )
-    place = torch.arange(batch.length)[None] - starts[flat]
-    letters = (counts[0][flat] - _BEFORE_LETTERS - 1).clamp(min=1)
+    most = int(segment.max()) + 1
+    flat = segment + torch.arange(batch.rows, device=device)[:, None] * most
+    along = torch.arange(batch.length, device=device)
+    none = torch.zeros(batch.rows * most, device=device)
+    tokens, frames = (none.index_add(0, flat.flatten(), each.flatten().float())[flat] for each in (text, frame))
+    starts = none.index_add(0, flat[begins], along.repeat(batch.rows, 1)[begins].float())[flat]
+    place = along - starts
+    letters = (tokens - _BEFORE_LETTERS - 1).clamp(min=1)
     along_text = (place - _BEFORE_LETTERS) / letters  # of keys
-    along_speech = (place + 1 - counts[0][flat]) / counts[1][flat].clamp(min=1)  # of queries: one place before
+    along_speech = (place + 1 - tokens) / frames.clamp(min=1)  # of queries: one place before
     apart = along_text[:, None, :] - along_speech[:, :, None]
     wrong = 1 - torch.exp(-(apart**2) / (2 * _WIDTH**2))
     own = text[:, None, :] & (segment[:, None, :] == segment[:, :, None])

@@ -57,7 +57,7 @@ class TrainableQuantizer:
             book.embed_sum.lerp_(total, 1 - _DECAY)
             usage = len(vectors) / size
             dead = torch.nonzero(book.cluster_usage < _DEAD * usage)[:, 0]
-            pick = torch.randint(len(vectors), (len(dead),), generator=self._rng)
+            pick = torch.randint(len(vectors), (len(dead),), generator=self._rng).to(vectors.device)
             book.cluster_usage[dead] = usage
             book.embed_sum[dead] = vectors[pick] * usage
             book._embed = None
@@ -69,7 +69,7 @@ class TrainableQuantizer:
             residual = part.input_proj(latent).permute(0, 2, 1).flatten(0, 1)
             for layer in part.layers:
                 book = layer.codebook
-                order = torch.randperm(len(residual), generator=self._rng)
+                order = torch.randperm(len(residual), generator=self._rng).to(residual.device)
                 means = residual[order[torch.arange(book.codebook_size) % len(order)]]
                 for _ in range(_KMEANS_ROUNDS):
                     codes = _nearest(residual, means)

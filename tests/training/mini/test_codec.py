@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from training.mini.codec import CODEBOOKS, CodecTrainer, build_codec, crops, settle
@@ -14,9 +15,8 @@ def tones(count: int = 4) -> list[np.ndarray]:
     return [(np.sin(2 * np.pi * (150 + 90 * each) * time) * 9_000).astype(np.int16) for each in range(count)]
 
 
-def trainer(steps: int = 8, free_steps: int = 3) -> CodecTrainer:
-    torch.manual_seed(0)
-    made = CodecTrainer(build_codec(0), 0, steps, 1e-3, free_steps)
+def trainer(free_steps: int = 3) -> CodecTrainer:
+    made = CodecTrainer(build_codec(0), 0, 100, 0.02, free_steps)  # the first steps take little of that rate
     settle(made, crops(tones(), 4, 4, 0, 99))
     return made
 
@@ -32,20 +32,14 @@ def test_a_settled_codec_passes_signals_on_at_unit_spread() -> None:
 
 
 def test_it_learns_and_goes_on_where_it_stopped() -> None:
-    whole = trainer()
-    first = [whole.learn(crops(tones(), 4, 4, 0, step))["distance"] for step in range(8)]
-    assert first[-1] < first[0]
+    whole, wave = trainer(free_steps=100), crops(tones(), 4, 4, 0, 0)
+    distances = [whole.learn(wave)["distance"] for _ in range(10)]
+    assert distances[-1] < 0.9 * distances[0]
 
-    half = trainer()
-    for step in range(5):
-        half.learn(crops(tones(), 4, 4, 0, step))
-    state = half.state()
-    other = CodecTrainer(build_codec(1), 0, 8, 1e-3, 3)
-    other.load(state)
-    with torch.no_grad():
-        wave = crops(tones(), 2, 4, 1, 0)
-        torch.testing.assert_close(other.encode(wave), half.encode(wave))
-    assert other.step == 5
+    other = CodecTrainer(build_codec(1), 0, 100, 0.02, 100)
+    other.load(whole.state())
+    assert other.step == 10
+    assert other.learn(wave)["distance"] == pytest.approx(whole.learn(wave)["distance"], rel=1e-3)
 
 
 def test_no_sound_is_encoded_as_the_stop_frame() -> None:
