@@ -63,7 +63,7 @@ class Runner:
     def __init__(self, model: CsmModel, codec: MimiCodec, rows: int, buckets: Buckets | None = None) -> None:
         self.model, self.codec = model, codec
         self.rows = rows
-        self.device = model.heads.device
+        self.device = model.device
         self.state = model.allocate(rows)
         codec.allocate(rows)
         self.frames = Frames(model, codec, self.state, buckets or self._buckets())

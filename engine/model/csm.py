@@ -29,17 +29,6 @@ class StepState:
     depth: KvCache
 
 
-class Heads(nn.ModuleList):
-    """The depth decoder's outputs: one linear layer for each codebook after the first."""
-
-    def __init__(self, count: int, hidden: int, vocab: int) -> None:
-        super().__init__(nn.Linear(hidden, vocab, bias=False) for _ in range(count))
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-
 class CsmModel(nn.Module):
     """The weights of CSM and the two passes over them: `prefill` for one row, `frame_step` for all that speak."""
 
@@ -64,7 +53,8 @@ class CsmModel(nn.Module):
         self.first_head = nn.Linear(config.backbone.hidden, sampled_vocab, bias=False)
         self.depth_projection = nn.Linear(config.backbone.hidden, config.depth.hidden, bias=False)
         self.depth = Transformer(config.depth, config.codebooks)
-        self.heads = Heads(config.codebooks - 1, config.depth.hidden, sampled_vocab)
+        heads = (nn.Linear(config.depth.hidden, sampled_vocab, bias=False) for _ in range(config.codebooks - 1))
+        self.heads = nn.ModuleList(heads)
         self.tabulate()
 
     @property
