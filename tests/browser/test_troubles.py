@@ -111,7 +111,7 @@ def test_what_is_made_too_slowly_is_counted_and_told(slow_page: Page) -> None:
 
 
 def test_a_stand_in_is_called_one(slow_page: Page) -> None:
-    slow_page.press("stand-in")
+    slow_page.press("stand-in-name")
     hint = slow_page.text("stand-in")
     assert "espeak-ng" in hint
     assert "HF_TOKEN" in hint

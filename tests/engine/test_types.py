@@ -113,7 +113,7 @@ def test_a_speech_knows_how_long_it_is() -> None:
     assert Speech(np.zeros(36_000, np.float32), np.zeros((19, 0), np.int64)).seconds == 1.5
 
 
-@pytest.mark.parametrize("name", ["slots", "audio_queue_slices"])
-def test_an_engine_needs_at_least_one_of_each(name: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"{name} must be at least 1, not 0"):
-        EngineConfig(model="x", **{name: 0})  # type: ignore[arg-type]
+@pytest.mark.parametrize(("name", "value"), [("slots", -1), ("audio_queue_slices", 0)])
+def test_an_engine_needs_at_least_one_of_each(name: str, value: int) -> None:
+    with pytest.raises(InvalidRequest, match=rf"{name} must be at least 1.*, not {value}"):
+        EngineConfig(model="x", **{name: value})  # type: ignore[arg-type]
