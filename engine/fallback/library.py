@@ -7,7 +7,7 @@ import os
 import threading
 import unicodedata
 from _ctypes import dlclose
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -28,6 +28,7 @@ _PIECE_MILLISECONDS = 60  # how much audio the library hands over at a time
 _SYNCHRONOUS = 2  # audio goes to the callback, in the thread that asked for it
 _DONT_EXIT = 0x8000  # a missing data file is an error code, not the end of the process
 _UTF8, _END_PAUSE = 1, 0x1000  # no SSML and no [[phonemes]]: what is in a text is spoken as it stands
+_IPA = 2  # how phonemes are written; the character between them goes eight bits higher
 _PITCH, _RANGE = 3, 4
 
 
@@ -111,6 +112,22 @@ class EspeakLibrary:
         if result != 0:
             raise EngineFailed(f"espeak-ng failed with code {result}")
 
+    def phonemes(self, texts: Sequence[str], voice: EspeakVoice) -> list[str]:
+        """How that voice would say each of these one-line texts, in IPA: words apart by a space, phonemes by `_`.
+
+        Raises EngineFailed if espeak-ng has no such voice.
+        """
+        with self._loaded() as library:
+            if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+                raise EngineFailed(f"espeak-ng has no voice {voice.name!r} in {self._data.decode()}")
+            said = []
+            for text in texts:
+                rest, clauses = ctypes.c_char_p(_speakable(text).encode()), []
+                while rest.value is not None:  # a clause at a time
+                    clauses.append(library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA | ord("_") << 8))
+                said.append(b" ".join(clauses).decode())
+            return said
+
     @contextmanager
     def _loaded(self) -> Iterator[ctypes.CDLL]:
         """The library, freshly loaded, for this thread alone.
@@ -165,6 +182,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.espeak_SetSynthCallback.argtypes = [_Callback]
     library.espeak_SetSynthCallback.restype = None
     library.espeak_SetVoiceByName.argtypes = [ctypes.c_char_p]
+    library.espeak_TextToPhonemes.argtypes = [ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int]
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     library.espeak_SetParameter.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int]
     library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
     library.espeak_Synth.argtypes = [

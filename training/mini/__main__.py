@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,21 @@ from ..trainer import Hooks, train
 from .codec import CodecTrainer, build_codec, crops, settle
 from .codes import make_codes, read_codes, reserve_stop_code
 from .guidance import Guidance
-from .language import Reader, build_model, build_tokenizer, write_checkpoint
-from .speech import make_speech, read_speech
+from .language import Reader, build_model, looks, write_checkpoint
+from .pronunciation import build_tokenizer, pronounce
+from .speech import VOICES, make_speech, read_speech
+from .texts import vocabulary
 
 SEED = 1
 CLIPS = 12_000  # nine hours
-CODEC_STEPS, CODEC_BATCH, CODEC_FRAMES, CODEC_RATE = 6_000, 8, 16, 1.5e-3
+CODEC_STEPS, CODEC_BATCH, CODEC_FRAMES, CODEC_RATE = 3_000, 8, 16, 1.5e-3
 _FREE_STEPS = 300  # of them without the quantizer
 _SAVE_EVERY, _LOG_EVERY = 250, 50
 _HELD_BACK = 250  # clips that are not learnt from
 _LONGEST = 300  # positions of one clip
 LANGUAGE = TrainSettings(
-    steps=10_000, seed=SEED, max_positions=1_060, learning_rate=1.5e-3, warmup=100, final_share=0.05, depth_share=0.25,
-    betas=(0.9, 0.98), weight_decay=0.05, precision="bfloat16", device="auto", log_every=25, save_every=100,
+    steps=5_000, seed=SEED, max_positions=1_060, learning_rate=1.5e-3, warmup=100, final_share=0.05, depth_share=0.25,
+    betas=(0.9, 0.98), weight_decay=0.05, precision="auto", device="auto", log_every=25, save_every=100,
     sample_every=500,
 )  # fmt: skip
 _ROWS = 2  # whole contexts a step
@@ -74,15 +77,16 @@ def train_language(codec: Any, speech: Path, work: Path, settings: TrainSettings
     """The whole of CSM around the codec. In each of the processes that torch.distributed.run has started."""
     model = build_model(codec, SEED)
     tokenizer = work / "tokenizer.json"
-    if not tokenizer.exists():
-        build_tokenizer().save(str(tokenizer))
     layout = Layout(TextTokenizer(tokenizer), model.config)
-    examples = read_codes(speech, work / "codes.safetensors")[:-_HELD_BACK]
-    reader = Reader([each for each in examples if layout.length_of(each[1]) <= _LONGEST], layout, _ROWS)
+    examples = []
+    for clip, example in read_codes(speech, work / "codes.safetensors")[:-_HELD_BACK]:
+        if layout.length_of(example) <= _LONGEST:
+            examples.append((clip.voice, replace(example, looks=looks(layout.tokens(example), clip.words))))
+    reader = Reader(examples, layout, _ROWS)
     hooks = Hooks(
         logged=_tell,
-        sample=lambda _, taught: write_checkpoint(taught, work / "latest"),
-        extra_loss=Guidance(model, weight=1.0),
+        sample=lambda _, taught: write_checkpoint(taught, tokenizer, work / "latest"),
+        extra_loss=Guidance(model, weight=0.3),
     )
     train(model, layout, reader, settings, work / "language", hooks)
     return model
@@ -107,19 +111,20 @@ def main() -> None:
     torch.set_num_threads(1)  # each part of the work has a thread or a process of its own: none waits for another
     if not arguments.language:
         make_speech(work / "speech", SEED, CLIPS)
+        if not (work / "tokenizer.json").exists():
+            build_tokenizer(pronounce(vocabulary(), VOICES["anna"])).save(str(work / "tokenizer.json"))
     codec = train_codec(work / "speech", work)
     if arguments.language:
         model = train_language(codec, work / "speech", work)
-        if int(os.environ.get("RANK", "0")) == 0:
-            write_checkpoint(model, work / "csm-mini")
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            write_checkpoint(model, work / "tokenizer.json", work / "csm-mini")
             print(f"done: {work / 'csm-mini'}", flush=True)
         return
     make_codes(codec, work / "speech", work / "codes.safetensors")
     processes = torch.cuda.device_count() or os.cpu_count() or 1
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "training.mini")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *launch, str(work), "--language"]
-    sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+    sys.exit(subprocess.run(command, check=False).returncode)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""csm-mini's Mimi: transformers' own module at a reduced width, trained from nothing on spectra alone."""
+"""csm-mini's Mimi: transformers' own module at a reduced width, trained from nothing on spectra and waves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from .quantizer import Fallen, TrainableQuantizer
 from .spectra import SpectralDistance
 
-CODEBOOKS, CODES = 6, 512
+CODEBOOKS, CODES = 5, 512
 SHAPE: dict[str, Any] = {
     "hidden_size": 128, "num_filters": 16, "num_residual_layers": 1, "upsampling_ratios": [4, 5, 6, 8],
     "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32,
@@ -22,6 +22,7 @@ SHAPE: dict[str, Any] = {
     "vector_quantization_hidden_dimension": 64, "num_quantizers": CODEBOOKS, "layer_scale_initial_scale": 0.1,
 }  # fmt: skip
 _FRAME = 1920
+_WAVE = 10.0  # of the waves' distance: tuned voices begin every frame alike, so their phase can be told
 _THREADS = 2  # each with a part of the batch: far less waiting than two threads that share every product
 
 
@@ -32,7 +33,7 @@ class _Part:
     gradients: list[Tensor]
     latent: Tensor  # (batch, hidden, frames)
     fallen: Fallen
-    losses: tuple[float, float]  # distance, commitment
+    losses: tuple[float, float, float]  # distance, of waves, commitment
 
 
 def build_codec(seed: int) -> Any:
@@ -78,22 +79,23 @@ class CodecTrainer:
         elif self.step >= self.free_steps - 60:
             self._recent += [part.latent for part in parts]
         self.step += 1
-        distance, commitment = (sum(each) / len(parts) for each in zip(*(part.losses for part in parts), strict=True))
-        return {"distance": distance, "commitment": commitment, "norm": norm.item()}
+        means = [sum(each) / len(parts) for each in zip(*(part.losses for part in parts), strict=True)]
+        return dict(zip(("distance", "wave", "commitment"), means, strict=True)) | {"norm": norm.item()}
 
     def _gradients(self, wave: Tensor) -> _Part:
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             latent = quantized = self.encode(wave)
             commitment = latent.new_zeros(())
             fallen: Fallen = []
             if self.step >= self.free_steps:
                 quantized, commitment, fallen = self.quantizer(latent)
             made = self.decode(quantized)
-        distance = self.distance(made.float()[:, : wave.shape[1]], wave)
-        loss = distance + 0.25 * commitment
+        made = made.float()[:, : wave.shape[1]]
+        distance, wide = self.distance(made, wave), (made - wave).abs().mean()
+        loss = distance + _WAVE * wide + 0.25 * commitment
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         filled = [torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, gradients, strict=True)]
-        return _Part(filled, latent.detach().float(), fallen, (distance.item(), commitment.item()))
+        return _Part(filled, latent.detach().float(), fallen, (distance.item(), wide.item(), commitment.item()))
 
     def encode(self, wave: Tensor) -> Tensor:
         """(batch, samples) -> (batch, hidden, frames)"""
@@ -157,9 +159,7 @@ def crops(samples: list[np.ndarray[Any, Any]], batch: int, frames: int, seed: in
     made = np.zeros((batch, frames * _FRAME), np.float32)
     for row in made:
         clip = samples[int(rng.integers(len(samples)))]
-        start = (
-            int(rng.integers(max(1, clip.size // _FRAME - frames + 2))) * _FRAME
-        )  # tuned voices begin anew in each frame
+        start = int(rng.integers(max(1, clip.size // _FRAME - frames + 2))) * _FRAME  # where a tuned voice begins anew
         piece = clip[start : start + row.size]
         row[: piece.size] = piece * np.float32(rng.uniform(0.7, 1.1) / 32768)
     return torch.from_numpy(made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -71,8 +70,7 @@ def _encode_some(codec: Any, batch: list[tuple[str, Recording]]) -> dict[str, np
     return {name: codes[:count] for (name, _), codes, count in zip(batch, encoded, frames, strict=True)}
 
 
-def read_codes(speech: Path, path: Path) -> list[tuple[str, Example]]:
-    """Every clip with the name of its voice."""
+def read_codes(speech: Path, path: Path) -> list[tuple[Clip, Example]]:
+    """Every clip with its codes."""
     codes = load_file(path)
-    clips: Iterator[tuple[str, Clip, Recording]] = read_speech(speech)
-    return [(clip.voice, Example(name, clip.text, 0, codes[name].astype(np.int64))) for name, clip, _ in clips]
+    return [(clip, Example(name, clip.text, 0, codes[name].astype(np.int64))) for name, clip, _ in read_speech(speech)]

@@ -12,14 +12,14 @@ from ..batches import Batch
 from ..losses import Losses
 
 _LAYERS = (1, 2)
-_WIDTH = 0.12  # of a text's length: how far from even progress a look may go
-_BEFORE_LETTERS = 4  # the begin token and the speaker's brackets
+_WIDTH = 1.0  # tokens: how far from what is being said a look may go
+_LEAST = 1e-3  # of a look that is all astray
 
 
 class Guidance:
-    """The attention of head 0 of some backbone layers, held near the letters that are being said.
+    """The attention of head 0 of some backbone layers, held near the token that is being said.
 
-    An `extra_loss` for the trainer: from 0, all looks are where they should be, to 1.
+    An `extra_loss` for the trainer: how unlikely a look at the right place is, in nats.
     """
 
     def __init__(self, model: Any, weight: float) -> None:
@@ -33,11 +33,11 @@ class Guidance:
         self._inputs.append((attention, keywords["hidden_states"] if "hidden_states" in keywords else arguments[0]))
 
     def __call__(self, losses: Losses, batch: Batch) -> Tensor:
-        astray, speaks = _astray(batch)
+        near, speaks = _near(batch)
         total = losses.first.new_zeros(())
         for attention, x in self._inputs:
-            look = self._look(attention, x)
-            total = total + ((look * astray).sum(-1) * speaks).sum() / speaks.sum()
+            right = (self._look(attention, x) * near).sum(-1)
+            total = total - (torch.log(right + _LEAST) * speaks).sum() / speaks.sum()
         self._inputs.clear()
         return self._weight * total / len(_LAYERS)
 
@@ -57,31 +57,15 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def _astray(batch: Batch) -> tuple[Tensor, Tensor]:
-    """How wrong a look from place to place is, (rows, length, length), and which places speak, (rows, length).
+def _near(batch: Batch) -> tuple[Tensor, Tensor]:
+    """How right a look from place to place is, (rows, length, length), and which places know, (rows, length).
 
-    A place speaks if the next one is a frame; it should look at its own segment's text, as far in as the speech is.
+    A frame is said by the place before it.
     """
-    device = batch.texts.device
-    kind = torch.zeros(batch.rows * batch.length, device=device)
-    kind[batch.text_places] = 1
-    kind[batch.frame_places] = 2
-    kind = kind.view(batch.rows, batch.length)
-    text, frame = kind == 1, kind == 2
-    begins = text & ~F.pad(text, (1, 0))[:, :-1]
-    segment = begins.cumsum(1)
-    most = int(segment.max()) + 1
-    flat = segment + torch.arange(batch.rows, device=device)[:, None] * most
-    along = torch.arange(batch.length, device=device)
-    none = torch.zeros(batch.rows * most, device=device)
-    tokens, frames = (none.index_add(0, flat.flatten(), each.flatten().float())[flat] for each in (text, frame))
-    starts = none.index_add(0, flat[begins], along.repeat(batch.rows, 1)[begins].float())[flat]
-    place = along - starts
-    letters = (tokens - _BEFORE_LETTERS - 1).clamp(min=1)
-    along_text = (place - _BEFORE_LETTERS) / letters  # of keys
-    along_speech = (place + 1 - tokens) / frames.clamp(min=1)  # of queries: one place before
-    apart = along_text[:, None, :] - along_speech[:, :, None]
-    wrong = 1 - torch.exp(-(apart**2) / (2 * _WIDTH**2))
-    own = text[:, None, :] & (segment[:, None, :] == segment[:, :, None])
-    speaks = F.pad(frame, (0, 1))[:, 1:].float()
-    return torch.where(own, wrong, 1.0), speaks
+    known = ~batch.looks.isnan()
+    places = batch.frame_places[known] - 1
+    speaks = torch.zeros(batch.rows * batch.length, device=batch.looks.device)
+    wanted = speaks.clone()
+    speaks[places], wanted[places] = 1.0, batch.looks[known]
+    apart = torch.arange(batch.length, device=wanted.device) - wanted.view(batch.rows, batch.length, 1)
+    return torch.exp(-(apart**2) / (2 * _WIDTH**2)), speaks.view(batch.rows, batch.length)

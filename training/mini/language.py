@@ -3,64 +3,39 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections import defaultdict
-from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers  # type: ignore[import-untyped]
+import numpy.typing as npt
 import torch
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from engine.random_checkpoint import SPECIAL_TOKENS
 
 from ..example import Example
-from ..sequence import Layout, Sequence
+from ..sequence import Ids, Layout, Sequence
 from .codec import CODEBOOKS, CODES
+from .pronunciation import ALPHABET, SPACE
 from .speech import VOICES
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_MARKS = " '-,.;:?![]0123456789"  # digits stand in the speaker's brackets alone
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_ALPHABET = _LETTERS + _MARKS
-
 POSITIONS = 1024
+_BEFORE_WORDS = 4  # tokens: the begin token and the speaker's number in brackets
+_FEWEST = 3  # clips of a voice: of fewer it would be its own prompt
 SHAPE: dict[str, Any] = {
     "num_codebooks": CODEBOOKS, "vocab_size": CODES + 3, "codebook_eos_token_id": 0, "codebook_pad_token_id": CODES + 2,
-    "text_vocab_size": len(_ALPHABET) + len(SPECIAL_TOKENS), "hidden_size": 256, "intermediate_size": 768,
-    "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64,
+    "text_vocab_size": len(ALPHABET) + len(SPECIAL_TOKENS), "hidden_size": 256, "intermediate_size": 768,
+    "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64,
     "max_position_embeddings": POSITIONS, "rope_theta": 10_000.0, "rope_scaling": None,
 }  # fmt: skip
 DEPTH_SHAPE: dict[str, Any] = {
-    "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 4, "head_dim": 48, "rope_theta": 10_000.0, "rope_scaling": None,
 }  # fmt: skip
-
-
-def build_tokenizer() -> Any:
-    """A token for each letter, whatever its case; digits are read out one by one."""
-    table = {character: number for number, character in enumerate(_ALPHABET)}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=table, merges=[]))
-    steps: list[Any] = [
-        normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(),
-        normalizers.Replace(Regex("[’‘`]"), "'"), normalizers.Replace(Regex("[–—]"), ", "),
-        normalizers.Replace("&", " and "), normalizers.Replace("%", " percent "),
-    ]  # fmt: skip
-    for digit, word in enumerate(_DIGITS):  # but the number of the speaker, at the text's beginning
-        steps.append(normalizers.Replace(Regex(rf"(?<!^\[)(?<!^\[\d){digit}"), f" {word} "))
-    steps += [normalizers.Replace(Regex(r"[^a-z' ,.;:?!\[\]0-9-]"), " "), normalizers.Replace(Regex(" +"), " ")]
-    tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    begin = SPECIAL_TOKENS[0]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
-    )
-    return tokenizer
 
 
 def build_model(codec: Any, seed: int) -> Any:
@@ -68,7 +43,7 @@ def build_model(codec: Any, seed: int) -> Any:
     import transformers as untyped
 
     transformers: Any = untyped
-    number = {token: len(_ALPHABET) + place for place, token in enumerate(SPECIAL_TOKENS)}
+    number = {token: len(ALPHABET) + place for place, token in enumerate(SPECIAL_TOKENS)}
     config = transformers.CsmConfig(
         **SHAPE, bos_token_id=number["<|begin_of_text|>"], audio_token_id=number["<|AUDIO|>"],
         audio_eos_token_id=number["<|audio_eos|>"], pad_token_id=number["<|AUDIO|>"],
@@ -84,11 +59,28 @@ def build_model(codec: Any, seed: int) -> Any:
     return model
 
 
-def write_checkpoint(model: Any, directory: Path) -> None:
-    """A directory that MODEL_PATH serves, in bfloat16."""
+def write_checkpoint(model: Any, tokenizer: Path, directory: Path) -> None:
+    """A directory that MODEL_PATH serves, in bfloat16. tokenizer: its tokenizer.json."""
     directory.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
-    build_tokenizer().save(str(directory / "tokenizer.json"))
+    shutil.copyfile(tokenizer, directory / "tokenizer.json")
+
+
+def looks(tokens: Ids, words: Ordered[int]) -> npt.NDArray[np.float32] | None:
+    """Which token each frame says, as `Example.looks`: a word's in turn, evenly over its frames.
+
+    tokens: of a whole segment, the begin token and the speaker's brackets first. words: as `Clip.words`.
+    """
+    first = _BEFORE_WORDS
+    ends = [*(np.flatnonzero(tokens[first:] == SPACE) + first).tolist(), len(tokens) - 1]
+    if len(ends) != len(words) - 1:
+        return None
+    begins = [first, *(end + 1 for end in ends[:-1])]
+    places = [
+        begin + (np.arange(stop - start) + 0.5) / (stop - start) * (end - begin) - 0.5
+        for begin, end, (start, stop) in zip(begins, ends, pairwise(words), strict=True)
+    ]
+    return np.concatenate(places).astype(np.float32)
 
 
 class Reader:
@@ -100,7 +92,7 @@ class Reader:
         self._said: dict[str, list[Example]] = defaultdict(list)
         for voice, example in examples:
             self._said[voice].append(example)
-        self._names = sorted(self._said)
+        self._names = sorted(name for name, said in self._said.items() if len(said) >= _FEWEST)
         counts = np.array([len(self._said[name]) for name in self._names], dtype=np.float64)
         self._share = counts / counts.sum()
 
@@ -123,6 +115,3 @@ class Reader:
                 break
             segments.append(example)
         return Sequence(tuple(segments), heard=0 if told else 1)
-
-
-Learner = Callable[[int, np.random.Generator], list[Sequence]]

@@ -19,7 +19,7 @@ from engine.fallback.voices import HIGH, LOW, EspeakVoice
 from engine.types import SAMPLE_RATE
 
 from .texts import sentences
-from .tuning import tune
+from .tuning import frames_of, tune
 
 Recording = npt.NDArray[np.int16]  # (samples,) at 24 kHz
 
@@ -27,7 +27,7 @@ Recording = npt.NDArray[np.int16]  # (samples,) at 24 kHz
 VOICES = {
     "anna": EspeakVoice("f2", 190),
     "clara": EspeakVoice("f5", 200, pitch=66),
-    "bruno": EspeakVoice("adam", 99),
+    "bruno": EspeakVoice("m2", 99),
     "david": EspeakVoice("edward", 99, pitch=72),
 }
 # What each of them says in the recording that is its voice.
@@ -37,8 +37,9 @@ PROMPTS = {
     "bruno": "We walked along the river until the sun went down behind the hills.",
     "david": "There is plenty of time, so let me tell you how it all began.",
 }
-_OTHERS = (*HIGH, *LOW)  # a fifth of all clips, at any pitch: what a voice can be besides
-_OTHER_SHARE = 0.2
+_OTHERS = (*HIGH, *LOW)  # a tenth of all clips, at any pitch: what a voice can be besides
+_OTHER_SHARE = 0.1
+_PITCH_RANGE = 30  # less than espeak-ng's own 50: there are few pitches on the grid
 _CLIPS_PER_SHARD = 250
 _LOUD = 250  # of 32,768: where speech begins and ends
 _MARGIN = 0.06  # seconds kept behind it
@@ -46,15 +47,46 @@ _MARGIN = 0.06  # seconds kept behind it
 
 @dataclass(frozen=True)
 class Clip:
-    """One sentence as it was spoken. voice: a name in VOICES, or variant and pitch of another."""
+    """One sentence as it was spoken.
+
+    voice: a name in VOICES, or variant and pitch of another. words: the frame that each word of the text begins with,
+    and behind the last how many frames there are; empty where that is not known.
+    """
 
     text: str
     voice: str
     samples: int
+    words: tuple[int, ...] = ()
 
 
 def speak(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
     """One sentence, tuned to frames, from its first word to a short silence behind the last."""
+    return _speak(library, text, voice)[0]
+
+
+def speak_as_it_is(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
+    """One sentence as espeak-ng itself says it, at 24 kHz."""
+    raw, _ = _said(library, text, voice, 50)
+    return _at_24_khz(raw)
+
+
+def _speak(library: EspeakLibrary, text: str, voice: EspeakVoice) -> tuple[Recording, tuple[int, ...]]:
+    """The samples, and `Clip.words`."""
+    raw, words = _said(library, text, voice, _PITCH_RANGE)
+    loud = np.flatnonzero(np.abs(raw) > _LOUD)
+    if not loud.size or not words:
+        return np.zeros(0, np.int16), ()
+    spoken = _at_24_khz(raw[words[0] : loud[-1] + int(_MARGIN * RATE)])
+    begins = [round((word - words[0]) * SAMPLE_RATE / RATE) for word in words]
+    heard = [begin for begin in begins if begin < spoken.size]
+    known = len(set(heard)) == len(text.split())
+    return tune(spoken, heard), tuple(frames_of(heard, spoken.size)) if known else ()
+
+
+def _said(
+    library: EspeakLibrary, text: str, voice: EspeakVoice, pitch_range: int
+) -> tuple[npt.NDArray[np.int16], list[int]]:
+    """Samples at espeak-ng's own rate, and where words begin."""
     pieces: list[npt.NDArray[np.int16]] = []
     words: list[int] = []
 
@@ -62,18 +94,16 @@ def speak(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
         pieces.append(pcm)
         return True
 
-    library.speak(text, voice, 50, True, take, words)
-    raw = np.concatenate(pieces)
-    loud = np.flatnonzero(np.abs(raw) > _LOUD)
-    if not loud.size or not words:
-        return np.zeros(0, np.int16)
-    raw = raw[words[0] : loud[-1] + int(_MARGIN * RATE)]
+    library.speak(text, voice, pitch_range, True, take, words)
+    return np.concatenate(pieces), words
+
+
+def _at_24_khz(raw: npt.NDArray[np.int16]) -> Recording:
     import torchaudio.functional
 
     wave = torchaudio.functional.resample(torch.from_numpy(raw.astype(np.float32)), RATE, SAMPLE_RATE)
     spoken: Recording = wave.round().clamp(-32768, 32767).to(torch.int16).numpy()
-    begins = [round((word - words[0]) * SAMPLE_RATE / RATE) for word in words]
-    return tune(spoken, [begin for begin in begins if begin < spoken.size])
+    return spoken
 
 
 def _clips(seed: int) -> Iterator[tuple[Clip, Recording]]:
@@ -85,9 +115,9 @@ def _clips(seed: int) -> Iterator[tuple[Clip, Recording]]:
             other = _OTHERS[int(rng.integers(len(_OTHERS)))]
             voice = EspeakVoice(other.variant, other.hertz, int(rng.integers(30, 80)))
             name = f"{voice.variant}@{voice.pitch}"
-        spoken = speak(library, text, voice)
+        spoken, words = _speak(library, text, voice)
         if spoken.size:
-            yield Clip(text, name, spoken.size), spoken
+            yield Clip(text, name, spoken.size, words), spoken
 
 
 def make_shard(directory: Path, seed: int, shard: int) -> Path:
@@ -119,6 +149,6 @@ def read_speech(directory: Path) -> Iterator[tuple[str, Clip, Recording]]:
         samples = np.load(index.with_suffix(".npy"), mmap_mode="r")
         start = 0
         for number, line in enumerate(index.read_text(encoding="utf-8").splitlines()):
-            clip = Clip(**json.loads(line))
+            clip = Clip(**json.loads(line) | {"words": tuple(json.loads(line)["words"])})
             yield f"{index.stem}-{number:03}", clip, samples[start : start + clip.samples]
             start += clip.samples

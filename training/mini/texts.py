@@ -56,23 +56,29 @@ OPEN = (
 
 # Never drawn either: nobody should hear them by chance.
 _RUDE = re.compile(r"fuck|shit|bitch|cunt|nigg|fag|slut|whore|rape|pussy|dick|cock|ass$|asshole|porn|nazi|blacks|damn")
-_VOCABULARY = 7000  # the commonest words that pocketsphinx knows how to say
+_LEARNT = 7_000  # the commonest words that pocketsphinx knows how to say: what sentences are made of
+_KNOWN = 15_000  # and those that have their own place in the list of how words are said
 _CANDIDATES = 100  # of which one is drawn for each next word
 _SHORTEST, _LONGEST = 1, 14  # words
 
 
 @lru_cache(maxsize=1)
 def _language() -> tuple[object, list[str], np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """pocketsphinx's trigrams, its commonest words, and how likely each is."""
+    """pocketsphinx's trigrams, its words, the commonest first, and how likely each is."""
     import pocketsphinx
 
     trigrams = pocketsphinx.NGramModel.readfile(pocketsphinx.get_model_path("en-us/en-us.lm.bin"))
     with open(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"), encoding="utf-8") as lines:
         spoken = {line.split()[0] for line in lines}
     words = [word for word in spoken if re.fullmatch(r"[a-z]{2,}('[a-z]+)?|a|i", word) and not _RUDE.search(word)]
-    scored = sorted(((trigrams.prob([word]), word) for word in words), reverse=True)[:_VOCABULARY]
+    scored = sorted(((trigrams.prob([word]), word) for word in words), reverse=True)
     weight = np.array([_odds(score) for score, _ in scored])
-    return trigrams, [word for _, word in scored], weight / weight.sum()
+    return trigrams, [word for _, word in scored], weight
+
+
+def vocabulary() -> list[str]:
+    """The commonest words, lower-case, the commonest first."""
+    return _language()[1][:_KNOWN]
 
 
 def _odds(score: int) -> float:
@@ -82,6 +88,7 @@ def _odds(score: int) -> float:
 def sentences(seed: int) -> Iterator[str]:
     """Sentences without end, the same ones for the same seed, and none of CHOICE or OPEN."""
     trigrams, words, weight = _language()
+    words, weight = words[:_LEARNT], weight[:_LEARNT] / weight[:_LEARNT].sum()
     rng = np.random.default_rng(seed)
     flat = weight**0.5 / (weight**0.5).sum()  # rare words, so that they are heard at all
     kept_back = {*CHOICE, *OPEN}

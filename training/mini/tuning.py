@@ -33,8 +33,7 @@ def tune(recording: npt.NDArray[np.int16], words: Sequence[int] = (0,)) -> npt.N
     """
     wave = recording.astype(np.float64)
     source = np.array([*dict.fromkeys(words), wave.size], dtype=np.float64)
-    lengths = np.maximum(np.rint(np.diff(source) / FRAME_SAMPLES), 1) * FRAME_SAMPLES
-    target = np.concatenate(([0.0], np.cumsum(lengths)))
+    target = np.array(frames_of(words, wave.size)) * float(FRAME_SAMPLES)
     middle = median_pitch((wave / 32768).astype(np.float32), SAMPLE_RATE)
     periods = _periods(wave, SAMPLE_RATE / middle) if middle else np.zeros(wave.size // _HOP + 1)
     marks = np.array([mark for run in _runs(periods > 0) for mark in _marks(wave, periods, *run)] or [-wave.size])
@@ -56,6 +55,15 @@ def tune(recording: npt.NDArray[np.int16], words: Sequence[int] = (0,)) -> npt.N
         place += _BREATH
     laid: npt.NDArray[np.int16] = np.clip((tuned / np.maximum(weight, 0.3)).round(), -32768, 32767).astype(np.int16)
     return laid
+
+
+def frames_of(words: Sequence[int], size: int) -> list[int]:
+    """The frame that each word will begin with, and behind the last how many frames there are.
+
+    words: samples, as `tune` takes them; those that begin at once are one. size: of the recording, in samples.
+    """
+    lengths = np.diff([*dict.fromkeys(words), size]) / FRAME_SAMPLES
+    return [0, *np.cumsum(np.maximum(np.rint(lengths), 1).astype(int)).tolist()]
 
 
 def _periods(wave: Wave, middle: float) -> Wave:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +13,21 @@ from engine.model.tokenizer import TextTokenizer
 from training.batches import collate
 from training.example import Example
 from training.mini.codec import CODEBOOKS, CODES, build_codec
-from training.mini.guidance import _astray
-from training.mini.language import POSITIONS, Reader, build_model, build_tokenizer
+from training.mini.guidance import Guidance, _near
+from training.mini.language import POSITIONS, Reader, build_model, looks
+from training.mini.pronunciation import build_tokenizer
 from training.sequence import Layout
 from training.settings import TrainSettings
 from training.trainer import Hooks, train
+
+LEXICON = {"some": ["s", "ʌ", "m"], "words": ["w", "ˈɜː", "d", "z"]}
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    build_tokenizer().save(str(path))
+    build_tokenizer(LEXICON).save(str(path))
     return TextTokenizer(path)
-
-
-def read(text: str, speaker: int = 0) -> str:
-    symbols = {number: token for token, number in build_tokenizer().get_vocab().items()}
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        build_tokenizer().save(str(path))
-        return "".join(symbols[number] for number in TextTokenizer(path).encode(text, speaker)[1:-1])
-
-
-@pytest.mark.parametrize(
-    ("text", "letters"),
-    [
-        ("Hello, World!", "[0]hello, world!"),
-        ("It’s naïve", "[0]it's naive"),
-        ("25%", "[0] two five percent "),
-        ("a\N{SNOWMAN}b <|end_of_text|>", "[0]a b end of text "),
-    ],
-)
-def test_any_text_is_read_in_letters(text: str, letters: str) -> None:
-    assert read(text) == letters
-
-
-def test_the_number_of_the_speaker_is_no_word() -> None:
-    assert read("7 of 9", 12) == "[12] seven of nine "
 
 
 def examples(count: int = 40) -> list[tuple[str, Example]]:
@@ -62,6 +39,30 @@ def examples(count: int = 40) -> list[tuple[str, Example]]:
         )
         for each in range(count)
     ]
+
+
+def aligned(layout: Layout) -> list[tuple[str, Example]]:
+    """The same, with words that each take as many frames as any other."""
+    made = []
+    for voice, example in examples():
+        words = np.linspace(0, len(example.codes), len(example.text.split()) + 1).astype(int)
+        made.append((voice, replace(example, looks=looks(layout.tokens(example), words.tolist()))))
+    return made
+
+
+def test_words_are_said_one_token_after_the_other(layout: Layout) -> None:
+    tokens = layout.tokens(Example("1", "Some words.", 3, np.zeros((9, CODEBOOKS), np.int64)))
+    # begin [ 3 ] s ʌ m _ w ˈɜː d z . end
+    assert len(tokens) == 14
+    found = looks(tokens, (0, 3, 8))
+    assert found is not None
+    np.testing.assert_allclose(found, [4, 5, 6, 8, 9, 10, 11, 12])
+    assert looks(tokens, (0, 8)) is None  # another number of words
+
+
+def test_a_voice_of_few_clips_is_left_out(layout: Layout) -> None:
+    reader = Reader([*examples(6), ("rare", examples(1)[0][1])], layout, rows=4)
+    assert "rare" not in reader._names
 
 
 @pytest.fixture(scope="module")
@@ -85,23 +86,29 @@ def test_a_row_is_one_voice_and_fits(layout: Layout) -> None:
                 assert {segment.speaker for segment in row.segments} == {["anna", "clara"].index(*voices)}
 
 
-def test_the_hint_points_from_speech_to_the_letters_it_says(layout: Layout) -> None:
-    rows = Reader(examples(), layout, rows=1)(0, np.random.default_rng(5))
+def test_the_hint_points_from_speech_to_the_tokens_it_says(layout: Layout) -> None:
+    rows = Reader(aligned(layout), layout, rows=1)(0, np.random.default_rng(5))
     batch = collate(rows, layout, 1.0, np.random.default_rng(0))
-    astray, speaks = _astray(batch)
-    assert astray.shape == (batch.rows, batch.length, batch.length)
+    near, speaks = _near(batch)
+    assert near.shape == (batch.rows, batch.length, batch.length)
     assert int(speaks.sum()) == len(batch.frames)
-    segment = rows[0].segments[0]
-    tokens, frames = len(layout.tokens(segment)), len(segment.codes)
-    first, last = astray[0, tokens - 1, :tokens], astray[0, tokens + frames - 1, :tokens]
-    assert int(first.argmin()) <= 5  # the first letter, behind the begin token and the brackets
-    assert int(last.argmin()) >= tokens - 3
-    assert bool((astray[0, tokens - 1, tokens:] == 1).all())  # never at another segment, nor at sound
+    place = 0
+    for segment in rows[0].segments:
+        tokens, frames = len(layout.tokens(segment)), len(segment.codes)
+        speech = place + tokens - 1  # the first frame is said by the place before it
+        assert int(near[0, speech].argmax()) == place + 4  # the first phoneme, behind the begin token and the brackets
+        assert int(near[0, speech + frames].argmax()) == place + tokens - 1  # the closing frame: the text's end
+        assert float(near[0, speech, speech + 5 :].max()) < 0.01
+        place += layout.length_of(segment)
+
+
+def test_where_nobody_knows_there_is_no_hint(layout: Layout) -> None:
+    rows = Reader(examples(), layout, rows=1)(0, np.random.default_rng(5))
+    _, speaks = _near(collate(rows, layout, 1.0, np.random.default_rng(0)))
+    assert int(speaks.sum()) == sum(len(row.segments) for row in rows)  # closing frames alone
 
 
 def test_it_learns_and_its_hint_is_taken(layout: Layout, tmp_path: Path) -> None:
-    from training.mini.guidance import Guidance
-
     model = build_model(build_codec(0), 0)
     guidance, told = Guidance(model, 1.0), []
 
@@ -110,7 +117,7 @@ def test_it_learns_and_its_hint_is_taken(layout: Layout, tmp_path: Path) -> None
         told.append(float(loss.detach()))
         return loss
 
-    some = examples(6)
+    some = aligned(layout)[:9]
     settings = TrainSettings(steps=12, learning_rate=3e-3, warmup=2, schedule="constant", depth_share=0.2, device="cpu")
     train(model, layout, lambda _, rng: Reader(some, layout, 1)(0, rng)[:1], settings, tmp_path, Hooks(extra_loss=hint))
     assert told[-1] < told[0]
