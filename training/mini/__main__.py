@@ -17,14 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.numpy import load_file
 
 from engine.model.tokenizer import TextTokenizer
 
 from ..sequence import Layout
 from ..settings import TrainSettings
 from ..trainer import Hooks, train
-from .codec import CodecTrainer, build_codec, crops, settle
+from .codec import CodecTrainer, DecoderTrainer, build_codec, coded_crops, crops, settle
 from .codes import make_codes, read_codes, reserve_stop_code
 from .guidance import Guidance
 from .language import Reader, build_model, looks, write_checkpoint
@@ -35,6 +37,7 @@ from .texts import vocabulary
 SEED = 1
 CLIPS = 12_000  # nine hours
 CODEC_STEPS, CODEC_BATCH, CODEC_FRAMES, CODEC_RATE = 3_000, 8, 16, 1.5e-3
+DECODER_STEPS = 2_000
 _FREE_STEPS = 300  # of them without the quantizer
 _SAVE_EVERY, _LOG_EVERY = 250, 50
 _HELD_BACK = 250  # clips that are not learnt from
@@ -70,6 +73,29 @@ def train_codec(speech: Path, work: Path) -> Any:
             _save(trainer.state(), unfinished)
     reserve_stop_code(codec.eval())
     _save(codec.state_dict(), done)
+    return codec
+
+
+def train_decoder(codec: Any, speech: Path, work: Path) -> Any:
+    """The codec with a decoder that has learnt on alone, from codes that are fixed by now."""
+    done, unfinished = work / "decoder.pt", work / "decoder-state.pt"
+    if done.exists():
+        codec.load_state_dict(torch.load(done, weights_only=True, map_location="cpu"))
+        return codec.eval()
+    codes = load_file(work / "codes.safetensors")
+    clips = [(samples, codes[name].astype(np.int64)) for name, _, samples in read_speech(speech)]
+    trainer = DecoderTrainer(codec, DECODER_STEPS, CODEC_RATE)
+    if unfinished.exists():
+        trainer.load(torch.load(unfinished, weights_only=True, map_location="cpu"))
+    began = time.monotonic()
+    while trainer.step < DECODER_STEPS:
+        losses = trainer.learn(*coded_crops(clips, CODEC_BATCH, CODEC_FRAMES, SEED, trainer.step))
+        if trainer.step % _LOG_EVERY == 0:
+            seconds, began = (time.monotonic() - began) / _LOG_EVERY, time.monotonic()
+            _tell({"decoder": trainer.step, "of": DECODER_STEPS} | losses | {"seconds": seconds})
+        if trainer.step % _SAVE_EVERY == 0:
+            _save(trainer.state(), unfinished)
+    _save(codec.eval().state_dict(), done)
     return codec
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .quantizer import Fallen, TrainableQuantizer
 from .spectra import SpectralDistance
+from .speech import Recording
 
 CODEBOOKS, CODES = 5, 512
 SHAPE: dict[str, Any] = {
@@ -28,12 +32,12 @@ _THREADS = 2  # each with a part of the batch: far less waiting than two threads
 
 @dataclass
 class _Part:
-    """What one thread found on its part of a batch."""
+    """What one thread found on its part of a batch. figures: losses, to be told."""
 
     gradients: list[Tensor]
+    figures: dict[str, float]
     latent: Tensor  # (batch, hidden, frames)
     fallen: Fallen
-    losses: tuple[float, float, float]  # distance, of waves, commitment
 
 
 def build_codec(seed: int) -> Any:
@@ -46,56 +50,47 @@ def build_codec(seed: int) -> Any:
     return transformers.MimiModel(transformers.MimiConfig(**SHAPE))
 
 
-class CodecTrainer:
-    """One step at a time. `state` and `load` make a run go on where it stopped."""
+class _Trainer:
+    """What the two below have in common. `state` and `load` make a run go on where it stopped."""
 
-    def __init__(self, codec: Any, seed: int, steps: int, rate: float, free_steps: int) -> None:
-        """steps: of the whole run. free_steps: the first ones, which go around the quantizer."""
-        self.codec, self.steps, self.free_steps, self._rate = codec.train(), steps, free_steps, rate
+    def __init__(self, codec: Any, parameters: Iterable[nn.Parameter], steps: int, rate: float) -> None:
+        """steps: of the whole run."""
+        self.codec, self.steps, self._rate, self._parameters = codec.train(), steps, rate, list(parameters)
         self.device: torch.device = codec.device
-        self.quantizer = TrainableQuantizer(codec.quantizer, seed)
         self.distance = SpectralDistance().to(self.device)
-        self.optimizer = torch.optim.AdamW(codec.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(self._parameters, lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)
         self.step = 0
-        self._parameters = list(codec.parameters())
         self._threads = ThreadPoolExecutor(_THREADS)
-        self._recent: list[Tensor] = []
 
-    def learn(self, wave: Tensor) -> dict[str, float]:
-        """One step on wave, float32 (batch, samples) in whole frames: a part of the batch in each thread."""
+    def _learn(self, part_of: Callable[..., _Part], *batch: Tensor) -> tuple[dict[str, float], list[_Part]]:
+        """One step: `part_of` finds the gradients of a part of the batch, in each thread."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate * _schedule(self.step, self.steps)
-        if self._recent and self.step == self.free_steps:
-            self.quantizer.begin(torch.cat(self._recent))
-            self._recent = []
-        pieces = wave.to(self.device).chunk(_THREADS if self.device.type == "cpu" else 1)
-        parts = list(self._threads.map(self._gradients, pieces))
+        count = _THREADS if self.device.type == "cpu" else 1
+        pieces = [each.to(self.device).chunk(count) for each in batch]
+        parts = list(self._threads.map(part_of, *pieces))
         for gradients in zip(self._parameters, *(part.gradients for part in parts), strict=True):
             gradients[0].grad = torch.stack(gradients[1:]).mean(0)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self.optimizer.step()
-        if self.step >= self.free_steps:
-            self.quantizer.follow([part.fallen for part in parts])
-        elif self.step >= self.free_steps - 60:
-            self._recent += [part.latent for part in parts]
         self.step += 1
-        means = [sum(each) / len(parts) for each in zip(*(part.losses for part in parts), strict=True)]
-        return dict(zip(("distance", "wave", "commitment"), means, strict=True)) | {"norm": norm.item()}
+        means = {name: sum(part.figures[name] for part in parts) / len(parts) for name in parts[0].figures}
+        return means | {"norm": norm.item()}, parts
 
-    def _gradients(self, wave: Tensor) -> _Part:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            latent = quantized = self.encode(wave)
-            commitment = latent.new_zeros(())
-            fallen: Fallen = []
-            if self.step >= self.free_steps:
-                quantized, commitment, fallen = self.quantizer(latent)
-            made = self.decode(quantized)
-        made = made.float()[:, : wave.shape[1]]
-        distance, wide = self.distance(made, wave), (made - wave).abs().mean()
-        loss = distance + _WAVE * wide + 0.25 * commitment
+    def _found(self, loss: Tensor, figures: dict[str, Tensor], latent: Tensor, fallen: Fallen) -> _Part:
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         filled = [torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, gradients, strict=True)]
-        return _Part(filled, latent.detach().float(), fallen, (distance.item(), wide.item(), commitment.item()))
+        told = {name: figure.item() for name, figure in figures.items()}
+        return _Part(filled, told, latent.detach().float(), fallen)
+
+    def _apart(self, made: Tensor, wave: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """How far what was made is from what was meant, (batch, samples) both."""
+        made = made.float()[:, : wave.shape[1]]
+        distance, wide = self.distance(made, wave), (made - wave).abs().mean()
+        return distance + _WAVE * wide, {"distance": distance, "wave": wide}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
     def encode(self, wave: Tensor) -> Tensor:
         """(batch, samples) -> (batch, hidden, frames)"""
@@ -120,6 +115,69 @@ class CodecTrainer:
         self.codec.load_state_dict(state["codec"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+
+
+class CodecTrainer(_Trainer):
+    """All of a codec, from nothing."""
+
+    def __init__(self, codec: Any, seed: int, steps: int, rate: float, free_steps: int) -> None:
+        """free_steps: the first ones, which go around the quantizer."""
+        super().__init__(codec, codec.parameters(), steps, rate)
+        self.free_steps = free_steps
+        self.quantizer = TrainableQuantizer(codec.quantizer, seed)
+        self._recent: list[Tensor] = []
+
+    def learn(self, wave: Tensor) -> dict[str, float]:
+        """One step on wave, float32 (batch, samples) in whole frames."""
+        if self._recent and self.step == self.free_steps:
+            self.quantizer.begin(torch.cat(self._recent))
+            self._recent = []
+        quantizing = self.step >= self.free_steps
+        figures, parts = self._learn(self._part, wave)
+        if quantizing:
+            self.quantizer.follow([part.fallen for part in parts])
+        elif self.step > self.free_steps - 60:
+            self._recent += [part.latent for part in parts]
+        return figures
+
+    def _part(self, wave: Tensor) -> _Part:
+        with self._autocast():
+            latent = quantized = self.encode(wave)
+            commitment = latent.new_zeros(())
+            fallen: Fallen = []
+            if self.step >= self.free_steps:
+                quantized, commitment, fallen = self.quantizer(latent)
+            made = self.decode(quantized)
+        loss, figures = self._apart(made, wave)
+        return self._found(loss + 0.25 * commitment, figures | {"commitment": commitment}, latent, fallen)
+
+
+class DecoderTrainer(_Trainer):
+    """The half that makes sound, from codes that stay what they are: whoever has learnt them need not learn anew."""
+
+    def __init__(self, codec: Any, steps: int, rate: float) -> None:
+        heard = (codec.upsample, codec.decoder_transformer, codec.decoder)
+        projections = [
+            part.output_proj
+            for part in (
+                codec.quantizer.semantic_residual_vector_quantizer,
+                codec.quantizer.acoustic_residual_vector_quantizer,
+            )
+        ]
+        super().__init__(
+            codec, (each for module in (*heard, *projections) for each in module.parameters()), steps, rate
+        )
+
+    def learn(self, wave: Tensor, codes: Tensor) -> dict[str, float]:
+        """One step on wave, float32 (batch, samples), and its codes, int64 (batch, codebooks, frames)."""
+        return self._learn(self._part, wave, codes)[0]
+
+    def _part(self, wave: Tensor, codes: Tensor) -> _Part:
+        with self._autocast():
+            latent = self.codec.quantizer.decode(codes)
+            made = self.decode(latent)
+        loss, figures = self._apart(made, wave)
+        return self._found(loss, figures, latent, [])
 
 
 @torch.no_grad()
@@ -153,13 +211,34 @@ def _schedule(step: int, steps: int) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
 
 
-def crops(samples: list[np.ndarray[Any, Any]], batch: int, frames: int, seed: int, step: int) -> Tensor:
+def crops(samples: Sequence[Recording], batch: int, frames: int, seed: int, step: int) -> Tensor:
     """A batch of random pieces of recordings, (batch, frames * 1920), at varying loudness."""
     rng = np.random.default_rng((seed, step))
     made = np.zeros((batch, frames * _FRAME), np.float32)
     for row in made:
         clip = samples[int(rng.integers(len(samples)))]
-        start = int(rng.integers(max(1, clip.size // _FRAME - frames + 2))) * _FRAME  # where a tuned voice begins anew
+        start = _start(clip, frames, rng) * _FRAME
         piece = clip[start : start + row.size]
         row[: piece.size] = piece * np.float32(rng.uniform(0.7, 1.1) / 32768)
     return torch.from_numpy(made)
+
+
+def coded_crops(
+    clips: Sequence[tuple[Recording, npt.NDArray[np.int64]]], batch: int, frames: int, seed: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """The same at one loudness, of recordings that are long enough, with their codes: (batch, codebooks, frames)."""
+    rng = np.random.default_rng((seed, step))
+    waves: list[npt.NDArray[np.float32]] = []
+    codes: list[npt.NDArray[np.int64]] = []
+    while len(waves) < batch:
+        clip, coded = clips[int(rng.integers(len(clips)))]
+        if len(coded) >= frames:
+            start = _start(clip, frames, rng)
+            waves.append(clip[start * _FRAME : (start + frames) * _FRAME].astype(np.float32) / np.float32(32768))
+            codes.append(coded[start : start + frames].T)
+    return torch.from_numpy(np.stack(waves)), torch.from_numpy(np.stack(codes))
+
+
+def _start(clip: Recording, frames: int, rng: np.random.Generator) -> int:
+    """A frame: where a tuned voice begins anew."""
+    return int(rng.integers(max(1, clip.size // _FRAME - frames + 1)))

@@ -80,7 +80,8 @@ def looks(tokens: Ids, words: Ordered[int]) -> npt.NDArray[np.float32] | None:
         begin + (np.arange(stop - start) + 0.5) / (stop - start) * (end - begin) - 0.5
         for begin, end, (start, stop) in zip(begins, ends, pairwise(words), strict=True)
     ]
-    return np.concatenate(places).astype(np.float32)
+    found: npt.NDArray[np.float32] = np.concatenate(places).astype(np.float32)
+    return found
 
 
 class Reader:

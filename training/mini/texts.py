@@ -72,7 +72,7 @@ def _language() -> tuple[object, list[str], np.ndarray[tuple[int], np.dtype[np.f
         spoken = {line.split()[0] for line in lines}
     words = [word for word in spoken if re.fullmatch(r"[a-z]{2,}('[a-z]+)?|a|i", word) and not _RUDE.search(word)]
     scored = sorted(((trigrams.prob([word]), word) for word in words), reverse=True)
-    weight = np.array([_odds(score) for score, _ in scored])
+    weight = np.fromiter((_odds(score) for score, _ in scored), np.float64, len(scored))
     return trigrams, [word for _, word in scored], weight
 
 
