@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 # Never drawn: they are kept for the tests of what was learnt. Everyday sentences, no two alike.
 CHOICE = (
@@ -63,7 +64,7 @@ _SHORTEST, _LONGEST = 1, 14  # words
 
 
 @lru_cache(maxsize=1)
-def _language() -> tuple[object, list[str], np.ndarray[tuple[int], np.dtype[np.float64]]]:
+def _language() -> tuple[object, list[str], npt.NDArray[np.float64]]:
     """pocketsphinx's trigrams, its words, the commonest first, and how likely each is."""
     import pocketsphinx
 
@@ -72,7 +73,7 @@ def _language() -> tuple[object, list[str], np.ndarray[tuple[int], np.dtype[np.f
         spoken = {line.split()[0] for line in lines}
     words = [word for word in spoken if re.fullmatch(r"[a-z]{2,}('[a-z]+)?|a|i", word) and not _RUDE.search(word)]
     scored = sorted(((trigrams.prob([word]), word) for word in words), reverse=True)
-    weight = np.fromiter((_odds(score) for score, _ in scored), np.float64, len(scored))
+    weight: npt.NDArray[np.float64] = np.fromiter((_odds(score) for score, _ in scored), np.float64, len(scored))
     return trigrams, [word for _, word in scored], weight
 
 
@@ -105,7 +106,7 @@ def _in_order(
     length: int,
     trigrams: object,
     words: list[str],
-    weight: np.ndarray[tuple[int], np.dtype[np.float64]],
+    weight: npt.NDArray[np.float64],
 ) -> list[str]:
     """Each word is one of some drawn by their own odds, chosen by how well it follows the last two."""
     said: list[str] = []
