@@ -206,8 +206,9 @@ class Runner:
     def warm_up(self) -> None:
         """Run every kernel once: the first request should not wait for them to load."""
         self.begin(0, RowSettings(seed=0, temperature_first=1.0, temperature=1.0, top_k=1))
-        self.prefill(0, Prefill(0, [[self.model.end_of_text] * 8]), 8)
-        self.start(0, 8)
+        for length in (7, 1):  # a prompt that is read in pieces may end in one of a single position
+            self.prefill(0, Prefill(0, [[self.model.end_of_text] * length]), length)
+        self.start(0, 7)
         self.is_prefilled(0, wait=True)
         for _ in range(2):
             self.step([0])

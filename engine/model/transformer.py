@@ -24,11 +24,16 @@ class CacheView(Protocol):
 
 
 class Small(nn.Module):
-    """Kernels between the large products: what torch.compile is for. A marker, see Runner.compile."""
+    """Kernels between the large products: what torch.compile is for. A marker, see Runner.compile.
+
+    A build is for so many dimensions, and for none of length one unless it was made with one; there may be eight of
+    each class. So what can be is laid out as (tokens, size), and `Runner.warm_up` goes through all there are: the
+    first to need another build would wait for it, and with it everybody who speaks.
+    """
 
 
 class RMSNorm(Small):
-    """Takes in what the part before gave, and norms: (x, update) -> (x + update, its norm)."""
+    """Takes in what the part before gave, and norms: (x, update) -> (x + update, its norm), each (tokens, size)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -57,6 +62,8 @@ class Rotary(Small):
 
 
 class Gate(Small):
+    """(tokens, 2 * intermediate) -> (tokens, intermediate)"""
+
     def forward(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
@@ -70,14 +77,15 @@ class Attention(nn.Module):
         self.rotary = Rotary(config)
         self.out = nn.Linear(config.heads * config.head_dim, config.hidden, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, view: CacheView) -> Tensor:
-        rows, length, _ = x.shape
-        q, k, v = self.rotary(self.qkv(x), cos, sin)
+    def forward(self, x: Tensor, rows: int, cos: Tensor, sin: Tensor, layer: int, view: CacheView) -> Tensor:
+        """x: (rows * length, hidden)"""
+        length = x.shape[0] // rows
+        q, k, v = self.rotary(self.qkv(x).view(rows, length, -1), cos, sin)
         k, v = view.update(layer, k, v)
         # Queries of one group share a KV head: laid along the query axis, nothing has to be repeated.
         q = q.reshape(rows, self.kv_heads, -1, self.head_dim)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=view.mask)
-        y = y.reshape(rows, -1, length, self.head_dim).transpose(1, 2).reshape(rows, length, -1)
+        y = y.reshape(rows, -1, length, self.head_dim).transpose(1, 2).reshape(rows * length, -1)
         attended: Tensor = self.out(y)
         return attended
 
@@ -95,7 +103,10 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
-    """(x, update) -> (x, update): what a layer gives is added by the norm behind it, in one kernel with its work."""
+    """(x, update) -> (x, update), each (rows * length, hidden).
+
+    What a layer gives is added by the norm behind it, in one kernel with its work.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -105,10 +116,10 @@ class Layer(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, x: Tensor, update: Tensor | None, cos: Tensor, sin: Tensor, index: int, view: CacheView
+        self, x: Tensor, update: Tensor | None, rows: int, cos: Tensor, sin: Tensor, index: int, view: CacheView
     ) -> tuple[Tensor, Tensor]:
         x, normed = self.attention_norm(x, update)
-        x, normed = self.mlp_norm(x, self.attention(normed, cos, sin, index, view))
+        x, normed = self.mlp_norm(x, self.attention(normed, rows, cos, sin, index, view))
         return x, self.mlp(normed)
 
 
@@ -141,11 +152,12 @@ class Transformer(nn.Module):
         cos, sin = self.cos[positions], self.sin[positions]
         if cos.ndim == 3:
             cos, sin = cos[:, None], sin[:, None]  # one head axis
-        update: Tensor | None = None
+        shape, rows = x.shape, x.shape[0]
+        x, update = x.flatten(0, 1), None
         for index, layer in enumerate(self.layers):
-            x, update = layer(x, update, cos, sin, index, view)
+            x, update = layer(x, update, rows, cos, sin, index, view)
         _, normed = self.norm(x, update)
-        result: Tensor = normed
+        result: Tensor = normed.view(shape)
         return result
 
 

@@ -1,0 +1,41 @@
+"""Compiled at the start and never again: whoever speaks would wait for the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import SpeechRequest, VoicePrompt
+from engine.context import Prefill
+from engine.runner import RowSettings
+from engine.service import CsmEngine
+
+Load = Callable[..., CsmEngine]
+
+
+@pytest.fixture(autouse=True)
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.compile without a compiler behind it: what is guarded is the same, and it takes a moment."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    yield
+    torch.compiler.reset()
+
+
+def test_nothing_is_compiled_after_the_start(load: Load, checkpoint: Path, voice: VoicePrompt) -> None:
+    engine = load(checkpoint, compile="on", slots=9)
+    runner = engine._runner
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for length in (1, 2, 3, 7, 8, 12, 64, 100):
+            runner.prefill(0, Prefill(0, [[1] * length]), length)
+        for rows in (1, 2, 3, 4, 8, 9):
+            for row in range(rows):
+                runner.begin(row, RowSettings(seed=row, temperature_first=1.0, temperature=1.0, top_k=50))
+                runner.start(row, 3)
+            runner.step(list(range(rows)))
+        for guidance in (0.0, 1.5):  # on the engine's own thread
+            engine.generate(SpeechRequest("It goes on.", voice=voice, guidance=guidance, max_frames=3))
