@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,8 @@ from engine import (
     SpeechRequest,
     VoicePrompt,
 )
+from engine.context import Prefill
+from engine.frames import Frame
 from engine.service import CsmEngine
 from engine.types import Codes
 
@@ -150,6 +153,45 @@ def test_guidance_with_one_slot_is_refused(load: Load, checkpoint: Path) -> None
     with pytest.raises(InvalidRequest, match="two slots"):
         engine.stream(SpeechRequest("Two, please.", guidance=1.0))
     assert len(engine.generate(SpeechRequest("One is enough.", max_frames=3)).codes) == 3
+
+
+def test_a_prompt_is_read_piece_by_piece_beside_who_speaks(
+    load: Load, checkpoint: Path, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more positions between two frames than listeners can spare, and to the same end."""
+    request = SpeechRequest("I have a lot to read before I speak. " * 2, voice=voice, seed=3, max_frames=6)
+    engine = load(checkpoint)
+    alone = engine.generate(request).codes
+    engine = load(checkpoint, voice_cache_bytes=0)
+    runner, done = engine._runner, []
+    monkeypatch.setattr(engine._pace, "budget", lambda leads: 16)
+    prefill, launch = runner.prefill, runner.launch
+
+    def read(row: int, what: Prefill, most: int) -> Prefill | None:
+        rest = prefill(row, what, most)
+        left = 0 if rest is None else sum(map(len, rest.spans))
+        done.append(sum(map(len, what.spans)) - left)
+        return rest
+
+    def speak(rows: list[int]) -> Frame:
+        done.append(-len(rows))
+        return launch(rows)
+
+    monkeypatch.setattr(runner, "prefill", read)
+    monkeypatch.setattr(runner, "launch", speak)
+    speaker = engine.stream(SpeechRequest("I speak all the while. " * 9, seed=1, slice_frames=1))
+    next(speaker)
+    del done[:]
+    stream = engine.stream(request)
+    reader = threading.Thread(target=speaker.collect)
+    reader.start()
+    np.testing.assert_array_equal(stream.collect().codes, alone)
+    speaker.close()
+    reader.join()
+    pieces = [each for each in done if each > 0]
+    assert len(pieces) > 3
+    assert max(pieces) <= 16
+    assert not any(one > 0 and other > 0 for one, other in itertools.pairwise(done))  # a frame after each
 
 
 def test_those_that_wait_are_served_in_turn(load: Load, checkpoint: Path) -> None:
