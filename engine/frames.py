@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .codec.mimi import MimiCodec
-from .lanes import PASSED, Lane, Mark
+from .lanes import PASSED, Lane, Mark, Urgency
 from .model.csm import CsmModel, StepState
 from .model.graphs import Bucket, Buckets, Graphs, Recorder
 from .model.sampling import StepKind
@@ -48,7 +48,7 @@ class Frame:
         codes: Codes = self._read[:, :-1]
         return codes
 
-    @property
+    @cached_property
     def stopped(self) -> np.ndarray[Any, Any]:
         """bool (rows,): the frame says that the speech has ended, and is none itself."""
         stopped: np.ndarray[Any, Any] = self._read[:, -1] == 0
@@ -72,8 +72,8 @@ class Frames:
     def __init__(self, model: CsmModel, codec: MimiCodec, state: StepState, buckets: Buckets) -> None:
         device, rows = model.device, state.speaking.shape[0]
         self.buckets = buckets
-        self.lane = Lane(device, urgent=True)
-        self.codec_lane = Lane(device, urgent=True)
+        self.lane = Lane(device, Urgency.FRAMES)
+        self.codec_lane = Lane(device, Urgency.FRAMES)
         self.step_graphs, self.codec_graphs = Graphs(), Graphs()
         self.made = self._taken = PASSED  # the last frame's codes: made by the model, copied by the codec
         self._model, self._codec, self._state = model, codec, state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
+from enum import IntEnum
 from typing import Any
 
 import torch
@@ -29,13 +30,22 @@ class Mark:
 PASSED = Mark()
 
 
-class Lane:
-    """A CUDA stream, or on a CPU nothing. urgent: goes before other lanes where both have work."""
+class Urgency(IntEnum):
+    """Of two lanes that both have work, whose goes first. PyTorch keeps 32 streams for each, and hands them out in
+    turn: no lane of one ever is a lane of another."""
 
-    def __init__(self, device: torch.device, urgent: bool = False) -> None:
+    VOICES = 0
+    PROMPTS = 1
+    FRAMES = 2
+
+
+class Lane:
+    """A CUDA stream, or on a CPU nothing."""
+
+    def __init__(self, device: torch.device, urgency: Urgency) -> None:
         self._stream: Any = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device, priority=-1 if urgent else 0)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(device, priority=-urgency)  # type: ignore[no-untyped-call]
 
     def on(self) -> AbstractContextManager[Any]:
         """What is begun inside goes into this lane."""

@@ -13,6 +13,7 @@ from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
 from .config import CPU_SLOTS, MOST_SLOTS, EngineConfig
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
+from .lanes import Urgency
 from .model.checkpoint import check_directory, find_checkpoint, fingerprint, weights_named_by
 from .model.config import CsmConfig, read_config
 from .model.csm import CsmModel
@@ -20,8 +21,8 @@ from .model.graphs import CudaRecorder, row_sizes
 from .model.int8 import quantize
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
-from .room import bytes_of_row, rows_that_fit
-from .runner import FEWEST_ROWS, Runner
+from .room import bytes_of_prefill, bytes_of_row, rows_that_fit
+from .runner import FEWEST_ROWS, MOST_AT_ONCE, PROMPT_LANES, Runner
 from .types import FRAME_MILLISECONDS
 
 log = logging.getLogger(__name__)
@@ -74,11 +75,12 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         seconds.took("warm up")
         if device.type == "cuda" and _compile(config, device):
             runner.frames.record(
-                CudaRecorder(device),
-                CudaRecorder(device),
+                CudaRecorder(device, Urgency.FRAMES),
+                CudaRecorder(device, Urgency.FRAMES),
                 lambda done, of: progress(0.6 + 0.4 * done / of, f"capturing graphs {done} of {of}"),
             )
             seconds.took("graphs")
+        runner.take_memory()
         if device.type == "cuda" and not config.slots:
             slots = _fast_enough(runner, slots)
             seconds.took("timing")
@@ -134,9 +136,10 @@ def _slots(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
         return CPU_SLOTS
     codec.allocate(FEWEST_ROWS)
     row = bytes_of_row(model.config, model.dtype.itemsize, codec.bytes_of_rows // FEWEST_ROWS)
+    prompts = PROMPT_LANES * bytes_of_prefill(model.config, model.dtype.itemsize, MOST_AT_ONCE)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    fit = rows_that_fit(free, total, row, config.voice_cache_bytes, FEWEST_ROWS)
+    fit = rows_that_fit(free, total, row, config.voice_cache_bytes + prompts, FEWEST_ROWS)
     slots = row_sizes(FEWEST_ROWS, min(fit, MOST_SLOTS))[-1]  # a bucket of its own, so that none has rows to spare
     log.info("%d slots: %d MiB each, %d MiB of %d are free", slots, row >> 20, free >> 20, total >> 20)
     return slots

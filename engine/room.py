@@ -5,7 +5,7 @@ from __future__ import annotations
 from .model.config import CsmConfig, TransformerConfig
 
 MOST_ROWS = 512  # of one device, unless more are asked for: a thread of Python has to serve them all
-_SHARE_LEFT_FREE = 0.1  # of all memory: prompts that are prefilled, recordings that are encoded, fragmentation
+_SHARE_LEFT_FREE = 0.1  # of all memory: recordings that are encoded, fragmentation
 _NOISE_BYTES = 40  # for each token of each codebook, while a frame is drawn
 _OTHER_WORK = 6 << 20  # what else a row needs in a frame: logits, and the codec's convolutions at 24 kHz
 
@@ -26,8 +26,18 @@ def bytes_of_row(config: CsmConfig, element: int, codec: int) -> int:
     return cache + codec + 2 * work
 
 
+def bytes_of_prefill(config: CsmConfig, element: int, positions: int) -> int:
+    """What a pass of so many positions takes beside the weights: of frames, every codebook's embedding at once; then
+    what a layer has in work, and its mask over the whole context."""
+    backbone = config.backbone
+    embeddings = config.codebooks * backbone.hidden
+    layer = 3 * backbone.intermediate + 8 * backbone.hidden
+    mask = 2 * backbone.heads // backbone.kv_heads * config.positions
+    return positions * element * (embeddings + layer + mask)
+
+
 def rows_that_fit(free: int, total: int, row: int, kept: int, fewest: int) -> int:
-    """How many rows of `row` bytes fit into `free`, when `kept` bytes (the voice cache) and a share of all stay free.
+    """How many rows of `row` bytes fit into `free`, when `kept` bytes (voice cache, prefill) and a share of all stay.
 
     Not over MOST_ROWS and not under `fewest`, which may be too many: then allocating them says so.
     """

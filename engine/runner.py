@@ -12,7 +12,7 @@ from torch import Tensor
 from .codec.mimi import MimiCodec
 from .context import Prefill, Span
 from .frames import Frame, Frames
-from .lanes import PASSED, Lane, Mark
+from .lanes import PASSED, Lane, Mark, Urgency
 from .model.csm import CsmModel
 from .model.graphs import Buckets, fine_buckets, graph_buckets
 from .model.sampling import StepKind
@@ -21,6 +21,10 @@ from .types import FRAME_SAMPLES, SAMPLE_RATE, Codes, Samples
 
 # Positions below which a pass of prefill is hardly worth its launch.
 _FEWEST_PREFILLED = {"cpu": 16, "cuda": 128}
+# A pass of prefill is no longer than this, and the rows share so many lanes for theirs: each lane keeps the memory of
+# its longest pass. Longer ones would gain nothing, since these already do more arithmetic than they read.
+MOST_AT_ONCE = 256  # positions
+PROMPT_LANES = 8
 # Where no graphs are, a step reads up to this many more positions than it must, so that few shapes are ever seen.
 _CONTEXT_STEP = 64
 # A matrix product of one row goes another way than one of several, and rounds differently. With two rows at the
@@ -72,9 +76,10 @@ class Runner:
         self._settings: list[RowSettings | None] = [None] * rows
         self._positions = [0] * rows  # the host's copy of state.position
         self._made = [0] * rows  # frames of each row since its `start`
-        self._lanes = [Lane(self.device) for _ in range(rows)]
+        lanes = [Lane(self.device, Urgency.PROMPTS) for _ in range(min(rows, PROMPT_LANES))]
+        self._lanes = [lanes[row % len(lanes)] for row in range(rows)]
         self._prefilled = [PASSED] * rows
-        self._voice_lane = Lane(self.device)
+        self._voice_lane = Lane(self.device, Urgency.VOICES)
         self.overlaps = self.device.type == "cuda"  # what was launched is done by another processor than this one
         self.fewest_prefilled = _FEWEST_PREFILLED[self.device.type]
 
@@ -113,12 +118,15 @@ class Runner:
             self.codec.reset(row)
 
     def prefill(self, row: int, prefill: Prefill, most: int) -> Prefill | None:
-        """Put at most `most` positions into the row's context; what is left comes back."""
+        """Put at most `most` positions into the row's context; what is left comes back. Waits for nothing."""
+        rest: Prefill | None = prefill
         with self._in_lane(row), torch.inference_mode():
-            now, later = _split(prefill, most)
-            embeddings = torch.cat([self._embed(span) for span in now.spans if len(span)])
-            self.model.prefill(self.state, row, now.start, embeddings)
-        return later
+            while rest is not None and most > 0:
+                now, rest = _split(rest, min(most, MOST_AT_ONCE))
+                embeddings = torch.cat([self._embed(span) for span in now.spans if len(span)])
+                self.model.prefill(self.state, row, now.start, embeddings)
+                most -= MOST_AT_ONCE
+        return rest
 
     def saved(self, row: int, length: int) -> Saved:
         """The keys and values of a row's first positions, to be put into other rows."""
@@ -150,14 +158,19 @@ class Runner:
         return self._made[row]
 
     def _in_lane(self, row: int) -> AbstractContextManager[object]:
-        """The row's own lane, behind the last step: who had the row before is done with it."""
+        """The row's lane, behind the last step: who had the row before is done with it."""
         self._lanes[row].follow(self.frames.made)
         return self._lanes[row].on()
 
     def _embed(self, span: Span) -> Tensor:
         if isinstance(span, list):
-            return self.model.embed_text(torch.tensor(span, device=self.device))
-        return self.model.embed_frames(torch.from_numpy(span).to(self.device))
+            return self.model.embed_text(self._sent(torch.tensor(span)))
+        return self.model.embed_frames(self._sent(torch.from_numpy(span)))
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """To the device, in the current lane. From pinned memory, which PyTorch keeps until it has been read: from any
+        other, the host would wait for the whole lane, and with it everybody who speaks."""
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     # ---- beside the rows, from any one thread
 
@@ -213,6 +226,14 @@ class Runner:
         for _ in range(2):
             self.step([0])
         self.encode(np.zeros(FRAME_SAMPLES, np.float32), SAMPLE_RATE)
+
+    def take_memory(self) -> None:
+        """Have each lane of prompts take all the memory it will ever need: nothing runs out later for prompts."""
+        silence = np.zeros((MOST_AT_ONCE, self.model.config.codebooks), np.int64)
+        longest = Prefill(max(self.model.config.positions - MOST_AT_ONCE, 0), [silence[: self.model.config.positions]])
+        for row in range(min(self.rows, PROMPT_LANES) if self.overlaps else 0):
+            self.prefill(row, longest, MOST_AT_ONCE)
+            self._lanes[row].mark().wait()
 
 
 def _split(prefill: Prefill, most: int) -> tuple[Prefill, Prefill | None]:

@@ -83,13 +83,14 @@ class Recorder(Protocol):
 class CudaRecorder:
     """CUDA graphs that share one memory pool: they are replayed one after the other, on one stream, in any order.
 
-    What runs beside them needs a recorder of its own.
+    What runs beside them needs a recorder of its own. urgency: that of the lane they are replayed in; a kernel keeps
+    the priority that it was recorded with.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, urgency: int) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device, priority=-urgency)  # type: ignore[no-untyped-call]
 
     def record(self, work: Work) -> Work:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from engine import EngineConfig, SpeechRequest, VoicePrompt
+from engine.context import Prefill
 from engine.frames import RECORDED
 from engine.loading import load as load_model
 from engine.model.graphs import Bucket, Buckets, Work
 from engine.model.sampling import StepKind
-from engine.runner import RowSettings, Runner
+from engine.runner import MOST_AT_ONCE, RowSettings, Runner
 from engine.service import CsmEngine
 
 from .tape import HostMustNotWait, TapeRecorder
@@ -80,6 +81,21 @@ def test_replayed_is_plain_bit_for_bit(fresh: Runner, runner: Runner) -> None:
     replayed = conversation(fresh)
     assert steps.played - before[0] == codec.played - before[1] == len(plain) // 3
     for one, other in zip(plain, replayed, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_memory_that_is_taken_beforehand_changes_nothing(fresh: Runner, runner: Runner) -> None:
+    def speak(runner: Runner) -> list[np.ndarray[Any, Any]]:
+        runner.begin(1, settings(1))
+        assert runner.prefill(1, Prefill(0, [[5] * (MOST_AT_ONCE + 20)]), MOST_AT_ONCE + 20) is None
+        runner.start(1, MOST_AT_ONCE + 20)
+        return [runner.step([1]).codes[1] for _ in range(3)]
+
+    plain = speak(Runner(runner.model, runner.codec, 4, BUCKETS))
+    fresh.overlaps = True
+    fresh.take_memory()
+    assert fresh.state.backbone.keys[:, 0, :, fresh.model.config.positions - 1].any()
+    for one, other in zip(plain, speak(fresh), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -7,7 +7,8 @@ import torch
 
 from engine.model.config import CsmConfig, TransformerConfig
 from engine.model.kv_cache import KvCache
-from engine.room import MOST_ROWS, bytes_of_cache, bytes_of_row, rows_that_fit
+from engine.room import MOST_ROWS, bytes_of_cache, bytes_of_prefill, bytes_of_row, rows_that_fit
+from engine.runner import MOST_AT_ONCE
 
 GIB = 1 << 30
 BACKBONE = TransformerConfig(2048, 8192, 16, 32, 8, 64, 1e-5, 500_000.0, None)
@@ -29,6 +30,13 @@ def test_rows_and_what_is_to_stay_free_fit() -> None:
         rows = rows_that_fit(free, total * GIB, row, GIB, 2)
         assert rows * row + GIB + total * GIB // 10 <= free or rows == 2
         assert (rows + 1) * row + GIB + total * GIB // 10 > free or rows == MOST_ROWS
+
+
+def test_a_pass_of_prefill_has_room_for_its_largest_tensors() -> None:
+    embeddings = torch.empty(MOST_AT_ONCE, CSM.codebooks, BACKBONE.hidden, dtype=torch.bfloat16, device="meta")
+    gate_up = torch.empty(MOST_AT_ONCE, 2 * BACKBONE.intermediate, dtype=torch.bfloat16, device="meta")
+    mask = torch.empty(4 * MOST_AT_ONCE, CSM.positions, dtype=torch.bfloat16, device="meta")
+    assert bytes_of_prefill(CSM, 2, MOST_AT_ONCE) > embeddings.nbytes + gate_up.nbytes + mask.nbytes
 
 
 def test_bounds() -> None:

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from engine import AUTO_SLOTS, EngineConfig
+from engine.context import Prefill
 from engine.frames import RECORDED
+from engine.lanes import Urgency
 from engine.loading import load
 from engine.model.graphs import Bucket, CudaRecorder
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
@@ -37,7 +39,7 @@ def runner_of(checkpoint: Path, dtype: Any, graphs: bool) -> Runner:
     config = EngineConfig(str(checkpoint), "cuda", dtype, slots=ROWS, compile="off")
     runner = load(config, lambda share, what: None).runner
     if graphs:
-        runner.frames.record(CudaRecorder(runner.device), CudaRecorder(runner.device), lambda done, of: None)
+        runner.frames.record(*(CudaRecorder(runner.device, Urgency.FRAMES) for _ in range(2)), lambda done, of: None)
         assert (
             runner.frames.recorded
             == f"{len(runner.frames.step_graphs) + len(runner.frames.codec_graphs)} of "
@@ -90,26 +92,39 @@ def test_replayed_is_plain_bit_for_bit(checkpoint: Path, dtype: str) -> None:
             np.testing.assert_array_equal(one, other)
 
 
-def test_frames_allocate_nothing(checkpoint: Path) -> None:
+def test_frames_and_prompts_take_no_memory(checkpoint: Path) -> None:
     runner = runner_of(checkpoint, "bfloat16", graphs=True)
     conversation(runner)
+    runner.take_memory()
     torch.cuda.synchronize()
     before = torch.cuda.memory_reserved()
     conversation(runner)
+    codes = np.zeros((runner.model.config.positions, runner.model.config.codebooks), np.int64)
+    for row in range(ROWS):
+        assert runner.prefill(row, Prefill(0, [[1] * 9, codes[9:]]), codes.shape[0]) is None
     torch.cuda.synchronize()
     assert torch.cuda.memory_reserved() == before
 
 
-def test_a_frame_waits_for_nothing(checkpoint: Path) -> None:
-    """Launching makes no call that waits for the device."""
+def test_neither_a_frame_nor_a_prompt_is_waited_for(checkpoint: Path) -> None:
+    """What the engine's thread sets off makes no call that waits for the device."""
     runner = runner_of(checkpoint, "float32", graphs=True)
-    runner.begin(0, RowSettings(seed=0, temperature_first=1.0, temperature=1.0, top_k=50))
+    settings = RowSettings(seed=0, temperature_first=1.0, temperature=1.0, top_k=50)
+    runner.begin(0, settings)
     runner.start(0, 10)
     runner.step([0])
     torch.cuda.set_sync_debug_mode("error")
     try:
         frame = runner.launch([0])
         runner.frames._plain_step(Bucket(2, 256), RECORDED)
+        runner.begin(1, settings)
+        codes = np.zeros((20, runner.model.config.codebooks), np.int64)
+        rest = runner.prefill(1, Prefill(0, [[1] * 10, codes]), 16)
+        assert rest is not None
+        assert runner.prefill(1, rest, 16) is None
+        runner.restore(2, runner.saved(1, 20))
+        runner.start(1, 30)
+        runner.is_prefilled(1, wait=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(frame.samples) == 2
