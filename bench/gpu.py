@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,14 +89,14 @@ def run(step: Step, results: Path, seconds: float) -> bool:
     """One step, its output shown and kept. True if it went well, and in time."""
     print(f"\n==== {step.name}: {' '.join(step.command)}", flush=True)
     begun = time.perf_counter()
-    with (results / f"{step.name}.txt").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", *step.command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # with all that it starts, it can be ended as one
-        )
+    command = [sys.executable, "-u", "-m", *step.command]
+    with (
+        (results / f"{step.name}.txt").open("w", encoding="utf-8") as log,
+        # In a session of its own, with all that it starts, it can be ended as one.
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ) as process,
+    ):
         assert process.stdout is not None
         alarms = [
             threading.Timer(seconds + grace, _end, (process.pid, how))
@@ -126,7 +127,7 @@ def _end(session: int, how: signal.Signals) -> None:
         return
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("bench-results"))
     parser.add_argument("--price", type=float, help="of this GPU for an hour: then bench.cost follows")
@@ -134,29 +135,29 @@ def main() -> int:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--cpu", action="store_true", help="full size on the processor")
     kind.add_argument("--tiny", action="store_true", help="a small checkpoint")
-    arguments = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() and not arguments.cpu else "cpu"
-    if device == "cpu" and not (arguments.cpu or arguments.tiny):
+    chosen = parser.parse_args(arguments)
+    device = "cuda" if torch.cuda.is_available() and not chosen.cpu else "cpu"
+    if device == "cpu" and not (chosen.cpu or chosen.tiny):
         print(
             "PyTorch finds no CUDA device here: --cpu measures the processor at full size (half an hour, 16 GB of "
             "memory), --tiny only shows that the scripts work",
             file=sys.stderr,
         )
         return 1
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    plan = TINY if arguments.tiny else CPU if arguments.cpu else GPU
-    ends = time.monotonic() + (arguments.minutes or plan.minutes) * 60
+    chosen.results.mkdir(parents=True, exist_ok=True)
+    plan = TINY if chosen.tiny else CPU if chosen.cpu else GPU
+    ends = time.monotonic() + (chosen.minutes or plan.minutes) * 60
     good: list[bool] = []
     with tempfile.TemporaryDirectory() as folder:
-        steps = steps_of(plan, folder, device, tests=not arguments.cpu)
-        if arguments.price is not None:
-            kept = str(arguments.results / "load.txt")
-            steps.append(Step("cost", 30, ("bench.cost", "--load", kept, "--price", str(arguments.price))))
+        steps = steps_of(plan, folder, device, tests=not chosen.cpu)
+        if chosen.price is not None:
+            kept = str(chosen.results / "load.txt")
+            steps.append(Step("cost", 30, ("bench.cost", "--load", kept, "--price", str(chosen.price))))
         for step in steps:
             seconds = min(step.limit * plan.limits, ends - time.monotonic())
             if seconds < 10:
                 print(f"==== {step.name}: left out, the time is up", flush=True)
-            good.append(seconds >= 10 and run(step, arguments.results, seconds))
+            good.append(seconds >= 10 and run(step, chosen.results, seconds))
     return 0 if all(good) else 1
 
 
