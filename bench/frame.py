@@ -3,10 +3,10 @@
     python -m bench.frame --model DIRECTORY [--rows 1 8 16] [--contexts 256 1024] [--device cuda]
 
 The floor is the larger of two times: reading every weight that a frame needs once (the depth decoder once per
-codebook) and each row's live context, at the memory's measured speed; and the arithmetic for all rows, at the
-measured speed of a large matrix product. Beside it stand the model's step alone and the codec's, what a frame takes
-when each is launched while the one before still sounds, as the engine does it on a GPU, and a prefill of 128
-positions. The start's phases and what memory went where follow; the last line is JSON.
+codebook) and each row's live context, at the measured bandwidth of the memory (the better of summing up and copying);
+and the arithmetic for all rows, at the measured speed of a large matrix product. Beside it stand the model's step alone
+and the codec's, what a frame takes when each is launched while the one before still sounds, as the engine does it on a
+GPU, and a prefill of 128 positions. The start's phases and what memory went where follow; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 from engine import FRAME_MILLISECONDS, EngineConfig
@@ -29,7 +30,7 @@ from engine.model.csm import CsmModel
 from engine.model.graphs import Bucket
 from engine.runner import RowSettings, Runner
 
-from .machine import matmul_rate, median_seconds, name_of, read_bandwidth, timed
+from .machine import bandwidth_of, matmul_rate, median_seconds, name_of, timed
 
 
 def weights_of_frame(model: CsmModel) -> tuple[int, int]:
@@ -107,10 +108,11 @@ def kernels(runner: Runner) -> int:
     cuda = runner.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
         runner.step(speaking)
-    return sum(event.count for event in profiler.key_averages())
+    there = DeviceType.CUDA if cuda else DeviceType.CPU  # not the calls of the host that set them off
+    return sum(event.count for event in profiler.key_averages() if event.device_type == there)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 8, 16])
@@ -120,30 +122,30 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--depth-weights", default="auto", choices=("auto", "int8"))
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
-    arguments = parser.parse_args()
+    chosen = parser.parse_args(arguments)
 
     begun = time.perf_counter()
     config = EngineConfig(
-        arguments.model,
-        arguments.device,
-        arguments.dtype,
-        arguments.depth_weights,
-        slots=max(arguments.rows),
-        compile=arguments.compile,
+        chosen.model,
+        chosen.device,
+        chosen.dtype,
+        chosen.depth_weights,
+        slots=max(chosen.rows),
+        compile=chosen.compile,
     )
     loaded = load(config, lambda share, what: print(f"{share:4.0%} {what}", flush=True))
     start_seconds = time.perf_counter() - begun
     runner = loaded.runner
     device, dtype = runner.device, runner.model.dtype
-    bandwidth, rate = read_bandwidth(device), matmul_rate(device, dtype)
-    print(f"\n{name_of(device)}: reads {bandwidth / 1e9:.1f} GB/s, multiplies {rate / 1e12:.2f} TFLOP/s in {dtype}")
+    bandwidth, rate = bandwidth_of(device), matmul_rate(device, dtype)
+    print(f"\n{name_of(device)}: {bandwidth}, multiplies {rate / 1e12:.2f} TFLOP/s in {dtype}")
 
-    contexts = [context for context in arguments.contexts if context <= runner.model.config.positions]
-    table = [measure(runner, rows, context, arguments.rounds) for context in contexts for rows in arguments.rows]
+    contexts = [context for context in chosen.contexts if context <= runner.model.config.positions]
+    table = [measure(runner, rows, context, chosen.rounds) for context in contexts for rows in chosen.rows]
     heads = ("rows", "context", "graph", "ms/frame", "overlapped", "floor", "model", "codec", "real-time streams")
     print("\n" + "".join(f"{head:>{len(head) + 2}}" for head in heads))
     for line in table:
-        line["floor_seconds"] = floor_seconds(runner, line["rows"], line["context"], bandwidth, rate)
+        line["floor_seconds"] = floor_seconds(runner, line["rows"], line["context"], bandwidth.best, rate)
         keeps_up = line["overlapped_seconds"] <= FRAME_MILLISECONDS / 1000
         times = (line[key] * 1e3 for key in ("overlapped_seconds", "floor_seconds", "step_seconds", "codec_seconds"))
         cells = (
@@ -156,7 +158,7 @@ def main() -> None:
         )
         print("".join(f"{cell:>{len(head) + 2}}" for head, cell in zip(heads, cells, strict=True)))
     prefill = Prefill(0, [[runner.model.end_of_text] * 128])
-    prefill_seconds = median_seconds(lambda: runner.prefill(0, prefill, 128), device, arguments.rounds)
+    prefill_seconds = median_seconds(lambda: runner.prefill(0, prefill, 128), device, chosen.rounds)
     count = kernels(runner)
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else runner.nbytes
     print(f"\nprefill of 128 positions: {prefill_seconds * 1e3:.1f} ms; {count} kernels a frame")
@@ -170,8 +172,9 @@ def main() -> None:
                 "torch": torch.__version__,
                 "dtype": str(dtype),
                 "depth_weights": loaded.detail["depth_weights"],
-                "compile": arguments.compile,
-                "read_gb_per_second": round(bandwidth / 1e9, 1),
+                "compile": chosen.compile,
+                "read_gb_per_second": round(bandwidth.read / 1e9, 1),
+                "copy_gb_per_second": round(bandwidth.copy / 1e9, 1),
                 "tflops": round(rate / 1e12, 2),
                 "frames": [
                     {key: round(value, 6) if isinstance(value, float) else value for key, value in line.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,10 +34,28 @@ def median_seconds(work: Callable[[], Any], device: torch.device, rounds: int, w
     return statistics.median(timed(work, device) for _ in range(rounds))
 
 
-def read_bandwidth(device: torch.device) -> float:
-    """Bytes per second that can be read: a sum over more memory than any cache holds."""
-    block = torch.ones(1 << 28, dtype=torch.float32, device=device)  # 1 GiB
-    return block.nbytes / min(timed(block.sum, device) for _ in range(5))
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes of memory a second, of more than any cache holds: summed up, and copied (what is read and written)."""
+
+    read: float
+    copy: float
+
+    @property
+    def best(self) -> float:
+        """What a floor is worked out with: on some machines a sum is held up by its additions."""
+        return max(self.read, self.copy)
+
+    def __str__(self) -> str:
+        return f"reads {self.read / 1e9:.1f} GB/s, copies at {self.copy / 1e9:.1f} GB/s"
+
+
+def bandwidth_of(device: torch.device) -> Bandwidth:
+    block = torch.ones(1 << 27, dtype=torch.float32, device=device)  # 512 MiB
+    other = torch.empty_like(block)
+    other.copy_(block)
+    read, copied = (min(timed(work, device) for _ in range(5)) for work in (block.sum, lambda: other.copy_(block)))
+    return Bandwidth(block.nbytes / read, 2 * block.nbytes / copied)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

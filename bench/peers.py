@@ -1,6 +1,6 @@
 """csm-serve beside the other ways to run CSM: same weights, same texts, same machine, one run.
 
-    python -m bench.peers --model DIRECTORY [--rows 1 8] [--frames 25] [--device cpu]
+    python -m bench.peers --model DIRECTORY [--rows 1 8] [--frames 25] [--device cuda]
 
 DIRECTORY is any CSM checkpoint in transformers' layout; for speed alone, one of chance at full size does:
     python -m engine.random_checkpoint DIRECTORY --size full
@@ -11,9 +11,10 @@ DIRECTORY is any CSM checkpoint in transformers' layout; for speed alone, one of
   which is how the forerunners serve. On a CPU, threads that share the cores.
 - csm-serve, N at once: this engine, one frame step for all N.
 
-All turn text into audio, codec included, in the same dtype, sampling with temperature 0.8 and top_k 50; every request
-speaks exactly --frames frames, since the first code that a stop frame begins with is never sampled. The floor is what
-reading the weights once per frame takes at the memory's measured speed. The sides take turns. The last line is JSON.
+All turn text into audio, codec included, in the dtype that the engine takes here by itself unless --dtype says another,
+sampling with temperature 0.8 and top_k 50; every request speaks exactly --frames frames, since the first code that a
+stop frame begins with is never sampled. The floor is what reading the weights once per frame takes at the memory's
+measured bandwidth. The sides take turns. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import torch
 from engine import FRAME_MILLISECONDS, EngineConfig, SpeechRequest, load_engine
 from engine.service import CsmEngine
 
-from .machine import name_of, read_bandwidth, timed
+from .machine import bandwidth_of, name_of, timed
 from .texts import SENTENCES
 from .transformers_peer import TransformersPeer, why_not_compiled
 
@@ -105,40 +106,42 @@ def measure(sides: Sequence[Side], rounds: int, device: torch.device) -> dict[st
     return seconds
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a checkpoint directory in transformers' layout")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8], help="requests at once (default 1 8)")
     parser.add_argument("--streams", type=int, nargs="+", default=[8], help="the same for the peer (default 8)")
     parser.add_argument("--frames", type=int, default=25, help="of 80 ms, of every request (default 25)")
     parser.add_argument("--rounds", type=int, default=3, help="the sides take turns, so that noise meets all")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
     parser.add_argument("--peer-compile", default="auto", choices=("auto", "off"), help="off: leave that side out")
-    arguments = parser.parse_args()
-    if min(arguments.rows + arguments.streams) < 1 or arguments.frames < 2 or arguments.rounds < 1:
+    chosen = parser.parse_args(arguments)
+    if min(chosen.rows + chosen.streams) < 1 or chosen.frames < 2 or chosen.rounds < 1:
         parser.error("--rows, --streams and --rounds are at least 1, --frames at least 2")
-    frames, device = arguments.frames, torch.device(arguments.device)
+    frames = chosen.frames
 
-    bandwidth = read_bandwidth(device)
     engine = load_engine(
         EngineConfig(
-            model=arguments.model,
-            device=arguments.device,
-            dtype=arguments.dtype,
-            slots=max(arguments.rows),
+            model=chosen.model,
+            device=chosen.device,
+            dtype=chosen.dtype,
+            slots=max(chosen.rows),
             audio_queue_slices=frames,  # so that no row is held until another has been read
         )
     )
     assert isinstance(engine, CsmEngine)
-    floor = floor_seconds(engine, bandwidth)
-    left_out = "--peer-compile off" if arguments.peer_compile == "off" else why_not_compiled(device)
+    device, dtype = engine._runner.device, engine._runner.model.dtype
+    bandwidth = bandwidth_of(device)
+    floor = floor_seconds(engine, bandwidth.best)
+    print(f"{name_of(device)}: {bandwidth}; all in {dtype}", flush=True)
+    left_out = "--peer-compile off" if chosen.peer_compile == "off" else why_not_compiled(device)
     if left_out:
         print(f"left out: transformers, static and compiled: {left_out}", flush=True)
-    peer = TransformersPeer(arguments.model, device, getattr(torch, arguments.dtype), frames)
-    sides = peer_sides(peer, arguments.streams, compiled=not left_out)
-    sides += [engine_side(engine, rows, frames) for rows in arguments.rows]
-    seconds = measure(sides, arguments.rounds, device)
+    peer = TransformersPeer(chosen.model, device, dtype, frames)
+    sides = peer_sides(peer, chosen.streams, compiled=not left_out)
+    sides += [engine_side(engine, rows, frames) for rows in chosen.rows]
+    seconds = measure(sides, chosen.rounds, device)
     engine.close()
 
     audio = frames * FRAME_MILLISECONDS / 1000
@@ -153,11 +156,12 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "peers",
-                "model": arguments.model,
-                "device": arguments.device,
-                "dtype": arguments.dtype,
+                "model": chosen.model,
+                "device": str(device),
+                "dtype": str(dtype),
                 "frames": frames,
-                "read_gb_per_second": round(bandwidth / 1e9, 2),
+                "read_gb_per_second": round(bandwidth.read / 1e9, 2),
+                "copy_gb_per_second": round(bandwidth.copy / 1e9, 2),
                 "floor_seconds_per_frame": round(floor, 5),
                 "seconds": {name: [round(each, 4) for each in taken] for name, taken in seconds.items()},
                 "audio_seconds_per_second": {name: round(rate, 4) for name, rate in rates.items()},

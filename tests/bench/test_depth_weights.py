@@ -12,14 +12,9 @@ from bench.frame import weights_of_frame
 from engine import EngineConfig
 from engine.loading import Loaded, load
 from engine.model.sampling import StepKind
-from engine.random_checkpoint import TINY, build_model, write_checkpoint
+from engine.random_checkpoint import TINY
 
 ROWS, FRAMES = 2, 2
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), build_model(TINY))
 
 
 @pytest.fixture(scope="module")
