@@ -12,10 +12,11 @@ from torch.utils._pytree import tree_leaves
 from engine.model.graphs import Work
 
 _ASKS_FOR_VALUES = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item", "masked_select", "unique2"}
+_BRINGS_VALUES = {"lift_fresh", "lift_fresh_copy"}  # torch.tensor([1, 2]): on a device, a copy from the host
 
 
 class HostMustNotWait(RuntimeError):
-    """What a graph cannot hold: Python asks for a tensor's values, or a shape depends on them."""
+    """What a graph cannot hold: Python asks for a tensor's values or brings some, or a shape depends on them."""
 
 
 class _Tape(TorchDispatchMode):
@@ -24,7 +25,7 @@ class _Tape(TorchDispatchMode):
         self.calls: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if operator.overloadpacket.__name__ in _ASKS_FOR_VALUES:
+        if operator.overloadpacket.__name__ in _ASKS_FOR_VALUES | _BRINGS_VALUES:
             raise HostMustNotWait(str(operator))
         result = operator(*args, **(kwargs or {}))
         self.calls.append((operator, args, kwargs or {}, result))

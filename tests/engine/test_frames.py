@@ -183,14 +183,25 @@ def test_a_step_asks_for_no_values_and_moves_nothing(fresh: Runner, kind: StepKi
     assert addresses() == before
 
 
-def test_the_tape_notices_who_asks_for_values(fresh: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def asks(hidden: Tensor) -> None:
+    assert bool(hidden.isfinite().all())
+
+
+def brings(hidden: Tensor) -> None:
+    torch.tensor([1, 2])
+
+
+@pytest.mark.parametrize("meddle", [asks, brings])
+def test_the_tape_notices_who_asks_for_values_or_brings_some(
+    fresh: Runner, monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Tensor], None]
+) -> None:
     whole = fresh.model._codes
 
-    def peeking(hidden: Tensor, *rest: Any) -> Tensor:
-        assert bool(hidden.isfinite().all())
+    def meddling(hidden: Tensor, *rest: Any) -> Tensor:
+        meddle(hidden)
         return whole(hidden, *rest)
 
-    monkeypatch.setattr(fresh.model, "_codes", peeking)
+    monkeypatch.setattr(fresh.model, "_codes", meddling)
     with pytest.raises(HostMustNotWait), torch.inference_mode():
         TapeRecorder().record(lambda: fresh.model.frame_step(fresh.state, 2, 64, RECORDED))
 
