@@ -97,8 +97,8 @@ class Prompter:
             if encoding.codes is not None:
                 self.voices.put_codes(encoding.voice.key, encoding.codes)
 
-    def begin(self, utterance: Utterance) -> None:
-        """The utterance has its rows: set them up."""
+    def _begin_rows(self, utterance: Utterance) -> None:
+        """How the rows sample, and that they have said nothing."""
         request, rows = utterance.request, utterance.rows
         settings = RowSettings(
             seed=utterance.seed,
@@ -113,8 +113,9 @@ class Prompter:
             self._runner.begin(rows[1], replace(settings, sampler=rows[0]))
 
     def _begin_prompt(self, utterance: Utterance) -> None:
-        """Queue what the rows have to read: voice, conversation, the first chunk of text."""
+        """Set the rows up and queue what they have to read: voice, conversation, the first chunk of text."""
         request = utterance.request
+        self._begin_rows(utterance)
         for track, row in zip(utterance.tracks, utterance.rows, strict=True):
             track.context = Context(self.limit, self._begin_voice(utterance, track, row), self._silence)
             for said in request.history:
@@ -152,9 +153,12 @@ class Prompter:
     def advance(self, utterance: Utterance, budget: int, wait: bool) -> int:
         """Prefill at most `budget` positions of it, and note if that makes it ready. Gives back what is left.
 
+        Without a budget none is begun either: that of a whole burst would take as long as a frame.
         wait: nobody else is speaking, so the device may be waited for.
         """
         if utterance.tracks[0].context is None:
+            if budget <= 0:
+                return budget
             self.expect(utterance)  # again: what was known when it came may have had to go since
             if utterance.awaits_codes:
                 return budget

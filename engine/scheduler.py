@@ -38,13 +38,14 @@ class Scheduler(Generic[T]):
     def enqueue(self, item: T) -> None:
         self._waiting.append(item)
 
-    def admit(self) -> Iterator[T]:
+    def admit(self) -> list[T]:
         """Give rows to those that wait, first come first served, as long as there are enough for the next."""
+        before = len(self.running)
         while self._waiting and self._waiting[0].rows_needed <= len(self._free):
             item = self._waiting.popleft()
             item.rows = [heapq.heappop(self._free) for _ in range(item.rows_needed)]
             self.running.append(item)
-            yield item
+        return self.running[before:]
 
     def release(self, item: T) -> None:
         """Take an item's rows back; one that still waits just leaves the queue."""

@@ -132,7 +132,7 @@ class CsmEngine:
             while self._wait_for_work():
                 self._take_in()
                 self._drop_closed()
-                self._admit()
+                self._scheduler.admit()
                 begun = time.monotonic()
                 prefilled = self._prefill()
                 spoke = self._speak()
@@ -173,11 +173,6 @@ class CsmEngine:
         for utterance in self._scheduler:
             if utterance.queue.closed:
                 self._scheduler.release(utterance)
-
-    def _admit(self) -> None:
-        for utterance in self._scheduler.admit():
-            with self._its_own_failure(utterance):
-                self._prompter.begin(utterance)
 
     def _prefill(self) -> int:
         """Bring every row that has just come, or begins a new chunk, nearer to speaking. Positions that were read.

@@ -27,6 +27,7 @@ from engine import (
 )
 from engine.context import Prefill
 from engine.frames import Frame
+from engine.runner import RowSettings
 from engine.service import CsmEngine
 from engine.types import Codes
 
@@ -160,12 +161,11 @@ def test_a_prompt_is_read_piece_by_piece_beside_who_speaks(
 ) -> None:
     """No more positions between two frames than listeners can spare, and to the same end."""
     request = SpeechRequest("I have a lot to read before I speak. " * 2, voice=voice, seed=3, max_frames=6)
-    engine = load(checkpoint)
+    engine = load(checkpoint, voice_cache_bytes=0, audio_queue_slices=1000)  # nobody is held for a slow reader
     alone = engine.generate(request).codes
-    engine = load(checkpoint, voice_cache_bytes=0)
-    runner, done = engine._runner, []
+    runner, done, begun = engine._runner, [], []
     monkeypatch.setattr(engine._pace, "budget", lambda leads: 16)
-    prefill, launch = runner.prefill, runner.launch
+    prefill, launch, begin = runner.prefill, runner.launch, runner.begin
 
     def read(row: int, what: Prefill, most: int) -> Prefill | None:
         rest = prefill(row, what, most)
@@ -177,21 +177,26 @@ def test_a_prompt_is_read_piece_by_piece_beside_who_speaks(
         done.append(-len(rows))
         return launch(rows)
 
+    def set_up(row: int, how: RowSettings) -> None:
+        begun.append(len(done))
+        begin(row, how)
+
     monkeypatch.setattr(runner, "prefill", read)
     monkeypatch.setattr(runner, "launch", speak)
+    monkeypatch.setattr(runner, "begin", set_up)
     speaker = engine.stream(SpeechRequest("I speak all the while. " * 9, seed=1, slice_frames=1))
     next(speaker)
-    del done[:]
-    stream = engine.stream(request)
-    reader = threading.Thread(target=speaker.collect)
-    reader.start()
-    np.testing.assert_array_equal(stream.collect().codes, alone)
+    del done[:], begun[:]
+    streams = [engine.stream(request) for _ in range(3)]
+    for stream in streams:
+        np.testing.assert_array_equal(stream.collect().codes, alone)
     speaker.close()
-    reader.join()
     pieces = [each for each in done if each > 0]
     assert len(pieces) > 3
     assert max(pieces) <= 16
-    assert not any(one > 0 and other > 0 for one, other in itertools.pairwise(done))  # a frame after each
+    for one, other in itertools.pairwise(done):
+        assert max(one, 0) + max(other, 0) <= 16  # the next frame comes before more is read
+    assert len(set(begun)) == len(begun) == len(streams)  # nor is a whole burst set up at once
 
 
 def test_those_that_wait_are_served_in_turn(load: Load, checkpoint: Path) -> None:
