@@ -10,14 +10,14 @@ import torch
 
 from .codec.encoder import MimiEncoder
 from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
-from .config import CPU_SLOTS, MOST_SLOTS, EngineConfig
+from .config import CPU_SLOTS, EngineConfig
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
 from .lanes import Urgency
 from .model.checkpoint import check_directory, find_checkpoint, fingerprint, weights_named_by
 from .model.config import CsmConfig, read_config
 from .model.csm import CsmModel
-from .model.graphs import CudaRecorder, row_sizes
+from .model.graphs import CudaRecorder
 from .model.int8 import quantize
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
@@ -139,8 +139,7 @@ def _slots(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
     prompts = PROMPT_LANES * bytes_of_prefill(model.config, model.dtype.itemsize, MOST_AT_ONCE)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    fit = rows_that_fit(free, total, row, config.voice_cache_bytes + prompts, FEWEST_ROWS)
-    slots = row_sizes(FEWEST_ROWS, min(fit, MOST_SLOTS))[-1]  # a bucket of its own, so that none has rows to spare
+    slots = rows_that_fit(free, total, row, config.voice_cache_bytes + prompts, FEWEST_ROWS)
     log.info("%d slots: %d MiB each, %d MiB of %d are free", slots, row >> 20, free >> 20, total >> 20)
     return slots
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from .config import MOST_SLOTS
 from .model.config import CsmConfig, TransformerConfig
 
-MOST_ROWS = 512  # of one device, unless more are asked for: a thread of Python has to serve them all
 _SHARE_LEFT_FREE = 0.1  # of all memory: recordings that are encoded, fragmentation
 _NOISE_BYTES = 40  # for each token of each codebook, while a frame is drawn
 _OTHER_WORK = 6 << 20  # what else a row needs in a frame: logits, and the codec's convolutions at 24 kHz
@@ -39,7 +39,8 @@ def bytes_of_prefill(config: CsmConfig, element: int, positions: int) -> int:
 def rows_that_fit(free: int, total: int, row: int, kept: int, fewest: int) -> int:
     """How many rows of `row` bytes fit into `free`, when `kept` bytes (voice cache, prefill) and a share of all stay.
 
-    Not over MOST_ROWS and not under `fewest`, which may be too many: then allocating them says so.
+    By eights, as matrix products have them, where there are so many. Not over MOST_SLOTS and not under `fewest`, which
+    may be too many: then allocating them says so.
     """
-    room = free - kept - int(total * _SHARE_LEFT_FREE)
-    return max(fewest, min(MOST_ROWS, room // row))
+    fit = min(MOST_SLOTS, (free - kept - int(total * _SHARE_LEFT_FREE)) // row)
+    return max(fewest, fit - fit % 8 if fit >= 8 else fit)

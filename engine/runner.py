@@ -24,7 +24,7 @@ _FEWEST_PREFILLED = {"cpu": 16, "cuda": 128}
 # A pass of prefill is no longer than this, and the rows share so many lanes for theirs: each lane keeps the memory of
 # its longest pass. Longer ones would gain nothing, since these already do more arithmetic than they read.
 MOST_AT_ONCE = 256  # positions
-PROMPT_LANES = 8
+PROMPT_LANES = 4
 # Where no graphs are, a step reads up to this many more positions than it must, so that few shapes are ever seen.
 _CONTEXT_STEP = 64
 # A matrix product of one row goes another way than one of several, and rounds differently. With two rows at the
