@@ -229,10 +229,11 @@ class Runner:
 
     def take_memory(self) -> None:
         """Have each lane of prompts take all the memory it will ever need: nothing runs out later for prompts."""
-        silence = np.zeros((MOST_AT_ONCE, self.model.config.codebooks), np.int64)
-        longest = Prefill(max(self.model.config.positions - MOST_AT_ONCE, 0), [silence[: self.model.config.positions]])
+        most, config = min(MOST_AT_ONCE, self.model.config.positions), self.model.config
+        frames = np.zeros((most - 1, config.codebooks), np.int64)
+        longest = Prefill(config.positions - most, [[self.model.end_of_text], frames])
         for row in range(min(self.rows, PROMPT_LANES) if self.overlaps else 0):
-            self.prefill(row, longest, MOST_AT_ONCE)
+            self.prefill(row, longest, most)
             self._lanes[row].mark().wait()
 
 

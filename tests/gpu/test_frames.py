@@ -17,7 +17,7 @@ from engine.lanes import Urgency
 from engine.loading import load
 from engine.model.graphs import Bucket, CudaRecorder
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
-from engine.runner import RowSettings, Runner
+from engine.runner import PROMPT_LANES, RowSettings, Runner
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -95,15 +95,18 @@ def test_replayed_is_plain_bit_for_bit(checkpoint: Path, dtype: str) -> None:
 def test_frames_and_prompts_take_no_memory(checkpoint: Path) -> None:
     runner = runner_of(checkpoint, "bfloat16", graphs=True)
     conversation(runner)
-    runner.take_memory()
     torch.cuda.synchronize()
     before = torch.cuda.memory_reserved()
     conversation(runner)
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_reserved() == before
+    runner.take_memory()  # once more, since recording gave back what the start had taken
+    before = torch.cuda.memory_reserved()
     codes = np.zeros((runner.model.config.positions, runner.model.config.codebooks), np.int64)
     for row in range(ROWS):
         assert runner.prefill(row, Prefill(0, [[1] * 9, codes[9:]]), codes.shape[0]) is None
     torch.cuda.synchronize()
-    assert torch.cuda.memory_reserved() == before
+    assert torch.cuda.memory_reserved() - before <= PROMPT_LANES * (2 << 20)  # the allocator's least for small tensors
 
 
 def test_neither_a_frame_nor_a_prompt_is_waited_for(checkpoint: Path) -> None:
