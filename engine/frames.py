@@ -22,7 +22,7 @@ from .types import FRAME_SAMPLES, Codes, Samples
 
 log = logging.getLogger(__name__)
 
-# What graphs are recorded for. Greedy rows get from it what a greedy step gives them; the rest is done plainly.
+# What graphs of every bucket are recorded for. Greedy rows get from it what a greedy step gives them.
 RECORDED = StepKind(top_k=64, sampled=True, guided=False)
 
 
@@ -74,7 +74,7 @@ class Frames:
         self.buckets = buckets
         self.lane = Lane(device, Urgency.FRAMES)
         self.codec_lane = Lane(device, Urgency.FRAMES)
-        self.step_graphs, self.codec_graphs = Graphs(), Graphs()
+        self.step_graphs, self.rare_graphs, self.codec_graphs = Graphs(), Graphs(), Graphs()
         self.made = self._taken = PASSED  # the last frame's codes: made by the model, copied by the codec
         self._model, self._codec, self._state = model, codec, state
         self._speaking: list[int] = []
@@ -129,12 +129,22 @@ class Frames:
             self._speaking = list(speaking)
 
     def _step(self, bucket: Bucket, kind: StepKind) -> None:
-        recorded = not kind.guided and kind.top_k <= RECORDED.top_k
-        if not (recorded and self.step_graphs.replay(bucket)):
+        if kind.guided or kind.top_k > RECORDED.top_k:
+            replayed = self.rare_graphs.replay(self._rare(bucket.rows))
+        else:
+            replayed = self.step_graphs.replay(bucket)
+        if not replayed:
             self._plain_step(bucket, kind)
 
     def _plain_step(self, bucket: Bucket, kind: StepKind = RECORDED) -> None:
         self._model.frame_step(self._state, bucket.rows, bucket.context, kind)
+
+    def _rare(self, rows: int) -> Bucket:
+        """Where a step that can do whatever a request may ask for is recorded: over the whole context alone."""
+        return Bucket(rows, self.buckets.contexts[-1])
+
+    def _rare_step(self, bucket: Bucket) -> None:
+        self._plain_step(bucket, StepKind(top_k=self._model.sampled_vocab, sampled=True, guided=True))
 
     def _decode(self, bucket: Bucket) -> None:
         rows = bucket.rows
@@ -161,13 +171,14 @@ class Frames:
         progress: called with (graphs begun, graphs in all). Where one says something else than its twin, or cannot be
         recorded at all, everything is done plainly, and a warning says so.
         """
-        shapes = self.buckets.largest_first()
-        counts = iter(range(1, len(shapes) + len(self.buckets.rows) + 1))
-        total = len(shapes) + len(self.buckets.rows)
+        rows = self.buckets.rows[::-1]
         parts = (
-            (self.step_graphs, steps, shapes, self._plain_step),
-            (self.codec_graphs, codec, [Bucket(rows) for rows in reversed(self.buckets.rows)], self._decode),
+            (self.rare_graphs, steps, list(map(self._rare, rows)), self._rare_step),
+            (self.step_graphs, steps, self.buckets.largest_first(), self._plain_step),
+            (self.codec_graphs, codec, list(map(Bucket, rows)), self._decode),
         )
+        total = sum(len(buckets) for _, _, buckets, _ in parts)
+        counts = iter(range(1, total + 1))
         try:
             with torch.inference_mode(), self.lane.on():
                 self._tell_who_speaks([])
@@ -182,7 +193,7 @@ class Frames:
         if wrong:
             log.warning("recorded frames say something else than plain ones (%s), so frames stay plain", wrong)
             self._forget_graphs()
-        if missing := self.step_graphs.missing + self.codec_graphs.missing:
+        if missing := self._missing:
             log.warning(
                 "memory sufficed for %d graphs of %d: frames of %s are launched kernel by kernel; use fewer slots",
                 *(total - len(missing), total, ", ".join(f"{each.rows} rows x {each.context}" for each in missing)),
@@ -191,19 +202,26 @@ class Frames:
     @property
     def recorded(self) -> str:
         """How many graphs there are, for people."""
-        count = len(self.step_graphs) + len(self.codec_graphs)
-        missing = len(self.step_graphs.missing) + len(self.codec_graphs.missing)
-        return f"{count} of {count + missing}" if count else "none"
+        count = sum(map(len, self._graphs))
+        return f"{count} of {count + len(self._missing)}" if count else "none"
+
+    @property
+    def _graphs(self) -> tuple[Graphs, ...]:
+        return self.step_graphs, self.rare_graphs, self.codec_graphs
+
+    @property
+    def _missing(self) -> list[Bucket]:
+        return [bucket for graphs in self._graphs for bucket in graphs.missing]
 
     def _forget_graphs(self) -> None:
-        self.step_graphs.clear()
-        self.codec_graphs.clear()
+        for graphs in self._graphs:
+            graphs.clear()
 
     def _differing(self) -> str:
         """The first bucket of which a replay is not what its twin is; empty if there is none."""
-        for bucket in self.buckets.largest_first():
-            if bucket in self.step_graphs:
-                plain, replayed = (self._rehearsed(bucket, replay) for replay in (False, True))
+        for graphs, work in ((self.rare_graphs, self._rare_step), (self.step_graphs, self._plain_step)):
+            for bucket in filter(graphs.__contains__, self.buckets.largest_first()):
+                plain, replayed = (self._rehearsed(bucket, how) for how in (work, graphs.replay))
                 if not all(map(torch.equal, plain, replayed)):
                     return f"{bucket.rows} rows, {bucket.context} positions"
         for rows in self.buckets.rows:
@@ -213,7 +231,7 @@ class Frames:
                     return f"the codec, {rows} rows"
         return ""
 
-    def _rehearsed(self, bucket: Bucket, replay: bool) -> list[Tensor]:
+    def _rehearsed(self, bucket: Bucket, step: Callable[[Bucket], object]) -> list[Tensor]:
         """What two frames leave behind that begin with contrived settings. Nobody speaks before or after."""
         state, rows = self._state, bucket.rows
         number = torch.arange(rows, device=state.speaking.device)
@@ -225,15 +243,15 @@ class Frames:
         state.starting[:rows] = number % 4 == 0
         state.sampling.seed[:rows], state.sampling.frame[:rows], state.sampling.top_k[:rows] = number, 5, 50
         state.sampling.temperature[:rows] = state.sampling.temperature_first[:rows] = 0.9
+        state.sampling.guidance[:rows] = number % 2
+        state.sampling.unconditional[:rows] = rows - 1 - number
         for _ in range(2):
-            if replay:
-                self.step_graphs.replay(bucket)
-            else:
-                self._plain_step(bucket)
+            step(bucket)
         left = [state.outcome[:rows], state.position[:rows], state.sampling.frame[:rows], state.starting[:rows]]
         copies = [tensor.clone() for tensor in left]
-        for tensor in (*left, state.speaking):
+        for tensor in (*left, state.speaking, state.sampling.guidance):
             tensor.zero_()
+        state.sampling.unconditional[:rows] = number
         return copies
 
     def _sounded(self, rows: int, replay: bool) -> Tensor:

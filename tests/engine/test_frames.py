@@ -110,19 +110,37 @@ def test_greedy_rows_get_from_a_recorded_step_what_a_greedy_one_gives(fresh: Run
     assert speak() == plain
 
 
-@pytest.mark.parametrize("kind", [StepKind(64, True, True), StepKind(256, True, False)])
-def test_what_is_not_recorded_is_done_plainly(fresh: Runner, kind: StepKind) -> None:
+def test_whatever_a_request_asks_for_is_recorded(fresh: Runner, runner: Runner) -> None:
+    def speak(runner: Runner) -> list[Any]:
+        runner.begin(0, settings(0, guidance=1.5, unconditional=1))
+        runner.begin(1, settings(0, sampler=0))
+        runner.begin(2, settings(2, top_k=66))
+        runner.begin(3, settings(3, temperature=0.0, temperature_first=0.0))
+        for row in range(4):
+            runner.start(row, 10 * row)
+        spoken = [[0, 1]] * 3 + [[0, 1, 3]] * 3 + [[2, 3]] * 3  # guided alone, among others, many tokens
+        return [runner.step(rows).codes[rows].tolist() for rows in spoken]
+
+    plain = speak(Runner(runner.model, runner.codec, 4, BUCKETS))
+    steps, _ = record(fresh)
+    before = steps.played
+    assert speak(fresh) == plain
+    assert steps.played == before + len(plain)
+
+
+def test_a_kind_that_memory_had_no_room_for_is_done_plainly(fresh: Runner) -> None:
     steps, codec = record(fresh)
+    fresh.frames.rare_graphs.clear()
     before = steps.played, codec.played
-    assert len(fresh.frames.launch([0], Bucket(2, 64), kind).codes) == 2
+    assert len(fresh.frames.launch([0], Bucket(2, 64), StepKind(64, True, True)).codes) == 2
     assert (steps.played, codec.played) == (before[0], before[1] + 1)
 
 
 def test_progress_counts_every_graph(fresh: Runner) -> None:
     seen: list[tuple[int, int]] = []
     fresh.frames.record(TapeRecorder(), TapeRecorder(), lambda done, of: seen.append((done, of)))
-    assert seen == [(number, 6) for number in range(1, 7)]
-    assert fresh.frames.recorded == "6 of 6"
+    assert seen == [(number, 8) for number in range(1, 9)]  # four buckets; two each of rare steps and of the codec's
+    assert fresh.frames.recorded == "8 of 8"
 
 
 class Slips(TapeRecorder):

@@ -40,11 +40,8 @@ def runner_of(checkpoint: Path, dtype: Any, graphs: bool) -> Runner:
     runner = load(config, lambda share, what: None).runner
     if graphs:
         runner.frames.record(*(CudaRecorder(runner.device, Urgency.FRAMES) for _ in range(2)), lambda done, of: None)
-        assert (
-            runner.frames.recorded
-            == f"{len(runner.frames.step_graphs) + len(runner.frames.codec_graphs)} of "
-            + str(len(runner.frames.buckets.largest_first()) + len(runner.frames.buckets.rows))
-        )
+        count = len(runner.frames.buckets.largest_first()) + 2 * len(runner.frames.buckets.rows)
+        assert runner.frames.recorded == f"{count} of {count}"
     return runner
 
 
@@ -78,6 +75,9 @@ def conversation(runner: Runner) -> list[np.ndarray[Any, Any]]:
     speak([0, 1, 3, 5], 15)
     begin(0, 2, seed=11)
     speak([0], 5)
+    begin(4, 30, top_k=60, guidance=1.5, unconditional=5)  # what is recorded over the whole context alone
+    begin(5, 30, sampler=4)
+    speak([0, 4, 5], 4)
     return said
 
 
