@@ -140,13 +140,14 @@ def main() -> None:
         if not (work / "tokenizer.json").exists():
             build_tokenizer(pronounce(vocabulary(), VOICES["anna"])).save(str(work / "tokenizer.json"))
     codec = train_codec(work / "speech", work)
+    make_codes(codec, work / "speech", work / "codes.safetensors")
+    codec = train_decoder(codec, work / "speech", work)
     if arguments.language:
         model = train_language(codec, work / "speech", work)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             write_checkpoint(model, work / "tokenizer.json", work / "csm-mini")
             print(f"done: {work / 'csm-mini'}", flush=True)
         return
-    make_codes(codec, work / "speech", work / "codes.safetensors")
     processes = torch.cuda.device_count() or os.cpu_count() or 1
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "training.mini")
     command = [sys.executable, "-m", *launch, str(work), "--language"]
