@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.mini.codec import CODEBOOKS, CodecTrainer, build_codec, crops, settle
+from training.mini.codec import CODEBOOKS, CodecTrainer, DecoderTrainer, build_codec, coded_crops, crops, settle
 from training.mini.codes import encode, reserve_stop_code
 
 
@@ -40,6 +40,32 @@ def test_it_learns_and_goes_on_where_it_stopped() -> None:
     other.load(whole.state())
     assert other.step == 10
     assert other.learn(wave)["distance"] == pytest.approx(whole.learn(wave)["distance"], rel=1e-3)
+
+
+def test_a_decoder_learns_on_alone_and_codes_stay_what_they_are() -> None:
+    first = trainer(free_steps=100)
+    for step in range(4):
+        first.learn(crops(tones(), 4, 4, 0, step))
+    codec, wave = first.codec, crops(tones(), 4, 4, 0, 0)
+    before = encode(codec.eval(), wave)
+    clips = [
+        (tone, encode(codec, torch.from_numpy(tone[None, :38_400] / np.float32(32_768)))[0].numpy()) for tone in tones()
+    ]
+    made = DecoderTrainer(codec, 100, 0.02)
+    distances = [made.learn(*coded_crops(clips, 4, 4, 0, 0))["distance"] for _ in range(8)]
+    assert distances[-1] < distances[0]
+    assert bool((encode(codec.eval(), wave) == before).all())
+
+
+def test_pieces_come_with_their_own_codes() -> None:
+    tone = np.repeat(np.arange(20, dtype=np.int16), 1920)
+    codes = np.repeat(np.arange(20)[:, None], CODEBOOKS, axis=1)
+    short = (tone[: 3 * 1920], codes[:3])
+    waves, told = coded_crops([(tone, codes), short], 5, 4, 0, 1)
+    assert waves.shape == (5, 4 * 1920)
+    assert told.shape == (5, CODEBOOKS, 4)
+    heard = (waves.reshape(5, 4, 1920)[..., 0] * 32_768).round().long()
+    assert bool((heard == told[:, 0]).all())
 
 
 def test_no_sound_is_encoded_as_the_stop_frame() -> None:
