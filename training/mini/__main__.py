@@ -43,7 +43,7 @@ _SAVE_EVERY, _LOG_EVERY = 250, 50
 _HELD_BACK = 250  # clips that are not learnt from
 _LONGEST = 300  # positions of one clip
 LANGUAGE = TrainSettings(
-    steps=5_000, seed=SEED, max_positions=1_060, learning_rate=1.5e-3, warmup=100, final_share=0.05, depth_share=0.25,
+    steps=4_000, seed=SEED, max_positions=1_060, learning_rate=1.5e-3, warmup=100, final_share=0.05, depth_share=0.25,
     betas=(0.9, 0.98), weight_decay=0.05, precision="auto", device="auto", log_every=25, save_every=100,
     sample_every=500,
 )  # fmt: skip

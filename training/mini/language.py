@@ -98,7 +98,7 @@ class Reader:
         self._share = counts / counts.sum()
 
     def __call__(self, _: int, rng: np.random.Generator) -> list[Sequence]:
-        share = int(rng.choice((1, 2, 3)))  # of a context: what is short is learnt sooner
+        share = int(rng.choice((1, 2, 3, 4)))  # of a context: what is short is learnt sooner
         return [self._row(POSITIONS // share, rng) for _ in range(self._rows * share)]
 
     def _row(self, length: int, rng: np.random.Generator) -> Sequence:
