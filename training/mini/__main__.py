@@ -31,7 +31,7 @@ from .codes import make_codes, read_codes, reserve_stop_code
 from .guidance import Guidance
 from .language import Reader, build_model, looks, write_checkpoint
 from .pronunciation import build_tokenizer, pronounce
-from .speech import VOICES, make_speech, read_speech
+from .speech import VOICES, make_speech, read_speech, write_voices
 from .texts import vocabulary
 
 SEED = 1
@@ -146,7 +146,8 @@ def main() -> None:
         model = train_language(codec, work / "speech", work)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             write_checkpoint(model, work / "tokenizer.json", work / "csm-mini")
-            print(f"done: {work / 'csm-mini'}", flush=True)
+            write_voices(work / "voices")
+            print(f"done: {work / 'csm-mini'}, and its voices in {work / 'voices'}", flush=True)
         return
     processes = torch.cuda.device_count() or os.cpu_count() or 1
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "training.mini")

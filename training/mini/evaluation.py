@@ -19,7 +19,7 @@ from engine.text import frame_bound
 from engine.types import FRAME_SAMPLES, SAMPLE_RATE, Samples
 
 from .listening import Recogniser, word_errors
-from .speech import PROMPTS, VOICES, Recording, speak
+from .speech import PROMPTS, VOICES, Recording, speak, speak_as_it_is
 from .texts import CHOICE, OPEN
 
 _LONG = ". ".join(sentence.capitalize() for sentence in OPEN[:12]) + "."
@@ -62,7 +62,7 @@ def listen(model: str, voices: list[str], sentences: int, temperature: float) ->
             return engine.generate(request).samples
 
         said = {text: say(text) for text in (*choice, *free)}
-        real = {text: _float(speak(library, text.capitalize() + ".", voice)) for text in (*choice, *free)}
+        real = {text: _float(speak_as_it_is(library, text.capitalize() + ".", voice)) for text in (*choice, *free)}
         pitches = [pitch for samples in said.values() if (pitch := median_pitch(samples, SAMPLE_RATE))]
         meant = median_pitch(prompt.samples, SAMPLE_RATE) or float("nan")
         whole = say(_LONG)

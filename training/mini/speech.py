@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import wave
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -101,8 +102,8 @@ def _said(
 def _at_24_khz(raw: npt.NDArray[np.int16]) -> Recording:
     import torchaudio.functional
 
-    wave = torchaudio.functional.resample(torch.from_numpy(raw.astype(np.float32)), RATE, SAMPLE_RATE)
-    spoken: Recording = wave.round().clamp(-32768, 32767).to(torch.int16).numpy()
+    resampled = torchaudio.functional.resample(torch.from_numpy(raw.astype(np.float32)), RATE, SAMPLE_RATE)
+    spoken: Recording = resampled.round().clamp(-32768, 32767).to(torch.int16).numpy()
     return spoken
 
 
@@ -141,6 +142,17 @@ def make_speech(directory: Path, seed: int, clips: int, processes: int = 2) -> N
     with get_context("spawn").Pool(processes) as pool:
         for done, index in enumerate(pool.imap_unordered(partial(make_shard, directory, seed), shards), 1):
             print(f"speech: {done} of {len(shards)} shards ({index.name})", flush=True)
+
+
+def write_voices(directory: Path) -> None:
+    """The recordings that are the voices, each with its transcript beside it, as PRELOADED_VOICES_DIR has them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    library = EspeakLibrary()
+    for name, voice in VOICES.items():
+        with wave.open(str(directory / f"{name}.wav"), "wb") as file:
+            file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+            file.writeframes(speak(library, PROMPTS[name], voice).astype("<i2").tobytes())
+        (directory / f"{name}.txt").write_text(f"{PROMPTS[name]}\n", encoding="utf-8")
 
 
 def read_speech(directory: Path) -> Iterator[tuple[str, Clip, Recording]]:

@@ -1,0 +1,143 @@
+"""Text in, words heard: the small CSM through every format and protocol, and a public recogniser at the other end."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from app.encoders import FORMATS
+from app.engine_host import SMALL_MODEL
+from tests.app.encoders.test_formats import decode
+from tests.integration.conftest import ROOT
+from tests.integration.shared import KEY, Server, serving
+from training.mini.listening import Recogniser
+from training.mini.texts import CHOICE
+
+pytest.importorskip("pocketsphinx")
+pytestmark = pytest.mark.skipif(not SMALL_MODEL.is_dir(), reason="models/csm-mini is not there")
+
+Samples = npt.NDArray[np.float32]
+
+SAID = CHOICE[2]
+TEXT = f"{SAID.capitalize()}."
+VOICE = "anna.wav"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Greedy, so that every answer is the same speech."""
+    with serving(
+        tmp_path_factory.mktemp("spoken"),
+        MODEL_PATH=str(SMALL_MODEL),
+        PRELOADED_VOICES_DIR=str(ROOT / "preloaded-voices"),
+        TTS_SYNTHESIS_TEMPERATURE="0",
+    ) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> Recogniser:
+    return Recogniser(CHOICE)
+
+
+def post(server: Server, path: str, body: object) -> bytes:
+    request = urllib.request.Request(
+        f"{server.url}{path}",
+        json.dumps(body).encode(),
+        {"X-API-Key": KEY, "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=100) as answer:
+        return bytes(answer.read())
+
+
+def answer(server: Server, path: str, body: object) -> Any:
+    return json.loads(post(server, path, body))
+
+
+def dial(server: Server, path: str) -> ClientConnection:
+    return connect(
+        f"ws://127.0.0.1:{server.port}{path}", additional_headers={"X-API-Key": KEY}, max_size=None, open_timeout=60
+    )
+
+
+def from_wav(data: str) -> Samples:
+    return decode("wav", base64.b64decode(data))
+
+
+def from_floats(*pieces: bytes) -> Samples:
+    return np.frombuffer(b"".join(pieces), "<f4")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_carries_the_words(server: Server, recogniser: Recogniser, name: str) -> None:
+    query = urlencode({"text": TEXT, "voice_id": VOICE, "format": name, "api_key": KEY})
+    with urllib.request.urlopen(f"{server.url}/tts/generate?{query}", timeout=100) as response:
+        assert response.headers["X-TTS-Engine"] == "csm"
+        data = response.read()
+    assert recogniser.choose(decode(name, data)) == SAID
+
+
+def test_the_routes_of_whole_answers(server: Server, recogniser: Recogniser) -> None:
+    said = {
+        "/generate": from_wav(answer(server, "/generate", {"text": TEXT, "temperature": 0})["audio_base64"]),
+        "/generate/wav": decode("wav", post(server, "/generate/wav", {"text": TEXT, "temperature": 0})),
+        "/api/generate": from_wav(answer(server, "/api/generate", {"text": TEXT, "voice": "speaker_0"})["audio_data"]),
+    }
+    lines = post(server, "/stream/chunks", [TEXT]).splitlines()
+    said["/stream/chunks"] = from_wav(json.loads(lines[0])["audio_base64"])
+    assert {path: recogniser.choose(samples) for path, samples in said.items()} == dict.fromkeys(said, SAID)
+
+
+def test_openais_route_streamed_and_as_events(server: Server, recogniser: Recogniser) -> None:
+    request = {"model": "csm", "input": TEXT, "voice": VOICE, "response_format": "pcm"}
+    events = post(server, "/v1/audio/speech", request | {"stream_format": "sse"}).decode().splitlines()
+    told = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data: {")]
+    audio = b"".join(base64.b64decode(each["audio"]) for each in told if each["type"] == "speech.audio.delta")
+    plain = post(server, "/v1/audio/speech", request)
+    assert audio == plain
+    assert recogniser.choose(decode("raw_pcm", plain)) == SAID
+
+
+def test_a_socket_for_each_voice(server: Server, recogniser: Recogniser) -> None:
+    with dial(server, f"/api/{VOICE}") as socket:
+        socket.send(TEXT)
+        pieces = []
+        while isinstance(message := socket.recv(timeout=100), bytes):
+            pieces.append(message)
+    assert json.loads(message) == {"type": "completion"}
+    assert recogniser.choose(from_floats(*pieces)) == SAID
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_socket_for_all_voices(server: Server, recogniser: Recogniser, binary: bool) -> None:
+    pieces = []
+    with dial(server, "/ws") as socket:
+        socket.send(json.dumps({"text": TEXT, "voice_id": VOICE, "binary": binary}))
+        while True:
+            message = socket.recv(timeout=100)
+            if isinstance(message, bytes):
+                pieces.append(message)
+                continue
+            told = json.loads(message)
+            if told["type"] == "audio_chunk":
+                pieces.append(base64.b64decode(told["audio"]))
+            elif told["type"] != "audio_status":
+                break
+    assert told["type"] == "completion"
+    assert recogniser.choose(from_floats(*pieces)) == SAID
+
+
+def test_a_socket_for_an_llms_words(server: Server, recogniser: Recogniser) -> None:
+    with dial(server, "/stream") as socket:
+        socket.send(json.dumps({"text": TEXT, "speaker_id": 0}))
+        told = json.loads(socket.recv(timeout=100))
+    assert recogniser.choose(from_wav(told["audio_base64"])) == SAID
