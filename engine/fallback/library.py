@@ -20,6 +20,7 @@ from ..errors import CheckpointError, EngineFailed
 from .voices import EspeakVoice
 
 Pcm = npt.NDArray[np.int16]  # (samples,)
+Word = tuple[int, int]  # the sample and the character that it begins with
 Sink = Callable[[Pcm], bool]  # takes the next samples; False stops the speech
 
 RATE = 22_050  # Hz, of everything that espeak-ng says
@@ -74,20 +75,21 @@ class EspeakLibrary:
             self.version = library.espeak_Info(None).decode().split()[0]
 
     def speak(
-        self, text: str, voice: EspeakVoice, pitch_range: int, pause: bool, sink: Sink, words: list[int] | None = None
+        self, text: str, voice: EspeakVoice, pitch_range: int, pause: bool, sink: Sink, words: list[Word] | None = None
     ) -> None:
         """Say `text` and hand its samples to `sink` as they are made, from this thread.
 
         pitch_range: 0 is monotonous, 50 is usual, 100 is lively.
         pause: end with the pause of a sentence's end.
-        words: gets the sample at which each word begins.
+        words: gets the sample at which each word begins, and the place in the text; some words are said as one.
         Raises what `sink` raises, EngineFailed if espeak-ng cannot.
         """
         raised: list[BaseException] = []
 
         def hand_over(samples: Any, count: int, events: Any) -> int:
             if words is not None:
-                words.extend(event.sample for event in takewhile(lambda each: each.kind, events) if event.kind == _WORD)
+                told = takewhile(lambda each: each.kind, events)
+                words.extend((event.sample, event.text_position - 1) for event in told if event.kind == _WORD)
             if not samples or count <= 0:
                 return 0
             try:

@@ -30,9 +30,8 @@ from .codec import CodecTrainer, DecoderTrainer, build_codec, coded_crops, crops
 from .codes import make_codes, read_codes, reserve_stop_code
 from .guidance import Guidance
 from .language import Reader, build_model, looks, write_checkpoint
-from .pronunciation import build_tokenizer, pronounce
-from .speech import VOICES, make_speech, read_speech, write_voices
-from .texts import vocabulary
+from .pronunciation import build_tokenizer
+from .speech import lexicon, make_speech, read_speech, write_voices
 
 SEED = 1
 CLIPS = 12_000  # nine hours
@@ -107,7 +106,7 @@ def train_language(codec: Any, speech: Path, work: Path, settings: TrainSettings
     examples = []
     for clip, example in read_codes(speech, work / "codes.safetensors")[:-_HELD_BACK]:
         if layout.length_of(example) <= _LONGEST:
-            examples.append((clip.voice, replace(example, looks=looks(layout.tokens(example), clip.words))))
+            examples.append((clip.voice, replace(example, looks=looks(layout.tokens(example), len(example.codes)))))
     reader = Reader(examples, layout, _ROWS)
     hooks = Hooks(
         logged=_tell,
@@ -138,7 +137,7 @@ def main() -> None:
     if not arguments.language:
         make_speech(work / "speech", SEED, CLIPS)
         if not (work / "tokenizer.json").exists():
-            build_tokenizer(pronounce(vocabulary(), VOICES["anna"])).save(str(work / "tokenizer.json"))
+            build_tokenizer(lexicon()).save(str(work / "tokenizer.json"))
     codec = train_codec(work / "speech", work)
     make_codes(codec, work / "speech", work / "codes.safetensors")
     codec = train_decoder(codec, work / "speech", work)

@@ -7,7 +7,6 @@ import shutil
 from collections import defaultdict
 from collections.abc import Sequence as Ordered
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from engine.random_checkpoint import SPECIAL_TOKENS
 from ..example import Example
 from ..sequence import Ids, Layout, Sequence
 from .codec import CODEBOOKS, CODES
-from .pronunciation import ALPHABET, SPACE
+from .pronunciation import ALPHABET
 from .speech import VOICES
 
 POSITIONS = 1024
@@ -66,22 +65,11 @@ def write_checkpoint(model: Any, tokenizer: Path, directory: Path) -> None:
     shutil.copyfile(tokenizer, directory / "tokenizer.json")
 
 
-def looks(tokens: Ids, words: Ordered[int]) -> npt.NDArray[np.float32] | None:
-    """Which token each frame says, as `Example.looks`: a word's in turn, evenly over its frames.
-
-    tokens: of a whole segment, the begin token and the speaker's brackets first. words: as `Clip.words`.
-    """
-    first = _BEFORE_WORDS
-    ends = [*(np.flatnonzero(tokens[first:] == SPACE) + first).tolist(), len(tokens) - 1]
-    if len(ends) != len(words) - 1:
+def looks(tokens: Ids, frames: int) -> npt.NDArray[np.float32] | None:
+    """Which token each frame says, as `Example.looks`: one after the other. tokens: of a whole segment."""
+    if len(tokens) != _BEFORE_WORDS + frames + 1:
         return None
-    begins = [first, *(end + 1 for end in ends[:-1])]
-    places = [
-        begin + (np.arange(stop - start) + 0.5) / (stop - start) * (end - begin) - 0.5
-        for begin, end, (start, stop) in zip(begins, ends, pairwise(words), strict=True)
-    ]
-    found: npt.NDArray[np.float32] = np.concatenate(places).astype(np.float32)
-    return found
+    return np.arange(_BEFORE_WORDS, _BEFORE_WORDS + frames, dtype=np.float32)
 
 
 class Reader:

@@ -1,5 +1,7 @@
 """How words are said: a tokenizer of phonemes, so that nobody has to learn English spelling from a few hours of speech.
 
+A token is a frame: 80 ms of a phoneme, of which long ones have two, or of silence at a mark.
+
 All of it is in `tokenizer.json`: a list of words with the phonemes that espeak-ng has for them, and rules for letters
 in any other word. What reads the file needs neither espeak-ng nor this module.
 """
@@ -26,11 +28,13 @@ _CONSONANTS = [
     "p", "b", "t", "d", "k", "ɡ", "ɾ", "ʔ", "m", "n", "ŋ", "f", "v", "θ", "ð", "s", "z", "ʃ", "ʒ", "tʃ", "dʒ", "h",
     "w", "j", "ɹ", "l",
 ]  # fmt: skip
+_LONG = {
+    f"ˈ{vowel}" for vowel in ("iː", "eɪ", "ɜː", "ɑː", "ɑːɹ", "ɔː", "ɔːɹ", "oʊ", "uː", "aɪ", "aɪə", "aɪɚ", "aʊ", "ɔɪ")
+}
 PHONEMES = (*_CONSONANTS, *_VOWELS, *(f"ˈ{vowel}" for vowel in _VOWELS))
 _SYMBOLS = {phoneme: chr(0xE000 + number) for number, phoneme in enumerate(PHONEMES)}  # a character for each
-_MARKS = " -,.;:?![]0123456789"  # digits stand in the speaker's brackets alone
-ALPHABET = "".join(_SYMBOLS.values()) + _MARKS
-SPACE = ALPHABET.index(" ")
+MARKS = ",.;:?!"  # a frame of silence each
+ALPHABET = "".join(_SYMBOLS.values()) + MARKS + "[]0123456789"  # digits stand in the speaker's brackets alone
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _CARRIER = ("they say", "then")  # around a word, which alone would be said like a heading
@@ -80,7 +84,7 @@ def pronounce(words: Sequence[str], voice: EspeakVoice) -> dict[str, list[str]]:
 
 
 def build_tokenizer(lexicon: Mapping[str, Sequence[str]]) -> Any:
-    """A token for each phoneme and each mark. lexicon: lower-case words and their phonemes.
+    """A token for each frame that is to be said. lexicon: lower-case words and their phonemes.
 
     Digits are read one by one, but for the speaker's number at the beginning of a text.
     """
@@ -98,7 +102,8 @@ def build_tokenizer(lexicon: Mapping[str, Sequence[str]]) -> Any:
     known = sorted(lexicon, key=lambda each: "'" not in each)  # "don't" before "don"
     steps += [normalizers.Replace(Regex(rf"\b{re.escape(word)}\b"), _written(lexicon[word])) for word in known]
     steps += [normalizers.Replace(Regex(_pattern(rule)), _written(said.split())) for rule, said in _RULES]
-    steps.append(normalizers.Replace(Regex(" +"), " "))
+    steps.append(normalizers.Replace(Regex("[ -]+"), ""))
+    steps.append(normalizers.Replace(Regex(f"(?<=[{MARKS}])[{MARKS}]+"), ""))
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -121,5 +126,10 @@ def _pattern(rule: str) -> str:
     return "".join(_IN_PATTERNS.get(character, character) for character in rule)
 
 
+def frames_of(phonemes: Sequence[str]) -> int:
+    """How long a word of these lasts, which is how many tokens it has."""
+    return len(_written(phonemes))
+
+
 def _written(phonemes: Sequence[str]) -> str:
-    return "".join(_SYMBOLS[phoneme] for phoneme in phonemes)
+    return "".join(_SYMBOLS[phoneme] * (2 if phoneme in _LONG else 1) for phoneme in phonemes)

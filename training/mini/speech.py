@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import wave
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from engine.fallback.library import RATE, EspeakLibrary
+from engine.fallback.library import RATE, EspeakLibrary, Word
 from engine.fallback.voices import HIGH, LOW, EspeakVoice
 from engine.types import SAMPLE_RATE
 
-from .texts import sentences
-from .tuning import frames_of, tune
+from .pronunciation import MARKS, build_tokenizer, frames_of, pronounce
+from .texts import sentences, vocabulary
+from .tuning import tune
 
 Recording = npt.NDArray[np.int16]  # (samples,) at 24 kHz
 
@@ -48,21 +51,30 @@ _MARGIN = 0.06  # seconds kept behind it
 
 @dataclass(frozen=True)
 class Clip:
-    """One sentence as it was spoken.
-
-    voice: a name in VOICES, or variant and pitch of another. words: the frame that each word of the text begins with,
-    and behind the last how many frames there are; empty where that is not known.
-    """
+    """One sentence as it was spoken. voice: a name in VOICES, or variant and pitch of another."""
 
     text: str
     voice: str
     samples: int
-    words: tuple[int, ...] = ()
 
 
 def speak(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
-    """One sentence, tuned to frames, from its first word to a short silence behind the last."""
-    return _speak(library, text, voice)[0]
+    """One sentence, tuned to frames: one for each of its tokens."""
+    raw, words = _said(library, text, voice, _PITCH_RANGE)
+    loud = np.flatnonzero(np.abs(raw) > _LOUD)
+    spoken = _at_24_khz(raw[words[0][0] : loud[-1] + int(_MARGIN * RATE)])
+    # what is said as one word has all its frames
+    begins: dict[int, list[int]] = {}
+    for sample, character in words:
+        begin = round((sample - words[0][0]) * SAMPLE_RATE / RATE)
+        if begin < spoken.size:
+            begins.setdefault(begin, []).append(character)
+    places = [min(characters) for characters in begins.values()]
+    frames = [0] * len(places)
+    for word in re.finditer(r"\S+", text):
+        frames[max(bisect_right(places, word.start()) - 1, 0)] += _frames_of(word[0])
+    taken = [(begin, count) for begin, count in zip(begins, frames, strict=True) if count]
+    return tune(spoken, [0, *(begin for begin, _ in taken[1:])], [count for _, count in taken])
 
 
 def speak_as_it_is(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
@@ -71,25 +83,30 @@ def speak_as_it_is(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Rec
     return _at_24_khz(raw)
 
 
-def _speak(library: EspeakLibrary, text: str, voice: EspeakVoice) -> tuple[Recording, tuple[int, ...]]:
-    """The samples, and `Clip.words`."""
-    raw, words = _said(library, text, voice, _PITCH_RANGE)
-    loud = np.flatnonzero(np.abs(raw) > _LOUD)
-    if not loud.size or not words:
-        return np.zeros(0, np.int16), ()
-    spoken = _at_24_khz(raw[words[0] : loud[-1] + int(_MARGIN * RATE)])
-    begins = [round((word - words[0]) * SAMPLE_RATE / RATE) for word in words]
-    heard = [begin for begin in begins if begin < spoken.size]
-    known = len(set(heard)) == len(text.split())
-    return tune(spoken, heard), tuple(frames_of(heard, spoken.size)) if known else ()
+@lru_cache(maxsize=1)
+def lexicon() -> dict[str, list[str]]:
+    """How all known words are said. One voice says them as all others do."""
+    return pronounce(vocabulary(), VOICES["anna"])
+
+
+def _frames_of(word: str) -> int:
+    """word: with the marks behind it."""
+    bare = word.rstrip(MARKS)
+    known = lexicon().get(bare.lower())
+    return (_frames_by_rules(bare) if known is None else frames_of(known)) + (bare != word)
+
+
+@lru_cache(maxsize=1024)
+def _frames_by_rules(word: str) -> int:
+    return len(build_tokenizer({}).encode(word, add_special_tokens=False).ids)
 
 
 def _said(
     library: EspeakLibrary, text: str, voice: EspeakVoice, pitch_range: int
-) -> tuple[npt.NDArray[np.int16], list[int]]:
+) -> tuple[npt.NDArray[np.int16], list[Word]]:
     """Samples at espeak-ng's own rate, and where words begin."""
     pieces: list[npt.NDArray[np.int16]] = []
-    words: list[int] = []
+    words: list[Word] = []
 
     def take(pcm: npt.NDArray[np.int16]) -> bool:
         pieces.append(pcm)
@@ -116,9 +133,8 @@ def _clips(seed: int) -> Iterator[tuple[Clip, Recording]]:
             other = _OTHERS[int(rng.integers(len(_OTHERS)))]
             voice = EspeakVoice(other.variant, other.hertz, int(rng.integers(30, 80)))
             name = f"{voice.variant}@{voice.pitch}"
-        spoken, words = _speak(library, text, voice)
-        if spoken.size:
-            yield Clip(text, name, spoken.size, words), spoken
+        spoken = speak(library, text, voice)
+        yield Clip(text, name, spoken.size), spoken
 
 
 def make_shard(directory: Path, seed: int, shard: int) -> Path:
@@ -161,6 +177,6 @@ def read_speech(directory: Path) -> Iterator[tuple[str, Clip, Recording]]:
         samples = np.load(index.with_suffix(".npy"), mmap_mode="r")
         start = 0
         for number, line in enumerate(index.read_text(encoding="utf-8").splitlines()):
-            clip = Clip(**json.loads(line) | {"words": tuple(json.loads(line)["words"])})
+            clip = Clip(**json.loads(line))
             yield f"{index.stem}-{number:03}", clip, samples[start : start + clip.samples]
             start += clip.samples

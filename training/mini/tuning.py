@@ -3,8 +3,8 @@
 A codec of twelve frames a second spends its few bits on when in a frame something happens, and a language model has
 to learn all of that from its text: a word has other codes wherever it begins. And pitch is what a small codec learns
 last: first it buzzes at the rate of its own layers. Here a word begins with a frame, and its pitch is one of a few
-with the phase always the same. What is heard is speech on a grid: its melody moves in steps of 12.5 Hz, its words
-are up to a third longer or shorter than they were.
+with the phase always the same; and it takes as many frames as its text has tokens, so that nobody has to learn where in
+the text the speech is. What is heard is speech on a grid: its melody moves in steps of 12.5 Hz, its rhythm is even.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ _BAND = (0.66, 1.5)  # where a clip's periods lie, of its median
 _BREATH = 120  # samples from grain to grain where there are no periods
 
 
-def tune(recording: npt.NDArray[np.int16], words: Sequence[int] = (0,)) -> npt.NDArray[np.int16]:
+def tune(
+    recording: npt.NDArray[np.int16], words: Sequence[int] = (0,), frames: Sequence[int] | None = None
+) -> npt.NDArray[np.int16]:
     """The same speech at 24 kHz, in whole frames (TD-PSOLA, Moulines 1990).
 
-    words: the samples at which words begin, the first one at 0; each will begin with a frame.
+    words: the samples at which words begin, the first one at 0, each behind the one before; each will begin with a
+    frame. frames: how many each of them is to take; None is what comes nearest to how long it is.
     """
     wave = recording.astype(np.float64)
-    source = np.array([*dict.fromkeys(words), wave.size], dtype=np.float64)
-    target = np.array(frames_of(words, wave.size)) * float(FRAME_SAMPLES)
+    source = np.array([*words, wave.size], dtype=np.float64)
+    lengths = np.maximum(np.rint(np.diff(source) / FRAME_SAMPLES), 1) if frames is None else np.array(frames)
+    target = np.concatenate(([0.0], np.cumsum(lengths * FRAME_SAMPLES)))
     middle = median_pitch((wave / 32768).astype(np.float32), SAMPLE_RATE)
     periods = _periods(wave, SAMPLE_RATE / middle) if middle else np.zeros(wave.size // _HOP + 1)
     marks = np.array([mark for run in _runs(periods > 0) for mark in _marks(wave, periods, *run)] or [-wave.size])
@@ -55,15 +59,6 @@ def tune(recording: npt.NDArray[np.int16], words: Sequence[int] = (0,)) -> npt.N
         place += _BREATH
     laid: npt.NDArray[np.int16] = np.clip((tuned / np.maximum(weight, 0.3)).round(), -32768, 32767).astype(np.int16)
     return laid
-
-
-def frames_of(words: Sequence[int], size: int) -> list[int]:
-    """The frame that each word will begin with, and behind the last how many frames there are.
-
-    words: samples, as `tune` takes them; those that begin at once are one. size: of the recording, in samples.
-    """
-    lengths = np.diff([*dict.fromkeys(words), size]) / FRAME_SAMPLES
-    return [0, *np.cumsum(np.maximum(np.rint(lengths), 1).astype(int)).tolist()]
 
 
 def _periods(wave: Wave, middle: float) -> Wave:
