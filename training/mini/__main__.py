@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file
+from torch import Tensor
 
 from engine.model.tokenizer import TextTokenizer
 
@@ -71,8 +72,17 @@ def train_codec(speech: Path, work: Path) -> Any:
         if trainer.step % _SAVE_EVERY == 0:
             _save(trainer.state(), unfinished)
     reserve_stop_code(codec.eval())
-    _save(codec.state_dict(), done)
+    _save(rounded(codec), done)
     return codec
+
+
+@torch.no_grad()
+def rounded(codec: Any) -> dict[str, Tensor]:
+    """The codec's weights, rounded in place to what a checkpoint keeps of them: codes are those of the served codec."""
+    weights: dict[str, Tensor] = codec.state_dict()
+    for weight in weights.values():
+        weight.copy_(weight.to(torch.bfloat16))
+    return weights
 
 
 def train_decoder(codec: Any, speech: Path, work: Path) -> Any:
@@ -111,7 +121,7 @@ def train_language(codec: Any, speech: Path, work: Path, settings: TrainSettings
     hooks = Hooks(
         logged=_tell,
         sample=lambda _, taught: write_checkpoint(taught, tokenizer, work / "latest"),
-        extra_loss=Guidance(model, weight=0.3),
+        extra_loss=Guidance(model, weight=0.5),
     )
     train(model, layout, reader, settings, work / "language", hooks)
     return model

@@ -12,7 +12,7 @@ from ..batches import Batch
 from ..losses import Losses
 
 _LAYERS = (1, 2)
-_WIDTH = 1.0  # tokens: how far from what is being said a look may go
+_WIDTH = 0.7  # tokens: how far from what is being said a look may go
 _LEAST = 1e-3  # of a look that is all astray
 
 

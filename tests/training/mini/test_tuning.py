@@ -53,3 +53,10 @@ def test_words_begin_with_frames() -> None:
     assert tuned.size == 7 * FRAME_SAMPLES
     loud = [float(np.abs(frame).mean()) for frame in tuned.reshape(-1, FRAME_SAMPLES).astype(float)]
     assert [level > 500 for level in loud] == [True, False, False, True, False, False, False]
+
+
+def test_words_take_the_frames_that_they_are_given() -> None:
+    spoken = np.concatenate([np.full(5_000, 9), np.full(3_000, 3)]) * 300
+    noise = (np.random.default_rng(1).normal(size=8_000) * spoken / 3).clip(-32_000, 32_000).astype(np.int16)
+    loud = np.abs(tune(noise, [0, 5_000], [2, 3]).astype(float)).reshape(5, FRAME_SAMPLES).mean(axis=1)
+    assert [level > 500 for level in loud] == [True, True, False, False, False]
