@@ -24,8 +24,8 @@ class EngineConfig:
         half the bytes of bfloat16, for codes that are not quite the same; `bench.depth_weights` measures both.
     slots: how many requests speak at once; AUTO_SLOTS: on a GPU as many as its memory holds and its speed carries,
         elsewhere CPU_SLOTS. What came of it is the engine's `slots`.
-    compile: torch.compile on the frame step, and on a GPU the whole step as a graph; "auto" is on for cuda and off
-        for cpu.
+    compile: torch.compile on the frame step, and on a GPU the whole step as a graph, with attention that reads each
+        row's live positions alone; "auto" is on for cuda and off for cpu.
     audio_queue_slices: how many emitted slices a slot may be ahead of its reader before it is held.
     voice_cache_bytes: bound on the memory that prompts of known voices take; least recently used go first.
     hub_token: for a gated repository on the hub.

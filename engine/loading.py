@@ -19,6 +19,7 @@ from .model.config import CsmConfig, read_config
 from .model.csm import CsmModel
 from .model.graphs import CudaRecorder
 from .model.int8 import quantize
+from .model.live_attention import live_attention
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
 from .room import bytes_of_prefill, bytes_of_row, rows_that_fit
@@ -67,6 +68,8 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
             quantize(model.heads, f"{directory}: heads")
         if device.type == "cpu":
             _choose_threads(model)
+        if _compile(config, device):
+            model.live_attention = live_attention(csm.backbone, device, dtype)
         seconds.took("weights")
         slots = config.slots or _slots(model, codec, config)
         progress(0.5, f"warming up, {slots} slots")
@@ -95,6 +98,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         "depth_weights": "int8" if config.depth_weights == "int8" else str(dtype).removeprefix("torch."),
         "bytes": runner.nbytes,
         "memory": _memory(runner),
+        "attention": "each row's live positions" if model.live_attention else "the longest row's bucket",
         "graphs": runner.frames.recorded,
         "start_seconds": seconds.by_phase,
         "positions": csm.positions,

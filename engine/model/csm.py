@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import CsmConfig
-from .kv_cache import DepthView, KvCache, SpanView, StepView
+from .kv_cache import DepthView, KvCache, LiveAttention, SpanView, StepView
 from .sampling import Draws, SamplingState, StepKind, sample
 from .transformer import Transformer
 
@@ -42,6 +42,7 @@ class CsmModel(nn.Module):
         self.config = config
         self.end_of_text = end_of_text
         self.sampled_vocab = sampled_vocab
+        self.live_attention: LiveAttention | None = None  # the plain way, unless somebody knows that it works here
         self.text_embeddings = nn.Embedding(config.text_vocab, config.backbone.hidden)
         self.audio_embeddings = nn.Embedding(config.codebooks * config.audio_vocab, config.backbone.hidden)
         self.depth_embeddings = (
@@ -132,7 +133,8 @@ class CsmModel(nn.Module):
         x = self.embed_frames(state.codes[:rows])
         x = torch.where(state.starting[:rows, None], self.text_embeddings.weight[self.end_of_text], x)
         positions = torch.where(speaking, state.position[:rows], state.backbone.scratch)
-        hidden: Tensor = self.backbone(x[:, None], positions[:, None], StepView(state.backbone, positions, context))
+        view = StepView(state.backbone, positions, context, self.live_attention)
+        hidden: Tensor = self.backbone(x[:, None], positions[:, None], view)
         return hidden  # (rows, 1, hidden)
 
     def _codes(self, hidden: Tensor, state: StepState, rows: int, kind: StepKind) -> Tensor:

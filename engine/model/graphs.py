@@ -19,7 +19,7 @@ Work = Callable[[], None]
 class Bucket:
     """A shape of the work. Low rows are taken first, so a bucket is a prefix of them.
 
-    context: how many positions of the context each row reads; 0 for work that reads none.
+    context: how many positions of the context a row reads at most; 0 for work that reads none.
     """
 
     rows: int

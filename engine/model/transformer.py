@@ -15,12 +15,13 @@ from .config import TransformerConfig
 class CacheView(Protocol):
     """Where keys and values of this pass go, and what its queries may see."""
 
-    @property
-    def mask(self) -> Tensor | None:
-        """bool, broadcasts to (rows, kv_heads, groups * length, context)."""
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v: (rows, kv_heads, length, head_dim) -> those of the context, (rows, kv_heads, context, head_dim)."""
         ...
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]: ...
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """q: (rows, kv_heads, groups * length, head_dim), by group -> the same shape."""
+        ...
 
 
 class Small(nn.Module):
@@ -81,10 +82,10 @@ class Attention(nn.Module):
         """x: (rows * length, hidden)"""
         length = x.shape[0] // rows
         q, k, v = self.rotary(self.qkv(x).view(rows, length, -1), cos, sin)
-        k, v = view.update(layer, k, v)
+        keys, values = view.update(layer, k, v)
         # Queries of one group share a KV head: laid along the query axis, nothing has to be repeated.
         q = q.reshape(rows, self.kv_heads, -1, self.head_dim)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=view.mask)
+        y = view.attend(q, keys, values)
         y = y.reshape(rows, -1, length, self.head_dim).transpose(1, 2).reshape(rows * length, -1)
         attended: Tensor = self.out(y)
         return attended

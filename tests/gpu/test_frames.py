@@ -16,6 +16,7 @@ from engine.frames import RECORDED
 from engine.lanes import Urgency
 from engine.loading import load
 from engine.model.graphs import Bucket, CudaRecorder
+from engine.model.live_attention import live_attention
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
 from engine.runner import PROMPT_LANES, RowSettings, Runner
 
@@ -35,9 +36,14 @@ def restore_precision() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
 
 
-def runner_of(checkpoint: Path, dtype: Any, graphs: bool) -> Runner:
+def runner_of(checkpoint: Path, dtype: Any, graphs: bool, live: bool = True) -> Runner:
     config = EngineConfig(str(checkpoint), "cuda", dtype, slots=ROWS, compile="off")
     runner = load(config, lambda share, what: None).runner
+    model = runner.model
+    assert model.live_attention is None  # not with compile="off"
+    if live:
+        model.live_attention = live_attention(model.config.backbone, model.device, model.dtype)
+        assert model.live_attention is not None
     if graphs:
         runner.frames.record(*(CudaRecorder(runner.device, Urgency.FRAMES) for _ in range(2)), lambda done, of: None)
         count = len(runner.frames.buckets.largest_first()) + 2 * len(runner.frames.buckets.rows)
@@ -78,10 +84,11 @@ def conversation(runner: Runner) -> list[np.ndarray[Any, Any]]:
     return said
 
 
+@pytest.mark.parametrize("live", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_replayed_is_plain_bit_for_bit(checkpoint: Path, dtype: str) -> None:
-    plain = conversation(runner_of(checkpoint, dtype, graphs=False))
-    replayed = conversation(runner_of(checkpoint, dtype, graphs=True))
+def test_replayed_is_plain_bit_for_bit(checkpoint: Path, dtype: str, live: bool) -> None:
+    plain = conversation(runner_of(checkpoint, dtype, graphs=False, live=live))
+    replayed = conversation(runner_of(checkpoint, dtype, graphs=True, live=live))
     for one, other in zip(plain, replayed, strict=True):
         if one.dtype == np.float32:
             np.testing.assert_allclose(one, other, atol=1e-4 * max(float(np.abs(one).max()), 1e-6))
