@@ -2,10 +2,10 @@
 
     python -m bench.gpu [--results DIRECTORY] [--cpu | --tiny] [--price 3.50]
 
-Runs tests/gpu, then the benchmarks on a checkpoint of chance at CSM-1B's full size: a frame, what a service carries
-over HTTP, the peers, 8-bit depth weights beside the others, and the same frame without compiling. Each step's output
-is kept in DIRECTORY. No step may take longer than its limit, all together than --minutes; what does not fit is told of
-and left out. Where a price for an hour of this GPU is given, bench.cost follows.
+Runs tests/gpu, then the benchmarks on a checkpoint of chance at CSM-1B's full size: a frame, its attention in both
+ways, what a service carries over HTTP, the peers, 8-bit depth weights beside the others, and the same frame without
+compiling. Each step's output is kept in DIRECTORY. No step may take longer than its limit, all together than --minutes;
+what does not fit is told of and left out. Where a price for an hour of this GPU is given, bench.cost follows.
 --cpu: the same on the processor with few rows, for the ratios (3.5 GB of weights, 16 GB of memory, half an hour).
 --tiny: a small checkpoint on whatever there is, to see that the scripts work.
 Ends with status 1 if a step failed.
@@ -75,6 +75,7 @@ def steps_of(plan: Plan, folder: str, device: str, tests: bool) -> list[Step]:
     every = [
         Step("checkpoint", 120, ("engine.random_checkpoint", folder, "--size", plan.size)),
         Step("frame", 120, ("bench.frame", *common, "--rows", *rows)),
+        Step("attention", 40, ("bench.attention", *common, "--rows", *rows[::2])),
         Step("load", 210, tuple(load)),
         Step("peers", 150, tuple(peers)),
         Step("depth-weights", 150, ("bench.depth_weights", *common, "--rows", *rows[:4], "--frames", str(plan.frames))),

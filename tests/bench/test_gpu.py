@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import depth_weights, frame, gpu, load, peers
+from bench import attention, depth_weights, frame, gpu, load, peers
 from bench.gpu import CPU, GPU, TINY, Plan, Step, main, run, steps_of
 from engine import random_checkpoint
 
@@ -32,6 +32,7 @@ def test_every_step_is_a_command_that_takes_its_arguments(
     mains = {
         "engine.random_checkpoint": random_checkpoint.main,
         "bench.frame": frame.main,
+        "bench.attention": attention.main,
         "bench.load": load.main,
         "bench.peers": peers.main,
         "bench.depth_weights": depth_weights.main,
