@@ -165,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     memory = sum(by_use.values())
     what = "kernels" if device.type == "cuda" else "operators"
     print(f"\nprefill of 128 positions: {prefill_seconds * 1e3:.1f} ms; {count} {what} a frame")
+    print(f"attention reads {loaded.detail['attention']}")
     print(f"start: {start_seconds:.1f} s, of which {loaded.detail['start_seconds']}; {loaded.detail['graphs']} graphs")
     parts = ", ".join(f"{part} {nbytes / 2**20:.1f}" for part, nbytes in by_use.items())
     print(f"memory: {memory / 2**20:.1f} MiB, of which {parts}")
@@ -177,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "dtype": str(dtype),
                 "depth_weights": loaded.detail["depth_weights"],
                 "compile": chosen.compile,
+                "attention": loaded.detail["attention"],
                 "read_gb_per_second": round(bandwidth.read / 1e9, 1),
                 "copy_gb_per_second": round(bandwidth.copy / 1e9, 1),
                 "tflops": round(rate / 1e12, 2),
