@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_weights
 from torch import Tensor
 
 from engine.model.tokenizer import TextTokenizer
@@ -140,6 +141,7 @@ def _save(state: Any, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make csm-mini's data and train it, from nothing.")
     parser.add_argument("work", type=Path, help="a directory for everything that is made; 6 GB")
+    parser.add_argument("--codec", type=Path, metavar="FILE", help="a codec that has learnt: those stages are left out")
     parser.add_argument("--language", action="store_true", help=argparse.SUPPRESS)  # one process of the last stage
     arguments = parser.parse_args()
     work: Path = arguments.work
@@ -148,6 +150,9 @@ def main() -> None:
         make_speech(work / "speech", SEED, CLIPS)
         if not (work / "tokenizer.json").exists():
             build_tokenizer(lexicon()).save(str(work / "tokenizer.json"))
+    if arguments.codec is not None:
+        for learnt in (work / "codec.pt", work / "decoder.pt"):
+            _save(load_weights(arguments.codec), learnt)
     codec = train_codec(work / "speech", work)
     make_codes(codec, work / "speech", work / "codes.safetensors")
     codec = train_decoder(codec, work / "speech", work)
