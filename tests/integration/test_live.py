@@ -14,6 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from tests.integration.pool_clients import states
 from tests.integration.shared import KEY, Server, serving
 
 LONG = "x" * 3000  # minutes of the fake engine's, at the pace of these servers
@@ -28,6 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         CONCURRENT_REQUESTS_PER_WORKER="1",
         MAX_QUEUED_REQUESTS="0",
     ) as server:
+        server.wait_until(lambda: states(server) == ["ready"] * 2)
         yield server
 
 

@@ -43,8 +43,8 @@ def read(path: Path, text: str, speaker: int = 0) -> str:
         ("a-a", "[0]ɐɐ"),
         # words that are not listed
         ("knight", "[0]nˈaɪˈaɪt"),
-        ("phase", "[0]fˈeɪˈeɪz"),
-        ("naïve", "[0]nˈeɪˈeɪv"),
+        ("phase", "[0]fˈeɪˈeɪs"),
+        ("naïve", "[0]nˈæˈaɪˈaɪv"),
         ("chatter", "[0]tʃˈætɚ"),
         ("blinking", "[0]blɪŋkɪŋ"),
         ("station", "[0]stˈæʃən"),
