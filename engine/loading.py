@@ -20,6 +20,7 @@ from .model.csm import CsmModel
 from .model.graphs import CudaRecorder
 from .model.int8 import quantize
 from .model.live_attention import live_attention
+from .model.packed import pack
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
 from .room import bytes_of_prefill, bytes_of_row, rows_that_fit
@@ -68,6 +69,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
             quantize(model.heads, f"{directory}: heads")
         if device.type == "cpu":
             _choose_threads(model)
+            pack(model)
         if _compile(config, device):
             model.live_attention = live_attention(csm.backbone, device, dtype)
         seconds.took("weights")

@@ -41,7 +41,8 @@ class _Tape(TorchDispatchMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """Where its values are; of a weight that oneDNN has laid out, nobody may know."""
+    return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage().data_ptr()
 
 
 class TapeRecorder:
