@@ -1,1 +1,1 @@
-"""csm-mini: a small CSM that anybody can run, raised from nothing on speech that espeak-ng makes. See recipe.py."""
+"""csm-mini: a small CSM that anybody can run, raised from nothing on speech that espeak-ng makes. See README.md."""

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,17 +65,29 @@ def train_codec(speech: Path, work: Path) -> Any:
         trainer.load(torch.load(unfinished, weights_only=True, map_location="cpu"))
     else:
         settle(trainer, crops(recordings, 2 * CODEC_BATCH, CODEC_FRAMES, SEED, CODEC_STEPS))
-    began = time.monotonic()
-    while trainer.step < CODEC_STEPS:
-        losses = trainer.learn(crops(recordings, CODEC_BATCH, CODEC_FRAMES, SEED, trainer.step))
-        if trainer.step % _LOG_EVERY == 0:
-            seconds, began = (time.monotonic() - began) / _LOG_EVERY, time.monotonic()
-            _tell({"codec": trainer.step, "of": CODEC_STEPS} | losses | {"seconds": seconds})
-        if trainer.step % _SAVE_EVERY == 0:
-            _save(trainer.state(), unfinished)
+    _go(
+        "codec",
+        trainer,
+        lambda step: trainer.learn(crops(recordings, CODEC_BATCH, CODEC_FRAMES, SEED, step)),
+        unfinished,
+    )
     reserve_stop_code(codec.eval())
     _save(rounded(codec), done)
     return codec
+
+
+def _go(
+    name: str, trainer: CodecTrainer | DecoderTrainer, learn: Callable[[int], dict[str, float]], unfinished: Path
+) -> None:
+    """All steps that are left, with the state kept in `unfinished`. learn: one step, by its number."""
+    began = time.monotonic()
+    while trainer.step < trainer.steps:
+        losses = learn(trainer.step)
+        if trainer.step % _LOG_EVERY == 0:
+            seconds, began = (time.monotonic() - began) / _LOG_EVERY, time.monotonic()
+            _tell({name: trainer.step, "of": trainer.steps} | losses | {"seconds": seconds})
+        if trainer.step % _SAVE_EVERY == 0:
+            _save(trainer.state(), unfinished)
 
 
 @torch.no_grad()
@@ -97,14 +110,12 @@ def train_decoder(codec: Any, speech: Path, work: Path) -> Any:
     trainer = DecoderTrainer(codec, DECODER_STEPS, CODEC_RATE)
     if unfinished.exists():
         trainer.load(torch.load(unfinished, weights_only=True, map_location="cpu"))
-    began = time.monotonic()
-    while trainer.step < DECODER_STEPS:
-        losses = trainer.learn(*coded_crops(clips, CODEC_BATCH, CODEC_FRAMES, SEED, trainer.step))
-        if trainer.step % _LOG_EVERY == 0:
-            seconds, began = (time.monotonic() - began) / _LOG_EVERY, time.monotonic()
-            _tell({"decoder": trainer.step, "of": DECODER_STEPS} | losses | {"seconds": seconds})
-        if trainer.step % _SAVE_EVERY == 0:
-            _save(trainer.state(), unfinished)
+    _go(
+        "decoder",
+        trainer,
+        lambda step: trainer.learn(*coded_crops(clips, CODEC_BATCH, CODEC_FRAMES, SEED, step)),
+        unfinished,
+    )
     _save(codec.eval().state_dict(), done)
     return codec
 

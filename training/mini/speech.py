@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,9 +97,14 @@ def _frames_of(word: str) -> int:
     return (_frames_by_rules(bare) if known is None else frames_of(known)) + (bare != word)
 
 
-@lru_cache(maxsize=1024)
 def _frames_by_rules(word: str) -> int:
-    return len(build_tokenizer({}).encode(word, add_special_tokens=False).ids)
+    return len(_rules().encode(word, add_special_tokens=False).ids)
+
+
+@lru_cache(maxsize=1)
+def _rules() -> Any:
+    """A tokenizer that knows no word."""
+    return build_tokenizer({})
 
 
 def _said(
