@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .errors import LayoutError
-from .example import Example
 from .sequence import Ids, Layout, Sequence
 
 
@@ -27,7 +26,6 @@ class Batch:
     text_places: Tensor  # int64 (tokens,)
     frames: Tensor  # int64 (frames, codebooks), closing frames among them
     frame_places: Tensor  # int64 (frames,)
-    looks: Tensor  # float32 (frames,): where in its row the token stands that a frame says; NaN where nobody knows
     targets: Tensor  # int64 (targets,): the frames that are learnt
     chosen: Tensor  # int64 (chosen,): the targets that the depth decoder learns from, at least one
 
@@ -79,7 +77,6 @@ def collate(sequences: list[Sequence], layout: Layout, depth_share: float, rng: 
     text_places: list[Ids] = []
     frames: list[Ids] = []
     frame_places: list[Ids] = []
-    looks: list[npt.NDArray[np.float32]] = []
     learnt: list[npt.NDArray[np.bool_]] = []
     for row, sequence in enumerate(sequences):
         place = row * length
@@ -87,7 +84,6 @@ def collate(sequences: list[Sequence], layout: Layout, depth_share: float, rng: 
             tokens = layout.tokens(segment)
             count = len(segment.codes) + 1
             texts.append(tokens)
-            looks.append(_looks(segment, len(tokens)) + np.float32(place - row * length))
             text_places.append(np.arange(place, place + len(tokens)))
             place += len(tokens)
             frames += [segment.codes, layout.closing]
@@ -104,16 +100,9 @@ def collate(sequences: list[Sequence], layout: Layout, depth_share: float, rng: 
         text_places=_tensor(text_places),
         frames=_tensor(frames),
         frame_places=_tensor(frame_places),
-        looks=torch.from_numpy(np.concatenate(looks)),
         targets=torch.from_numpy(targets),
         chosen=torch.from_numpy(chosen),
     )
-
-
-def _looks(segment: Example, tokens: int) -> npt.NDArray[np.float32]:
-    """For each frame and the closing one, which says the token that ends the text."""
-    known = segment.looks if segment.looks is not None else np.full(len(segment.codes), np.nan, np.float32)
-    return np.append(known, np.float32(tokens - 1)).astype(np.float32)
 
 
 def _tensor(parts: list[Ids]) -> Tensor:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from torch import Tensor
 
 from engine.model.tokenizer import TextTokenizer
 
+from ..evaluation import measure
 from ..sequence import Layout
 from ..settings import TrainSettings
 from ..trainer import Hooks, train
 from .codec import CodecTrainer, DecoderTrainer, build_codec, coded_crops, crops, settle
 from .codes import make_codes, read_codes, reserve_stop_code
-from .guidance import Guidance
-from .language import Reader, build_model, looks, write_checkpoint
+from .language import Reader, build_model, write_checkpoint
 from .pronunciation import build_tokenizer
 from .speech import lexicon, make_speech, read_speech, write_voices
 
@@ -45,11 +44,11 @@ _SAVE_EVERY, _LOG_EVERY = 250, 50
 _HELD_BACK = 250  # clips that are not learnt from
 _LONGEST = 300  # positions of one clip
 LANGUAGE = TrainSettings(
-    steps=4_000, seed=SEED, max_positions=1_060, learning_rate=1.5e-3, warmup=100, final_share=0.05, depth_share=0.25,
-    betas=(0.9, 0.98), weight_decay=0.05, precision="auto", device="auto", log_every=25, save_every=100,
-    sample_every=500,
+    steps=7_000, seed=SEED, max_positions=1_060, learning_rate=1e-3, warmup=200, final_share=0.05, depth_share=0.25,
+    betas=(0.9, 0.98), weight_decay=0.05, precision="auto", device="auto", log_every=50, save_every=250,
+    evaluate_every=500, sample_every=500,
 )  # fmt: skip
-_ROWS = 2  # whole contexts a step
+_ROWS, _MEASURED = 2, 6  # whole contexts a step, and of clips that are held back
 
 
 def train_codec(speech: Path, work: Path) -> Any:
@@ -125,15 +124,14 @@ def train_language(codec: Any, speech: Path, work: Path, settings: TrainSettings
     model = build_model(codec, SEED)
     tokenizer = work / "tokenizer.json"
     layout = Layout(TextTokenizer(tokenizer), model.config)
-    examples = []
-    for clip, example in read_codes(speech, work / "codes.safetensors")[:-_HELD_BACK]:
-        if layout.length_of(example) <= _LONGEST:
-            examples.append((clip.voice, replace(example, looks=looks(layout.tokens(example), len(example.codes)))))
-    reader = Reader(examples, layout, _ROWS)
+    clips = read_codes(speech, work / "codes.safetensors")
+    examples = [(clip.voice, example) for clip, example in clips if layout.length_of(example) <= _LONGEST]
+    reader = Reader(examples[:-_HELD_BACK], layout, _ROWS)
+    other = Reader(examples[-_HELD_BACK:], layout, _MEASURED)(0, np.random.default_rng(SEED))
     hooks = Hooks(
         logged=_tell,
+        evaluate=lambda taught: measure(taught, layout, other, settings.max_positions),
         sample=lambda _, taught: write_checkpoint(taught, tokenizer, work / "latest"),
-        extra_loss=Guidance(model, weight=0.5),
     )
     train(model, layout, reader, settings, work / "language", hooks)
     return model

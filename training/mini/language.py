@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from engine.random_checkpoint import SPECIAL_TOKENS
 
 from ..example import Example
-from ..sequence import Ids, Layout, Sequence
+from ..sequence import Layout, Sequence
 from .codec import CODEBOOKS, CODES
-from .pronunciation import ALPHABET
+from .pointing import point
+from .pronunciation import ALPHABET, COUNTS, SAID
 from .speech import VOICES
 
 POSITIONS = 1024
-_BEFORE_WORDS = 4  # tokens: the begin token and the speaker's number in brackets
 _FEWEST = 3  # clips of a voice: of fewer it would be its own prompt
 SHAPE: dict[str, Any] = {
     "num_codebooks": CODEBOOKS, "vocab_size": CODES + 3, "codebook_eos_token_id": 0, "codebook_pad_token_id": CODES + 2,
@@ -55,6 +54,9 @@ def build_model(codec: Any, seed: int) -> Any:
     torch.manual_seed(seed)
     model = transformers.CsmForConditionalGeneration(config)
     model.codec_model.load_state_dict(codec.state_dict())
+    numbers = {character: token for token, character in enumerate(ALPHABET)}
+    counts = {number: numbers[symbol] for number, symbol in COUNTS.items()}
+    point(model, [numbers[character] for character in SAID], counts, number["<|end_of_text|>"])
     return model
 
 
@@ -63,13 +65,6 @@ def write_checkpoint(model: Any, tokenizer: Path, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
     shutil.copyfile(tokenizer, directory / "tokenizer.json")
-
-
-def looks(tokens: Ids, frames: int) -> npt.NDArray[np.float32] | None:
-    """Which token each frame says, as `Example.looks`: one after the other. tokens: of a whole segment."""
-    if len(tokens) != _BEFORE_WORDS + frames + 1:
-        return None
-    return np.arange(_BEFORE_WORDS, _BEFORE_WORDS + frames, dtype=np.float32)
 
 
 class Reader:

@@ -1,6 +1,7 @@
 """How words are said: a tokenizer of phonemes, so that nobody has to learn English spelling from a few hours of speech.
 
-A token is a frame: 80 ms of a phoneme, of which long ones have two, or of silence at a mark.
+A token is a frame: 80 ms of a phoneme, of which long ones have two, or of silence at a mark. At the end stands a token
+for how many they are (pointing.py tells why).
 
 All of it is in `tokenizer.json`: a list of words with the phonemes that espeak-ng has for them, and rules for letters
 in any other word. What reads the file needs neither espeak-ng nor this module.
@@ -34,7 +35,11 @@ _LONG = {
 PHONEMES = (*_CONSONANTS, *_VOWELS, *(f"ˈ{vowel}" for vowel in _VOWELS))
 _SYMBOLS = {phoneme: chr(0xE000 + number) for number, phoneme in enumerate(PHONEMES)}  # a character for each
 MARKS = ",.;:?!"  # a frame of silence each
-ALPHABET = "".join(_SYMBOLS.values()) + MARKS + "[]0123456789"  # digits stand in the speaker's brackets alone
+COUNTS = {number: chr(0xE800 + number) for number in range(1, 301)}  # ends a text of that many frames
+_UNCOUNTED = f"[^\\]{COUNTS[1]}-{COUNTS[len(COUNTS)]}]"
+SAID = "".join(_SYMBOLS.values()) + MARKS  # a frame each
+# Digits stand in the speaker's brackets alone.
+ALPHABET = SAID + "[]0123456789" + "".join(COUNTS.values())
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _CARRIER = ("they say", "then")  # around a word, which alone would be said like a heading
@@ -97,13 +102,16 @@ def build_tokenizer(lexicon: Mapping[str, Sequence[str]]) -> Any:
     ]  # fmt: skip
     for digit, word in enumerate(_DIGITS):
         steps.append(normalizers.Replace(Regex(rf"(?<!^\[)(?<!^\[\d){digit}"), f" {word} "))
-    steps.append(normalizers.Replace(Regex(r"[^a-z' ,.;:?!\[\]0-9-]"), " "))
+    steps.append(normalizers.Replace(Regex(r"[^a-z' ,.;:?!\[\]0-9-]|(?<!^)\[|(?<!^\[\d)(?<!^\[\d\d)\]"), " "))
     steps.append(normalizers.Replace(Regex("(?<![a-z])'+|'+(?![a-z])"), ""))
     known = sorted(lexicon, key=lambda each: "'" not in each)  # "don't" before "don"
     steps += [normalizers.Replace(Regex(rf"\b{re.escape(word)}\b"), _written(lexicon[word])) for word in known]
     steps += [normalizers.Replace(Regex(_pattern(rule)), _written(said.split())) for rule, said in _RULES]
     steps.append(normalizers.Replace(Regex("[ -]+"), ""))
     steps.append(normalizers.Replace(Regex(f"(?<=[{MARKS}])[{MARKS}]+"), ""))
+    steps += [
+        normalizers.Replace(Regex(rf"(?<=\]{_UNCOUNTED}{{{number}}})\z"), symbol) for number, symbol in COUNTS.items()
+    ]
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()

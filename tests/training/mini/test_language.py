@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from engine.model.tokenizer import TextTokenizer
-from training.batches import collate
 from training.example import Example
 from training.mini.codec import CODEBOOKS, CODES, build_codec
-from training.mini.guidance import Guidance, _near
-from training.mini.language import POSITIONS, Reader, build_model, looks
+from training.mini.language import POSITIONS, Reader, build_model
 from training.mini.pronunciation import build_tokenizer
 from training.sequence import Layout
 from training.settings import TrainSettings
@@ -39,23 +35,6 @@ def examples(count: int = 40) -> list[tuple[str, Example]]:
         )
         for each in range(count)
     ]
-
-
-def aligned(layout: Layout) -> list[tuple[str, Example]]:
-    """The same, with a frame for each token."""
-    made = []
-    for number, (voice, example) in enumerate(examples()):
-        codes = np.random.default_rng(number).integers(1, CODES, (len(layout.tokens(example)) - 5, CODEBOOKS))
-        made.append((voice, replace(example, codes=codes, looks=looks(layout.tokens(example), len(codes)))))
-    return made
-
-
-def test_tokens_are_said_one_after_the_other(layout: Layout) -> None:
-    tokens = layout.tokens(Example("1", "Some words.", 3, np.zeros((9, CODEBOOKS), np.int64)))
-    # begin [ 3 ] s ʌ m w ˈɜː ˈɜː d z . end
-    assert len(tokens) == 14
-    np.testing.assert_array_equal(looks(tokens, 9), np.arange(4, 13))
-    assert looks(tokens, 8) is None  # not a frame for each
 
 
 def test_a_voice_of_few_clips_is_left_out(layout: Layout) -> None:
@@ -84,38 +63,12 @@ def test_a_row_is_one_voice_and_fits(layout: Layout) -> None:
                 assert {segment.speaker for segment in row.segments} == {["anna", "clara"].index(*voices)}
 
 
-def test_the_hint_points_from_speech_to_the_tokens_it_says(layout: Layout) -> None:
-    rows = Reader(aligned(layout), layout, rows=1)(0, np.random.default_rng(5))
-    batch = collate(rows, layout, 1.0, np.random.default_rng(0))
-    near, speaks = _near(batch)
-    assert near.shape == (batch.rows, batch.length, batch.length)
-    assert int(speaks.sum()) == len(batch.frames)
-    place = 0
-    for segment in rows[0].segments:
-        tokens, frames = len(layout.tokens(segment)), len(segment.codes)
-        speech = place + tokens - 1  # the first frame is said by the place before it
-        assert int(near[0, speech].argmax()) == place + 4  # the first phoneme, behind the begin token and the brackets
-        assert int(near[0, speech + frames].argmax()) == place + tokens - 1  # the closing frame: the text's end
-        assert float(near[0, speech, speech + 5 :].max()) < 0.01
-        place += layout.length_of(segment)
-
-
-def test_where_nobody_knows_there_is_no_hint(layout: Layout) -> None:
-    rows = Reader(examples(), layout, rows=1)(0, np.random.default_rng(5))
-    _, speaks = _near(collate(rows, layout, 1.0, np.random.default_rng(0)))
-    assert int(speaks.sum()) == sum(len(row.segments) for row in rows)  # closing frames alone
-
-
-def test_it_learns_and_its_hint_is_taken(layout: Layout, tmp_path: Path) -> None:
-    model = build_model(build_codec(0), 0)
-    guidance, told = Guidance(model, 1.0), []
-
-    def hint(losses: object, batch: object) -> torch.Tensor:
-        loss = guidance(losses, batch)  # type: ignore[arg-type]
-        told.append(float(loss.detach()))
-        return loss
-
-    some = aligned(layout)[:9]
-    settings = TrainSettings(steps=12, learning_rate=3e-3, warmup=2, schedule="constant", depth_share=0.2, device="cpu")
-    train(model, layout, lambda _, rng: Reader(some, layout, 1)(0, rng)[:1], settings, tmp_path, Hooks(extra_loss=hint))
-    assert told[-1] < told[0]
+def test_it_learns(layout: Layout, tmp_path: Path) -> None:
+    model, told = build_model(build_codec(0), 0), []
+    settings = TrainSettings(
+        steps=12, learning_rate=3e-3, warmup=2, schedule="constant", depth_share=0.2, device="cpu", log_every=1
+    )
+    some = examples()[:9]
+    hooks = Hooks(logged=lambda figures: told.append(figures["loss"]))
+    train(model, layout, lambda _, rng: Reader(some, layout, 1)(0, rng)[:1], settings, tmp_path, hooks)
+    assert sum(told[-3:]) < sum(told[:3])

@@ -8,7 +8,7 @@ import pytest
 
 from engine.fallback.voices import EspeakVoice
 from engine.model.tokenizer import TextTokenizer
-from training.mini.pronunciation import ALPHABET, build_tokenizer, pronounce, read_back
+from training.mini.pronunciation import ALPHABET, COUNTS, build_tokenizer, pronounce, read_back
 
 LEXICON = {
     "hello": ["h", "ə", "l", "ˈoʊ"], "don": ["d", "ˈɑː", "n"], "don't": ["d", "ˈoʊ", "n", "t"], "a": ["ɐ"],
@@ -24,11 +24,16 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def read(path: Path, text: str, speaker: int = 0) -> str:
+def tokens(path: Path, text: str, speaker: int = 0) -> list[str]:
     import tokenizers
 
     names = tokenizers.Tokenizer.from_file(str(path))
-    return read_back([names.id_to_token(number) for number in TextTokenizer(path).encode(text, speaker)[1:-1]])
+    return [names.id_to_token(number) for number in TextTokenizer(path).encode(text, speaker)[1:-1]]
+
+
+def read(path: Path, text: str, speaker: int = 0) -> str:
+    """Without the token for how many they are."""
+    return read_back([token for token in tokens(path, text, speaker) if token not in COUNTS.values()])
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,20 @@ def test_any_text_can_be_read(reader: Path, text: str) -> None:
     said = read(reader, text)
     assert said.startswith("[0]")
     assert not any(character in said for character in "日本語\ue000")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("a", 1), ("hello, a", 7), ("a " * 299, 299), ("a " * 300, 300), ("a]a", 2)]
+)
+@pytest.mark.parametrize("speaker", [0, 12])
+def test_a_text_ends_with_its_number_of_tokens(reader: Path, text: str, count: int, speaker: int) -> None:
+    said = tokens(reader, text, speaker)
+    assert said[-1] == COUNTS[count]
+    assert said.index("]") + 1 + count + 1 == len(said)
+
+
+def test_what_is_longer_than_any_number_has_none(reader: Path) -> None:
+    assert set(tokens(reader, "a " * 301)[3:]) == set(tokens(reader, "a")[3:-1])
 
 
 def test_every_symbol_is_one_of_its_own() -> None:
