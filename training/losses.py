@@ -14,14 +14,10 @@ from .batches import Batch
 
 @dataclass
 class Losses:
-    """Cross-entropies in nats, float32, one for each thing that was to be said; what to make of them is not said here.
-
-    hidden: the backbone's last hidden states, (rows, length, hidden), for losses of one's own.
-    """
+    """Cross-entropies in nats, float32, one for each thing that was to be said."""
 
     first: Tensor  # (targets,): codebook 0
     depth: Tensor  # (codebooks - 1, chosen)
-    hidden: Tensor
 
 
 class CsmLosses(nn.Module):
@@ -38,12 +34,29 @@ class CsmLosses(nn.Module):
         self.vocab = int(model.config.vocab_size)
 
     def forward(self, batch: Batch) -> Losses:
-        model = self.model
-        hidden = _run(model.backbone_model, self._embed(batch))
+        before = self.before(batch)
         codes = batch.frames[batch.targets]  # (targets, codebooks)
-        before = hidden.flatten(0, 1)[batch.frame_places[batch.targets] - 1]  # (targets, hidden): each frame's eve
-        first = F.cross_entropy(model.lm_head(before).float(), codes[:, 0], reduction="none")
-        return Losses(first, self._depth(before[batch.chosen], codes[batch.chosen]), hidden)
+        first = F.cross_entropy(self.model.lm_head(before).float(), codes[:, 0], reduction="none")
+        return Losses(first, self._depth(before[batch.chosen], codes[batch.chosen]))
+
+    def before(self, batch: Batch) -> Tensor:
+        """The backbone's word on each frame that is learnt, (targets, hidden): its last hidden state just before it."""
+        hidden = _run(self.model.backbone_model, self._embed(batch))
+        return hidden.flatten(0, 1)[batch.frame_places[batch.targets] - 1]
+
+    def depth_logits(self, before: Tensor, told: Tensor) -> Tensor:
+        """What follows each of the first codebooks of a frame, (told, frames, vocab): of codebook 1 and on.
+
+        before: (frames, hidden). told: codes, int64 (frames, told). Position 0 is the backbone's word, position n the
+        code of codebook n - 1.
+        """
+        decoder = self.model.depth_decoder
+        embedded = decoder.model.embed_tokens(told + self._offsets(told))
+        x = torch.cat((before[:, None].to(embedded.dtype), embedded), dim=1)
+        x = _run(decoder.model, decoder.model.inputs_embeds_projector(x))[:, 1:]
+        # one head for each codebook: (told, frames, hidden) @ (told, hidden, vocab)
+        logits: Tensor = torch.matmul(x.transpose(0, 1), decoder.codebooks_head.weight[: told.shape[1]])
+        return logits
 
     def _embed(self, batch: Batch) -> Tensor:
         """(rows, length, hidden): text where text stands, the sum over codebooks where frames do, zeros elsewhere."""
@@ -55,17 +68,8 @@ class CsmLosses(nn.Module):
         return laid.view(batch.rows, batch.length, -1)
 
     def _depth(self, before: Tensor, codes: Tensor) -> Tensor:
-        """before (chosen, hidden), codes (chosen, codebooks) -> losses (codebooks - 1, chosen).
-
-        All codebooks of a frame at once: position 0 is the backbone's word, position n the code of codebook n - 1.
-        """
-        decoder = self.model.depth_decoder
-        told = codes[:, :-1]
-        embedded = decoder.model.embed_tokens(told + self._offsets(told))
-        x = torch.cat((before[:, None].to(embedded.dtype), embedded), dim=1)
-        x = _run(decoder.model, decoder.model.inputs_embeds_projector(x))[:, 1:]
-        # one head for each codebook: (codebooks - 1, chosen, hidden) @ (codebooks - 1, hidden, vocab)
-        logits = torch.matmul(x.transpose(0, 1), decoder.codebooks_head.weight)
+        """before (chosen, hidden), codes (chosen, codebooks) -> losses (codebooks - 1, chosen)."""
+        logits = self.depth_logits(before, codes[:, :-1])
         right = codes[:, 1:].T.flatten()
         losses = F.cross_entropy(logits.flatten(0, 1).float(), right, reduction="none")
         return losses.view(self.codebooks - 1, -1)

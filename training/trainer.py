@@ -40,14 +40,13 @@ class Hooks:
     """What else happens in a run. The model they get is the one that is trained, in evaluation mode, no gradients.
 
     logged: with every line of the log. evaluate: every `evaluate_every` steps; its figures join that step's line.
-    sample: every `sample_every` steps, with the number of steps done. extra_loss: is added to each batch's loss; a
-    mean over the batch, differentiable. stop: asked after every step; True ends the run cleanly.
+    sample: every `sample_every` steps, with the number of steps done. stop: asked after every step; True ends the run
+    cleanly.
     """
 
     logged: Callable[[dict[str, float]], None] | None = None
     evaluate: Callable[[Any], dict[str, float]] | None = None
     sample: Callable[[int, Any], None] | None = None
-    extra_loss: Callable[[Losses, Batch], Tensor] | None = None
     stop: Callable[[], bool] | None = None
 
 
@@ -238,8 +237,6 @@ class _Run:
             depth = losses.depth if self.codebook_weights is None else losses.depth * self.codebook_weights
             loss = settings.first_weight * losses.first.sum() / targets
             loss = loss + settings.depth_weight * depth.sum() / (chosen * len(depth))
-            if self.hooks.extra_loss is not None:
-                loss = loss + self.hooks.extra_loss(losses, batch) * (len(batch.targets) / targets)
         self.accelerator.backward(loss * scale)
         sums = torch.stack((losses.first.detach().sum(), losses.depth.detach().sum()))
         return sums if scale else torch.zeros_like(sums)

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from engine import EngineConfig, SpeechRequest, load_engine
 from training.base import Base, load_base
-from training.batches import Batch
 from training.errors import Diverged, ResumeError, TrainingError
 from training.example import Example
-from training.losses import Losses
 from training.run_log import read_log
 from training.sequence import Sequence
 from training.served import write_served
@@ -172,27 +170,19 @@ def test_weights_of_the_losses(base_directory: Path, tmp_path: Path) -> None:
 
 def test_hooks_are_asked_when_they_are_due(base_directory: Path, tmp_path: Path) -> None:
     asked: list[int] = []
-    extras: list[tuple[int, int]] = []
 
     def evaluate(model: Any) -> dict[str, float]:
         assert not model.training
         assert not torch.is_grad_enabled()
         return {"held_out_first": 1.5}
 
-    def extra_loss(losses: Losses, batch: Batch) -> Tensor:
-        extras.append((losses.hidden.shape[0], batch.rows))
-        return losses.hidden.square().mean()
-
     told: list[dict[str, float]] = []
-    hooks = Hooks(told.append, evaluate, lambda steps, model: asked.append(steps), extra_loss)
-    _, with_extra = run(base_directory, tmp_path / "one", hooks=hooks, steps=6, evaluate_every=3, sample_every=4)
+    hooks = Hooks(told.append, evaluate, lambda steps, model: asked.append(steps))
+    run(base_directory, tmp_path / "one", hooks=hooks, steps=6, evaluate_every=3, sample_every=4)
     assert asked == [4]
     assert [line["step"] for line in told if "held_out_first" in line] == [3, 6]
     assert [line["step"] for line in told if "loss" in line] == [2, 4, 6]
     assert told == read_log(tmp_path / "one/log.jsonl")
-    assert extras
-    assert all(rows == batch_rows for rows, batch_rows in extras)
-    assert not same(run(base_directory, tmp_path / "two", steps=6)[1], with_extra)
 
 
 def test_what_is_asked_aside_changes_no_step(base_directory: Path, tmp_path: Path) -> None:
@@ -207,12 +197,17 @@ def test_what_is_asked_aside_changes_no_step(base_directory: Path, tmp_path: Pat
     assert same(plain, disturbed)
 
 
-def test_a_run_that_diverges_says_so_and_keeps_its_last_state(base_directory: Path, tmp_path: Path) -> None:
-    def extra_loss(losses: Losses, batch: Batch) -> Tensor:
-        return losses.hidden.mean() * (float("nan") if len(list((tmp_path / "state").glob("*"))) else 1.0)
+def test_a_run_that_diverges_says_so_and_keeps_its_last_state(base: Base, tmp_path: Path) -> None:
+    clip = Example("One.", "One.", 0, np.random.default_rng(0).integers(0, 64, (5, 4)))
 
+    def sequences(step: int, _: np.random.Generator) -> list[Sequence]:
+        if step == 3:
+            base.model.lm_head.weight.data.fill_(float("nan"))
+        return [Sequence((clip,))]
+
+    settings = TrainSettings(steps=10, learning_rate=1e-3, save_every=3, device="cpu")
     with pytest.raises(Diverged, match=r"step 4: .*lower learning rate than 0\.001"):
-        run(base_directory, tmp_path, hooks=Hooks(extra_loss=extra_loss))
+        train(base.model, base.layout, sequences, settings, tmp_path)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000003.pt"]
 
 

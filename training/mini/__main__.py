@@ -13,38 +13,42 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_weights
 from torch import Tensor
 
 from engine.model.tokenizer import TextTokenizer
+from engine.types import Codes
 
 from ..evaluation import measure
-from ..sequence import Layout
 from ..settings import TrainSettings
 from ..trainer import Hooks, train
 from .codec import CodecTrainer, DecoderTrainer, build_codec, coded_crops, crops, settle
 from .codes import make_codes, read_codes, reserve_stop_code
-from .language import Reader, build_model, write_checkpoint
+from .drawing import draw_all
+from .language import QuickLayout, Reader, build_model, is_written, read_checkpoint, write_checkpoint
 from .pronunciation import build_tokenizer
-from .speech import lexicon, make_speech, read_speech, write_voices
+from .speech import VOICES, lexicon, make_speech, read_speech, write_voices
 
 SEED = 1
 CLIPS = 12_000  # nine hours
 CODEC_STEPS, CODEC_BATCH, CODEC_FRAMES, CODEC_RATE = 3_000, 8, 16, 1.5e-3
 DECODER_STEPS = 2_000
+POLISH_STEPS, POLISH_RATE = 1_500, 5e-4  # of the decoder, on what the language model says
+_TEMPERATURE, _TOP_K = 0.8, 50  # how it says that
 _FREE_STEPS = 300  # of them without the quantizer
 _SAVE_EVERY, _LOG_EVERY = 250, 50
 _HELD_BACK = 250  # clips that are not learnt from
-_LONGEST = 300  # positions of one clip
+_LONGEST = 145  # frames of one clip
 LANGUAGE = TrainSettings(
-    steps=7_000, seed=SEED, max_positions=1_060, learning_rate=1e-3, warmup=200, final_share=0.05, depth_share=0.25,
+    steps=4_200, seed=SEED, max_positions=1_060, learning_rate=1e-3, warmup=200, final_share=0.05, depth_share=0.25,
     betas=(0.9, 0.98), weight_decay=0.05, precision="auto", device="auto", log_every=50, save_every=250,
     evaluate_every=500, sample_every=500,
 )  # fmt: skip
@@ -98,19 +102,25 @@ def rounded(codec: Any) -> dict[str, Tensor]:
     return weights
 
 
-def train_decoder(codec: Any, speech: Path, work: Path) -> Any:
-    """The codec with a decoder that has learnt on alone, from codes that are fixed by now."""
-    done, unfinished = work / "decoder.pt", work / "decoder-state.pt"
+def train_decoder(
+    codec: Any,
+    speech: Path,
+    codes: Mapping[str, Codes],
+    done: Path,
+    steps: int = DECODER_STEPS,
+    rate: float = CODEC_RATE,
+) -> Any:
+    """The codec with a decoder that has learnt on alone, from codes that stay what they are. done: where it is kept."""
+    unfinished = done.with_name(f"{done.stem}-state.pt")
     if done.exists():
         codec.load_state_dict(torch.load(done, weights_only=True, map_location="cpu"))
         return codec.eval()
-    codes = load_file(work / "codes.safetensors")
-    clips = [(samples, codes[name].astype(np.int64)) for name, _, samples in read_speech(speech)]
-    trainer = DecoderTrainer(codec, DECODER_STEPS, CODEC_RATE)
+    clips = [(samples, codes[name].astype(np.int64)) for name, _, samples in read_speech(speech) if name in codes]
+    trainer = DecoderTrainer(codec, steps, rate)
     if unfinished.exists():
         trainer.load(torch.load(unfinished, weights_only=True, map_location="cpu"))
     _go(
-        "decoder",
+        done.stem,
         trainer,
         lambda step: trainer.learn(*coded_crops(clips, CODEC_BATCH, CODEC_FRAMES, SEED, step)),
         unfinished,
@@ -123,9 +133,9 @@ def train_language(codec: Any, speech: Path, work: Path, settings: TrainSettings
     """The whole of CSM around the codec. In each of the processes that torch.distributed.run has started."""
     model = build_model(codec, SEED)
     tokenizer = work / "tokenizer.json"
-    layout = Layout(TextTokenizer(tokenizer), model.config)
+    layout = QuickLayout(TextTokenizer(tokenizer), model.config)
     clips = read_codes(speech, work / "codes.safetensors")
-    examples = [(clip.voice, example) for clip, example in clips if layout.length_of(example) <= _LONGEST]
+    examples = [(clip.voice, example) for clip, example in clips if len(example.codes) <= _LONGEST]
     reader = Reader(examples[:-_HELD_BACK], layout, _ROWS)
     other = Reader(examples[-_HELD_BACK:], layout, _MEASURED)(0, np.random.default_rng(SEED))
     hooks = Hooks(
@@ -135,6 +145,23 @@ def train_language(codec: Any, speech: Path, work: Path, settings: TrainSettings
     )
     train(model, layout, reader, settings, work / "language", hooks)
     return model
+
+
+def polish(model: Any, speech: Path, work: Path) -> None:
+    """Let the decoder learn on from what the language model says, in place of what the encoder gives."""
+    drawn = work / "drawn.safetensors"
+    if not drawn.exists():
+        layout = QuickLayout(TextTokenizer(work / "tokenizer.json"), model.config)
+        numbers = {name: number for number, name in enumerate(VOICES)}
+        clips = [
+            replace(example, speaker=numbers[clip.voice])
+            for clip, example in read_codes(speech, work / "codes.safetensors")
+            if clip.voice in numbers and len(example.codes) <= _LONGEST
+        ]
+        torch.manual_seed(SEED)
+        codes = dict(draw_all(model, layout, clips, LANGUAGE.max_positions, _TEMPERATURE, _TOP_K))
+        save_file(codes, drawn)
+    train_decoder(model.codec_model, speech, load_file(drawn), work / "polished.pt", POLISH_STEPS, POLISH_RATE)
 
 
 def _tell(figures: dict[str, float]) -> None:
@@ -164,18 +191,24 @@ def main() -> None:
             _save(load_weights(arguments.codec), learnt)
     codec = train_codec(work / "speech", work)
     make_codes(codec, work / "speech", work / "codes.safetensors")
-    codec = train_decoder(codec, work / "speech", work)
+    codec = train_decoder(
+        codec, work / "speech", load_file(work / "codes.safetensors"), work / "decoder.pt", DECODER_STEPS, CODEC_RATE
+    )
+    tokenizer, unpolished = work / "tokenizer.json", work / "unpolished"
     if arguments.language:
         model = train_language(codec, work / "speech", work)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            write_checkpoint(model, work / "tokenizer.json", work / "csm-mini")
-            write_voices(work / "voices")
-            print(f"done: {work / 'csm-mini'}, and its voices in {work / 'voices'}", flush=True)
+            write_checkpoint(model, tokenizer, unpolished)
         return
-    processes = torch.cuda.device_count() or os.cpu_count() or 1
-    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "training.mini")
-    command = [sys.executable, "-m", *launch, str(work), "--language"]
-    sys.exit(subprocess.run(command, check=False).returncode)
+    if not is_written(unpolished):
+        processes = torch.cuda.device_count() or os.cpu_count() or 1
+        launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "training.mini")
+        subprocess.run([sys.executable, "-m", *launch, str(work), "--language"], check=True)
+    model = read_checkpoint(unpolished)
+    polish(model, work / "speech", work)
+    write_checkpoint(model, tokenizer, work / "csm-mini")
+    write_voices(work / "voices")
+    print(f"done: {work / 'csm-mini'}, and its voices in {work / 'voices'}", flush=True)
 
 
 if __name__ == "__main__":

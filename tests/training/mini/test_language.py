@@ -10,7 +10,7 @@ import pytest
 from engine.model.tokenizer import TextTokenizer
 from training.example import Example
 from training.mini.codec import CODEBOOKS, CODES, build_codec
-from training.mini.language import POSITIONS, Reader, build_model
+from training.mini.language import POSITIONS, QuickLayout, Reader, build_model
 from training.mini.pronunciation import build_tokenizer
 from training.sequence import Layout
 from training.settings import TrainSettings
@@ -37,6 +37,12 @@ def examples(count: int = 40) -> list[tuple[str, Example]]:
     ]
 
 
+@pytest.mark.parametrize("speaker", range(10))
+def test_a_text_is_taken_apart_as_any_other_layout_does(layout: Layout, tokenizer: TextTokenizer, speaker: int) -> None:
+    clip = Example("1", "Some words.", speaker, np.ones((9, CODEBOOKS), np.int64))
+    np.testing.assert_array_equal(layout.tokens(clip), tokenizer.encode(clip.text, speaker))
+
+
 def test_a_voice_of_few_clips_is_left_out(layout: Layout) -> None:
     reader = Reader([*examples(6), ("rare", examples(1)[0][1])], layout, rows=4)
     assert "rare" not in reader._names
@@ -47,7 +53,7 @@ def layout(tokenizer: TextTokenizer) -> Layout:
     class Config:
         num_codebooks, vocab_size, max_position_embeddings, codebook_eos_token_id = CODEBOOKS, CODES + 3, POSITIONS, 0
 
-    return Layout(tokenizer, Config())
+    return QuickLayout(tokenizer, Config())
 
 
 def test_a_row_is_one_voice_and_fits(layout: Layout) -> None:
