@@ -30,6 +30,7 @@ RUN python3 -m venv /opt/venv \
 
 COPY LICENSE README.md pyproject.toml gunicorn.conf.py ./
 COPY preloaded-voices preloaded-voices
+COPY models models
 COPY engine engine
 COPY training training
 COPY app app

@@ -31,24 +31,25 @@ from ..evaluation import measure
 from ..settings import TrainSettings
 from ..trainer import Hooks, train
 from .codec import CodecTrainer, DecoderTrainer, build_codec, coded_crops, crops, settle
-from .codes import make_codes, read_codes, reserve_stop_code
+from .codes import make_codes, read_codes, reserve_codes
 from .drawing import draw_all
 from .language import QuickLayout, Reader, build_model, is_written, read_checkpoint, write_checkpoint
 from .pronunciation import build_tokenizer
-from .speech import VOICES, lexicon, make_speech, read_speech, write_voices
+from .speech import SPEAKERS, lexicon, make_speech, read_speech, write_voices
 
 SEED = 1
 CLIPS = 12_000  # nine hours
 CODEC_STEPS, CODEC_BATCH, CODEC_FRAMES, CODEC_RATE = 3_000, 8, 16, 1.5e-3
 DECODER_STEPS = 2_000
-POLISH_STEPS, POLISH_RATE = 1_500, 5e-4  # of the decoder, on what the language model says
+POLISH_STEPS = 3_000  # of the decoder, on what the language model says
+_POLISH_WAVES = 0.2  # how much waves count then: what chance has drawn is another wave
 _TEMPERATURE, _TOP_K = 0.8, 50  # how it says that
 _FREE_STEPS = 300  # of them without the quantizer
 _SAVE_EVERY, _LOG_EVERY = 250, 50
 _HELD_BACK = 250  # clips that are not learnt from
 _LONGEST = 145  # frames of one clip
 LANGUAGE = TrainSettings(
-    steps=4_200, seed=SEED, max_positions=1_060, learning_rate=1e-3, warmup=200, final_share=0.05, depth_share=0.25,
+    steps=3_750, seed=SEED, max_positions=1_060, learning_rate=1e-3, warmup=200, final_share=0.05, depth_share=0.25,
     betas=(0.9, 0.98), weight_decay=0.05, precision="auto", device="auto", log_every=50, save_every=250,
     evaluate_every=500, sample_every=500,
 )  # fmt: skip
@@ -74,7 +75,7 @@ def train_codec(speech: Path, work: Path) -> Any:
         lambda step: trainer.learn(crops(recordings, CODEC_BATCH, CODEC_FRAMES, SEED, step)),
         unfinished,
     )
-    reserve_stop_code(codec.eval())
+    reserve_codes(codec.eval())
     _save(rounded(codec), done)
     return codec
 
@@ -103,12 +104,7 @@ def rounded(codec: Any) -> dict[str, Tensor]:
 
 
 def train_decoder(
-    codec: Any,
-    speech: Path,
-    codes: Mapping[str, Codes],
-    done: Path,
-    steps: int = DECODER_STEPS,
-    rate: float = CODEC_RATE,
+    codec: Any, speech: Path, codes: Mapping[str, Codes], done: Path, steps: int, waves: float = 1.0
 ) -> Any:
     """The codec with a decoder that has learnt on alone, from codes that stay what they are. done: where it is kept."""
     unfinished = done.with_name(f"{done.stem}-state.pt")
@@ -116,7 +112,7 @@ def train_decoder(
         codec.load_state_dict(torch.load(done, weights_only=True, map_location="cpu"))
         return codec.eval()
     clips = [(samples, codes[name].astype(np.int64)) for name, _, samples in read_speech(speech) if name in codes]
-    trainer = DecoderTrainer(codec, steps, rate)
+    trainer = DecoderTrainer(codec, steps, CODEC_RATE, waves)
     if unfinished.exists():
         trainer.load(torch.load(unfinished, weights_only=True, map_location="cpu"))
     _go(
@@ -152,16 +148,15 @@ def polish(model: Any, speech: Path, work: Path) -> None:
     drawn = work / "drawn.safetensors"
     if not drawn.exists():
         layout = QuickLayout(TextTokenizer(work / "tokenizer.json"), model.config)
-        numbers = {name: number for number, name in enumerate(VOICES)}
         clips = [
-            replace(example, speaker=numbers[clip.voice])
+            layout.labelled(replace(example, speaker=SPEAKERS.index(clip.voice)))
             for clip, example in read_codes(speech, work / "codes.safetensors")
-            if clip.voice in numbers and len(example.codes) <= _LONGEST
+            if clip.voice in SPEAKERS and len(example.codes) <= _LONGEST
         ]
         torch.manual_seed(SEED)
         codes = dict(draw_all(model, layout, clips, LANGUAGE.max_positions, _TEMPERATURE, _TOP_K))
         save_file(codes, drawn)
-    train_decoder(model.codec_model, speech, load_file(drawn), work / "polished.pt", POLISH_STEPS, POLISH_RATE)
+    train_decoder(model.codec_model, speech, load_file(drawn), work / "polished.pt", POLISH_STEPS, _POLISH_WAVES)
 
 
 def _tell(figures: dict[str, float]) -> None:
@@ -192,7 +187,7 @@ def main() -> None:
     codec = train_codec(work / "speech", work)
     make_codes(codec, work / "speech", work / "codes.safetensors")
     codec = train_decoder(
-        codec, work / "speech", load_file(work / "codes.safetensors"), work / "decoder.pt", DECODER_STEPS, CODEC_RATE
+        codec, work / "speech", load_file(work / "codes.safetensors"), work / "decoder.pt", DECODER_STEPS
     )
     tokenizer, unpolished = work / "tokenizer.json", work / "unpolished"
     if arguments.language:

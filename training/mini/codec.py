@@ -54,9 +54,12 @@ def build_codec(seed: int) -> Any:
 class _Trainer:
     """What the two below have in common. `state` and `load` make a run go on where it stopped."""
 
-    def __init__(self, codec: Any, parameters: Iterable[nn.Parameter], steps: int, rate: float) -> None:
-        """steps: of the whole run."""
+    def __init__(
+        self, codec: Any, parameters: Iterable[nn.Parameter], steps: int, rate: float, waves: float = 1.0
+    ) -> None:
+        """steps: of the whole run. waves: how much their distance counts beside that of spectra."""
         self.codec, self.steps, self._rate, self._parameters = codec.train(), steps, rate, list(parameters)
+        self._waves = waves
         self.device: torch.device = codec.device
         self.distance = SpectralDistance().to(self.device)
         self.optimizer = torch.optim.AdamW(self._parameters, lr=rate, betas=(0.9, 0.98), weight_decay=1e-4)
@@ -89,7 +92,8 @@ class _Trainer:
         made = made.float()[:, : wave.shape[1]]
         distance, off = self.distance(made, wave), made - wave
         wide, sharp = off.abs().mean(), (off[:, 1:] - _EMPHASIS * off[:, :-1]).abs().mean()
-        return distance + _WAVE * wide + _SHARP_WAVE * sharp, {"distance": distance, "wave": wide, "sharp": sharp}
+        figures = {"distance": distance, "wave": wide, "sharp": sharp}
+        return distance + self._waves * (_WAVE * wide + _SHARP_WAVE * sharp), figures
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
@@ -157,7 +161,7 @@ class CodecTrainer(_Trainer):
 class DecoderTrainer(_Trainer):
     """The half that makes sound, from codes that stay what they are: whoever has learnt them need not learn anew."""
 
-    def __init__(self, codec: Any, steps: int, rate: float) -> None:
+    def __init__(self, codec: Any, steps: int, rate: float, waves: float = 1.0) -> None:
         heard = (codec.upsample, codec.decoder_transformer, codec.decoder)
         projections = [
             part.output_proj
@@ -167,7 +171,7 @@ class DecoderTrainer(_Trainer):
             )
         ]
         super().__init__(
-            codec, (each for module in (*heard, *projections) for each in module.parameters()), steps, rate
+            codec, (each for module in (*heard, *projections) for each in module.parameters()), steps, rate, waves
         )
 
     def learn(self, wave: Tensor, codes: Tensor) -> dict[str, float]:

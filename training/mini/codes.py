@@ -13,27 +13,66 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from engine.types import Codes
+
 from ..example import Example
+from ..sequence import Ids
+from .codec import CODES
+from .pronunciation import SAID
 from .speech import Clip, Recording, read_speech
 
 _FRAME = 1920
 _BATCH = 16
 _THREADS = 2
-_AWAY = 4.0  # how many times the farthest entry's length the reserved one lies away: nothing falls to it
+_AWAY = 4.0  # how many times the farthest entry's length the reserved ones lie away: nothing falls to them
+LABELS = len(SAID)  # reserved codes of the last codebook, one for each token that is a frame
+_FIRST_LABEL = CODES - LABELS
 
 
 @torch.no_grad()
-def reserve_stop_code(codec: Any) -> None:
-    """Keep code 0 of the first codebook out of speech: a frame of zeros ends it, and no sound may look like that."""
-    book = codec.quantizer.semantic_residual_vector_quantizer.layers[0].codebook
-    book.cluster_usage.clamp_(min=1e-3)
-    means = book.embed_sum / book.cluster_usage[:, None]
-    least = int(book.cluster_usage.argmin())
-    means[least] = means[0]
-    means[0] = means[0] / means[0].norm() * means.norm(dim=1).max() * _AWAY
+def reserve_codes(codec: Any) -> None:
+    """Keep some codes out of what the encoder gives, for the language model alone.
+
+    Code 0 of the first codebook: a frame of zeros ends speech, and no sound may look like that. The last codes of the
+    last codebook: there it says which token a frame is (`label`).
+    """
+    quantizer = codec.quantizer
+    first = quantizer.semantic_residual_vector_quantizer.layers[0].codebook
+    last = quantizer.acoustic_residual_vector_quantizer.layers[-1].codebook
+    means = _means(first)
+    means[int(first.cluster_usage.argmin())] = means[0]
+    means[0] = _away(means[0], means)
+    _put(first, means)
+    means = _means(last)
+    directions = torch.randn(LABELS, means.shape[1], generator=torch.Generator().manual_seed(0))
+    means[_FIRST_LABEL:] = _away(directions.to(means), means)
+    _put(last, means)
+
+
+def _means(book: Any) -> Tensor:
+    means: Tensor = book.embed_sum / book.cluster_usage.clamp(min=1e-3)[:, None]
+    return means
+
+
+def _put(book: Any, means: Tensor) -> None:
     book.cluster_usage.fill_(1.0)
     book.embed_sum.copy_(means)
     book._embed = None
+
+
+def _away(directions: Tensor, means: Tensor) -> Tensor:
+    return directions / directions.norm(dim=-1, keepdim=True) * means.norm(dim=1).max() * _AWAY
+
+
+def label(codes: Codes, tokens: Ids) -> Codes:
+    """The same frames, (frames, codebooks), with the last codebook telling which token each of them is, (frames,).
+
+    A codec of 45 bits a frame keeps too little of a vowel's second formant to tell it from others. Who knows the text
+    knows the vowel, and this is where to say so: the decoder learns what it sounds like.
+    """
+    labelled = codes.copy()
+    labelled[:, -1] = _FIRST_LABEL + tokens
+    return labelled
 
 
 @torch.no_grad()

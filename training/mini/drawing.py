@@ -20,6 +20,7 @@ from ..example import Example
 from ..losses import CsmLosses
 from ..sequence import Layout
 from ..sequence import Sequence as Row
+from .codec import CODES
 
 
 @torch.no_grad()
@@ -51,7 +52,8 @@ def draw_all(
 
 
 def _pick(logits: Tensor, temperature: float, top_k: int) -> Tensor:
-    """(n, vocab) -> (n,)"""
+    """(n, vocab) -> (n,), a code that the codec has"""
+    logits = logits[:, :CODES]
     least = logits.topk(top_k).values[:, -1:]
     chances = (logits / temperature).masked_fill(logits < least, float("-inf")).softmax(-1)
     return torch.multinomial(chances, 1)[:, 0]

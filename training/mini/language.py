@@ -18,11 +18,13 @@ from engine.random_checkpoint import SPECIAL_TOKENS
 from ..example import Example
 from ..sequence import Ids, Layout, Sequence
 from .codec import CODEBOOKS, CODES
+from .codes import label
 from .pointing import point
 from .pronunciation import ALPHABET, COUNTS, SAID
-from .speech import VOICES
+from .speech import SPEAKERS
 
 POSITIONS = 1024
+_SPEAKER = 2  # where in a segment's tokens: behind the begin token and a bracket
 _FEWEST = 3  # clips of a voice: of fewer it would be its own prompt
 SHAPE: dict[str, Any] = {
     "num_codebooks": CODEBOOKS, "vocab_size": CODES + 3, "codebook_eos_token_id": 0, "codebook_pad_token_id": CODES + 2,
@@ -83,18 +85,21 @@ def read_checkpoint(directory: Path) -> Any:
 class QuickLayout(Layout):
     """Takes each text apart once, whoever says it: the speaker's number, 0 to 9, is one token of its own."""
 
-    _PLACE = 2  # behind the begin token and the bracket
-
     def tokens(self, example: Example) -> Ids:
         tokens = self._encode(example.text, 0).copy()
-        tokens[self._PLACE] += example.speaker
+        tokens[_SPEAKER] += example.speaker
         return tokens
+
+    def labelled(self, example: Example) -> Example:
+        """As the model is to say it: with the last codebook telling which token each frame is (codes.py)."""
+        tokens = self._encode(example.text, 0)[_SPEAKER + 2 : -2]
+        return replace(example, codes=label(example.codes, tokens))
 
 
 class Reader:
     """What a step learns from: rows of one voice's clips one behind the other, as a conversation is read."""
 
-    def __init__(self, examples: Ordered[tuple[str, Example]], layout: Layout, rows: int) -> None:
+    def __init__(self, examples: Ordered[tuple[str, Example]], layout: QuickLayout, rows: int) -> None:
         """examples: with the name of each one's voice. rows: sequences a step."""
         self._layout, self._rows = layout, rows
         self._said: dict[str, list[Example]] = defaultdict(list)
@@ -111,15 +116,16 @@ class Reader:
     def _row(self, length: int, rng: np.random.Generator) -> Sequence:
         """Half the time the number of the speaker tells the voice, and half the time what is heard of it first."""
         name = self._names[int(rng.choice(len(self._names), p=self._share))]
-        known = list(VOICES).index(name) if name in VOICES else None
+        known = SPEAKERS.index(name) if name in SPEAKERS else None
         told = known is not None and rng.random() < 0.5
         speaker = known if told and known is not None else int(rng.integers(10))
         clips, room = self._said[name], length
         segments: list[Example] = []
+        heard = 0 if told else 1
         while True:
             example = replace(clips[int(rng.integers(len(clips)))], speaker=speaker)
             room -= self._layout.length_of(example)
-            if room < 0 and len(segments) > 1:
+            if room < 0 and len(segments) > heard:
                 break
-            segments.append(example)
-        return Sequence(tuple(segments), heard=0 if told else 1)
+            segments.append(example if len(segments) < heard else self._layout.labelled(example))
+        return Sequence(tuple(segments), heard)

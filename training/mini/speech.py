@@ -35,6 +35,7 @@ VOICES = {
     "bruno": EspeakVoice("m2", 99),
     "david": EspeakVoice("edward", 99, pitch=72),
 }
+SPEAKERS = ("bruno", "clara", "anna", "david")  # by their numbers; 0 speaks where nobody names a voice
 # What each of them says in the recording that is its voice.
 PROMPTS = {
     "anna": "Good morning, and welcome. It is a pleasure to read to you today.",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.mini.codec import CODEBOOKS, CodecTrainer, DecoderTrainer, build_codec, coded_crops, crops, settle
-from training.mini.codes import encode, reserve_stop_code
+from training.mini.codec import CODEBOOKS, CODES, CodecTrainer, DecoderTrainer, build_codec, coded_crops, crops, settle
+from training.mini.codes import LABELS, encode, label, reserve_codes
 
 
 def tones(count: int = 4) -> list[np.ndarray]:
@@ -75,10 +75,27 @@ def test_no_sound_is_encoded_as_the_stop_frame() -> None:
     wave = crops(tones(), 4, 8, 2, 0)
     codec = made.codec.eval()
     before = encode(codec, wave)
-    reserve_stop_code(codec)
+    reserve_codes(codec)
     after = encode(codec, wave)
     assert after.shape == (4, 8, CODEBOOKS)
     assert bool((after[..., 0] != 0).all())
     moved = before[..., 0] == 0  # what was code 0 has another number now, everything else has its own
-    assert bool((before[..., 1:] == after[..., 1:]).all())
+    assert bool((before[..., 1:-1] == after[..., 1:-1]).all())
     assert len(after[..., 0][moved].unique()) <= 1
+    # labels are the language model's alone; who had such a code has another, and nobody else
+    assert int(after[..., -1].max()) < CODES - LABELS
+    kept = before[..., -1] < CODES - LABELS
+    assert bool((before[..., -1] == after[..., -1])[kept].all())
+
+
+def test_a_label_is_a_code_for_each_token_and_sounds_like_none_else() -> None:
+    codes = np.ones((LABELS, CODEBOOKS), np.int64)
+    labelled = label(codes, np.arange(LABELS))
+    assert (labelled[:, :-1] == 1).all()
+    assert sorted(labelled[:, -1]) == list(range(CODES - LABELS, CODES))
+    assert (codes == 1).all()
+    codec = trainer().codec.eval()
+    reserve_codes(codec)
+    with torch.no_grad():
+        heard = codec.quantizer.decode(torch.from_numpy(labelled.T[None]))[0].T
+    assert float(torch.pdist(heard).min()) > 0

@@ -10,9 +10,10 @@ import pytest
 from engine.model.tokenizer import TextTokenizer
 from training.example import Example
 from training.mini.codec import CODEBOOKS, CODES, build_codec
+from training.mini.codes import LABELS
 from training.mini.language import POSITIONS, QuickLayout, Reader, build_model
 from training.mini.pronunciation import build_tokenizer
-from training.sequence import Layout
+from training.mini.speech import SPEAKERS
 from training.settings import TrainSettings
 from training.trainer import Hooks, train
 
@@ -27,36 +28,38 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
 
 
 def examples(count: int = 40) -> list[tuple[str, Example]]:
+    """A frame for each token, of which "some words" are eight. No code is a label."""
     rng = np.random.default_rng(0)
-    return [
-        (
-            ("anna", "clara", "f1@40")[each % 3],
-            Example(str(each), "some words " * (1 + each % 4), 0, rng.integers(1, CODES, (20 + each, CODEBOOKS))),
-        )
-        for each in range(count)
-    ]
+    made = []
+    for each in range(count):
+        said = 1 + each % 4
+        codes = rng.integers(1, CODES - LABELS, (8 * said, CODEBOOKS))
+        made.append((("anna", "clara", "f1@40")[each % 3], Example(str(each), "some words " * said, 0, codes)))
+    return made
 
 
 @pytest.mark.parametrize("speaker", range(10))
-def test_a_text_is_taken_apart_as_any_other_layout_does(layout: Layout, tokenizer: TextTokenizer, speaker: int) -> None:
+def test_a_text_is_taken_apart_as_any_other_layout_does(
+    layout: QuickLayout, tokenizer: TextTokenizer, speaker: int
+) -> None:
     clip = Example("1", "Some words.", speaker, np.ones((9, CODEBOOKS), np.int64))
     np.testing.assert_array_equal(layout.tokens(clip), tokenizer.encode(clip.text, speaker))
 
 
-def test_a_voice_of_few_clips_is_left_out(layout: Layout) -> None:
+def test_a_voice_of_few_clips_is_left_out(layout: QuickLayout) -> None:
     reader = Reader([*examples(6), ("rare", examples(1)[0][1])], layout, rows=4)
     assert "rare" not in reader._names
 
 
 @pytest.fixture(scope="module")
-def layout(tokenizer: TextTokenizer) -> Layout:
+def layout(tokenizer: TextTokenizer) -> QuickLayout:
     class Config:
         num_codebooks, vocab_size, max_position_embeddings, codebook_eos_token_id = CODEBOOKS, CODES + 3, POSITIONS, 0
 
     return QuickLayout(tokenizer, Config())
 
 
-def test_a_row_is_one_voice_and_fits(layout: Layout) -> None:
+def test_a_row_is_one_voice_and_fits(layout: QuickLayout) -> None:
     spoken_by = {example.name: voice for voice, example in examples()}
     reader = Reader(examples(), layout, rows=2)
     for step in range(20):
@@ -66,10 +69,23 @@ def test_a_row_is_one_voice_and_fits(layout: Layout) -> None:
             assert len(voices) == 1
             assert layout.length(row) <= POSITIONS
             if row.heard == 0:  # then its number has to tell the voice
-                assert {segment.speaker for segment in row.segments} == {["anna", "clara"].index(*voices)}
+                assert {segment.speaker for segment in row.segments} == {SPEAKERS.index(*voices)}
 
 
-def test_it_learns(layout: Layout, tmp_path: Path) -> None:
+def test_what_is_said_is_labelled_and_what_is_heard_is_not(layout: QuickLayout) -> None:
+    reader = Reader(examples(), layout, rows=1)
+    rows = [row for step in range(10) for row in reader(step, np.random.default_rng((2, step)))]
+    assert {row.heard for row in rows} == {0, 1}
+    for row in rows:
+        for number, segment in enumerate(row.segments):
+            last = segment.codes[:, -1]
+            if number < row.heard:
+                assert last.max() < CODES - LABELS
+            else:
+                np.testing.assert_array_equal(last - (CODES - LABELS), layout.tokens(segment)[4:-2])
+
+
+def test_it_learns(layout: QuickLayout, tmp_path: Path) -> None:
     model, told = build_model(build_codec(0), 0), []
     settings = TrainSettings(
         steps=12, learning_rate=3e-3, warmup=2, schedule="constant", depth_share=0.2, device="cpu", log_every=1
