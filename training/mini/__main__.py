@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from safetensors.torch import load_file as load_weights
 from torch import Tensor
 
 from engine.model.tokenizer import TextTokenizer
@@ -172,7 +171,7 @@ def _save(state: Any, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make csm-mini's data and train it, from nothing.")
     parser.add_argument("work", type=Path, help="a directory for everything that is made; 6 GB")
-    parser.add_argument("--codec", type=Path, metavar="FILE", help="a codec that has learnt: those stages are left out")
+    parser.add_argument("--codec", type=Path, metavar="DIRECTORY", help="take a csm-mini's codec: no stage makes one")
     parser.add_argument("--language", action="store_true", help=argparse.SUPPRESS)  # one process of the last stage
     arguments = parser.parse_args()
     work: Path = arguments.work
@@ -182,8 +181,9 @@ def main() -> None:
         if not (work / "tokenizer.json").exists():
             build_tokenizer(lexicon()).save(str(work / "tokenizer.json"))
     if arguments.codec is not None:
-        for learnt in (work / "codec.pt", work / "decoder.pt"):
-            _save(load_weights(arguments.codec), learnt)
+        learnt = read_checkpoint(arguments.codec).codec_model.state_dict()
+        for path in (work / "codec.pt", work / "decoder.pt"):
+            _save(learnt, path)
     codec = train_codec(work / "speech", work)
     make_codes(codec, work / "speech", work / "codes.safetensors")
     codec = train_decoder(
