@@ -61,7 +61,8 @@ def _put(book: Any, means: Tensor) -> None:
 
 
 def _away(directions: Tensor, means: Tensor) -> Tensor:
-    return directions / directions.norm(dim=-1, keepdim=True) * means.norm(dim=1).max() * _AWAY
+    away: Tensor = directions / directions.norm(dim=-1, keepdim=True) * means.norm(dim=1).max() * _AWAY
+    return away
 
 
 def label(codes: Codes, tokens: Ids) -> Codes:
