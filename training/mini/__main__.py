@@ -37,7 +37,7 @@ from .pronunciation import build_tokenizer
 from .speech import SPEAKERS, lexicon, make_speech, read_speech, write_voices
 
 SEED = 1
-CLIPS = 12_000  # nine hours
+CLIPS = 12_000  # seven hours
 CODEC_STEPS, CODEC_BATCH, CODEC_FRAMES, CODEC_RATE = 3_000, 8, 16, 1.5e-3
 DECODER_STEPS = 2_000
 POLISH_STEPS = 3_000  # of the decoder, on what the language model says
