@@ -154,7 +154,9 @@ def polish(model: Any, speech: Path, work: Path) -> None:
         ]
         torch.manual_seed(SEED)
         codes = dict(draw_all(model, layout, clips, LANGUAGE.max_positions, _TEMPERATURE, _TOP_K))
-        save_file(codes, drawn)
+        part = drawn.with_suffix(".part")
+        save_file(codes, part)
+        os.replace(part, drawn)
     train_decoder(model.codec_model, speech, load_file(drawn), work / "polished.pt", POLISH_STEPS, _POLISH_WAVES)
 
 
