@@ -212,7 +212,7 @@ class Runner:
         for module in self.model.modules():
             if isinstance(module, Small):
                 if on:
-                    module.compile(dynamic=True)  # type: ignore[no-untyped-call]
+                    module.compile(dynamic=True)
                 else:
                     module._compiled_call_impl = None
 

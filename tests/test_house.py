@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,6 @@ from packaging.utils import canonicalize_name
 
 from scripts.write_env import first_env
 
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -97,11 +94,11 @@ def test_no_source_is_ignored() -> None:
 
 @pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
 def test_the_lock_has_every_dependency_at_a_version_that_suits(requirement: Requirement) -> None:
-    versions = locked("requirements.lock")[canonicalize_name(requirement.name)]
+    versions = locked("requirements-dev.lock")[canonicalize_name(requirement.name)]
     assert all(requirement.specifier.contains(version, prereleases=True) for version in versions)
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-bootstrap.txt"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-bootstrap.txt"])
 def test_every_pin_has_a_hash_and_no_address(name: str) -> None:
     text = text_of(name)
     pins = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
@@ -209,7 +206,7 @@ def test_the_image_runs_the_service_and_not_as_root() -> None:
 def test_the_image_keeps_no_development_tool() -> None:
     removed = re.search(r"uv pip uninstall --python \S+ ([a-z -]+)", text_of("Dockerfile"))
     assert removed
-    assert set(removed[1].split()) <= set(locked("requirements.lock"))
+    assert set(removed[1].split()) <= set(locked("requirements-dev.lock"))
 
 
 def test_the_command_is_there() -> None:

@@ -58,10 +58,10 @@ def read_audio(path: Path) -> Audio:
         try:
             with av.open(
                 file,
+                mode="r",
                 container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
                 io_open=_open_nothing,
-                metadata_errors="replace",
-            ) as container:
+                ) as container:
                 if not container.streams.audio:
                     raise RecordingsError("there is no audio in it")
                 return _decoded(container.decode(container.streams.audio[0]), sha256)

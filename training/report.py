@@ -29,7 +29,7 @@ class TensorBoard:
     def __call__(self, entry: dict[str, float]) -> None:
         step = int(entry["step"])
         if self._writer is None:  # a run that was killed may have told of steps beyond its state: they are purged
-            self._writer = SummaryWriter(str(self._directory), purge_step=step)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self._directory), purge_step=step)
         for name, figure in entry.items():
             if name != "step":
                 self._writer.add_scalar(name, figure, step)

@@ -19,7 +19,9 @@ from .speech import SpeechStream
 from .wav import with_its_length
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing import Self
+
+    from typing_extensions import Unpack
 
 _T = TypeVar("_T")
 

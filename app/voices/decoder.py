@@ -59,10 +59,10 @@ def decode(recording: bytes, kind: str, most_seconds: float) -> tuple[int, bytes
         # A demuxer that is led to a second file asks io_open for it, and gets nothing.
         with av.open(
             BytesIO(recording),
+            mode="r",
             format=DEMUXERS[kind],
             container_options={"codec_whitelist": ",".join(DECODERS), "protocol_whitelist": "none"},
             io_open=_open_nothing,
-            metadata_errors="replace",
         ) as container:
             return _decode_first_stream(container, most_seconds)
     except (av.FFmpegError, ValueError, ArithmeticError, MemoryError, LookupError, OSError) as error:

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from engine import VoicePrompt
@@ -180,7 +180,7 @@ class VoiceLoader:
                 prompt = before.voice.prompt  # its key has been worked out already
             else:
                 prompt = VoicePrompt(audio, transcript)
-            created = datetime.fromtimestamp(look.mtime_ns / 1e9, timezone.utc).isoformat(timespec="seconds")
+            created = datetime.fromtimestamp(look.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
             voice = Voice(name, prompt, prompt.seconds, bool(transcript), folder.preloaded, created, sha256)
         return _Entry(state, settled, sha256, audio, transcript, voice)
 

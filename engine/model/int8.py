@@ -41,7 +41,7 @@ class Int8Product(Small):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         if self.weight.is_cuda:
-            super().compile(*args, **kwargs, options={"max_autotune_gemm": True})  # type: ignore[no-untyped-call]
+            super().compile(*args, **kwargs, options={"max_autotune_gemm": True})
 
 
 class Int8Linear(nn.Module):

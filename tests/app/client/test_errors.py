@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import httpx
@@ -40,7 +40,7 @@ def test_every_error_of_the_service_has_a_kind_of_its_own(kind: type[service.Ser
 
 
 def test_a_wait_may_be_a_date() -> None:
-    soon = datetime.now(timezone.utc) + timedelta(seconds=100)
+    soon = datetime.now(UTC) + timedelta(seconds=100)
     wait = error(503, json={"detail": ""}, headers={"Retry-After": format_datetime(soon, usegmt=True)}).retry_after
     assert wait is not None
     assert 0 < wait <= 100
