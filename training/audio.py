@@ -61,7 +61,7 @@ def read_audio(path: Path) -> Audio:
                 mode="r",
                 container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
                 io_open=_open_nothing,
-                ) as container:
+            ) as container:
                 if not container.streams.audio:
                     raise RecordingsError("there is no audio in it")
                 return _decoded(container.decode(container.streams.audio[0]), sha256)
