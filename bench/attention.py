@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from engine.lanes import Urgency
+from engine.cuda_streams import Urgency
 from engine.loading import _device, _dtype
 from engine.model.config import TransformerConfig, read_config
 from engine.model.graphs import CudaRecorder, graph_buckets
 from engine.model.kv_cache import KvCache, LiveAttention, StepView
-from engine.model.live_attention import live_attention
-from engine.runner import FEWEST_ROWS
+from engine.model.ragged_attention import live_attention
+from engine.model_runner import FEWEST_ROWS
 
 from .machine import bandwidth_of, median_seconds, name_of
 

@@ -27,12 +27,12 @@ from torch import Tensor
 
 from engine import EngineConfig
 from engine.context import Prefill
-from engine.frames import RECORDED
+from engine.frame_pipeline import RECORDED
 from engine.loading import Loaded, load
 from engine.model.csm import CsmModel
 from engine.model.kv_cache import DepthView, KvCache
 from engine.model.sampling import StepKind
-from engine.runner import RowSettings, Runner
+from engine.model_runner import RowSettings, Runner
 
 from .frame import prepare, rewind, weights_of_frame
 from .machine import name_of, timed

@@ -24,11 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from engine import FRAME_MILLISECONDS, EngineConfig
 from engine.context import Prefill
-from engine.frames import RECORDED
+from engine.frame_pipeline import RECORDED
 from engine.loading import load
 from engine.model.csm import CsmModel
 from engine.model.graphs import Bucket
-from engine.runner import RowSettings, Runner
+from engine.model_runner import RowSettings, Runner
 
 from .machine import bandwidth_of, matmul_rate, median_seconds, name_of, timed
 

@@ -30,7 +30,7 @@ from functools import partial
 import torch
 
 from engine import FRAME_MILLISECONDS, EngineConfig, SpeechRequest, load_engine
-from engine.service import CsmEngine
+from engine.engine_core import CsmEngine
 
 from .machine import bandwidth_of, name_of, timed
 from .texts import SENTENCES

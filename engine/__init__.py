@@ -17,6 +17,7 @@ from .errors import (
     PromptTooLong,
 )
 from .interface import Encoder, Engine, Progress
+from .loop_bridge import Waker, running_waker
 from .stream import SpeechStream
 from .text import sentences_end, split_text
 from .types import (
@@ -30,7 +31,6 @@ from .types import (
     Spoken,
     VoicePrompt,
 )
-from .waking import Waker, running_waker
 
 __all__ = [
     "AUTO_SLOTS",
@@ -78,7 +78,7 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Engin
         from .fallback.espeak import EspeakEngine
 
         return EspeakEngine(config, report)
-    from .service import CsmEngine
+    from .engine_core import CsmEngine
 
     return CsmEngine.load(config, report)
 

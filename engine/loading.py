@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 import torch
 
+from .capacity import bytes_of_prefill, bytes_of_row, rows_that_fit
 from .codec.encoder import MimiEncoder
 from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
 from .config import CPU_SLOTS, EngineConfig
+from .cuda_streams import Urgency
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
-from .lanes import Urgency
 from .model.checkpoint import check_directory, find_checkpoint, fingerprint, weights_named_by
 from .model.config import CsmConfig, read_config
 from .model.csm import CsmModel
 from .model.graphs import CudaRecorder
-from .model.int8 import quantize
-from .model.live_attention import live_attention
-from .model.packed import pack
+from .model.int8_linear import quantize
+from .model.packed_linear import pack
+from .model.ragged_attention import live_attention
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
-from .room import bytes_of_prefill, bytes_of_row, rows_that_fit
-from .runner import FEWEST_ROWS, MOST_AT_ONCE, PROMPT_LANES, Runner
+from .model_runner import FEWEST_ROWS, MOST_AT_ONCE, PROMPT_LANES, Runner
 from .types import FRAME_MILLISECONDS
 
 log = logging.getLogger(__name__)

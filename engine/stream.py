@@ -12,9 +12,9 @@ from types import TracebackType
 
 import numpy as np
 
-from .joins import Joiner
+from .crossfade import Joiner
+from .loop_bridge import running_waker
 from .types import AudioChunk, Speech, SpeechRequest
-from .waking import running_waker
 
 
 class AudioQueue:

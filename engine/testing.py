@@ -21,7 +21,7 @@ import numpy as np
 
 from .errors import CheckpointError, EngineClosed, EngineFailed, EngineOutOfMemory, InvalidRequest, PromptTooLong
 from .interface import Progress
-from .slices import SliceSizes
+from .slice_policy import SliceSizes
 from .stream import AudioQueue, SpeechStream
 from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, EngineStatus, Samples, Speech, SpeechRequest, VoicePrompt
 

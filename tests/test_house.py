@@ -16,7 +16,6 @@ from packaging.utils import canonicalize_name
 
 from scripts.write_env import first_env
 
-
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -26,7 +26,7 @@ from safetensors.numpy import save
 from engine import Encoder
 
 from .audio import Audio, read_audio
-from .checks import Clip
+from .dataset_validation import Clip
 from .errors import CodesError, RecordingsError
 from .example import Example
 

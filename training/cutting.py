@@ -18,11 +18,11 @@ import numpy as np
 from engine import SAMPLE_RATE
 
 from .audio import Samples, read_audio
-from .checks import LONGEST_SECONDS, is_inside
+from .dataset_validation import LONGEST_SECONDS, is_inside
 from .errors import RecordingsError
 from .loudness import Loudness
 from .manifest import Manifest, Recording
-from .problem import Problem
+from .validation_issue import Problem
 
 LEAST_SECONDS = 1.0  # of a piece
 _PAUSES = (0.4, 0.2, 0.12)  # seconds: the end of a sentence, of a clause, a breath

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
-from .base import Base
+from .base_model import Base
 from .errors import BaseError
 
 # All linear layers of both transformers, and the bridge between them. The codec has layers of the same names.

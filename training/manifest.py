@@ -23,7 +23,7 @@ from typing import Any
 
 from .audio import SUFFIXES
 from .errors import RecordingsError
-from .problem import Problem
+from .validation_issue import Problem
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 HIGHEST_SPEAKER = 999  # as in a request to the service

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from .base import load_base
+from .base_model import load_base
+from .export import write_served
 from .lora import load_adapter, merged_tensors
-from .served import write_served
 
 
 def merge(base: str, adapter: Path, out: Path, token: str | None = None, dtype: torch.dtype | None = None) -> Path:

@@ -18,8 +18,8 @@ from engine import SAMPLE_RATE, EngineConfig, EngineError, SpeechRequest, Spoken
 from engine.types import Samples as Sound
 
 from .example import Example
+from .export import write_served
 from .lora import merged_tensors
-from .served import write_served
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ class Layout:
     """Where a sequence's tokens and frames go, in positions of the model.
 
     Segment by segment: `<|begin_of_text|>[speaker]text<|end_of_text|>`, the frames, one closing frame of stop
-    codes. That is how the engine lays out voices, history and text (engine/prompter.py, engine/context.py), and
+    codes. That is how the engine lays out voices, history and text (engine/prompt_builder.py, engine/context.py), and
     transformers' CsmProcessor. White space is folded, as the engine folds it.
     """
 

@@ -16,7 +16,7 @@ from .outcome import CommandFailed, Exit, one_line
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from training.checks import Report
+    from training.dataset_validation import Report
     from training.manifest import Manifest
 
 _BAR = 24  # characters
@@ -147,7 +147,7 @@ def _manifest(folder: Path) -> Manifest:
 
 def _checked(manifest: Manifest, longest_seconds: float) -> Report:
     """Check, and tell everything that was found."""
-    from training.checks import check
+    from training.dataset_validation import check
 
     line = Progress(sys.stderr)
     try:

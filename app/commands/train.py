@@ -18,7 +18,7 @@ from ..settings import DEFAULT_MODEL, ModelSettings, SettingsError, load_model_s
 from .outcome import CommandFailed, Exit
 
 if TYPE_CHECKING:
-    from training.course import Course
+    from training.pipeline import Course
 
 _TRAIN = """examples:
   csm-serve prepare recordings prepared
@@ -124,9 +124,9 @@ def _add_model(parser: argparse.ArgumentParser, option: str, what: str) -> None:
 
 def train_model(parsed: argparse.Namespace) -> None:
     """Run a course, or go on with one."""
-    _need("training.course")
-    from training.course import read_examples, teach
+    _need("training.pipeline")
     from training.errors import TrainingError
+    from training.pipeline import read_examples, teach
 
     settings = _settings()
     model = parsed.model or settings.model
@@ -167,8 +167,8 @@ def merge_model(parsed: argparse.Namespace) -> None:
 
 def _course(parsed: argparse.Namespace, model: str) -> Course:
     """Raises ValueError that names what cannot be so."""
-    from training.course import Course
     from training.lora import LoraSettings
+    from training.pipeline import Course
     from training.settings import TrainSettings
 
     if parsed.full and parsed.heads:

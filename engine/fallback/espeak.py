@@ -12,8 +12,8 @@ from ..errors import EngineClosed, EngineFailed
 from ..interface import Progress
 from ..stream import AudioQueue, SpeechStream
 from ..types import SAMPLE_RATE, EngineStatus, Speech, SpeechRequest, VoicePrompt
-from .library import EspeakLibrary
-from .utterance import Utterance
+from .espeak_library import EspeakLibrary
+from .request_state import Utterance
 from .voices import KnownVoices
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine import EngineConfig, VoicePrompt, load_engine
-from engine.service import CsmEngine
+from engine.engine_core import CsmEngine
 
 from . import checkpoints
 

@@ -11,8 +11,8 @@ import torch
 
 from engine import SpeechRequest, VoicePrompt
 from engine.context import Prefill
-from engine.runner import RowSettings
-from engine.service import CsmEngine
+from engine.engine_core import CsmEngine
+from engine.model_runner import RowSettings
 
 Load = Callable[..., CsmEngine]
 

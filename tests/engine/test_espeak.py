@@ -28,9 +28,9 @@ from engine import (
     VoicePrompt,
     load_engine,
 )
-from engine.fallback.library import EspeakLibrary, Pcm
+from engine.fallback.audio_slices import Slicer
+from engine.fallback.espeak_library import EspeakLibrary, Pcm
 from engine.fallback.pitch import median_pitch
-from engine.fallback.slices import Slicer
 from engine.fallback.voices import HIGH, LOW, SPEAKERS, EspeakVoice, voice_of_recording
 from engine.types import Samples
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from engine import InvalidRequest, SpeechRequest, Spoken, VoicePrompt
-from engine.runner import RowSettings
-from engine.service import CsmEngine
+from engine.engine_core import CsmEngine
+from engine.model_runner import RowSettings
 from engine.text import split_text
 
 FRAMES_PER_CHUNK = 6

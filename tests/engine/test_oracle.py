@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine import SpeechRequest, VoicePrompt
-from engine.service import CsmEngine
+from engine.engine_core import CsmEngine
 
 from . import checkpoints, oracle
 

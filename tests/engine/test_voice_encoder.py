@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from engine import EngineClosed, EngineFailed, EngineOutOfMemory, SpeechRequest, VoicePrompt
-from engine.service import CsmEngine
+from engine.engine_core import CsmEngine
 from engine.stream import AudioQueue
 from engine.types import Codes, Samples
 from engine.voice_encoder import VoiceEncoder
 
-from .test_service import eventually
+from .test_engine_core import eventually
 
 Load = Callable[..., CsmEngine]
 PATIENCE = 20.0  # seconds until something is said never to happen

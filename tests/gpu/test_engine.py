@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from engine import EngineConfig, SpeechRequest, VoicePrompt, load_engine
+from engine.engine_core import CsmEngine
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
-from engine.service import CsmEngine
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 

@@ -20,10 +20,10 @@ from websockets.sync.client import ClientConnection, connect
 from app.encoders import FORMATS
 from app.engine_host import SMALL_MODEL
 from engine import FALLBACK_MODEL
+from models.csm_mini_recipe.asr_check import Recogniser
+from models.csm_mini_recipe.texts import CHOICE
 from tests.app.encoders.test_formats import decode
 from tests.integration.shared import KEY, Server, serving
-from training.mini.listening import Recogniser
-from training.mini.texts import CHOICE
 
 pytest.importorskip("pocketsphinx")
 

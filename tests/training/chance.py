@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from training.base import load_base
-from training.clips import Clips
+from training.base_model import load_base
 from training.example import Example
+from training.sampler import Clips
 from training.settings import TrainSettings
 from training.trainer import Hooks, Outcome, train
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine import random_checkpoint
-from training.base import Base, load_base
+from training.base_model import Base, load_base
 from training.example import Example
 
 from .chance import clips_of_chance

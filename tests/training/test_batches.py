@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.base import Base
+from training.base_model import Base
 from training.batches import collate, split
 from training.errors import LayoutError
 from training.example import Example

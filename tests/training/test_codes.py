@@ -10,8 +10,8 @@ import pytest
 from engine import SAMPLE_RATE, EngineConfig, load_encoder, random_checkpoint
 from engine.types import FRAME_SAMPLES, Codes, Samples
 from training.audio import read_audio
-from training.checks import check
 from training.codes import Prepared, prepare_codes, read_codec, read_codes
+from training.dataset_validation import check
 from training.errors import CodesError, RecordingsError
 from training.manifest import read_manifest
 

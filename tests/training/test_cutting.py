@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from training.audio import read_audio
-from training.checks import check
 from training.cutting import LEAST_SECONDS, cut_points, cut_recordings
+from training.dataset_validation import check
 from training.errors import RecordingsError
 from training.manifest import read_manifest
 

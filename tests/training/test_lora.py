@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.base import Base, load_base
+from training.base_model import Base, load_base
 from training.example import Example
 from training.lora import LoraSettings, add_lora, merged_tensors
 from training.sequence import Sequence

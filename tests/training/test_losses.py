@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.random_checkpoint import TINY, build_model
-from training.base import Base
+from training.base_model import Base
 from training.batches import Batch, collate
 from training.example import Example
 from training.losses import CsmLosses, Losses

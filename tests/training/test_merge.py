@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from engine import EngineConfig, SpeechRequest, load_engine, random_checkpoint
-from training.base import identity_of, load_base
+from training.base_model import identity_of, load_base
 from training.batches import collate
 from training.errors import BaseError
 from training.example import Example
+from training.export import write_served
 from training.lora import LoraSettings, add_lora, load_adapter, write_adapter
 from training.losses import CsmLosses
 from training.merge import merge
 from training.sequence import Sequence
-from training.served import write_served
 from training.trainer import train
 
 from .chance import SHORT, clips_of_chance

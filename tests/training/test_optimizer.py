@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from training.base import Base
+from training.base_model import Base
 from training.optimizer import build_optimizer, learning_rate
 from training.settings import TrainSettings
 

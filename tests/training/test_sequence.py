@@ -12,7 +12,7 @@ from engine.context import Context, TextChunk
 from engine.model.config import read_config
 from engine.model.tokenizer import TextTokenizer
 from engine.types import Codes
-from training.base import Base
+from training.base_model import Base
 from training.batches import collate
 from training.errors import LayoutError
 from training.example import Example

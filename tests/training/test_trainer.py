@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from engine import EngineConfig, SpeechRequest, load_engine
-from training.base import Base, load_base
+from training.base_model import Base, load_base
 from training.errors import Diverged, ResumeError, TrainingError
 from training.example import Example
+from training.export import write_served
 from training.run_log import read_log
 from training.sequence import Sequence
-from training.served import write_served
 from training.settings import TrainSettings
 from training.trainer import Hooks, Outcome, train
 

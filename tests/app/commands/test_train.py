@@ -14,10 +14,10 @@ from app import cli
 from app.commands import train
 from engine import EngineConfig, load_encoder, random_checkpoint
 from tests.training.sounds import speech, write_wav
-from training.checks import check
 from training.codes import prepare_codes
-from training.course import Course
+from training.dataset_validation import check
 from training.manifest import read_manifest
+from training.pipeline import Course
 from training.settings import TrainSettings
 
 
@@ -72,7 +72,7 @@ def test_a_missing_package_is_told_with_what_brings_it(
 ) -> None:
     for name in [name for name in sys.modules if name == "training.lora" or name.startswith("training.lora.")]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("training.course", "training.merge", "training.samples"):
+    for name in ("training.pipeline", "training.merge", "training.samples"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not there
     assert cli.main(command) == 1

@@ -1,0 +1,137 @@
+"""Joiner against a plain description of what the request asks, and whatever the slices are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import AudioChunk, SpeechRequest
+from engine.crossfade import Joiner
+from engine.types import SAMPLE_RATE, Samples
+
+MILLISECOND = SAMPLE_RATE // 1000
+
+
+def request(**values: object) -> SpeechRequest:
+    return SpeechRequest(text="hello", **values)  # type: ignore[arg-type]
+
+
+def slices(text_chunks: list[list[Samples]]) -> Iterator[AudioChunk]:
+    """Every piece of every text chunk as an engine would put it."""
+    last = len(text_chunks) - 1
+    for index, pieces in enumerate(text_chunks):
+        for place, piece in enumerate(pieces):
+            ends_chunk = place == len(pieces) - 1
+            yield AudioChunk(
+                samples=piece,
+                codes=np.full((1, 2), 100 * index + place),
+                text_chunk=index,
+                in_last_text_chunk=index == last,
+                ends_text_chunk=ends_chunk,
+                ends_speech=ends_chunk and index == last,
+            )
+
+
+def joined(text_chunks: list[list[Samples]], asked: SpeechRequest) -> list[AudioChunk]:
+    joiner = Joiner(asked)
+    return [out for chunk in slices(text_chunks) if (out := joiner.push(chunk)) is not None]
+
+
+def whole(chunks: list[AudioChunk]) -> Samples:
+    return np.concatenate([chunk.samples for chunk in chunks])
+
+
+def tone(size: int, seed: int = 0) -> Samples:
+    return np.random.default_rng(seed).uniform(-1, 1, size).astype(np.float32)
+
+
+def cut(samples: Samples, places: list[int]) -> list[Samples]:
+    return list(np.split(samples, sorted(place % (samples.size + 1) for place in places)))
+
+
+text_chunks = st.lists(
+    st.tuples(st.integers(0, 4000), st.lists(st.integers(0, 4000), max_size=4), st.integers(0, 9)),
+    min_size=1,
+    max_size=4,
+).map(lambda drawn: [cut(tone(size, seed), places) for size, places, seed in drawn])
+requests = st.builds(
+    request,
+    overlap=st.sampled_from(["full", "zero"]),
+    crossfade_milliseconds=st.integers(0, 60),
+    trim_start_milliseconds=st.integers(0, 120),
+    trim_end_milliseconds=st.integers(0, 120),
+)
+
+
+@given(text_chunks, requests)
+def test_how_it_is_sliced_changes_nothing(chunks: list[list[Samples]], asked: SpeechRequest) -> None:
+    in_one_piece = [[np.concatenate(pieces)] for pieces in chunks]
+    np.testing.assert_array_equal(whole(joined(chunks, asked)), whole(joined(in_one_piece, asked)))
+
+
+@given(text_chunks, requests)
+def test_the_end_is_told_once_and_last(chunks: list[list[Samples]], asked: SpeechRequest) -> None:
+    assert [chunk.ends_speech for chunk in joined(chunks, asked)][:-1].count(True) == 0
+    assert joined(chunks, asked)[-1].ends_speech
+
+
+@given(text_chunks, requests)
+def test_every_code_comes_out_once_and_in_order(chunks: list[list[Samples]], asked: SpeechRequest) -> None:
+    expected = np.concatenate([chunk.codes for chunk in slices(chunks)])
+    np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in joined(chunks, asked)]), expected)
+
+
+@given(text_chunks, st.integers(0, 120), st.integers(0, 120))
+def test_without_a_crossfade_only_the_trims_are_missing(chunks: list[list[Samples]], start: int, end: int) -> None:
+    spoken = np.concatenate([piece for pieces in chunks for piece in pieces])
+    asked = request(overlap="zero", crossfade_milliseconds=30, trim_start_milliseconds=start, trim_end_milliseconds=end)
+    first, behind = start * MILLISECOND, spoken.size - end * MILLISECOND
+    np.testing.assert_array_equal(whole(joined(chunks, asked)), spoken[first : max(behind, first)])
+
+
+@given(text_chunks, requests)
+def test_nothing_gets_louder(chunks: list[list[Samples]], asked: SpeechRequest) -> None:
+    ones = [[np.ones_like(piece) for piece in pieces] for pieces in chunks]
+    assert np.abs(whole(joined(ones, asked)) - 1).max(initial=0) < 1e-6
+
+
+@given(st.lists(st.integers(1000, 4000), min_size=2, max_size=4), st.integers(1, 40))
+def test_each_join_shortens_the_whole_by_the_crossfade(sizes: list[int], milliseconds: int) -> None:
+    chunks = [[tone(size, seed)] for seed, size in enumerate(sizes)]
+    result = whole(joined(chunks, request(crossfade_milliseconds=milliseconds)))
+    assert result.size == sum(sizes) - (len(sizes) - 1) * milliseconds * MILLISECOND
+
+
+def test_a_crossfade_goes_straight_from_one_to_the_other() -> None:
+    chunks = [[np.zeros(2400, np.float32)], [np.ones(2400, np.float32)]]
+    result = whole(joined(chunks, request(crossfade_milliseconds=50)))
+    steps = np.diff(result[1200:2400])
+    np.testing.assert_allclose(steps, 1 / 1200, atol=1e-6)
+    assert not result[:1200].any()
+    assert (result[2400:] == 1).all()
+
+
+def test_the_last_text_chunk_waits_for_nothing() -> None:
+    joiner = Joiner(request(crossfade_milliseconds=500))
+    chunk = AudioChunk(tone(100), np.zeros((1, 0), np.int64), in_last_text_chunk=True)
+    given_out = joiner.push(chunk)
+    assert given_out is not None
+    np.testing.assert_array_equal(given_out.samples, chunk.samples)
+
+
+@pytest.mark.parametrize("milliseconds", [1, 30, 500])
+def test_no_more_is_held_back_than_the_crossfade(milliseconds: int) -> None:
+    joiner = Joiner(request(crossfade_milliseconds=milliseconds))
+    chunk = AudioChunk(tone(24_000), np.zeros((1, 0), np.int64))
+    given_out = joiner.push(chunk)
+    assert given_out is not None
+    assert given_out.samples.size == 24_000 - milliseconds * MILLISECOND
+
+
+def test_trims_longer_than_the_speech_leave_an_empty_end() -> None:
+    chunks = joined([[tone(2400)]], request(trim_start_milliseconds=60, trim_end_milliseconds=60))
+    assert [(chunk.samples.size, chunk.ends_speech) for chunk in chunks] == [(0, True)]

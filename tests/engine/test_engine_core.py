@@ -1,0 +1,353 @@
+"""Many requests at once: each says what it says alone, and none is in another's way."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine import (
+    AudioChunk,
+    EngineClosed,
+    EngineFailed,
+    EngineOutOfMemory,
+    InvalidRequest,
+    PromptTooLong,
+    SpeechRequest,
+    VoicePrompt,
+)
+from engine.context import Prefill
+from engine.engine_core import CsmEngine
+from engine.frame_pipeline import Frame
+from engine.model_runner import RowSettings
+from engine.types import Codes
+
+Load = Callable[..., CsmEngine]
+
+
+def other_voice() -> VoicePrompt:
+    rng = np.random.default_rng(8)
+    return VoicePrompt(rng.normal(0, 0.2, 20_000).astype(np.float32), transcript="Quite another one.")
+
+
+def requests(voice: VoicePrompt) -> list[SpeechRequest]:
+    return [
+        SpeechRequest("The first is greedy.", temperature=0, max_frames=50),
+        SpeechRequest("The second has a voice.", voice=voice, seed=2, max_frames=31, top_k=10),
+        SpeechRequest("The third has another.", voice=other_voice(), speaker=1, seed=3, max_frames=17),
+        SpeechRequest("The fourth is hot.", temperature=1.5, seed=4, max_frames=44, top_k=60, exaggeration=1.0),
+    ]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for a condition that another thread makes true."""
+    done = threading.Event()
+    deadline = threading.Timer(seconds, done.set)
+    deadline.start()
+    while not condition():
+        assert not done.wait(0.005), "it never came true"
+    deadline.cancel()
+
+
+def test_each_says_among_others_what_it_says_alone(engine: CsmEngine, voice: VoicePrompt) -> None:
+    alone = [engine.generate(request) for request in requests(voice)]
+    streams = []
+    collected: list[list[AudioChunk]] = []
+    for request in requests(voice):  # each begins when those before have spoken a while
+        streams.append(engine.stream(request))
+        collected.append([next(streams[-1]) for _ in range(3)])
+    for stream, chunks, expected in zip(streams, collected, alone, strict=True):
+        chunks.extend(stream)
+        np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in chunks]), expected.codes)
+        samples = np.concatenate([chunk.samples for chunk in chunks])
+        np.testing.assert_allclose(samples, expected.samples, atol=1e-5 * np.abs(expected.samples).max())
+
+
+def test_a_cancelled_neighbour_changes_nothing(engine: CsmEngine, voice: VoicePrompt) -> None:
+    request = requests(voice)[1]
+    alone = engine.generate(request).codes
+    neighbour = engine.stream(SpeechRequest("I shall not get far.", max_frames=400))
+    next(neighbour)
+    stream = engine.stream(request)
+    chunks = [next(stream), next(stream)]
+    neighbour.close()
+    chunks.extend(stream)
+    np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in chunks]), alone)
+
+
+def test_a_seed_repeats_alone_and_among_others(engine: CsmEngine) -> None:
+    request = SpeechRequest("Say it again.", seed=77, max_frames=20)
+    first = engine.generate(request).codes
+    others = [engine.stream(SpeechRequest("Some noise.", seed=seed, max_frames=30)) for seed in (1, 2)]
+    np.testing.assert_array_equal(engine.generate(request).codes, first)
+    for other in others:
+        other.close()
+    assert (engine.generate(replace(request, seed=78)).codes != first).any()
+    assert (engine.generate(replace(request, seed=-77)).codes != first).any()
+    assert len(engine.generate(replace(request, seed=77 + (1 << 70))).codes) == len(first)  # any integer will do
+
+
+def test_without_a_seed_each_time_differs(engine: CsmEngine) -> None:
+    request = SpeechRequest("Say it differently.", max_frames=10)
+    assert (engine.generate(request).codes != engine.generate(request).codes).any()
+
+
+def test_a_known_voice_says_what_a_new_one_says(load: Load, checkpoint: Path, voice: VoicePrompt) -> None:
+    engine = load(checkpoint)
+    request = SpeechRequest("Cold, then warm.", voice=voice, seed=5, max_frames=15)
+    cold = engine.generate(request).codes
+    assert engine.status().detail["voice_cache_bytes"]
+    np.testing.assert_array_equal(engine.generate(request).codes, cold)
+    forgetful = load(checkpoint, voice_cache_bytes=0)
+    for _ in range(2):
+        np.testing.assert_array_equal(forgetful.generate(request).codes, cold)
+    assert forgetful.status().detail["voice_cache_bytes"] == 0
+
+
+def test_a_prepared_voice_is_known(load: Load, checkpoint: Path, voice: VoicePrompt) -> None:
+    engine = load(checkpoint)
+    engine.prepare_voice(voice, speaker=2)
+    known = engine.status().detail["voice_cache_bytes"]
+    assert known
+    engine.generate(SpeechRequest("I know you.", speaker=2, voice=voice, max_frames=2))
+    assert engine.status().detail["voice_cache_bytes"] == known
+
+
+def test_guidance_takes_two_slots_and_matters(engine: CsmEngine, voice: VoicePrompt) -> None:
+    request = SpeechRequest("With or without guidance.", voice=voice, seed=6, max_frames=20)
+    plain = engine.generate(request).codes
+    guided = engine.generate(replace(request, guidance=2.0)).codes
+    assert (plain != guided).any()
+    others = [engine.stream(SpeechRequest("Beside it.", seed=1, max_frames=40)) for _ in range(2)]
+    stream = engine.stream(replace(request, guidance=2.0))
+    chunks = [next(stream)]
+    assert engine.status().active == 4
+    chunks.extend(stream)
+    np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in chunks]), guided)
+    for other in others:
+        other.close()
+
+
+def test_guidance_is_what_its_formula_says(engine: CsmEngine) -> None:
+    """Greedy with guidance w, against logits of two rows combined by hand."""
+    from engine.model.sampling import SamplingState, StepKind, sample
+
+    state = SamplingState.allocate(2, torch.device("cpu"))
+    state.guidance[0], state.unconditional[0], state.sampler[1] = 1.5, 1, 0
+    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    expected = (logits[0] + 1.5 * (logits[0] - logits[1])).argmax()
+    tokens = sample(logits, state, StepKind(1, sampled=False, guided=True), None, 0)
+    assert tokens.tolist() == [expected, expected]
+
+
+def test_guidance_with_one_slot_is_refused(load: Load, checkpoint: Path) -> None:
+    engine = load(checkpoint, slots=1)
+    with pytest.raises(InvalidRequest, match="two slots"):
+        engine.stream(SpeechRequest("Two, please.", guidance=1.0))
+    assert len(engine.generate(SpeechRequest("One is enough.", max_frames=3)).codes) == 3
+
+
+def test_a_prompt_is_read_piece_by_piece_beside_who_speaks(
+    load: Load, checkpoint: Path, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more positions between two frames than listeners can spare, and to the same end."""
+    request = SpeechRequest("I have a lot to read before I speak. " * 2, voice=voice, seed=3, max_frames=6)
+    engine = load(checkpoint, voice_cache_bytes=0, audio_queue_slices=1000)  # nobody is held for a slow reader
+    alone = engine.generate(request).codes
+    runner, done, begun = engine._runner, [], []
+    monkeypatch.setattr(engine._pace, "budget", lambda leads: 16)
+    prefill, launch, begin = runner.prefill, runner.launch, runner.begin
+
+    def read(row: int, what: Prefill, most: int) -> Prefill | None:
+        rest = prefill(row, what, most)
+        left = 0 if rest is None else sum(map(len, rest.spans))
+        done.append(sum(map(len, what.spans)) - left)
+        return rest
+
+    def speak(rows: list[int]) -> Frame:
+        done.append(-len(rows))
+        return launch(rows)
+
+    def set_up(row: int, how: RowSettings) -> None:
+        begun.append(len(done))
+        begin(row, how)
+
+    monkeypatch.setattr(runner, "prefill", read)
+    monkeypatch.setattr(runner, "launch", speak)
+    monkeypatch.setattr(runner, "begin", set_up)
+    speaker = engine.stream(SpeechRequest("I speak all the while. " * 9, seed=1, slice_frames=1))
+    next(speaker)
+    del done[:], begun[:]
+    streams = [engine.stream(request) for _ in range(3)]
+    for stream in streams:
+        np.testing.assert_array_equal(stream.collect().codes, alone)
+    speaker.close()
+    pieces = [each for each in done if each > 0]
+    assert len(pieces) > 3
+    assert max(pieces) <= 16
+    for one, other in itertools.pairwise(done):
+        assert max(one, 0) + max(other, 0) <= 16  # the next frame comes before more is read
+    assert len(set(begun)) == len(begun) == len(streams)  # nor is a whole burst set up at once
+
+
+def test_those_that_wait_are_served_in_turn(load: Load, checkpoint: Path) -> None:
+    engine = load(checkpoint, slots=2)
+    streams = [engine.stream(SpeechRequest(f"Number {n}.", seed=n, max_frames=10)) for n in range(7)]
+    assert [len(stream.collect().codes) for stream in streams] == [10] * 7
+    eventually(lambda: engine.status().active == 0)
+
+
+def test_a_slow_reader_holds_its_own_slot_and_no_other(load: Load, checkpoint: Path) -> None:
+    engine = load(checkpoint, audio_queue_slices=2)
+    request = SpeechRequest("Slowly, slowly.", seed=1, max_frames=60)
+    whole = engine.generate(request).codes
+    slow = engine.stream(request)
+    queue = slow._queue
+    eventually(lambda: queue.full)
+    brisk = engine.generate(SpeechRequest("Briskly said, but at some length. " * 3, seed=2, max_frames=100))
+    assert len(brisk.codes) == 100  # a hundred frames went by, in which the slow one was held
+    assert len(queue._chunks) == 2
+    np.testing.assert_array_equal(slow.collect().codes, whole)
+
+
+@pytest.mark.parametrize("leave", ["close", "with", "drop"])
+def test_leaving_frees_the_slot(load: Load, checkpoint: Path, leave: str) -> None:
+    engine = load(checkpoint, slots=1)
+    stream = engine.stream(SpeechRequest("A long one. " * 20, seed=1))
+    next(stream)
+    if leave == "close":
+        stream.close()
+    elif leave == "with":
+        with stream:
+            pass
+    else:
+        del stream
+        gc.collect()
+    assert len(engine.generate(SpeechRequest("Next.", max_frames=4)).codes) == 4
+
+
+def test_leaving_while_waiting_leaves_the_queue(load: Load, checkpoint: Path) -> None:
+    engine = load(checkpoint, slots=1)
+    first = engine.stream(SpeechRequest("A long one. " * 20, seed=1))
+    next(first)
+    waiting = engine.stream(SpeechRequest("Never mind.", max_frames=4))
+    eventually(lambda: engine.status().queued == 1)
+    waiting.close()
+    eventually(lambda: engine.status().queued == 0)
+    first.close()
+    eventually(lambda: engine.status().active == 0)
+
+
+def test_an_event_loop_reads_as_a_thread_does(engine: CsmEngine) -> None:
+    request = SpeechRequest("Async, too.", seed=3, max_frames=21)
+
+    async def read() -> Codes:
+        async with engine.stream(request) as stream:
+            return np.concatenate([chunk.codes async for chunk in stream])
+
+    async def both() -> list[Codes]:
+        return list(await asyncio.gather(read(), read()))
+
+    whole = engine.generate(request).codes
+    for codes in asyncio.run(both()):
+        np.testing.assert_array_equal(codes, whole)
+
+
+def test_a_voice_that_leaves_no_room_is_refused_up_front(engine: CsmEngine) -> None:
+    long = VoicePrompt(np.zeros(24_000 * 60, np.float32) + 0.1, transcript="Long.")
+    with pytest.raises(PromptTooLong, match="shorter recording"):
+        engine.stream(SpeechRequest("No room.", voice=long))
+
+
+def test_what_fails_in_one_request_ends_that_one(
+    engine: CsmEngine, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = engine.stream(SpeechRequest("I go on and on.", seed=1, max_frames=40))
+    next(other)
+
+    def out_of_memory(*args: Any) -> None:
+        raise torch.OutOfMemoryError("not enough")
+
+    monkeypatch.setattr(engine._runner, "encode", out_of_memory)
+    with pytest.raises(EngineOutOfMemory):
+        engine.generate(SpeechRequest("I do not.", voice=replace(voice, transcript="A new one."), max_frames=4))
+    assert sum(len(chunk.codes) for chunk in other) == 39
+    assert engine.status().error is None
+
+
+def test_a_step_that_fails_ends_all_and_says_why(load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(checkpoint)
+    streams = [engine.stream(SpeechRequest("A long one. " * 20, seed=n)) for n in range(6)]
+    next(streams[0])
+
+    def broken(*args: Any) -> None:
+        raise RuntimeError("a kernel broke")
+
+    monkeypatch.setattr(engine._runner, "launch", broken)
+    for stream in streams:
+        with pytest.raises(EngineFailed, match="a kernel broke"):
+            stream.collect()
+    with pytest.raises(EngineFailed, match="a kernel broke"):
+        engine.stream(SpeechRequest("Anyone?"))
+    assert "a kernel broke" in (engine.status().error or "")
+
+
+def test_closing_ends_open_streams_and_refuses_new_ones(load: Load, checkpoint: Path) -> None:
+    engine = load(checkpoint, slots=1)
+    streams = [engine.stream(SpeechRequest("A long one. " * 20, seed=n)) for n in range(3)]
+    next(streams[0])
+    engine.close()
+    engine.close()
+    for stream in streams:
+        with pytest.raises(EngineClosed):
+            stream.collect()
+    with pytest.raises(EngineClosed):
+        engine.generate(SpeechRequest("Too late."))
+
+
+@pytest.fixture
+def stops_at(engine: CsmEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the model say, by a frame of zeros, that it has finished after n frames of each text."""
+    model = engine._runner.model
+    whole = model._codes
+
+    def set_stop(offset: int) -> None:
+        def codes(hidden: Any, state: Any, rows: int, kind: Any) -> Any:
+            made = whole(hidden, state, rows, kind)
+            made[state.sampling.frame[:rows] == offset] = 0
+            return made
+
+        monkeypatch.setattr(model, "_codes", codes)
+
+    return set_stop
+
+
+@pytest.mark.parametrize("offset", range(13))
+def test_a_stop_frame_ends_the_speech_right_there(
+    engine: CsmEngine, stops_at: Callable[[int], None], offset: int
+) -> None:
+    request = SpeechRequest("Stop when you are done.", seed=12, max_frames=30)
+    full = engine.generate(request)
+    stops_at(offset)
+    chunks = list(engine.stream(request))
+    codes = np.concatenate([chunk.codes for chunk in chunks])
+    samples = np.concatenate([chunk.samples for chunk in chunks])
+    np.testing.assert_array_equal(codes, full.codes[:offset])
+    np.testing.assert_array_equal(samples, full.samples[: offset * 1920])
+    assert chunks[-1].ends_speech
+    assert sum(chunk.ends_speech for chunk in chunks) == 1
+
+
+def test_ignoring_the_stop_frame_speaks_on(engine: CsmEngine, stops_at: Callable[[int], None]) -> None:
+    stops_at(3)
+    speech = engine.generate(SpeechRequest("On and on.", seed=1, ignore_stop=True, max_frames=25))
+    assert len(speech.codes) == 25

@@ -1,0 +1,166 @@
+"""Attention to live positions where no GPU is: interpreted, built for GPUs, and what becomes of one that is off."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from engine import EngineConfig
+from engine.loading import load
+from engine.model import live_attention
+from engine.model.config import TransformerConfig
+from engine.model.graphs import Buckets
+from engine.model.kv_cache import KvCache
+from engine.model_runner import RowSettings, Runner
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIG = TransformerConfig(64, 96, 3, 8, 2, 8, 1e-5, 1e4, None)
+
+
+def test_interpreted_it_says_what_the_plain_way_says() -> None:
+    pytest.importorskip("triton")
+    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/test_ragged_attention.py"]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ran = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "14 passed, 1 skipped" in ran.stdout
+
+
+class AbsentGpu:
+    """What Triton asks of a driver before it builds for a GPU."""
+
+    def __init__(self, capability: int) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return int(self._target.arch)  # builds are kept by device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Builder:
+    """A kernel that is built where it would be launched."""
+
+    def __init__(self, kernel: Any, builds: list[Any]) -> None:
+        self._kernel, self._builds = kernel, builds
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def build(*tensors: Any, **constants: Any) -> None:
+            self._builds.append(self._kernel.warmup(*tensors, grid=grid, **constants))
+
+        return build
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "head_dim"), [(80, torch.bfloat16, 64), (90, torch.bfloat16, 64), (90, torch.float32, 8)]
+)
+def test_one_build_serves_every_bucket(
+    capability: int, dtype: torch.dtype, head_dim: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No GPU is needed to build for one, and what the interpreter takes the compiler may not."""
+    pytest.importorskip("triton")
+    from triton.runtime import driver
+
+    from engine.model import live_kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    builds: list[Any] = []
+    for name in ("_attend_to_split", "_join_splits"):
+        monkeypatch.setattr(live_kernel, name, Builder(getattr(live_kernel, name), builds))
+    cache = KvCache(replace(CONFIG, layers=1, head_dim=head_dim), 5, 2048, torch.device("cpu"), dtype)
+    monkeypatch.setattr(driver, "_active", AbsentGpu(capability))
+    for rows, context in ((5, 2048), (2, 256), (3, 128), (1, 100)):
+        keys, values = cache.keys[0, :rows, :, :context], cache.values[0, :rows, :, :context]
+        q = torch.zeros(rows, 2, 4, head_dim, dtype=dtype)
+        live_kernel.attend(q, keys, values, torch.zeros(rows, dtype=torch.int64))
+    assert len(builds) == 8
+    assert len(set(map(id, builds))) == 2
+    for built in builds[:2]:
+        assert built.asm["cubin"]
+        assert built.metadata.shared <= 48 << 10  # what every GPU grants a block
+        assert built.metadata.global_scratch_size == 0  # else the launch would allocate
+
+
+def each_row_alone(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
+    """Implements LiveAttention, slowly."""
+    y = torch.zeros_like(q)
+    for row, last in enumerate(positions.tolist()):
+        if last < keys.shape[2]:
+            y[row] = scaled_dot_product_attention(q[row], keys[row, :, : last + 1], values[row, :, : last + 1])
+    return y
+
+
+def test_frames_say_with_it_what_they_say_without(checkpoint: Path) -> None:
+    runner = load(EngineConfig(str(checkpoint), "cpu", "float32", slots=4), lambda share, what: None).runner
+    assert runner.model.live_attention is None
+
+    def conversation() -> list[Any]:
+        fresh = Runner(runner.model, runner.codec, 4, Buckets((2, 4), (64, 512)))
+        said: list[Any] = []
+        for row, position in ((0, 60), (2, 5), (1, 300)):
+            fresh.begin(row, RowSettings(seed=row, temperature_first=0.9, temperature=0.8, top_k=50))
+            fresh.start(row, position)
+            said += [fresh.step(rows).codes[rows] for rows in ([row], [row], list(range(row + 1)))]
+        return said
+
+    plain = conversation()
+    runner.model.live_attention = each_row_alone
+    for one, other in zip(plain, conversation(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_cpu_has_no_need_of_it() -> None:
+    assert live_attention.live_attention(CONFIG, torch.device("cpu"), torch.float32) is None
+
+
+class Gpu:
+    """A CPU that says it is none."""
+
+    type = "cuda"
+
+
+@pytest.mark.parametrize(
+    ("off", "told"),
+    [(0.5, "is off by 0.5 of"), (float("nan"), "is off by nan"), (ImportError("no triton"), "no triton")],
+)
+def test_where_it_is_off_or_missing_that_is_told_and_the_plain_way_taken(
+    off: float | Exception, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def distance(*how: object) -> float:
+        if isinstance(off, Exception):
+            raise off
+        return off
+
+    monkeypatch.setattr(live_attention, "distance", distance)
+    with caplog.at_level(logging.WARNING):
+        assert live_attention.live_attention(CONFIG, Gpu(), torch.bfloat16) is None  # type: ignore[arg-type]
+    assert told in caplog.text
+
+
+def test_a_kernel_that_reads_a_position_too_many_or_too_few_is_found_out() -> None:
+    def wrong(by: int) -> Any:
+        return lambda q, keys, values, positions: each_row_alone(q, keys, values, (positions + by).clamp(min=0))
+
+    device = torch.device("cpu")
+    for dtype, allowed in live_attention._ALLOWED.items():
+        assert live_attention.distance(each_row_alone, CONFIG, device, dtype) <= allowed
+        for by in (-1, 1):
+            assert live_attention.distance(wrong(by), CONFIG, device, dtype) > allowed

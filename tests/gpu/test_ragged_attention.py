@@ -1,0 +1,132 @@
+"""Attention to live positions beside its plain twin: on a CUDA device, or through Triton's interpreter on a CPU.
+
+The latter is how tests/engine/test_ragged_attention.py runs this file.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.cuda_streams import Urgency
+from engine.model.config import TransformerConfig
+from engine.model.graphs import CudaRecorder
+from engine.model.kv_cache import KvCache, StepView
+from engine.model.ragged_attention import _ALLOWED, SPLIT, distance
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+CUDA = torch.cuda.is_available() and not INTERPRETED
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+
+pytest.importorskip("triton")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not (CUDA or INTERPRETED), reason="no CUDA device here"),
+    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),  # the interpreter's range
+]
+
+
+def attend(*tensors: Tensor) -> Tensor:
+    from engine.model import live_kernel
+
+    return live_kernel.attend(*tensors)
+
+
+def shape_of(heads: int, kv_heads: int, head_dim: int) -> TransformerConfig:
+    return TransformerConfig(64, 96, 1, heads, kv_heads, head_dim, 1e-5, 1e4, None)
+
+
+def filled(rows: int, context: int, dtype: torch.dtype = torch.float32, **shape: Any) -> tuple[Tensor, KvCache]:
+    """Queries, and a cache of more positions than `context`."""
+    config = shape_of(**({"heads": 6, "kv_heads": 2, "head_dim": 16} | shape))
+    generator = torch.Generator().manual_seed(rows)
+    cache = KvCache(config, rows, context + 9, DEVICE, dtype)
+    for tensor in (cache.keys, cache.values):
+        tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    q = torch.randn(rows, config.kv_heads, config.heads // config.kv_heads, config.head_dim, generator=generator)
+    return q.to(DEVICE, dtype), cache
+
+
+def attended(q: Tensor, cache: KvCache, positions: list[int], context: int, live: bool = True) -> Tensor:
+    rows = len(positions)
+    view = StepView(cache, torch.tensor(positions, device=DEVICE), context, attend if live else None)
+    return view.attend(q[:rows], cache.keys[0, :rows, :, :context], cache.values[0, :rows, :, :context])
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim", "dtype"),
+    [
+        *((8, 2, 64, dtype) for dtype in _ALLOWED),
+        (8, 2, 8, torch.float32),
+        (3, 3, 16, torch.float32),
+        (4, 2, 24, torch.float32),
+        (6, 2, 80, torch.bfloat16),
+        (32, 1, 128, torch.float16),
+    ],
+)
+def test_it_says_what_the_plain_way_says(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    assert distance(attend, shape_of(heads, kv_heads, head_dim), DEVICE, dtype) <= _ALLOWED[dtype]
+
+
+def test_rows_of_every_length() -> None:
+    """Of every fourth where it is interpreted, which takes its time."""
+    context = SPLIT + 5
+    q, cache = filled(context, context, kv_heads=1, heads=2)
+    positions = list(range(0, context, 1 if CUDA else 4))
+    live, plain = (attended(q, cache, positions, context, live) for live in (True, False))
+    assert torch.allclose(live, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", list(_ALLOWED), ids=str)
+def test_a_row_is_bit_for_bit_the_same_among_others_and_in_any_bucket(dtype: torch.dtype) -> None:
+    positions = [SPLIT - 40, 3, SPLIT + 50, 0, 2 * SPLIT - 1]
+    q, cache = filled(5, 3 * SPLIT, dtype)
+    together = attended(q, cache, positions, 2 * SPLIT)
+    assert torch.equal(attended(q, cache, positions, 3 * SPLIT), together)
+    assert torch.equal(attended(q, cache, positions[:2], SPLIT), together[:2])
+    cache.keys[:, 1:] = 5.0
+    assert torch.equal(attended(q, cache, [positions[0], 99, 2 * SPLIT - 2], 2 * SPLIT)[0], together[0])
+
+
+def test_nothing_is_read_that_the_row_has_not_filled() -> None:
+    positions = [4, SPLIT, 70]
+    q, cache = filled(3, 2 * SPLIT)
+    expected = attended(q, cache, positions, 2 * SPLIT)
+    for row, last in enumerate(positions):
+        cache.keys[:, row, :, last + 1 :] = torch.nan
+        cache.values[:, row, :, last + 1 :] = torch.nan
+    assert torch.equal(attended(q, cache, positions, 2 * SPLIT), expected)
+
+
+def test_a_row_that_is_held_reads_nothing_and_gets_zeros() -> None:
+    q, cache = filled(3, SPLIT + 8)
+    expected = attended(q, cache, [3, 5, 90], SPLIT + 8)
+    cache.keys[:, 1] = torch.nan
+    held = attended(q, cache, [3, cache.scratch, 90], SPLIT + 8)
+    assert torch.equal(held[[0, 2]], expected[[0, 2]])
+    assert not held[1].any()
+
+
+@pytest.mark.skipif(not CUDA, reason="graphs are CUDA's")
+def test_one_graph_serves_rows_of_any_length() -> None:
+    q, cache = filled(4, 4 * SPLIT, torch.bfloat16, heads=32, kv_heads=8, head_dim=64)
+    context = 4 * SPLIT
+    positions = torch.zeros(4, dtype=torch.int64, device=DEVICE)
+    view = StepView(cache, positions, context, attend)
+    given: list[Tensor] = []
+
+    def work() -> None:
+        given[:] = [view.attend(q, cache.keys[0, :, :, :context], cache.values[0, :, :, :context])]
+
+    replay = CudaRecorder(DEVICE, Urgency.FRAMES).record(work)
+    reserved = torch.cuda.memory_reserved()
+    for lengths in ([0, 1, 2, 3], [context - 1, 0, SPLIT, SPLIT - 1], [5, 5, cache.scratch, 5]):
+        positions.copy_(torch.tensor(lengths))
+        replay()
+        torch.cuda.synchronize()
+        assert torch.cuda.memory_reserved() == reserved
+        assert torch.equal(given[0], attended(q, cache, lengths, context))

@@ -1,0 +1,71 @@
+"""The checkpoint that lies in the repository: what its files say, and what they promise."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.engine_host import SMALL_MODEL
+from engine import EngineConfig, SpeechRequest, VoicePrompt, load_engine
+from engine.fallback.pitch import median_pitch
+from engine.types import SAMPLE_RATE
+from models.csm_mini_recipe.codec import CODES
+from models.csm_mini_recipe.codes import LABELS, encode
+from models.csm_mini_recipe.language import read_checkpoint
+from models.csm_mini_recipe.speech import PROMPTS, SPEAKERS, VOICES
+from training.audio import read_audio
+
+RECORDINGS = Path(__file__).resolve().parents[3] / "preloaded-voices"
+LARGEST = 25_000_000  # bytes in all
+
+
+@pytest.fixture(scope="module")
+def engine() -> Any:
+    engine = load_engine(EngineConfig(str(SMALL_MODEL), device="cpu", slots=2))
+    yield engine
+    engine.close()
+
+
+def recording(name: str) -> VoicePrompt:
+    return VoicePrompt(read_audio(RECORDINGS / f"{name}.wav").samples, (RECORDINGS / f"{name}.txt").read_text().strip())
+
+
+def test_it_is_small_and_complete() -> None:
+    files = {path.name: path.stat().st_size for path in SMALL_MODEL.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= files.keys()
+    assert sum(files.values()) < LARGEST
+
+
+@pytest.mark.parametrize("name", list(VOICES))
+def test_no_recording_is_encoded_as_what_is_the_language_model_s_alone(name: str) -> None:
+    prompt = recording(name)
+    assert prompt.transcript == PROMPTS[name]
+    codes = encode(read_checkpoint(SMALL_MODEL).codec_model.eval(), torch.from_numpy(prompt.samples)[None])[0]
+    assert int(codes[:, 0].min()) > 0
+    assert int(codes[:, -1].max()) < CODES - LABELS
+
+
+@pytest.mark.parametrize("name", list(VOICES))
+def test_a_voice_is_kept_whether_it_is_heard_or_told(engine: Any, name: str) -> None:
+    """By its recording and by its number; and every clip ends by itself."""
+    prompt, text = recording(name), "There is some bread on the table, and a little butter."
+    meant = median_pitch(prompt.samples, SAMPLE_RATE)
+    assert meant
+    for request in (
+        SpeechRequest(text, voice=prompt, seed=1),
+        SpeechRequest(text, speaker=SPEAKERS.index(name), seed=1),
+    ):
+        said = engine.generate(request)
+        assert 1.5 < said.samples.size / SAMPLE_RATE < 6
+        assert (median_pitch(said.samples, SAMPLE_RATE) or 0) == pytest.approx(meant, rel=0.1)
+
+
+def test_its_card_names_its_voices_by_their_numbers() -> None:
+    card = (SMALL_MODEL / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"`(\w+)` \(speaker 0\), `(\w+)` \(1\), `(\w+)` \(2\), `(\w+)` \(3\)", card)
+    assert found
+    assert found.groups() == SPEAKERS
