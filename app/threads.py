@@ -10,20 +10,20 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from engine import Waker, running_waker
+from engine import LoopBridge, running_loop_bridge
 
 _T = TypeVar("_T")
 
 
 class Workshop:
-    """Threads for short pieces of work, thousands a second. What is done comes back in batches: see `Waker`.
+    """Threads for short pieces of work, thousands a second. What is done comes back in batches: see `LoopBridge`.
 
     An executor of the standard library does the same, and takes three times as long around each piece.
     """
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads, self._name = threads, name
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any], Waker]] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any], LoopBridge]] = SimpleQueue()
         self._starting = threading.Lock()
         self._started = False
 
@@ -31,9 +31,9 @@ class Workshop:
         """Do some milliseconds of work in a thread. Who is cancelled does not wait for it."""
         if not self._started:
             self._start()
-        waker = running_waker()
-        future: asyncio.Future[_T] = waker.loop.create_future()
-        self._jobs.put((work, future, waker))
+        bridge = running_loop_bridge()
+        future: asyncio.Future[_T] = bridge.loop.create_future()
+        self._jobs.put((work, future, bridge))
         return await future
 
     def _start(self) -> None:
@@ -45,14 +45,14 @@ class Workshop:
 
     def _run(self) -> None:
         while True:
-            work, future, waker = self._jobs.get()
+            work, future, bridge = self._jobs.get()
             if not future.cancelled():
                 try:
                     settle = partial(_give, future, work())
                 except Exception as error:
                     settle = partial(_fail, future, error)
-                waker.call(settle)
-            del work, future, waker  # else the last answer lives on while this waits for the next
+                bridge.call(settle)
+            del work, future, bridge  # else the last answer lives on while this waits for the next
 
 
 def _give(future: asyncio.Future[_T], result: _T) -> None:

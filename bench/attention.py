@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from engine.cuda_streams import Urgency
+from engine.cuda_streams import StreamPriority
 from engine.loading import _device, _dtype
 from engine.model.config import TransformerConfig, read_config
 from engine.model.graphs import CudaRecorder, graph_buckets
@@ -44,7 +44,7 @@ def attention_of_frame(
             view.attend(q, cache.keys[layer, :, :, :context], cache.values[layer, :, :, :context])
 
     if device.type == "cuda":
-        return CudaRecorder(device, Urgency.FRAMES).record(work)
+        return CudaRecorder(device, StreamPriority.FRAMES).record(work)
     return work
 
 

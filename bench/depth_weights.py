@@ -32,7 +32,7 @@ from engine.loading import Loaded, load
 from engine.model.csm import CsmModel
 from engine.model.kv_cache import DepthView, KvCache
 from engine.model.sampling import StepKind
-from engine.model_runner import RowSettings, Runner
+from engine.model_runner import ModelRunner, SamplingParams
 
 from .frame import prepare, rewind, weights_of_frame
 from .machine import name_of, timed
@@ -57,7 +57,7 @@ class Agreement:
     kl: Tensor
 
 
-def step_seconds(runners: Sequence[Runner], rows: int, rounds: int) -> list[float]:
+def step_seconds(runners: Sequence[ModelRunner], rows: int, rounds: int) -> list[float]:
     """The median of the model's step for each, measured in turn: what disturbs one disturbs the others."""
     bucket = runners[0].frames.buckets.fitting(rows, CONTEXT)
     for runner in runners:
@@ -78,7 +78,7 @@ def speak(loaded: Loaded, rows: int, count: int) -> Spoken:
     frames, state = runner.frames, runner.state
     prompts = [loaded.tokenizer.encode(SENTENCES[row % len(SENTENCES)], 0)[:-1] for row in range(rows)]
     for row, tokens in enumerate(prompts):
-        runner.begin(row, RowSettings(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
+        runner.begin(row, SamplingParams(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
         runner.prefill(row, Prefill(0, [tokens]), len(tokens))
         runner.start(row, len(tokens))
         runner.is_prefilled(row, wait=True)
@@ -112,7 +112,7 @@ def depth_logits(model: CsmModel, hidden: Tensor, codes: Tensor) -> Tensor:
     return torch.stack([head(y[:, position]) for position, head in enumerate(model.heads, start=1)]).float()
 
 
-def compare(exact: Runner, rounded: Runner, spoken: Spoken) -> Agreement:
+def compare(exact: ModelRunner, rounded: ModelRunner, spoken: Spoken) -> Agreement:
     same_next, same_alone, kl = [], [], []
     with torch.inference_mode():
         for hidden, codes in zip(spoken.hidden, spoken.codes, strict=True):

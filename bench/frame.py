@@ -28,7 +28,7 @@ from engine.frame_pipeline import RECORDED
 from engine.loading import load
 from engine.model.csm import CsmModel
 from engine.model.graphs import Bucket
-from engine.model_runner import RowSettings, Runner
+from engine.model_runner import ModelRunner, SamplingParams
 
 from .machine import bandwidth_of, matmul_rate, median_seconds, name_of, timed
 
@@ -40,21 +40,21 @@ def weights_of_frame(model: CsmModel) -> tuple[int, int]:
     return sum(each.nbytes * times for each, times in read), sum(each.numel() * times for each, times in read)
 
 
-def floor_seconds(runner: Runner, rows: int, context: int, bandwidth: float, rate: float) -> float:
+def floor_seconds(runner: ModelRunner, rows: int, context: int, bandwidth: float, rate: float) -> float:
     nbytes, numbers = weights_of_frame(runner.model)
     live = 2 * runner.state.backbone.keys[:, 0, :, 0].nbytes * context * rows
     return max((nbytes + live) / bandwidth, 2 * rows * numbers / rate)
 
 
-def prepare(runner: Runner, rows: int, context: int) -> list[int]:
+def prepare(runner: ModelRunner, rows: int, context: int) -> list[int]:
     """Rows in the middle of speaking, their contexts filled up to `context`."""
     for row in range(rows):
-        runner.begin(row, RowSettings(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
+        runner.begin(row, SamplingParams(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
     rewind(runner, rows, context)
     return list(range(rows))
 
 
-def rewind(runner: Runner, rows: int, context: int) -> None:
+def rewind(runner: ModelRunner, rows: int, context: int) -> None:
     """Put rows back to where they were: the figure is for this context."""
     for row in range(rows):
         runner.start(row, context - 32)
@@ -64,7 +64,7 @@ def rewind(runner: Runner, rows: int, context: int) -> None:
 _TOGETHER = 8  # frames in a row, fewer than a context has to spare
 
 
-def measure(runner: Runner, rows: int, context: int, rounds: int) -> dict[str, Any]:
+def measure(runner: ModelRunner, rows: int, context: int, rounds: int) -> dict[str, Any]:
     speaking, device = prepare(runner, rows, context), runner.device
     frames, bucket = runner.frames, runner.frames.buckets.fitting(rows, context)
 
@@ -102,7 +102,7 @@ def measure(runner: Runner, rows: int, context: int, rounds: int) -> dict[str, A
         }
 
 
-def kernels(runner: Runner) -> int:
+def kernels(runner: ModelRunner) -> int:
     """How many kernels (on a CPU, operators) one frame sets off, the codec's among them."""
     speaking = prepare(runner, 1, 256)
     cuda = runner.device.type == "cuda"

@@ -17,7 +17,7 @@ from .errors import (
     PromptTooLong,
 )
 from .interface import Encoder, Engine, Progress
-from .loop_bridge import Waker, running_waker
+from .loop_bridge import LoopBridge, running_loop_bridge
 from .stream import SpeechStream
 from .text import sentences_end, split_text
 from .types import (
@@ -51,6 +51,7 @@ __all__ = [
     "EngineOutOfMemory",
     "EngineStatus",
     "InvalidRequest",
+    "LoopBridge",
     "Progress",
     "PromptTooLong",
     "Speech",
@@ -58,10 +59,9 @@ __all__ = [
     "SpeechStream",
     "Spoken",
     "VoicePrompt",
-    "Waker",
     "load_encoder",
     "load_engine",
-    "running_waker",
+    "running_loop_bridge",
     "sentences_end",
     "split_text",
 ]

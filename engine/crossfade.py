@@ -15,7 +15,7 @@ def _samples(milliseconds: int) -> int:
     return milliseconds * SAMPLE_RATE // 1000
 
 
-class Joiner:
+class Crossfader:
     """Crossfades the joins between text chunks and trims both ends of the whole, as the request asks.
 
     It holds back no more than it must: nothing at all in the last text chunk without a trailing trim.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Mark:
+class StreamEvent:
     """A point in a lane's work."""
 
     def __init__(self, event: Any = None) -> None:
@@ -27,10 +27,10 @@ class Mark:
             self._event.synchronize()
 
 
-PASSED = Mark()
+PASSED = StreamEvent()
 
 
-class Urgency(IntEnum):
+class StreamPriority(IntEnum):
     """Of two lanes that both have work, whose goes first. PyTorch keeps 32 streams for each, and hands them out in
     turn: no lane of one ever is a lane of another."""
 
@@ -39,10 +39,10 @@ class Urgency(IntEnum):
     FRAMES = 2
 
 
-class Lane:
+class DeviceStream:
     """A CUDA stream, or on a CPU nothing."""
 
-    def __init__(self, device: torch.device, urgency: Urgency) -> None:
+    def __init__(self, device: torch.device, urgency: StreamPriority) -> None:
         self._stream: Any = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device, priority=-urgency)  # type: ignore[no-untyped-call]
@@ -51,13 +51,13 @@ class Lane:
         """What is begun inside goes into this lane."""
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def follow(self, mark: Mark) -> None:
+    def follow(self, mark: StreamEvent) -> None:
         """What comes next in this lane waits for that point of another."""
         if self._stream is not None and mark._event is not None:
             self._stream.wait_event(mark._event)
 
-    def mark(self) -> Mark:
-        return PASSED if self._stream is None else Mark(self._stream.record_event())
+    def mark(self) -> StreamEvent:
+        return PASSED if self._stream is None else StreamEvent(self._stream.record_event())
 
     def borrows(self, tensor: Tensor) -> None:
         """Made in another lane and read in this one: it is not to be freed before."""

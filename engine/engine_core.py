@@ -17,9 +17,9 @@ from .errors import EngineClosed, EngineError, EngineFailed, EngineOutOfMemory
 from .frame_pipeline import Frame
 from .interface import Progress
 from .loading import Loaded, load
-from .prefill_budget import BEGINNER, Lead, Listeners, PrefillPace
-from .prompt_builder import Prompter
-from .request_state import Utterance
+from .prefill_budget import BEGINNER, BufferedAudio, Listeners, PrefillBudget
+from .prompt_builder import PromptBuilder
+from .request_state import RequestState
 from .scheduler import Scheduler
 from .stream import AudioQueue, SpeechStream
 from .types import FRAME_MILLISECONDS, SAMPLE_RATE, EngineStatus, Speech, SpeechRequest, VoicePrompt
@@ -38,8 +38,8 @@ class _Unheard:
     """A frame that was made and not given out yet, for whom, and who of them ends with it."""
 
     frame: Frame
-    speaking: list[Utterance]
-    ending: set[Utterance]
+    speaking: list[RequestState]
+    ending: set[RequestState]
 
 
 class CsmEngine:
@@ -59,16 +59,16 @@ class CsmEngine:
             yielding=_ENCODER_YIELDS[self._runner.device.type],
         )
         voices = VoiceCache(config.voice_cache_bytes)
-        self._prompter = Prompter(self._runner, loaded.tokenizer, voices, self._encoder, self.slots)
+        self._prompter = PromptBuilder(self._runner, loaded.tokenizer, voices, self._encoder, self.slots)
         # half of the context, so that there is as much left to speak in
         self.max_voice_seconds: float | None = self._prompter.limit // 2 * FRAME_MILLISECONDS / 1000
-        self._scheduler: Scheduler[Utterance] = Scheduler(self.slots)
-        self._inbox: list[Utterance] = []
+        self._scheduler: Scheduler[RequestState] = Scheduler(self.slots)
+        self._inbox: list[RequestState] = []
         self._nudged = False
         self._closing = False
         self._error: EngineFailed | None = None
         self._busy_since: float | None = None  # when the thread last took up work; None while it sleeps
-        self._pace = PrefillPace(self._runner.fewest_prefilled)
+        self._pace = PrefillBudget(self._runner.fewest_prefilled)
         self._listeners = Listeners()
         self._unheard: _Unheard | None = None  # the frame that was made last, while its sound is still on its way
         self._thread = threading.Thread(target=self._run, name="csm-engine", daemon=True)
@@ -198,7 +198,7 @@ class CsmEngine:
                 self._listeners.lag(held, held.frames, held.request)
         return read
 
-    def _lead(self, utterance: Utterance) -> Lead:
+    def _lead(self, utterance: RequestState) -> BufferedAudio:
         return self._listeners.lead(utterance, utterance.frames, utterance.request)
 
     def _speak(self) -> bool:
@@ -220,7 +220,7 @@ class CsmEngine:
                 self._hand_out(made)
         return frame is not None
 
-    def _ends(self, utterance: Utterance, frame: Frame) -> bool:
+    def _ends(self, utterance: RequestState, frame: Frame) -> bool:
         """The frame just made is the last of this text chunk, or says that there is none."""
         request, row = utterance.request, utterance.rows[0]
         at_bound = self._runner.made(row) >= utterance.tracks[0].chunks[utterance.chunk_index].bound
@@ -240,7 +240,7 @@ class CsmEngine:
                 with self._its_own_failure(utterance):
                     self._end_chunk(utterance, stopped)
 
-    def _end_chunk(self, utterance: Utterance, stopped: bool) -> None:
+    def _end_chunk(self, utterance: RequestState, stopped: bool) -> None:
         utterance.end_chunk(stopped)
         if utterance.chunks_left:
             self._prompter.begin_chunk(utterance)
@@ -249,7 +249,7 @@ class CsmEngine:
             self._scheduler.release(utterance)
 
     @contextmanager
-    def _its_own_failure(self, utterance: Utterance) -> Iterator[None]:
+    def _its_own_failure(self, utterance: RequestState) -> Iterator[None]:
         """What goes wrong in here ends this utterance and no other."""
         try:
             yield

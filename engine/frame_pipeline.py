@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .codec.mimi import MimiCodec
-from .cuda_streams import PASSED, Lane, Mark, Urgency
+from .cuda_streams import PASSED, DeviceStream, StreamEvent, StreamPriority
 from .model.csm import CsmModel, StepState
 from .model.graphs import Bucket, Buckets, Graphs, Recorder
 from .model.sampling import StepKind
@@ -33,7 +33,7 @@ class Frame:
     before the next but one is launched, which goes to the same place.
     """
 
-    def __init__(self, outcome: Tensor, samples: Tensor, made: Mark, sounded: Mark) -> None:
+    def __init__(self, outcome: Tensor, samples: Tensor, made: StreamEvent, sounded: StreamEvent) -> None:
         self._outcome, self._samples = outcome, samples
         self._made, self._sounded = made, sounded
 
@@ -62,7 +62,7 @@ class Frame:
         return samples
 
 
-class Frames:
+class FramePipeline:
     """Launches frames. The static buffers between model, codec and host, and the graphs of both.
 
     The model's step is in one lane, the codec's in another, which takes a copy of the codes: so the codec speaks a
@@ -72,8 +72,8 @@ class Frames:
     def __init__(self, model: CsmModel, codec: MimiCodec, state: StepState, buckets: Buckets) -> None:
         device, rows = model.device, state.speaking.shape[0]
         self.buckets = buckets
-        self.lane = Lane(device, Urgency.FRAMES)
-        self.codec_lane = Lane(device, Urgency.FRAMES)
+        self.lane = DeviceStream(device, StreamPriority.FRAMES)
+        self.codec_lane = DeviceStream(device, StreamPriority.FRAMES)
         self.step_graphs, self.rare_graphs, self.codec_graphs = Graphs(), Graphs(), Graphs()
         self.made = self._taken = PASSED  # the last frame's codes: made by the model, copied by the codec
         self._model, self._codec, self._state = model, codec, state

@@ -12,7 +12,7 @@ from .capacity import bytes_of_prefill, bytes_of_row, rows_that_fit
 from .codec.encoder import MimiEncoder
 from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
 from .config import CPU_SLOTS, EngineConfig
-from .cuda_streams import Urgency
+from .cuda_streams import StreamPriority
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
 from .model.checkpoint import check_directory, find_checkpoint, fingerprint, weights_named_by
@@ -24,7 +24,7 @@ from .model.packed_linear import pack
 from .model.ragged_attention import live_attention
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
-from .model_runner import FEWEST_ROWS, MOST_AT_ONCE, PROMPT_LANES, Runner
+from .model_runner import FEWEST_ROWS, MOST_AT_ONCE, PROMPT_LANES, ModelRunner
 from .types import FRAME_MILLISECONDS
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    runner: Runner
+    runner: ModelRunner
     tokenizer: TextTokenizer
     slots: int  # rows that requests may have
     detail: dict[str, object]  # for people: model, dtype, what the start took in seconds and bytes
@@ -75,13 +75,13 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         seconds.took("weights")
         slots = config.slots or _slots(model, codec, config)
         progress(0.5, f"warming up, {slots} slots")
-        runner = Runner(model, codec, max(slots, FEWEST_ROWS))
+        runner = ModelRunner(model, codec, max(slots, FEWEST_ROWS))
         _warm_up(runner, _compile(config, device))
         seconds.took("warm up")
         if device.type == "cuda" and _compile(config, device):
             runner.frames.record(
-                CudaRecorder(device, Urgency.FRAMES),
-                CudaRecorder(device, Urgency.FRAMES),
+                CudaRecorder(device, StreamPriority.FRAMES),
+                CudaRecorder(device, StreamPriority.FRAMES),
                 lambda done, of: progress(0.6 + 0.4 * done / of, f"capturing graphs {done} of {of}"),
             )
             seconds.took("graphs")
@@ -123,7 +123,7 @@ class _Seconds:
         self.by_phase[phase], self._since = round(now - self._since, 2), now
 
 
-def _memory(runner: Runner) -> dict[str, int]:
+def _memory(runner: ModelRunner) -> dict[str, int]:
     """Bytes by what they are for. The rest of what the device gave is the graphs' and the steps' work."""
     known = {
         "weights": sum(tensor.nbytes for tensor in (*runner.model.parameters(), *runner.model.buffers())),
@@ -153,7 +153,7 @@ def _slots(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
 _SHARE_OF_FRAME = 0.5  # the most that a frame may take of its 80 ms: the rest is for prefill and for what is uneven
 
 
-def _fast_enough(runner: Runner, slots: int) -> int:
+def _fast_enough(runner: ModelRunner, slots: int) -> int:
     """Of the slots that fit, as many as are made in half of a frame's time, in the middle of their contexts."""
     limit = _SHARE_OF_FRAME * FRAME_MILLISECONDS / 1000
     buckets = runner.frames.buckets
@@ -233,7 +233,7 @@ def _choose_threads(model: CsmModel) -> None:
         torch.set_num_threads(1)
 
 
-def _warm_up(runner: Runner, compiled: bool) -> None:
+def _warm_up(runner: ModelRunner, compiled: bool) -> None:
     """Run every kernel once, compiled if that is asked for and can be had here."""
     if compiled:
         try:

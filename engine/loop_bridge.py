@@ -10,7 +10,7 @@ from collections.abc import Callable
 Callback = Callable[[], object]
 
 
-class Waker:
+class LoopBridge:
     """Has callbacks run on one event loop, in the order they were handed in.
 
     Waking a loop is a system call, and each lets the loop's thread take the interpreter away from the caller's. An
@@ -46,15 +46,15 @@ class Waker:
 
 
 class _Here(threading.local):
-    waker: Waker | None = None
+    bridge: LoopBridge | None = None
 
 
 _here = _Here()
 
 
-def running_waker() -> Waker:
+def running_loop_bridge() -> LoopBridge:
     """The waker of the event loop that this is called on."""
-    loop, waker = asyncio.get_running_loop(), _here.waker
-    if waker is None or waker.loop is not loop:
-        waker = _here.waker = Waker(loop)
-    return waker
+    loop, bridge = asyncio.get_running_loop(), _here.bridge
+    if bridge is None or bridge.loop is not loop:
+        bridge = _here.bridge = LoopBridge(loop)
+    return bridge

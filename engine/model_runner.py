@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .codec.mimi import MimiCodec
 from .context import Prefill, Span
-from .cuda_streams import PASSED, Lane, Mark, Urgency
-from .frame_pipeline import Frame, Frames
+from .cuda_streams import PASSED, DeviceStream, StreamEvent, StreamPriority
+from .frame_pipeline import Frame, FramePipeline
 from .model.csm import CsmModel
 from .model.graphs import Buckets, fine_buckets, graph_buckets
 from .model.sampling import StepKind
-from .model.transformer import Small
+from .model.transformer import Fusible
 from .types import FRAME_SAMPLES, SAMPLE_RATE, Codes, Samples
 
 # Positions below which a pass of prefill is hardly worth its launch.
@@ -34,7 +34,7 @@ _TOP_K_STEPS = (64, 256)  # and then the whole vocabulary
 
 
 @dataclass(frozen=True)
-class RowSettings:
+class SamplingParams:
     """How one row samples. See SamplingState."""
 
     seed: int
@@ -51,14 +51,14 @@ class Saved:
     """Keys and values of a row's first positions, once `mark` has passed."""
 
     tensor: Tensor
-    mark: Mark
+    mark: StreamEvent
 
     @property
     def nbytes(self) -> int:
         return self.tensor.nbytes
 
 
-class Runner:
+class ModelRunner:
     """Owns the static state. Every method but `encode` is called from the engine's thread.
 
     buckets: the shapes of a step; by default those that graphs are recorded for on a GPU, and close ones on a CPU.
@@ -70,16 +70,16 @@ class Runner:
         self.device = model.device
         self.state = model.allocate(rows)
         codec.allocate(rows)
-        self.frames = Frames(model, codec, self.state, buckets or self._buckets())
+        self.frames = FramePipeline(model, codec, self.state, buckets or self._buckets())
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # no lane waits for what was allocated and zeroed outside of it
-        self._settings: list[RowSettings | None] = [None] * rows
+        self._settings: list[SamplingParams | None] = [None] * rows
         self._positions = [0] * rows  # the host's copy of state.position
         self._made = [0] * rows  # frames of each row since its `start`
-        lanes = [Lane(self.device, Urgency.PROMPTS) for _ in range(min(rows, PROMPT_LANES))]
+        lanes = [DeviceStream(self.device, StreamPriority.PROMPTS) for _ in range(min(rows, PROMPT_LANES))]
         self._lanes = [lanes[row % len(lanes)] for row in range(rows)]
         self._prefilled = [PASSED] * rows
-        self._voice_lane = Lane(self.device, Urgency.VOICES)
+        self._voice_lane = DeviceStream(self.device, StreamPriority.VOICES)
         self.overlaps = self.device.type == "cuda"  # what was launched is done by another processor than this one
         self.fewest_prefilled = _FEWEST_PREFILLED[self.device.type]
 
@@ -96,7 +96,7 @@ class Runner:
 
     # ---- one row
 
-    def begin(self, row: int, settings: RowSettings) -> None:
+    def begin(self, row: int, settings: SamplingParams) -> None:
         """A new utterance in this row: how it samples, and a codec that has said nothing."""
         state, sampling = self.state, self.state.sampling
         self._settings[row] = settings
@@ -210,7 +210,7 @@ class Runner:
     def compile(self, on: bool = True) -> None:
         """Fuse the small kernels around the matrix products; shapes stay open, so one build serves all rows."""
         for module in self.model.modules():
-            if isinstance(module, Small):
+            if isinstance(module, Fusible):
                 if on:
                     module.compile(dynamic=True)
                 else:
@@ -218,7 +218,7 @@ class Runner:
 
     def warm_up(self) -> None:
         """Run every kernel once: the first request should not wait for them to load."""
-        self.begin(0, RowSettings(seed=0, temperature_first=1.0, temperature=1.0, top_k=1))
+        self.begin(0, SamplingParams(seed=0, temperature_first=1.0, temperature=1.0, top_k=1))
         for length in (7, 1):  # a prompt that is read in pieces may end in one of a single position
             self.prefill(0, Prefill(0, [[self.model.end_of_text] * length]), length)
         self.start(0, 7)

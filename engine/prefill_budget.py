@@ -14,7 +14,7 @@ _NEWEST = 0.2  # how much the newest measurement counts
 
 
 @dataclass(frozen=True)
-class Lead:
+class BufferedAudio:
     """How far one who speaks is ahead of its listener.
 
     seconds: of sound that was given out and is not heard yet, at the least.
@@ -25,10 +25,10 @@ class Lead:
     frames: int
 
 
-BEGINNER = Lead(_FRAME_SECONDS, 1)  # nothing is heard yet: the first frame is waited for, but cannot be late
+BEGINNER = BufferedAudio(_FRAME_SECONDS, 1)  # nothing is heard yet: the first frame is waited for, but cannot be late
 
 
-class PrefillPace:
+class PrefillBudget:
     """Learns what a step and a prefilled position take, and spends on prefill what listeners can spare.
 
     A quarter of a step is always spent: slices are cut so that frames may take twice as long (see SliceSizes). Where
@@ -51,7 +51,7 @@ class PrefillPace:
             beside = self._step if spoke else 0.0
             self._position = _blend(self._position, max(seconds - beside, 1e-9) / positions)
 
-    def budget(self, leads: Iterable[Lead]) -> int:
+    def budget(self, leads: Iterable[BufferedAudio]) -> int:
         """Positions that may be prefilled in the coming round, for those who speak have such leads."""
         step = self._step
         always = step / 4 if step >= _FRAME_SECONDS else min(step / 4, (_FRAME_SECONDS - step) / 2)
@@ -83,11 +83,11 @@ class Listeners:
         began = self._clock() - frames * _FRAME_SECONDS + in_hand
         self._began[who] = max(self._began.get(who, began), began)
 
-    def lead(self, who: object, frames: int, request: SpeechRequest) -> Lead:
+    def lead(self, who: object, frames: int, request: SpeechRequest) -> BufferedAudio:
         """Of one who has spoken so many frames. All but a whole slice of them were given out for sure."""
         began = self._began.get(who)
         if began is None or frames == 0:
             return BEGINNER
         given_out = max(1, frames - request.slice_frames + 1)
         unheard = given_out * _FRAME_SECONDS - (self._clock() - began)
-        return Lead(unheard, min(given_out, request.slice_frames))
+        return BufferedAudio(unheard, min(given_out, request.slice_frames))

@@ -13,19 +13,19 @@ from .codec.mimi import frames_of
 from .context import Context, Prefill, Span, TextChunk, plan_chunks
 from .errors import InvalidRequest
 from .model.tokenizer import TextTokenizer
-from .model_runner import RowSettings, Runner
-from .request_state import Track, Utterance
+from .model_runner import ModelRunner, SamplingParams
+from .request_state import RequestState, RowState
 from .stream import AudioQueue
 from .types import Codes, SpeechRequest, Spoken
 from .voice_cache import CachedVoice, VoiceCache, VoiceKey
 from .voice_encoder import Encoding, VoiceEncoder
 
 
-class Prompter:
+class PromptBuilder:
     """Plans requests, and brings their rows to the point where they speak."""
 
     def __init__(
-        self, runner: Runner, tokenizer: TextTokenizer, voices: VoiceCache, encoder: VoiceEncoder, slots: int
+        self, runner: ModelRunner, tokenizer: TextTokenizer, voices: VoiceCache, encoder: VoiceEncoder, slots: int
     ) -> None:
         config = runner.model.config
         self.voices = voices
@@ -35,7 +35,7 @@ class Prompter:
 
     # ---- the caller's thread
 
-    def plan(self, request: SpeechRequest, queue: AudioQueue) -> Utterance:
+    def plan(self, request: SpeechRequest, queue: AudioQueue) -> RequestState:
         """What the request needs. Raises InvalidRequest or PromptTooLong if it can never be spoken."""
         guided = request.guidance > 0
         if guided and self._slots < 2:
@@ -49,13 +49,13 @@ class Prompter:
             lambda text: self._tokenizer.encode(text, request.speaker),
             request.max_frames if request.ignore_stop else None,
         )
-        tracks = [Track(True, chunks, _key(request, spoken=True))]
+        tracks = [RowState(True, chunks, _key(request, spoken=True))]
         if guided:
             nothing = self._tokenizer.encode("", request.speaker)
             silent = [TextChunk("", nothing, chunk.bound) for chunk in chunks]
-            tracks.append(Track(False, silent, _key(request, spoken=False)))
+            tracks.append(RowState(False, silent, _key(request, spoken=False)))
         seed = random.getrandbits(64) if request.seed is None else request.seed
-        return Utterance(request, queue, tracks, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
+        return RequestState(request, queue, tracks, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
 
     def _check(self, history: Sequence[Spoken]) -> None:
         codebooks, vocab = self._silence.shape[1], self._runner.model.sampled_vocab
@@ -79,7 +79,7 @@ class Prompter:
 
     # ---- the engine's thread
 
-    def expect(self, utterance: Utterance) -> None:
+    def expect(self, utterance: RequestState) -> None:
         """Have its recording encoded, if it has to be read and its codes are not known."""
         voice = utterance.request.voice
         if voice is None or utterance.encoding is not None:
@@ -97,10 +97,10 @@ class Prompter:
             if encoding.codes is not None:
                 self.voices.put_codes(encoding.voice.key, encoding.codes)
 
-    def _begin_rows(self, utterance: Utterance) -> None:
+    def _begin_rows(self, utterance: RequestState) -> None:
         """How the rows sample, and that they have said nothing."""
         request, rows = utterance.request, utterance.rows
-        settings = RowSettings(
+        settings = SamplingParams(
             seed=utterance.seed,
             temperature_first=request.temperature * (0.5 + request.exaggeration),
             temperature=request.temperature,
@@ -112,7 +112,7 @@ class Prompter:
             self._runner.begin(rows[0], replace(settings, guidance=request.guidance, unconditional=rows[1]))
             self._runner.begin(rows[1], replace(settings, sampler=rows[0]))
 
-    def _begin_prompt(self, utterance: Utterance) -> None:
+    def _begin_prompt(self, utterance: RequestState) -> None:
         """Set the rows up and queue what they have to read: voice, conversation, the first chunk of text."""
         request = utterance.request
         self._begin_rows(utterance)
@@ -124,7 +124,7 @@ class Prompter:
         utterance.encoding = None
         self.begin_chunk(utterance)
 
-    def _begin_voice(self, utterance: Utterance, track: Track, row: int) -> int:
+    def _begin_voice(self, utterance: RequestState, track: RowState, row: int) -> int:
         """Put the voice into the row, from the cache or to be prefilled. Gives the positions that it takes."""
         if track.voice is None:
             return 0
@@ -139,7 +139,7 @@ class Prompter:
         track.reads_voice = True
         return sum(map(len, spans))
 
-    def begin_chunk(self, utterance: Utterance) -> None:
+    def begin_chunk(self, utterance: RequestState) -> None:
         """Queue the next chunk of text."""
         apart = utterance.request.overlap == "zero" and utterance.chunk_index > 0
         for track, row in zip(utterance.tracks, utterance.rows, strict=True):
@@ -150,7 +150,7 @@ class Prompter:
             track.pending.append(track.context.begin(track.chunks[utterance.chunk_index]))
             track.started = False
 
-    def advance(self, utterance: Utterance, budget: int, wait: bool) -> int:
+    def advance(self, utterance: RequestState, budget: int, wait: bool) -> int:
         """Prefill at most `budget` positions of it, and note if that makes it ready. Gives back what is left.
 
         Without a budget none is begun either: that of a whole burst would take as long as a frame.
@@ -180,7 +180,7 @@ class Prompter:
         )
         return budget
 
-    def _keep_voice(self, track: Track, row: int) -> None:
+    def _keep_voice(self, track: RowState, row: int) -> None:
         if track.reads_voice:
             assert track.voice is not None
             assert track.context is not None

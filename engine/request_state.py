@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .context import Context, Prefill, TextChunk
-from .slice_policy import SliceSizes
+from .slice_policy import SlicePolicy
 from .stream import AudioQueue
 from .types import AudioChunk, Codes, Samples, SpeechRequest
 from .voice_cache import VoiceKey
@@ -15,7 +15,7 @@ from .voice_encoder import Encoding
 
 
 @dataclass
-class Track:
+class RowState:
     """What one row of an utterance reads. Under guidance there are two: one with the text, one without."""
 
     spoken: bool  # False: reads the prompt without its text
@@ -28,12 +28,12 @@ class Track:
 
 
 @dataclass(eq=False)
-class Utterance:
+class RequestState:
     """A request with its state. `rows` are handed out by the scheduler, one per track."""
 
     request: SpeechRequest
     queue: AudioQueue
-    tracks: list[Track]
+    tracks: list[RowState]
     seed: int
     encoding: Encoding | None = None  # of its voice, from when it is asked for until it is read
     rows: list[int] = field(default_factory=list)
@@ -42,11 +42,11 @@ class Utterance:
     ready: bool = False  # prefilled: its rows can speak
     _spoken: list[Codes] = field(default_factory=list)  # frames of this text chunk, (codebooks,) each
     _slice: list[Samples] = field(default_factory=list)
-    _slices: SliceSizes = field(init=False)
+    _slices: SlicePolicy = field(init=False)
     _left: int = field(init=False)  # frames that this text chunk may still take
 
     def __post_init__(self) -> None:
-        self._slices = SliceSizes(self.request.first_slice_frames, self.request.slice_frames)
+        self._slices = SlicePolicy(self.request.first_slice_frames, self.request.slice_frames)
         self._left = self._bound()
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .types import FRAME_MILLISECONDS
 
 
-class SliceSizes:
+class SlicePolicy:
     """Slices grow from `first` to `most` frames, doubling, but never beyond what the listener can wait for.
 
     A listener begins with the first slice and hears what was emitted; a slice of n frames that take f seconds

@@ -12,8 +12,8 @@ from types import TracebackType
 
 import numpy as np
 
-from .crossfade import Joiner
-from .loop_bridge import running_waker
+from .crossfade import Crossfader
+from .loop_bridge import running_loop_bridge
 from .types import AudioChunk, Speech, SpeechRequest
 
 
@@ -109,9 +109,9 @@ class AudioQueue:
                 except StopIteration:
                     raise StopAsyncIteration from None
                 if chunk is None:
-                    waker = running_waker()
-                    future: asyncio.Future[None] = waker.loop.create_future()
-                    self._waiter = partial(waker.call, partial(_resolve, future))
+                    bridge = running_loop_bridge()
+                    future: asyncio.Future[None] = bridge.loop.create_future()
+                    self._waiter = partial(bridge.call, partial(_resolve, future))
             if chunk is not None:
                 self._make_room()
                 return chunk
@@ -142,7 +142,7 @@ class SpeechStream:
 
     def __init__(self, queue: AudioQueue, request: SpeechRequest) -> None:
         self._queue = queue
-        self._joiner = Joiner(request)
+        self._joiner = Crossfader(request)
         self._finalizer = weakref.finalize(self, queue.close)
 
     def close(self) -> None:

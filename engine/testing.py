@@ -21,7 +21,7 @@ import numpy as np
 
 from .errors import CheckpointError, EngineClosed, EngineFailed, EngineOutOfMemory, InvalidRequest, PromptTooLong
 from .interface import Progress
-from .slice_policy import SliceSizes
+from .slice_policy import SlicePolicy
 from .stream import AudioQueue, SpeechStream
 from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, EngineStatus, Samples, Speech, SpeechRequest, VoicePrompt
 
@@ -137,12 +137,12 @@ class _Row:
     made: int = 0  # frames, those of the unfinished slice among them
     emitted: int = 0  # frames
     not_before: float = 0.0  # when its next frame may be made
-    slices: SliceSizes = field(init=False)
+    slices: SlicePolicy = field(init=False)
 
     def __post_init__(self) -> None:
         request = self.request
         # on a clock of its own frames, so that the same request gives the same slices on a busy machine
-        self.slices = SliceSizes(
+        self.slices = SlicePolicy(
             request.first_slice_frames, request.slice_frames, lambda: self.made * self.frame_seconds
         )
 

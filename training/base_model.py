@@ -25,7 +25,7 @@ _TELLING = ("backbone_model.layers.0.self_attn.k_proj.weight", "depth_decoder.mo
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseModel:
     """name: as it was asked for. model: transformers' CsmForConditionalGeneration, in evaluation mode."""
 
     name: str
@@ -35,7 +35,7 @@ class Base:
     identity: str
 
 
-def load_base(name: str, token: str | None = None, dtype: torch.dtype = torch.float32) -> Base:
+def load_base(name: str, token: str | None = None, dtype: torch.dtype = torch.float32) -> BaseModel:
     """A directory or a hub id. dtype: of the weights in memory.
 
     Raises engine's CheckpointNotFound and CheckpointError, and BaseError for Sesame's own layout.
@@ -56,7 +56,7 @@ def load_base(name: str, token: str | None = None, dtype: torch.dtype = torch.fl
             "that backbone and depth decoder share, and not the one that it reads; save the checkpoint with "
             "transformers' own save_pretrained"
         )
-    return Base(name, directory, model, Layout(tokenizer, model.config), identity_of(directory))
+    return BaseModel(name, directory, model, Layout(tokenizer, model.config), identity_of(directory))
 
 
 def identity_of(directory: Path) -> str:

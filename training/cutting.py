@@ -22,7 +22,7 @@ from .dataset_validation import LONGEST_SECONDS, is_inside
 from .errors import RecordingsError
 from .loudness import Loudness
 from .manifest import Manifest, Recording
-from .validation_issue import Problem
+from .validation_issue import ValidationIssue
 
 LEAST_SECONDS = 1.0  # of a piece
 _PAUSES = (0.4, 0.2, 0.12)  # seconds: the end of a sentence, of a clause, a breath
@@ -37,7 +37,7 @@ class Cutting:
 
     pieces: int
     unwritten: int
-    problems: tuple[Problem, ...]
+    problems: tuple[ValidationIssue, ...]
 
 
 def cut_points(samples: Samples, longest_seconds: float) -> list[float]:
@@ -90,9 +90,9 @@ def cut_recordings(
             try:
                 rows += _cut(recording, manifest, draft, names, longest_seconds)
             except RecordingsError as error:
-                problems.append(Problem(recording.name, str(error)))
+                problems.append(ValidationIssue(recording.name, str(error)))
             except OSError as error:
-                problems.append(Problem(recording.name, f"it cannot be read: {error.strerror}"))
+                problems.append(ValidationIssue(recording.name, f"it cannot be read: {error.strerror}"))
             told(done, len(manifest.recordings))
         if not rows:
             raise RecordingsError(

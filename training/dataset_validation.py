@@ -13,7 +13,7 @@ from .audio import SUFFIXES, Audio, read_audio
 from .errors import RecordingsError
 from .loudness import Loudness
 from .manifest import Manifest, Recording
-from .validation_issue import Problem
+from .validation_issue import ValidationIssue
 
 LONGEST_SECONDS = 30.0
 SHORTEST_SECONDS = 0.5
@@ -43,7 +43,7 @@ class Report:
     """clips: what can be taught from, in the manifest's order. problems: by file, in that order too."""
 
     clips: tuple[Clip, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[ValidationIssue, ...]
     speakers: dict[int, str]
 
     @property
@@ -87,17 +87,17 @@ def check(
     total = len(manifest.recordings)
     for done, recording in enumerate(manifest.recordings, start=1):
         where = _where(recording)
-        found = [Problem(where, what, is_error) for what, is_error in _complaints_about(recording.text)]
+        found = [ValidationIssue(where, what, is_error) for what, is_error in _complaints_about(recording.text)]
         if (other := named.setdefault(recording.name, recording.where)) != recording.where:
-            found.append(Problem(where, f"its name is that of {other}: give each clip one of its own"))
+            found.append(ValidationIssue(where, f"its name is that of {other}: give each clip one of its own"))
         try:
             audio = _opened(recording.path, manifest.folder)
         except RecordingsError as error:
-            found.append(Problem(where, str(error)))
+            found.append(ValidationIssue(where, str(error)))
         else:
             found += _listen(recording, audio, longest_seconds, shortest_seconds)
             if (other := heard.setdefault(audio.sha256, recording.name)) != recording.name:
-                found.append(Problem(where, f"is the same recording as {other}", is_error=False))
+                found.append(ValidationIssue(where, f"is the same recording as {other}", is_error=False))
             if not any(problem.is_error for problem in found):
                 clips.append(Clip(recording, audio.seconds, audio.sha256))
         problems += found
@@ -147,25 +147,27 @@ def _is_misread(text: str) -> bool:
         return False
 
 
-def _listen(recording: Recording, audio: Audio, longest: float, shortest: float) -> list[Problem]:
+def _listen(recording: Recording, audio: Audio, longest: float, shortest: float) -> list[ValidationIssue]:
     """What can be told by the sound."""
     where = _where(recording)
     if audio.samples.std() < _SILENCE:
-        return [Problem(where, "is silent")]
+        return [ValidationIssue(where, "is silent")]
     found = []
     loudness = Loudness.of(audio.samples)
     if audio.sample_rate < _LOWEST_RATE:
-        found.append(Problem(where, f"its sample rate is {audio.sample_rate} Hz; at least {_LOWEST_RATE} is needed"))
+        found.append(
+            ValidationIssue(where, f"its sample rate is {audio.sample_rate} Hz; at least {_LOWEST_RATE} is needed")
+        )
     elif audio.sample_rate < _LOW_RATE:
         what = f"its sample rate is {audio.sample_rate} Hz; below {_LOW_RATE} the voice comes out dull"
-        found.append(Problem(where, what, is_error=False))
+        found.append(ValidationIssue(where, what, is_error=False))
     if audio.seconds < shortest:
-        found.append(Problem(where, f"lasts {audio.seconds:.2f} s; at least {shortest:g} s are needed"))
+        found.append(ValidationIssue(where, f"lasts {audio.seconds:.2f} s; at least {shortest:g} s are needed"))
     elif audio.seconds > longest:
         what = f"lasts {audio.seconds:.1f} s; at most {longest:g} s are taken: `csm-serve cut` cuts it at its pauses"
-        found.append(Problem(where, what))
+        found.append(ValidationIssue(where, what))
     else:
-        found += [Problem(where, what, is_error=False) for what in _doubts(recording.text, audio, loudness)]
+        found += [ValidationIssue(where, what, is_error=False) for what in _doubts(recording.text, audio, loudness)]
     return found
 
 
@@ -190,7 +192,7 @@ def _doubts(text: str, audio: Audio, loudness: Loudness) -> list[str]:
     return found
 
 
-def _unlisted(manifest: Manifest) -> list[Problem]:
+def _unlisted(manifest: Manifest) -> list[ValidationIssue]:
     """Recordings beside the manifest that it does not name, as one warning."""
     listed = {recording.path.resolve() for recording in manifest.recordings}
     inside = [recording.path for recording in manifest.recordings if is_inside(recording.path, manifest.folder)]
@@ -204,7 +206,9 @@ def _unlisted(manifest: Manifest) -> list[Problem]:
     if not missing or manifest.problems:  # a line that cannot be read may be the one that names it
         return []
     names = ", ".join(missing[:_FEW_NAMES]) + (" …" if len(missing) > _FEW_NAMES else "")
-    return [Problem(manifest.source, f"does not name {_count(len(missing), 'recording')}: {names}", is_error=False)]
+    return [
+        ValidationIssue(manifest.source, f"does not name {_count(len(missing), 'recording')}: {names}", is_error=False)
+    ]
 
 
 def _where(recording: Recording) -> str:

@@ -21,7 +21,7 @@ _CODEC = "codec_model."
 _OTHER_NAME = "backbone_model.embed_tokens.embed_audio_tokens.weight"
 
 
-def write_served(base: Path, tensors: dict[str, Tensor], directory: Path, dtype: torch.dtype | None = None) -> Path:
+def export_model(base: Path, tensors: dict[str, Tensor], directory: Path, dtype: torch.dtype | None = None) -> Path:
     """Write the base's configuration, tokenizer and what else lies beside its weights, and these weights.
 
     tensors: CsmForConditionalGeneration's. dtype: of them; None takes the base's. The codec is the base's own, bit by

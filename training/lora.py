@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
-from .base_model import Base
+from .base_model import BaseModel
 from .errors import BaseError
 
 # All linear layers of both transformers, and the bridge between them. The codec has layers of the same names.
@@ -47,7 +47,7 @@ class LoraSettings:
             raise ValueError(f"the dropout is {self.dropout}, but must be from 0 to below 1")
 
 
-def add_lora(base: Base, settings: LoraSettings, seed: int) -> PeftModel:
+def add_lora(base: BaseModel, settings: LoraSettings, seed: int) -> PeftModel:
     """Put LoRA layers into the base's model, in place; from here on they alone require gradients, in float32."""
     torch.manual_seed(seed)
     config = LoraConfig(
@@ -66,7 +66,7 @@ def add_lora(base: Base, settings: LoraSettings, seed: int) -> PeftModel:
     return adapted
 
 
-def write_adapter(adapted: PeftModel, base: Base, directory: Path) -> None:
+def write_adapter(adapted: PeftModel, base: BaseModel, directory: Path) -> None:
     """A directory that peft loads, and beside it which checkpoint it belongs to."""
     adapted.save_pretrained(str(directory), save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
@@ -74,7 +74,7 @@ def write_adapter(adapted: PeftModel, base: Base, directory: Path) -> None:
     (directory / _NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
-def load_adapter(base: Base, directory: Path) -> PeftModel:
+def load_adapter(base: BaseModel, directory: Path) -> PeftModel:
     """Put an adapter's layers into the base's model. Raises BaseError if it is none, or belongs to another base."""
     for name in ("adapter_config.json", "adapter_model.safetensors", _NOTE):
         if not (directory / name).is_file():

@@ -23,7 +23,7 @@ from typing import Any
 
 from .audio import SUFFIXES
 from .errors import RecordingsError
-from .validation_issue import Problem
+from .validation_issue import ValidationIssue
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 HIGHEST_SPEAKER = 999  # as in a request to the service
@@ -62,7 +62,7 @@ class Manifest:
     source: str
     recordings: tuple[Recording, ...]
     speakers: Mapping[int, str]
-    problems: tuple[Problem, ...]
+    problems: tuple[ValidationIssue, ...]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def read_manifest(folder: Path) -> Manifest:
     else:
         source, rows = "NAME.txt", _rows_beside(folder)
     good: list[_Row] = []
-    problems: list[Problem] = []
+    problems: list[ValidationIssue] = []
     for row in rows:
         if isinstance(row, _Row):
             good.append(row)
@@ -119,7 +119,7 @@ def find_audio(folder: Path, file: str) -> Path:
 # ---- the layouts, each as rows and, in the place of those that cannot be read, problems
 
 
-def _rows_of(path: Path) -> Iterator[_Row | Problem]:
+def _rows_of(path: Path) -> Iterator[_Row | ValidationIssue]:
     data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise RecordingsError(f"{path}: is UTF-16; save it as UTF-8")
@@ -140,26 +140,26 @@ def _rows_of(path: Path) -> Iterator[_Row | Problem]:
     )
 
 
-def _json_rows(source: str, lines: list[str]) -> Iterator[_Row | Problem]:
+def _json_rows(source: str, lines: list[str]) -> Iterator[_Row | ValidationIssue]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{source}, line {number}"
         if (damage := _damage(line)) is not None:
-            yield Problem(where, damage)
+            yield ValidationIssue(where, damage)
             continue
         try:
             cells = json.loads(line)
         except ValueError as error:
-            yield Problem(where, f"is no JSON ({error}): write one object in each line")
+            yield ValidationIssue(where, f"is no JSON ({error}): write one object in each line")
             continue
         if not isinstance(cells, dict):
-            yield Problem(where, f'is no object: write {{"{_FILE[0]}": "one.wav", "{_TEXT[0]}": "…"}}')
+            yield ValidationIssue(where, f'is no object: write {{"{_FILE[0]}": "one.wav", "{_TEXT[0]}": "…"}}')
             continue
         yield _row(where, {str(key).lower(): value for key, value in cells.items()})
 
 
-def _table_rows(source: str, lines: list[str], columns: list[str], delimiter: str) -> Iterator[_Row | Problem]:
+def _table_rows(source: str, lines: list[str], columns: list[str], delimiter: str) -> Iterator[_Row | ValidationIssue]:
     ends = (f"{line}\n" for line in lines)
     if delimiter in "|\t":  # where these stand between cells, nobody quotes: a quotation mark is part of the text
         table = csv.reader(ends, delimiter=delimiter, quoting=csv.QUOTE_NONE)
@@ -172,36 +172,38 @@ def _table_rows(source: str, lines: list[str], columns: list[str], delimiter: st
             if not any(map(str.strip, cells)) or table.line_num == 1:
                 continue
             if (damage := _damage("".join(cells).replace("\n", " "))) is not None:
-                yield Problem(where, damage)
+                yield ValidationIssue(where, damage)
             elif any("\n" in cell.strip() for cell in cells):
-                yield Problem(where, f"goes on to line {table.line_num}: a quotation mark is not closed")
+                yield ValidationIssue(where, f"goes on to line {table.line_num}: a quotation mark is not closed")
             elif len(cells) > len(columns):
-                yield Problem(
+                yield ValidationIssue(
                     where, f"has {len(cells)} values for {len(columns)} columns: put a text with {delimiter} in quotes"
                 )
             else:
                 yield _row(where, dict(zip(columns, cells, strict=False)))
     except csv.Error as error:
-        yield Problem(
+        yield ValidationIssue(
             f"{source}, line {began}", f"cannot be read on from here ({error}): is a quotation mark not closed?"
         )
 
 
-def _ljspeech_rows(source: str, lines: list[str]) -> Iterator[_Row | Problem]:
+def _ljspeech_rows(source: str, lines: list[str]) -> Iterator[_Row | ValidationIssue]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{source}, line {number}"
         cells = line.split("|")
         if (damage := _damage(line)) is not None:
-            yield Problem(where, damage)
+            yield ValidationIssue(where, damage)
         elif not 2 <= len(cells) <= 3:
-            yield Problem(where, f"has {len(cells)} parts between |: it may be id|text or id|text|normalized text")
+            yield ValidationIssue(
+                where, f"has {len(cells)} parts between |: it may be id|text or id|text|normalized text"
+            )
         else:
             yield _row(where, {"id": cells[0], "text": cells[-1].strip() or cells[1]})
 
 
-def _rows_beside(folder: Path) -> Iterator[_Row | Problem]:
+def _rows_beside(folder: Path) -> Iterator[_Row | ValidationIssue]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
@@ -209,7 +211,7 @@ def _rows_beside(folder: Path) -> Iterator[_Row | Problem]:
         data = words.read_bytes() if words.is_file() else b""
         text = " ".join(data.decode("utf-8-sig", errors="surrogateescape").split())
         if (damage := _damage(text)) is not None:
-            yield Problem(words.name, damage)
+            yield ValidationIssue(words.name, damage)
         else:
             yield _row(path.name, {"file": path.name, "text": text})
 
@@ -232,7 +234,7 @@ def _first(names: tuple[str, ...], cells: list[str] | Mapping[str, Any]) -> str 
     return next((name for name in names if name in cells), None)
 
 
-def _row(where: str, cells: Mapping[str, Any]) -> _Row | Problem:
+def _row(where: str, cells: Mapping[str, Any]) -> _Row | ValidationIssue:
     """A row of named cells; what else it names is not ours."""
     values: dict[str, str | None] = {}
     for kind, names in (("file", _FILE), ("text", _TEXT), ("speaker", _SPEAKER), ("name", _NAME)):
@@ -240,14 +242,16 @@ def _row(where: str, cells: Mapping[str, Any]) -> _Row | Problem:
         value = None if key is None else cells[key]
         whole_number = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not isinstance(value, str) and not (whole_number and kind in ("speaker", "name")):
-            return Problem(where, f"its {key} is {value!r}: write it as a text in quotation marks")
+            return ValidationIssue(where, f"its {key} is {value!r}: write it as a text in quotation marks")
         values[kind] = None if value is None else str(value).strip()
     file = values["file"] or values["name"]
     if not file:
-        return Problem(where, f"names no recording: give it a {_FILE[0]}")
+        return ValidationIssue(where, f"names no recording: give it a {_FILE[0]}")
     speaker = values["speaker"] or None
     if speaker and (number := _NUMBER.fullmatch(speaker)) and int(number[1]) > HIGHEST_SPEAKER:
-        return Problem(where, f"its speaker is {speaker}: a number may be from 0 to {HIGHEST_SPEAKER}, or take a name")
+        return ValidationIssue(
+            where, f"its speaker is {speaker}: a number may be from 0 to {HIGHEST_SPEAKER}, or take a name"
+        )
     text = unicodedata.normalize("NFC", " ".join((values["text"] or "").split()))
     return _Row(where, file, text, speaker, values["name"] or None)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from .base_model import load_base
-from .export import write_served
+from .export import export_model
 from .lora import load_adapter, merged_tensors
 
 
@@ -18,4 +18,4 @@ def merge(base: str, adapter: Path, out: Path, token: str | None = None, dtype: 
     """
     loaded = load_base(base, token)  # in float32, and rounded once, behind the sum
     load_adapter(loaded, adapter)
-    return write_served(loaded.directory, merged_tensors(loaded.model), out, dtype)
+    return export_model(loaded.directory, merged_tensors(loaded.model), out, dtype)

@@ -16,16 +16,16 @@ from peft import PeftModel
 
 from engine import EngineConfig, load_encoder
 
-from .base_model import Base, enable_checkpointing, load_base
+from .base_model import BaseModel, enable_checkpointing, load_base
 from .codes import read_codec, read_codes
 from .devices import uses_bfloat16
 from .errors import CodesError, TrainingError
 from .evaluation import measure
 from .example import Example
-from .export import write_served
+from .export import export_model
 from .lora import LoraSettings, add_lora, merged_tensors, write_adapter
 from .report import TensorBoard, draw_losses
-from .sampler import Clips
+from .sampler import ClipSampler
 from .samples import Samples
 from .sequence import Sequence
 from .settings import TrainSettings
@@ -33,7 +33,7 @@ from .trainer import Hooks, Outcome, train
 
 
 @dataclass(frozen=True)
-class Course:
+class Pipeline:
     """What `csm-serve train` was asked for.
 
     model: a directory or a hub id. out: holds all that comes of it. lora: None trains everything.
@@ -83,8 +83,8 @@ def read_examples(data: Path, model: str, token: str | None = None) -> list[Exam
     return examples
 
 
-def teach(
-    course: Course,
+def run_pipeline(
+    course: Pipeline,
     examples: list[Example],
     token: str | None = None,
     logged: Callable[[dict[str, float]], None] | None = None,
@@ -102,7 +102,7 @@ def teach(
         enable_checkpointing(base.model)
     learnt, kept = _held_out(examples, course)
     base.layout.check(kept)
-    clips = Clips(learnt, base.layout, course.step_positions, course.train.seed, course.heard_share)
+    clips = ClipSampler(learnt, base.layout, course.step_positions, course.train.seed, course.heard_share)
     course.out.mkdir(parents=True, exist_ok=True)
     board = TensorBoard(course.out / "tensorboard")
 
@@ -136,12 +136,12 @@ def teach(
     return Result(outcome, made)
 
 
-def _dtype(course: Course) -> torch.dtype:
+def _dtype(course: Pipeline) -> torch.dtype:
     """What is not trained may be as coarse as it is computed with; what is trained may not."""
     return torch.bfloat16 if course.lora is not None and uses_bfloat16(course.train) else torch.float32
 
 
-def _held_out(examples: list[Example], course: Course) -> tuple[list[Example], list[Example]]:
+def _held_out(examples: list[Example], course: Pipeline) -> tuple[list[Example], list[Example]]:
     """Those to learn from, at least one, and those only to measure with."""
     order = np.random.default_rng((course.train.seed, 2)).permutation(len(examples))
     count = min(round(course.held_out * len(examples)), len(examples) - 1)
@@ -152,14 +152,14 @@ def _held_out(examples: list[Example], course: Course) -> tuple[list[Example], l
     )
 
 
-def _samples(course: Course, base: Base, learnt: list[Example], kept: list[Example]) -> Samples:
+def _samples(course: Pipeline, base: BaseModel, learnt: list[Example], kept: list[Example]) -> Samples:
     """Samples in the voice of a clip that is learnt, of words that are not."""
     voice = learnt[0]
     text = course.sample_text or (kept or learnt)[0].text
     return Samples(base.directory, course.out / "samples", text, voice.speaker, voice, course.train.seed)
 
 
-def _what(course: Course, base: Base, learnt: list[Example]) -> dict[str, Any]:
+def _what(course: Pipeline, base: BaseModel, learnt: list[Example]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for each in learnt:
         digest.update(f"{each.text}\0{each.speaker}\0{len(each.codes)}\0".encode())
@@ -173,12 +173,12 @@ def _what(course: Course, base: Base, learnt: list[Example]) -> dict[str, Any]:
     }
 
 
-def _write(course: Course, base: Base, adapted: PeftModel | None) -> Path:
+def _write(course: Pipeline, base: BaseModel, adapted: PeftModel | None) -> Path:
     made = course.out / ("model" if adapted is None else "adapter")
     if made.exists():  # of this very run, when it had fewer steps
         shutil.rmtree(made)
     if adapted is None:
-        return write_served(base.directory, merged_tensors(base.model), made)
+        return export_model(base.directory, merged_tensors(base.model), made)
     partial = made.with_name(f"{made.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_adapter(adapted, base, partial)

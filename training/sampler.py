@@ -13,7 +13,7 @@ from .sequence import Ids, Layout, Sequence
 _SPREAD = 0.1  # how far lengths are shaken before they are sorted, so that not the same clips meet every time
 
 
-class Clips:
+class ClipSampler:
     """Calls give the sequences of a step. Every clip is learnt once an epoch; epochs follow without a seam.
 
     A clip is alone, or behind another of the same speaker, heard and not learnt: that is how a voice is prompted.

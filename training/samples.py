@@ -18,7 +18,7 @@ from engine import SAMPLE_RATE, EngineConfig, EngineError, SpeechRequest, Spoken
 from engine.types import Samples as Sound
 
 from .example import Example
-from .export import write_served
+from .export import export_model
 from .lora import merged_tensors
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Samples:
         shutil.rmtree(checkpoint, ignore_errors=True)  # of a run that was killed
         half = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
         try:
-            write_served(self.base, merged_tensors(model), checkpoint, torch.bfloat16 if half else None)
+            export_model(self.base, merged_tensors(model), checkpoint, torch.bfloat16 if half else None)
             with _as_it_was():
                 engine = load_engine(EngineConfig(str(checkpoint), device=model.device.type, slots=1, compile="off"))
                 try:

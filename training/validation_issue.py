@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Problem:
+class ValidationIssue:
     """where: the file, or the line of a file. what: what is wrong and what to do, for people.
 
     is_error: the recording cannot be taught from; otherwise it can, but somebody should look.

@@ -18,7 +18,7 @@ from ..settings import DEFAULT_MODEL, ModelSettings, SettingsError, load_model_s
 from .outcome import CommandFailed, Exit
 
 if TYPE_CHECKING:
-    from training.pipeline import Course
+    from training.pipeline import Pipeline
 
 _TRAIN = """examples:
   csm-serve prepare recordings prepared
@@ -126,7 +126,7 @@ def train_model(parsed: argparse.Namespace) -> None:
     """Run a course, or go on with one."""
     _need("training.pipeline")
     from training.errors import TrainingError
-    from training.pipeline import read_examples, teach
+    from training.pipeline import read_examples, run_pipeline
 
     settings = _settings()
     model = parsed.model or settings.model
@@ -138,7 +138,7 @@ def train_model(parsed: argparse.Namespace) -> None:
     try:
         examples = read_examples(parsed.data, model, settings.hub_token)
         with stop:
-            result = teach(course, examples, settings.hub_token, _tell, stop)
+            result = run_pipeline(course, examples, settings.hub_token, _tell, stop)
     except (TrainingError, EngineError) as error:
         raise CommandFailed(str(error)) from None
     steps = f"{result.outcome.steps} of {course.train.steps} steps are done"
@@ -165,17 +165,17 @@ def merge_model(parsed: argparse.Namespace) -> None:
     print(f"{out} is there: MODEL_PATH={out} csm-serve serve")
 
 
-def _course(parsed: argparse.Namespace, model: str) -> Course:
+def _course(parsed: argparse.Namespace, model: str) -> Pipeline:
     """Raises ValueError that names what cannot be so."""
     from training.lora import LoraSettings
-    from training.pipeline import Course
+    from training.pipeline import Pipeline
     from training.settings import TrainSettings
 
     if parsed.full and parsed.heads:
         raise ValueError("--heads stands beside LoRA: --full trains the heads anyway")
     rate = _RATES["full" if parsed.full else "lora"] if parsed.learning_rate is None else parsed.learning_rate
     rank = 32 if parsed.lora_rank is None else parsed.lora_rank
-    return Course(
+    return Pipeline(
         model=model,
         out=parsed.out,
         train=TrainSettings(

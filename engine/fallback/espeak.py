@@ -13,7 +13,7 @@ from ..interface import Progress
 from ..stream import AudioQueue, SpeechStream
 from ..types import SAMPLE_RATE, EngineStatus, Speech, SpeechRequest, VoicePrompt
 from .espeak_library import EspeakLibrary
-from .request_state import Utterance
+from .request_state import FallbackRequest
 from .voices import KnownVoices
 
 
@@ -38,8 +38,8 @@ class EspeakEngine:
         self._closing = False
         self._failure: BaseException | None = None
         self._gate = threading.Lock()  # between stream() and the end: behind it nothing comes in
-        self._waiting: deque[Utterance] = deque()  # behind the gate
-        self._speaking: list[Utterance] = []  # of the engine's thread
+        self._waiting: deque[FallbackRequest] = deque()  # behind the gate
+        self._speaking: list[FallbackRequest] = []  # of the engine's thread
         self._turn_began: float | None = None  # time.monotonic(); None between turns
         # Every item means "look again". A SimpleQueue, since a reader that is dropped puts from its finalizer,
         # which may run at any point of any thread, also where that thread holds a lock.
@@ -55,7 +55,7 @@ class EspeakEngine:
                 raise EngineFailed(f"espeak-ng has failed: {self._failure}")
             if self._closing:
                 raise EngineClosed("the engine is closed")
-            self._waiting.append(Utterance(request, queue))
+            self._waiting.append(FallbackRequest(request, queue))
         self._wakes.put(None)
         return SpeechStream(queue, request)
 
@@ -114,7 +114,7 @@ class EspeakEngine:
             while self._waiting and len(self._speaking) < self.slots:
                 self._speaking.append(self._waiting.popleft())
 
-    def _take_turn(self, utterance: Utterance) -> bool:
+    def _take_turn(self, utterance: FallbackRequest) -> bool:
         """Give out what is ready, or speak one text chunk; False if its reader has to come first."""
         if self._closing or utterance.queue.done or utterance.queue.full:
             return False

@@ -14,7 +14,7 @@ from .voices import EspeakVoice
 _MOST_CHARACTERS = 150  # said in one go: bounds how far it runs ahead of its reader, and how long the others wait
 
 
-class Utterance:
+class FallbackRequest:
     """Speaks a request text chunk by text chunk, and gives its slices to the queue as there is room for them."""
 
     def __init__(self, request: SpeechRequest, queue: AudioQueue) -> None:

@@ -24,16 +24,16 @@ class CacheView(Protocol):
         ...
 
 
-class Small(nn.Module):
-    """Kernels between the large products: what torch.compile is for. A marker, see Runner.compile.
+class Fusible(nn.Module):
+    """Kernels between the large products: what torch.compile is for. A marker, see ModelRunner.compile.
 
     A build is for so many dimensions, and for none of length one unless it was made with one; there may be eight of
-    each class. So what can be is laid out as (tokens, size), and `Runner.warm_up` goes through all there are: the
+    each class. So what can be is laid out as (tokens, size), and `ModelRunner.warm_up` goes through all there are: the
     first to need another build would wait for it, and with it everybody who speaks.
     """
 
 
-class RMSNorm(Small):
+class RMSNorm(Fusible):
     """Takes in what the part before gave, and norms: (x, update) -> (x + update, its norm), each (tokens, size)."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -48,7 +48,7 @@ class RMSNorm(Small):
         return x, self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
 
 
-class Rotary(Small):
+class Rotary(Fusible):
     """One fused projection (rows, length, all) -> q and k, turned, and v, each (rows, heads, length, head_dim)."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -62,7 +62,7 @@ class Rotary(Small):
         return turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + self.kv_heads :]
 
 
-class Gate(Small):
+class Gate(Fusible):
     """(tokens, 2 * intermediate) -> (tokens, intermediate)"""
 
     def forward(self, gate_up: Tensor) -> Tensor:

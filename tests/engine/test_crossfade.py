@@ -1,4 +1,4 @@
-"""Joiner against a plain description of what the request asks, and whatever the slices are."""
+"""Crossfader against a plain description of what the request asks, and whatever the slices are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import AudioChunk, SpeechRequest
-from engine.crossfade import Joiner
+from engine.crossfade import Crossfader
 from engine.types import SAMPLE_RATE, Samples
 
 MILLISECOND = SAMPLE_RATE // 1000
@@ -37,7 +37,7 @@ def slices(text_chunks: list[list[Samples]]) -> Iterator[AudioChunk]:
 
 
 def joined(text_chunks: list[list[Samples]], asked: SpeechRequest) -> list[AudioChunk]:
-    joiner = Joiner(asked)
+    joiner = Crossfader(asked)
     return [out for chunk in slices(text_chunks) if (out := joiner.push(chunk)) is not None]
 
 
@@ -116,7 +116,7 @@ def test_a_crossfade_goes_straight_from_one_to_the_other() -> None:
 
 
 def test_the_last_text_chunk_waits_for_nothing() -> None:
-    joiner = Joiner(request(crossfade_milliseconds=500))
+    joiner = Crossfader(request(crossfade_milliseconds=500))
     chunk = AudioChunk(tone(100), np.zeros((1, 0), np.int64), in_last_text_chunk=True)
     given_out = joiner.push(chunk)
     assert given_out is not None
@@ -125,7 +125,7 @@ def test_the_last_text_chunk_waits_for_nothing() -> None:
 
 @pytest.mark.parametrize("milliseconds", [1, 30, 500])
 def test_no_more_is_held_back_than_the_crossfade(milliseconds: int) -> None:
-    joiner = Joiner(request(crossfade_milliseconds=milliseconds))
+    joiner = Crossfader(request(crossfade_milliseconds=milliseconds))
     chunk = AudioChunk(tone(24_000), np.zeros((1, 0), np.int64))
     given_out = joiner.push(chunk)
     assert given_out is not None

@@ -28,7 +28,7 @@ from engine import (
 from engine.context import Prefill
 from engine.engine_core import CsmEngine
 from engine.frame_pipeline import Frame
-from engine.model_runner import RowSettings
+from engine.model_runner import SamplingParams
 from engine.types import Codes
 
 Load = Callable[..., CsmEngine]
@@ -177,7 +177,7 @@ def test_a_prompt_is_read_piece_by_piece_beside_who_speaks(
         done.append(-len(rows))
         return launch(rows)
 
-    def set_up(row: int, how: RowSettings) -> None:
+    def set_up(row: int, how: SamplingParams) -> None:
         begun.append(len(done))
         begin(row, how)
 

@@ -19,7 +19,7 @@ from engine.frame_pipeline import RECORDED
 from engine.loading import load as load_model
 from engine.model.graphs import Bucket, Buckets, Work
 from engine.model.sampling import StepKind
-from engine.model_runner import MOST_AT_ONCE, RowSettings, Runner
+from engine.model_runner import MOST_AT_ONCE, ModelRunner, SamplingParams
 
 from .tape import HostMustNotWait, TapeRecorder
 
@@ -28,28 +28,28 @@ Load = Callable[..., CsmEngine]
 
 
 @pytest.fixture(scope="module")
-def runner(checkpoint: Path) -> Runner:
+def runner(checkpoint: Path) -> ModelRunner:
     config = EngineConfig(str(checkpoint), "cpu", "float32", slots=4)
     return load_model(config, lambda share, what: None).runner
 
 
 @pytest.fixture
-def fresh(runner: Runner) -> Runner:
+def fresh(runner: ModelRunner) -> ModelRunner:
     """A runner on the same weights that has done nothing yet, with the few buckets that graphs are made for."""
-    return Runner(runner.model, runner.codec, 4, BUCKETS)
+    return ModelRunner(runner.model, runner.codec, 4, BUCKETS)
 
 
-def settings(row: int, **changes: Any) -> RowSettings:
-    return RowSettings(**({"seed": row, "temperature_first": 0.9, "temperature": 0.8, "top_k": 50} | changes))
+def settings(row: int, **changes: Any) -> SamplingParams:
+    return SamplingParams(**({"seed": row, "temperature_first": 0.9, "temperature": 0.8, "top_k": 50} | changes))
 
 
-def record(runner: Runner) -> tuple[TapeRecorder, TapeRecorder]:
+def record(runner: ModelRunner) -> tuple[TapeRecorder, TapeRecorder]:
     steps, codec = TapeRecorder(), TapeRecorder()
     runner.frames.record(steps, codec, lambda done, of: None)
     return steps, codec
 
 
-def conversation(runner: Runner) -> list[np.ndarray[Any, Any]]:
+def conversation(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
     """Rows that come and go, within one bucket and across all of them."""
     said: list[np.ndarray[Any, Any]] = []
 
@@ -74,8 +74,8 @@ def conversation(runner: Runner) -> list[np.ndarray[Any, Any]]:
     return said
 
 
-def test_replayed_is_plain_bit_for_bit(fresh: Runner, runner: Runner) -> None:
-    plain = conversation(Runner(runner.model, runner.codec, 4, BUCKETS))
+def test_replayed_is_plain_bit_for_bit(fresh: ModelRunner, runner: ModelRunner) -> None:
+    plain = conversation(ModelRunner(runner.model, runner.codec, 4, BUCKETS))
     steps, codec = record(fresh)
     before = steps.played, codec.played
     replayed = conversation(fresh)
@@ -84,14 +84,14 @@ def test_replayed_is_plain_bit_for_bit(fresh: Runner, runner: Runner) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_memory_that_is_taken_beforehand_changes_nothing(fresh: Runner, runner: Runner) -> None:
-    def speak(runner: Runner) -> list[np.ndarray[Any, Any]]:
+def test_memory_that_is_taken_beforehand_changes_nothing(fresh: ModelRunner, runner: ModelRunner) -> None:
+    def speak(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
         runner.begin(1, settings(1))
         assert runner.prefill(1, Prefill(0, [[5] * (MOST_AT_ONCE + 20)]), MOST_AT_ONCE + 20) is None
         runner.start(1, MOST_AT_ONCE + 20)
         return [runner.step([1]).codes[1] for _ in range(3)]
 
-    plain = speak(Runner(runner.model, runner.codec, 4, BUCKETS))
+    plain = speak(ModelRunner(runner.model, runner.codec, 4, BUCKETS))
     fresh.overlaps = True
     fresh.take_memory()
     assert fresh.state.backbone.keys[:, 0, :, fresh.model.config.positions - 1].any()
@@ -99,7 +99,7 @@ def test_memory_that_is_taken_beforehand_changes_nothing(fresh: Runner, runner: 
         np.testing.assert_array_equal(one, other)
 
 
-def test_greedy_rows_get_from_a_recorded_step_what_a_greedy_one_gives(fresh: Runner) -> None:
+def test_greedy_rows_get_from_a_recorded_step_what_a_greedy_one_gives(fresh: ModelRunner) -> None:
     def speak() -> list[Any]:
         fresh.begin(0, settings(0, temperature=0.0, temperature_first=0.0))
         fresh.start(0, 3)
@@ -110,8 +110,8 @@ def test_greedy_rows_get_from_a_recorded_step_what_a_greedy_one_gives(fresh: Run
     assert speak() == plain
 
 
-def test_whatever_a_request_asks_for_is_recorded(fresh: Runner, runner: Runner) -> None:
-    def speak(runner: Runner) -> list[Any]:
+def test_whatever_a_request_asks_for_is_recorded(fresh: ModelRunner, runner: ModelRunner) -> None:
+    def speak(runner: ModelRunner) -> list[Any]:
         runner.begin(0, settings(0, guidance=1.5, unconditional=1))
         runner.begin(1, settings(0, sampler=0))
         runner.begin(2, settings(2, top_k=66))
@@ -121,14 +121,14 @@ def test_whatever_a_request_asks_for_is_recorded(fresh: Runner, runner: Runner) 
         spoken = [[0, 1]] * 3 + [[0, 1, 3]] * 3 + [[2, 3]] * 3  # guided alone, among others, many tokens
         return [runner.step(rows).codes[rows].tolist() for rows in spoken]
 
-    plain = speak(Runner(runner.model, runner.codec, 4, BUCKETS))
+    plain = speak(ModelRunner(runner.model, runner.codec, 4, BUCKETS))
     steps, _ = record(fresh)
     before = steps.played
     assert speak(fresh) == plain
     assert steps.played == before + len(plain)
 
 
-def test_a_kind_that_memory_had_no_room_for_is_done_plainly(fresh: Runner) -> None:
+def test_a_kind_that_memory_had_no_room_for_is_done_plainly(fresh: ModelRunner) -> None:
     steps, codec = record(fresh)
     fresh.frames.rare_graphs.clear()
     before = steps.played, codec.played
@@ -136,7 +136,7 @@ def test_a_kind_that_memory_had_no_room_for_is_done_plainly(fresh: Runner) -> No
     assert (steps.played, codec.played) == (before[0], before[1] + 1)
 
 
-def test_progress_counts_every_graph(fresh: Runner) -> None:
+def test_progress_counts_every_graph(fresh: ModelRunner) -> None:
     seen: list[tuple[int, int]] = []
     fresh.frames.record(TapeRecorder(), TapeRecorder(), lambda done, of: seen.append((done, of)))
     assert seen == [(number, 8) for number in range(1, 9)]  # four buckets; two each of rare steps and of the codec's
@@ -162,7 +162,7 @@ class Slips(TapeRecorder):
         return slip
 
 
-def test_a_graph_that_says_something_else_is_found_out(fresh: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_graph_that_says_something_else_is_found_out(fresh: ModelRunner, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         fresh.frames.record(Slips(fresh.state.outcome), TapeRecorder(), lambda done, of: None)
     assert "something else" in caplog.text
@@ -170,7 +170,7 @@ def test_a_graph_that_says_something_else_is_found_out(fresh: Runner, caplog: py
     assert not fresh.frames.step_graphs.replay(Bucket(4, 512))
 
 
-def test_where_nothing_can_be_recorded_frames_stay_plain(fresh: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_nothing_can_be_recorded_frames_stay_plain(fresh: ModelRunner, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def record(self, work: Work) -> Work:
             raise RuntimeError("operation not permitted")
@@ -183,7 +183,7 @@ def test_where_nothing_can_be_recorded_frames_stay_plain(fresh: Runner, caplog: 
 
 
 @pytest.mark.parametrize("kind", [RECORDED, StepKind(64, False, False), StepKind(67, True, True)])
-def test_a_step_asks_for_no_values_and_moves_nothing(fresh: Runner, kind: StepKind) -> None:
+def test_a_step_asks_for_no_values_and_moves_nothing(fresh: ModelRunner, kind: StepKind) -> None:
     """All of the state stays where it is, and a step can be played again from what it did."""
     state, codec = fresh.state, fresh.codec
 
@@ -211,7 +211,7 @@ def brings(hidden: Tensor) -> None:
 
 @pytest.mark.parametrize("meddle", [asks, brings])
 def test_the_tape_notices_who_asks_for_values_or_brings_some(
-    fresh: Runner, monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Tensor], None]
+    fresh: ModelRunner, monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Tensor], None]
 ) -> None:
     whole = fresh.model._codes
 
@@ -229,7 +229,7 @@ def overlapped(load: Load, checkpoint: Path) -> CsmEngine:
     """An engine that works as it does on a GPU: recorded frames, and each handed out while the next is made."""
     engine = load(checkpoint)
     runner = engine._runner
-    runner.frames = Runner(runner.model, runner.codec, 4, BUCKETS).frames
+    runner.frames = ModelRunner(runner.model, runner.codec, 4, BUCKETS).frames
     runner.frames._state = runner.state
     record(runner)
     runner.overlaps = True

@@ -17,7 +17,7 @@ from engine.engine_core import CsmEngine
 from engine.frame_pipeline import RECORDED
 from engine.loading import load as load_model
 from engine.model.int8_linear import Int8Linear, Int8Product, quantize
-from engine.model_runner import Runner
+from engine.model_runner import ModelRunner
 
 from .tape import TapeRecorder
 
@@ -104,7 +104,7 @@ def test_each_says_among_others_what_it_says_alone(load: Load, checkpoint: Path)
 
 
 def test_the_backbone_says_the_same_and_a_frame_can_be_recorded(checkpoint: Path) -> None:
-    def runner_of(**changes: str) -> Runner:
+    def runner_of(**changes: str) -> ModelRunner:
         config = EngineConfig(str(checkpoint), "cpu", "float32", **changes)  # type: ignore[arg-type]
         return load_model(config, lambda share, what: None).runner
 
@@ -114,7 +114,7 @@ def test_the_backbone_says_the_same_and_a_frame_can_be_recorded(checkpoint: Path
     assert rounded.nbytes < exact.nbytes
     assert {type(head) for head in rounded.model.heads} == {Int8Linear}
 
-    def speak(runner: Runner, recorded: bool) -> list[Tensor]:
+    def speak(runner: ModelRunner, recorded: bool) -> list[Tensor]:
         state = runner.model.allocate(2)
         state.speaking[:], state.starting[:], state.sampling.top_k[:] = True, True, 50
         state.sampling.temperature[:] = state.sampling.temperature_first[:] = 0.9

@@ -12,7 +12,7 @@ import pytest
 
 from engine import InvalidRequest, SpeechRequest, Spoken, VoicePrompt
 from engine.engine_core import CsmEngine
-from engine.model_runner import RowSettings
+from engine.model_runner import SamplingParams
 from engine.text import split_text
 
 FRAMES_PER_CHUNK = 6
@@ -71,7 +71,7 @@ def test_the_next_chunk_reads_what_was_said_before(brief: CsmEngine, voice: Voic
 
     codes = runner.encode(voice.samples, voice.sample_rate)
     spans = [prompter._tokenizer.encode(voice.transcript, 0), codes, silence, tokens[0], first, silence, tokens[1][:-1]]
-    runner.begin(0, RowSettings(seed=0, temperature_first=0, temperature=0, top_k=1))
+    runner.begin(0, SamplingParams(seed=0, temperature_first=0, temperature=0, top_k=1))
     assert runner.prefill(0, Prefill(0, spans), 512) is None
     runner.start(0, sum(map(len, spans)))
     made = np.stack([runner.step([0]).codes[0] for _ in range(FRAMES_PER_CHUNK)])

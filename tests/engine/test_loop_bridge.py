@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.loop_bridge import Waker, running_waker
+from engine.loop_bridge import LoopBridge, running_loop_bridge
 
 
 class CountingLoop:
@@ -31,10 +31,10 @@ class CountingLoop:
 
 def test_a_loop_is_woken_once_for_all_that_comes_before_it_looks() -> None:
     loop, ran = CountingLoop(), list[int]()
-    waker = Waker(loop)  # type: ignore[arg-type]
+    bridge = LoopBridge(loop)  # type: ignore[arg-type]
     for turn in range(3):
         for number in range(100):
-            assert waker.call(lambda number=number: ran.append(number))  # type: ignore[misc]
+            assert bridge.call(lambda number=number: ran.append(number))  # type: ignore[misc]
         assert len(loop.woken) == turn + 1
         loop.woken[-1]()
         assert ran == [*range(100)] * (turn + 1)
@@ -42,8 +42,8 @@ def test_a_loop_is_woken_once_for_all_that_comes_before_it_looks() -> None:
 
 def test_what_is_handed_in_while_it_looks_is_seen_too() -> None:
     loop, ran = CountingLoop(), list[str]()
-    waker = Waker(loop)  # type: ignore[arg-type]
-    waker.call(lambda: waker.call(lambda: ran.append("late")))
+    bridge = LoopBridge(loop)  # type: ignore[arg-type]
+    bridge.call(lambda: bridge.call(lambda: ran.append("late")))
     loop.woken[0]()
     for look in loop.woken[1:]:
         look()
@@ -52,9 +52,9 @@ def test_what_is_handed_in_while_it_looks_is_seen_too() -> None:
 
 def test_one_that_fails_keeps_no_other_from_running() -> None:
     loop, ran = CountingLoop(), list[int]()
-    waker = Waker(loop)  # type: ignore[arg-type]
-    waker.call(lambda: 1 // 0)
-    waker.call(lambda: ran.append(1))
+    bridge = LoopBridge(loop)  # type: ignore[arg-type]
+    bridge.call(lambda: 1 // 0)
+    bridge.call(lambda: ran.append(1))
     loop.woken[0]()
     assert ran == [1]
     assert isinstance(loop.errors[0]["exception"], ZeroDivisionError)
@@ -63,18 +63,18 @@ def test_one_that_fails_keeps_no_other_from_running() -> None:
 @pytest.mark.parametrize("handed_in", [0, 1])
 def test_a_closed_loop_runs_nothing_and_says_so(handed_in: int) -> None:
     loop = CountingLoop()
-    waker = Waker(loop)  # type: ignore[arg-type]
+    bridge = LoopBridge(loop)  # type: ignore[arg-type]
     for _ in range(handed_in):
-        waker.call(lambda: None)
+        bridge.call(lambda: None)
     loop.closed = True
-    assert not waker.call(lambda: None)
-    assert not waker.call(lambda: None)
+    assert not bridge.call(lambda: None)
+    assert not bridge.call(lambda: None)
 
 
 def test_nothing_from_many_threads_is_lost() -> None:
     async def main() -> int:
-        waker, ran, done = running_waker(), list[int](), asyncio.Event()
-        assert running_waker() is waker
+        bridge, ran, done = running_loop_bridge(), list[int](), asyncio.Event()
+        assert running_loop_bridge() is bridge
 
         def note() -> None:
             ran.append(1)
@@ -83,7 +83,7 @@ def test_nothing_from_many_threads_is_lost() -> None:
 
         def hand_in() -> None:
             for _ in range(1000):
-                waker.call(note)
+                bridge.call(note)
 
         threads = [threading.Thread(target=hand_in) for _ in range(4)]
         for thread in threads:
@@ -97,7 +97,7 @@ def test_nothing_from_many_threads_is_lost() -> None:
 
 
 def test_each_loop_has_its_own() -> None:
-    async def mine() -> Waker:
-        return running_waker()
+    async def mine() -> LoopBridge:
+        return running_loop_bridge()
 
     assert asyncio.run(mine()) is not asyncio.run(mine())

@@ -8,21 +8,21 @@ from itertools import count
 import pytest
 
 from engine import SpeechRequest
-from engine.prefill_budget import BEGINNER, Lead, Listeners, PrefillPace
+from engine.prefill_budget import BEGINNER, BufferedAudio, Listeners, PrefillBudget
 
 POSITION = 0.0001
 REQUEST = SpeechRequest("Hello.", slice_frames=5)
 
 
-def pace(step: float, fewest: int = 10) -> PrefillPace:
-    made = PrefillPace(fewest)
+def pace(step: float, fewest: int = 10) -> PrefillBudget:
+    made = PrefillBudget(fewest)
     made.took(step, 0, spoke=True)
     made.took(step + 100 * POSITION, 100, spoke=True)
     return made
 
 
 def test_until_something_was_measured_the_fewest() -> None:
-    assert PrefillPace(10).budget([Lead(100, 1)]) == 10
+    assert PrefillBudget(10).budget([BufferedAudio(100, 1)]) == 10
 
 
 @pytest.mark.parametrize("step", [0.005, 0.03, 0.07])
@@ -34,7 +34,7 @@ def test_no_listener_is_ever_late_for_what_others_have_to_read(step: float, slic
     for _ in range(300):
         for _ in range(slice_now):
             unheard = given * 0.08 - (now - (began if began is not None else now))
-            lead = BEGINNER if began is None else Lead(unheard, slice_now)
+            lead = BEGINNER if began is None else BufferedAudio(unheard, slice_now)
             now += step + made.budget([lead]) * POSITION
         if began is None:
             began = now
@@ -46,14 +46,14 @@ def test_no_listener_is_ever_late_for_what_others_have_to_read(step: float, slic
 
 def test_the_further_ahead_the_more_is_read() -> None:
     made = pace(0.01)
-    budgets = [made.budget([Lead(seconds, 5)]) for seconds in (-1.0, 0.1, 1.0, 2.0)]
+    budgets = [made.budget([BufferedAudio(seconds, 5)]) for seconds in (-1.0, 0.1, 1.0, 2.0)]
     assert budgets == sorted(budgets)
     assert budgets[-1] > 10 * budgets[0]
-    assert made.budget([Lead(2.0, 5), Lead(0.1, 5)]) == budgets[1]  # the one with the least in hand decides
+    assert made.budget([BufferedAudio(2.0, 5), BufferedAudio(0.1, 5)]) == budgets[1]  # the smallest buffer decides
 
 
 def test_a_machine_that_cannot_keep_up_still_takes_new_speech_in() -> None:
-    assert pace(0.9).budget([Lead(-5.0, 5)]) * POSITION == pytest.approx(0.9 / 4, abs=POSITION)
+    assert pace(0.9).budget([BufferedAudio(-5.0, 5)]) * POSITION == pytest.approx(0.9 / 4, abs=POSITION)
 
 
 def test_what_was_measured_follows_what_happens() -> None:

@@ -23,7 +23,7 @@ from engine.model import live_attention
 from engine.model.config import TransformerConfig
 from engine.model.graphs import Buckets
 from engine.model.kv_cache import KvCache
-from engine.model_runner import RowSettings, Runner
+from engine.model_runner import ModelRunner, SamplingParams
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = TransformerConfig(64, 96, 3, 8, 2, 8, 1e-5, 1e4, None)
@@ -113,10 +113,10 @@ def test_frames_say_with_it_what_they_say_without(checkpoint: Path) -> None:
     assert runner.model.live_attention is None
 
     def conversation() -> list[Any]:
-        fresh = Runner(runner.model, runner.codec, 4, Buckets((2, 4), (64, 512)))
+        fresh = ModelRunner(runner.model, runner.codec, 4, Buckets((2, 4), (64, 512)))
         said: list[Any] = []
         for row, position in ((0, 60), (2, 5), (1, 300)):
-            fresh.begin(row, RowSettings(seed=row, temperature_first=0.9, temperature=0.8, top_k=50))
+            fresh.begin(row, SamplingParams(seed=row, temperature_first=0.9, temperature=0.8, top_k=50))
             fresh.start(row, position)
             said += [fresh.step(rows).codes[rows] for rows in ([row], [row], list(range(row + 1)))]
         return said

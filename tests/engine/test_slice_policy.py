@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.slice_policy import SliceSizes
+from engine.slice_policy import SlicePolicy
 
 
 class Listener:
@@ -12,7 +12,7 @@ class Listener:
 
     def __init__(self, first: int = 1, most: int = 5) -> None:
         self.now = 100.0
-        self.sizes = SliceSizes(first, most, clock=lambda: self.now)
+        self.sizes = SlicePolicy(first, most, clock=lambda: self.now)
         self.seen: list[int] = []
         self.worst_gap = 0.0
         self._heard_until = 0.0

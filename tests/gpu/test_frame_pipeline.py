@@ -12,12 +12,12 @@ import torch
 
 from engine import AUTO_SLOTS, EngineConfig
 from engine.context import Prefill
-from engine.cuda_streams import Urgency
+from engine.cuda_streams import StreamPriority
 from engine.frame_pipeline import RECORDED
 from engine.loading import load
 from engine.model.graphs import Bucket, CudaRecorder
 from engine.model.ragged_attention import live_attention
-from engine.model_runner import PROMPT_LANES, RowSettings, Runner
+from engine.model_runner import PROMPT_LANES, ModelRunner, SamplingParams
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
@@ -36,7 +36,7 @@ def restore_precision() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
 
 
-def runner_of(checkpoint: Path, dtype: Any, graphs: bool, live: bool = True) -> Runner:
+def runner_of(checkpoint: Path, dtype: Any, graphs: bool, live: bool = True) -> ModelRunner:
     config = EngineConfig(str(checkpoint), "cuda", dtype, slots=ROWS, compile="off")
     runner = load(config, lambda share, what: None).runner
     model = runner.model
@@ -45,19 +45,21 @@ def runner_of(checkpoint: Path, dtype: Any, graphs: bool, live: bool = True) -> 
         model.live_attention = live_attention(model.config.backbone, model.device, model.dtype)
         assert model.live_attention is not None
     if graphs:
-        runner.frames.record(*(CudaRecorder(runner.device, Urgency.FRAMES) for _ in range(2)), lambda done, of: None)
+        runner.frames.record(
+            *(CudaRecorder(runner.device, StreamPriority.FRAMES) for _ in range(2)), lambda done, of: None
+        )
         count = len(runner.frames.buckets.largest_first()) + 2 * len(runner.frames.buckets.rows)
         assert runner.frames.recorded == f"{count} of {count}"
     return runner
 
 
-def conversation(runner: Runner) -> list[np.ndarray[Any, Any]]:
+def conversation(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
     """Rows that join and leave, at contexts on both sides of a bucket's edge; one frame read behind the next."""
     said: list[np.ndarray[Any, Any]] = []
 
     def begin(row: int, position: int, **changes: Any) -> None:
         settings = {"seed": row, "temperature_first": 0.9, "temperature": 0.8, "top_k": 50} | changes
-        runner.begin(row, RowSettings(**settings))
+        runner.begin(row, SamplingParams(**settings))
         runner.start(row, position)
 
     def speak(rows: list[int], count: int) -> None:
@@ -98,8 +100,8 @@ def test_replayed_is_plain_bit_for_bit(checkpoint: Path, dtype: str, live: bool)
 
 def test_a_guided_frame_is_replayed(checkpoint: Path) -> None:
     runner = runner_of(checkpoint, "float32", graphs=True)
-    runner.begin(0, RowSettings(0, 0.9, 0.8, 50, guidance=1.5, unconditional=1))
-    runner.begin(1, RowSettings(0, 0.9, 0.8, 50, sampler=0))
+    runner.begin(0, SamplingParams(0, 0.9, 0.8, 50, guidance=1.5, unconditional=1))
+    runner.begin(1, SamplingParams(0, 0.9, 0.8, 50, sampler=0))
     for row in (0, 1):
         runner.start(row, 30)
     runner.step([0, 1])
@@ -128,7 +130,7 @@ def test_frames_and_prompts_take_no_memory(checkpoint: Path) -> None:
 def test_neither_a_frame_nor_a_prompt_is_waited_for(checkpoint: Path) -> None:
     """What the engine's thread sets off makes no call that waits for the device."""
     runner = runner_of(checkpoint, "float32", graphs=True)
-    settings = RowSettings(seed=0, temperature_first=1.0, temperature=1.0, top_k=50)
+    settings = SamplingParams(seed=0, temperature_first=1.0, temperature=1.0, top_k=50)
     runner.begin(0, settings)
     runner.start(0, 10)
     runner.step([0])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.cuda_streams import Urgency
+from engine.cuda_streams import StreamPriority
 from engine.model.config import TransformerConfig
 from engine.model.graphs import CudaRecorder
 from engine.model.kv_cache import KvCache, StepView
@@ -122,7 +122,7 @@ def test_one_graph_serves_rows_of_any_length() -> None:
     def work() -> None:
         given[:] = [view.attend(q, cache.keys[0, :, :, :context], cache.values[0, :, :, :context])]
 
-    replay = CudaRecorder(DEVICE, Urgency.FRAMES).record(work)
+    replay = CudaRecorder(DEVICE, StreamPriority.FRAMES).record(work)
     reserved = torch.cuda.memory_reserved()
     for lengths in ([0, 1, 2, 3], [context - 1, 0, SPLIT, SPLIT - 1], [5, 5, cache.scratch, 5]):
         positions.copy_(torch.tensor(lengths))

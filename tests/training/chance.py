@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.base_model import load_base
 from training.example import Example
-from training.sampler import Clips
+from training.sampler import ClipSampler
 from training.settings import TrainSettings
 from training.trainer import Hooks, Outcome, train
 
@@ -36,6 +36,6 @@ def run(
     """Train a fresh copy of the base on nine clips. -> how it ended, and all weights."""
     base = load_base(str(base_directory))
     settings = replace(settings, **changes)
-    clips = Clips(clips_of_chance(9), base.layout, 250, settings.seed)
+    clips = ClipSampler(clips_of_chance(9), base.layout, 250, settings.seed)
     outcome = train(base.model, base.layout, clips, settings, out, hooks)
     return outcome, base.model.state_dict()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine import random_checkpoint
-from training.base_model import Base, load_base
+from training.base_model import BaseModel, load_base
 from training.example import Example
 
 from .chance import clips_of_chance
@@ -30,7 +30,7 @@ def base_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def base(base_directory: Path) -> Base:
+def base(base_directory: Path) -> BaseModel:
     return load_base(str(base_directory))
 
 

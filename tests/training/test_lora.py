@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.base_model import Base, load_base
+from training.base_model import BaseModel, load_base
 from training.example import Example
 from training.lora import LoraSettings, add_lora, merged_tensors
 from training.sequence import Sequence
@@ -26,7 +26,7 @@ _BRIDGE = r"depth_decoder\.model\.inputs_embeds_projector"
 HEADS = {"lm_head.weight", "depth_decoder.codebooks_head.weight"}
 
 
-def taught(base: Base, examples: list[Example], out: Path, settings: LoraSettings) -> None:
+def taught(base: BaseModel, examples: list[Example], out: Path, settings: LoraSettings) -> None:
     add_lora(base, settings, seed=0)
     sequences = [Sequence((example,)) for example in examples]
     train(base.model, base.layout, lambda step, rng: sequences, SHORT, out)
@@ -37,7 +37,9 @@ def copy_of(model: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("heads", [False, True])
-def test_only_what_was_meant_to_has_changed(base: Base, examples: list[Example], tmp_path: Path, heads: bool) -> None:
+def test_only_what_was_meant_to_has_changed(
+    base: BaseModel, examples: list[Example], tmp_path: Path, heads: bool
+) -> None:
     """Every tensor of the model, by name: in the merged weights, and in the model as it lies there."""
     before = copy_of(base.model)
     taught(base, examples, tmp_path, LoraSettings(rank=4, heads=heads))
@@ -56,14 +58,14 @@ def test_only_what_was_meant_to_has_changed(base: Base, examples: list[Example],
         assert torch.equal(lying[there], tensor)
 
 
-def test_a_new_adapter_adds_nothing(base: Base) -> None:
+def test_a_new_adapter_adds_nothing(base: BaseModel) -> None:
     before = copy_of(base.model)
     add_lora(base, LoraSettings(rank=4, heads=True), seed=0)
     merged = merged_tensors(base.model)
     assert all(torch.equal(merged[name], before[name]) for name in before)
 
 
-def test_what_is_trained_is_float32_beside_a_coarse_base(base: Base) -> None:
+def test_what_is_trained_is_float32_beside_a_coarse_base(base: BaseModel) -> None:
     base.model.to(torch.bfloat16)
     add_lora(base, LoraSettings(rank=4, heads=True), seed=0)
     trained = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
@@ -72,7 +74,7 @@ def test_what_is_trained_is_float32_beside_a_coarse_base(base: Base) -> None:
     assert {tensor.dtype for tensor in merged.values() if tensor.is_floating_point()} == {torch.bfloat16}
 
 
-def test_the_embeddings_stay_tied(base: Base, examples: list[Example], tmp_path: Path) -> None:
+def test_the_embeddings_stay_tied(base: BaseModel, examples: list[Example], tmp_path: Path) -> None:
     taught(base, examples, tmp_path, LoraSettings(rank=4))
     backbone, depth = (
         base.model.backbone_model.embed_tokens.embed_audio_tokens,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.random_checkpoint import TINY, build_model
-from training.base_model import Base
+from training.base_model import BaseModel
 from training.batches import Batch, collate
 from training.example import Example
 from training.losses import CsmLosses, Losses
@@ -22,12 +22,12 @@ def model() -> Any:
     return build_model(TINY, seed=5)
 
 
-def losses_of(model: Any, base: Base, *sequences: Sequence, share: float = 1.0) -> tuple[Losses, Batch]:
+def losses_of(model: Any, base: BaseModel, *sequences: Sequence, share: float = 1.0) -> tuple[Losses, Batch]:
     batch = collate(list(sequences), base.layout, share, np.random.default_rng(7))
     return CsmLosses(model)(batch), batch
 
 
-def test_they_are_transformers_own(model: Any, base: Base) -> None:
+def test_they_are_transformers_own(model: Any, base: BaseModel) -> None:
     """Two segments, their stop frames too, and the depth decoder on half of the frames.
 
     Both segments are learnt: transformers' own labels cannot leave out the audio of one.
@@ -61,7 +61,7 @@ def test_they_are_transformers_own(model: Any, base: Base) -> None:
     torch.testing.assert_close(ours.depth.mean(), theirs.depth_decoder_loss, rtol=1e-5, atol=1e-6)
 
 
-def test_a_sequence_among_others_is_as_one_alone(model: Any, base: Base, examples: list[Example]) -> None:
+def test_a_sequence_among_others_is_as_one_alone(model: Any, base: BaseModel, examples: list[Example]) -> None:
     sequences = [Sequence((examples[0],)), Sequence((examples[7], examples[1]), heard=1), Sequence((examples[4],))]
     together, _ = losses_of(model, base, *sequences)
     alone = [losses_of(model, base, each)[0] for each in sequences]
@@ -70,7 +70,7 @@ def test_a_sequence_among_others_is_as_one_alone(model: Any, base: Base, example
 
 
 def test_what_is_heard_counts_for_what_follows_and_not_for_what_was_before(
-    model: Any, base: Base, examples: list[Example]
+    model: Any, base: BaseModel, examples: list[Example]
 ) -> None:
     spoken = Sequence((examples[0], examples[2], examples[4]), heard=1)
     other_end = Sequence((examples[0], examples[2], examples[6]), heard=1)
@@ -81,7 +81,7 @@ def test_what_is_heard_counts_for_what_follows_and_not_for_what_was_before(
     assert not torch.isclose(here, voice).any()
 
 
-def test_eager_attention_is_causal_too(model: Any, base: Base, examples: list[Example]) -> None:
+def test_eager_attention_is_causal_too(model: Any, base: BaseModel, examples: list[Example]) -> None:
     sequences = [Sequence((examples[0],)), Sequence((examples[3],))]
     fused, _ = losses_of(model, base, *sequences)
     eager_model = build_model(TINY, seed=5)
@@ -92,7 +92,7 @@ def test_eager_attention_is_causal_too(model: Any, base: Base, examples: list[Ex
     torch.testing.assert_close(eager.depth, fused.depth)
 
 
-def test_every_weight_but_the_codecs_gets_its_gradient(base: Base, examples: list[Example]) -> None:
+def test_every_weight_but_the_codecs_gets_its_gradient(base: BaseModel, examples: list[Example]) -> None:
     model = build_model(TINY, seed=5)
     ours, _ = losses_of(model, base, Sequence((examples[0],)))
     (ours.first.sum() + ours.depth.sum()).backward()

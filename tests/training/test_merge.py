@@ -17,7 +17,7 @@ from training.base_model import identity_of, load_base
 from training.batches import collate
 from training.errors import BaseError
 from training.example import Example
-from training.export import write_served
+from training.export import export_model
 from training.lora import LoraSettings, add_lora, load_adapter, write_adapter
 from training.losses import CsmLosses
 from training.merge import merge
@@ -122,7 +122,7 @@ def test_another_base_is_refused(trained: Trained, tmp_path: Path) -> None:
 
 def test_a_coarse_copy_of_the_base_is_the_base(trained: Trained, base_directory: Path, tmp_path: Path) -> None:
     base = load_base(str(base_directory))
-    coarse = write_served(base_directory, base.model.state_dict(), tmp_path / "coarse", torch.bfloat16)
+    coarse = export_model(base_directory, base.model.state_dict(), tmp_path / "coarse", torch.bfloat16)
     assert identity_of(coarse) == identity_of(base_directory)
     out = merge(str(coarse), trained.adapter, tmp_path / "merged")
     weights = load_file(out / "model.safetensors")

@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import pytest
 
-from training.base_model import Base
+from training.base_model import BaseModel
 from training.optimizer import build_optimizer, learning_rate
 from training.settings import TrainSettings
 
 
-def test_norms_and_embeddings_are_not_decayed(base: Base) -> None:
+def test_norms_and_embeddings_are_not_decayed(base: BaseModel) -> None:
     base.model.codec_model.requires_grad_(False)
     optimizer = build_optimizer(base.model, TrainSettings(weight_decay=0.1))
     names = {id(parameter): name for name, parameter in base.model.named_parameters()}

@@ -17,7 +17,7 @@ from engine import EngineConfig, SpeechRequest, load_engine
 from training.errors import ResumeError, TrainingError
 from training.lora import LoraSettings
 from training.merge import merge
-from training.pipeline import Course, teach
+from training.pipeline import Pipeline, run_pipeline
 from training.run_log import read_log
 
 from .chance import SHORT, clips_of_chance
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def course(base_directory: Path, tmp_path: Path) -> Course:
+def course(base_directory: Path, tmp_path: Path) -> Pipeline:
     settings = replace(SHORT, steps=6, evaluate_every=3, sample_every=4)
-    return Course(
+    return Pipeline(
         str(base_directory), tmp_path / "out", settings, LoraSettings(rank=4), step_positions=250, held_out=0.25
     )
 
@@ -39,10 +39,10 @@ def once(done: int) -> Callable[[], bool]:
     return lambda: next(asked) >= done
 
 
-def test_a_course_leaves_an_adapter_and_all_that_one_looks_at(course: Course, tmp_path: Path) -> None:
+def test_a_course_leaves_an_adapter_and_all_that_one_looks_at(course: Pipeline, tmp_path: Path) -> None:
     told: list[dict[str, float]] = []
     threads = torch.get_num_threads()
-    result = teach(course, clips_of_chance(8), logged=told.append)
+    result = run_pipeline(course, clips_of_chance(8), logged=told.append)
     assert result.outcome.finished
     assert result.made == course.out / "adapter"
     assert torch.get_num_threads() == threads
@@ -69,14 +69,14 @@ def test_a_course_leaves_an_adapter_and_all_that_one_looks_at(course: Course, tm
         engine.close()
 
 
-def test_a_course_that_was_stopped_ends_as_one_that_was_not(course: Course, tmp_path: Path) -> None:
-    unbroken = teach(course, clips_of_chance(8)).made
+def test_a_course_that_was_stopped_ends_as_one_that_was_not(course: Pipeline, tmp_path: Path) -> None:
+    unbroken = run_pipeline(course, clips_of_chance(8)).made
     broken = replace(course, out=tmp_path / "broken")
     for done in (1, 4):
-        result = teach(broken, clips_of_chance(8), stop=once(done))
+        result = run_pipeline(broken, clips_of_chance(8), stop=once(done))
         assert not result.outcome.finished
         assert result.made is None
-    resumed = teach(broken, clips_of_chance(8)).made
+    resumed = run_pipeline(broken, clips_of_chance(8)).made
     assert unbroken is not None
     assert resumed is not None
     one, other = (load_file(made / "adapter_model.safetensors") for made in (unbroken, resumed))
@@ -84,38 +84,38 @@ def test_a_course_that_was_stopped_ends_as_one_that_was_not(course: Course, tmp_
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_course_of_everything_leaves_a_model(course: Course, base_directory: Path) -> None:
+def test_a_course_of_everything_leaves_a_model(course: Pipeline, base_directory: Path) -> None:
     full = replace(course, lora=None, train=replace(course.train, sample_every=0), checkpointing=True)
-    result = teach(full, clips_of_chance(8))
+    result = run_pipeline(full, clips_of_chance(8))
     assert result.made == course.out / "model"
     before, after = (load_file(each / "model.safetensors") for each in (base_directory, result.made))
     assert before.keys() == after.keys()
     unchanged = {name for name in before if torch.equal(before[name], after[name])}
     assert unchanged == {name for name in before if name.startswith("codec_model.")}
-    assert teach(full, clips_of_chance(8)).made == result.made  # once more, and it is there once more
+    assert run_pipeline(full, clips_of_chance(8)).made == result.made  # once more, and it is there once more
 
 
 @pytest.mark.parametrize("other", [{"step_positions": 260}, {"lora": LoraSettings(rank=5)}, {"heard_share": 0.0}])
-def test_another_course_is_not_gone_on_with(course: Course, other: dict[str, Any]) -> None:
-    teach(course, clips_of_chance(8), stop=once(1))
+def test_another_course_is_not_gone_on_with(course: Pipeline, other: dict[str, Any]) -> None:
+    run_pipeline(course, clips_of_chance(8), stop=once(1))
     with pytest.raises(ResumeError, match="holds 1 steps of a run with"):
-        teach(replace(course, **other), clips_of_chance(8))
+        run_pipeline(replace(course, **other), clips_of_chance(8))
 
 
-def test_other_clips_are_another_course(course: Course) -> None:
-    teach(course, clips_of_chance(8), stop=once(1))
+def test_other_clips_are_another_course(course: Pipeline) -> None:
+    run_pipeline(course, clips_of_chance(8), stop=once(1))
     with pytest.raises(ResumeError, match="with clips"):
-        teach(course, clips_of_chance(8, seed=1))
+        run_pipeline(course, clips_of_chance(8, seed=1))
 
 
-def test_one_clip_is_enough_and_none_is_not(course: Course) -> None:
+def test_one_clip_is_enough_and_none_is_not(course: Pipeline) -> None:
     one = replace(course, train=replace(course.train, steps=2))
-    assert teach(one, clips_of_chance(1)).outcome.finished
+    assert run_pipeline(one, clips_of_chance(1)).outcome.finished
     with pytest.raises(TrainingError, match="no clips"):
-        teach(course, [])
+        run_pipeline(course, [])
 
 
 @pytest.mark.parametrize("wrong", [{"held_out": 1.5}, {"heard_share": -0.1}, {"step_positions": 0}])
-def test_what_cannot_be_is_told(course: Course, wrong: dict[str, Any]) -> None:
+def test_what_cannot_be_is_told(course: Pipeline, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(course, **wrong)

@@ -12,7 +12,7 @@ from engine.context import Context, TextChunk
 from engine.model.config import read_config
 from engine.model.tokenizer import TextTokenizer
 from engine.types import Codes
-from training.base_model import Base
+from training.base_model import BaseModel
 from training.batches import collate
 from training.errors import LayoutError
 from training.example import Example
@@ -22,7 +22,7 @@ from .layouts import Position, positions_of
 
 
 def test_a_sequence_lies_as_the_engine_lays_out_voice_history_and_text(
-    base: Base, base_directory: Path, examples: list[Example]
+    base: BaseModel, base_directory: Path, examples: list[Example]
 ) -> None:
     voice, before, said = examples[3], examples[1], examples[2]
     tokenizer = TextTokenizer(base_directory / "tokenizer.json")
@@ -45,7 +45,7 @@ def test_a_sequence_lies_as_the_engine_lays_out_voice_history_and_text(
     assert base.layout.length(sequence) == len(engines) == context.position + 1
 
 
-def test_white_space_is_folded_as_the_engine_folds_it(base: Base, examples: list[Example]) -> None:
+def test_white_space_is_folded_as_the_engine_folds_it(base: BaseModel, examples: list[Example]) -> None:
     spread = replace(examples[0], text=f"  {examples[0].text}\n".replace(" ", " \t "))
     np.testing.assert_array_equal(base.layout.tokens(spread), base.layout.tokens(examples[0]))
 
@@ -65,7 +65,7 @@ def test_something_must_be_left_to_learn(examples: list[Example]) -> None:
         (np.zeros((600, 4), dtype=np.int64), "the model has 512"),
     ],
 )
-def test_a_clip_that_cannot_be_learnt_is_named(base: Base, codes: Codes, wrong: str) -> None:
+def test_a_clip_that_cannot_be_learnt_is_named(base: BaseModel, codes: Codes, wrong: str) -> None:
     base.layout.check([Example("the good one", "Yes.", 0, np.ones((5, 4), dtype=np.int64))])
     with pytest.raises(LayoutError, match=f"^the bad one: .*{wrong}"):
         base.layout.check([Example("the bad one", "No.", 0, codes)])

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from engine import EngineConfig, SpeechRequest, load_engine
-from training.base_model import Base, load_base
+from training.base_model import BaseModel, load_base
 from training.errors import Diverged, ResumeError, TrainingError
 from training.example import Example
-from training.export import write_served
+from training.export import export_model
 from training.run_log import read_log
 from training.sequence import Sequence
 from training.settings import TrainSettings
@@ -39,7 +39,7 @@ def without_seconds(log: Path) -> list[dict[str, float]]:
     return [{name: line[name] for name in line if "second" not in name} for line in read_log(log)]
 
 
-def test_three_clips_are_learnt_by_heart_and_said_back_by_the_engine(base: Base, tmp_path: Path) -> None:
+def test_three_clips_are_learnt_by_heart_and_said_back_by_the_engine(base: BaseModel, tmp_path: Path) -> None:
     """Every code, and the stop frame where it belongs: alone and in a voice."""
     rng = np.random.default_rng(0)
     words = ["One.", "Two, then!", "And three?"]
@@ -49,7 +49,7 @@ def test_three_clips_are_learnt_by_heart_and_said_back_by_the_engine(base: Base,
     train(base.model, base.layout, lambda step, rng: sequences, settings, tmp_path / "run")
     first, last = read_log(tmp_path / "run/log.jsonl")[:: 60 // settings.log_every - 1]
     assert last["loss"] < 0.1 < first["loss"]
-    served = write_served(base.directory, base.model.state_dict(), tmp_path / "served")
+    served = export_model(base.directory, base.model.state_dict(), tmp_path / "served")
     engine = load_engine(EngineConfig(str(served), device="cpu", dtype="float32", slots=1))
     try:
         for example in examples:
@@ -122,7 +122,7 @@ def test_a_damaged_state_is_told(base_directory: Path, tmp_path: Path) -> None:
         run(base_directory, tmp_path, steps=2)
 
 
-def test_only_the_codec_stays_as_it_was(base: Base, base_directory: Path, tmp_path: Path) -> None:
+def test_only_the_codec_stays_as_it_was(base: BaseModel, base_directory: Path, tmp_path: Path) -> None:
     before = base.model.state_dict()
     _, after = run(base_directory, tmp_path)
     unchanged = {name for name in before if torch.equal(before[name], after[name])}
@@ -197,7 +197,7 @@ def test_what_is_asked_aside_changes_no_step(base_directory: Path, tmp_path: Pat
     assert same(plain, disturbed)
 
 
-def test_a_run_that_diverges_says_so_and_keeps_its_last_state(base: Base, tmp_path: Path) -> None:
+def test_a_run_that_diverges_says_so_and_keeps_its_last_state(base: BaseModel, tmp_path: Path) -> None:
     clip = Example("One.", "One.", 0, np.random.default_rng(0).integers(0, 64, (5, 4)))
 
     def sequences(step: int, _: np.random.Generator) -> list[Sequence]:

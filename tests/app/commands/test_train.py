@@ -17,7 +17,7 @@ from tests.training.sounds import speech, write_wav
 from training.codes import prepare_codes
 from training.dataset_validation import check
 from training.manifest import read_manifest
-from training.pipeline import Course
+from training.pipeline import Pipeline
 from training.settings import TrainSettings
 
 
@@ -29,7 +29,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def course_of(*arguments: str) -> Course:
+def course_of(*arguments: str) -> Pipeline:
     parsed = cli._parser().parse_args(["train", "--data", "prepared", "--out", "run", *arguments])
     return train._course(parsed, "tiny")
 
