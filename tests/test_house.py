@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scripts.release_notes import ReleaseError, release_notes
 from scripts.write_env import first_env
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,6 +113,36 @@ def test_the_newest_changes_are_of_this_version() -> None:
     assert versions[0] == PROJECT["project"]["version"]
 
 
+PROJECT_TEXT = '[project]\nversion = "0.2.0"\n'
+CHANGELOG_TEXT = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2027-01-02\n\n- New.\n\n## [0.1.0]\n\n- Old.\n"
+
+
+def test_release_notes_are_the_section_of_the_tag() -> None:
+    assert release_notes("v0.2.0", PROJECT_TEXT, CHANGELOG_TEXT) == "- New.\n"
+    with pytest.raises(ReleaseError, match=r"the tag is v0\.3\.0, and pyproject.toml has version 0\.2\.0"):
+        release_notes("v0.3.0", PROJECT_TEXT, CHANGELOG_TEXT)
+    with pytest.raises(ReleaseError, match=r"CHANGELOG.md has no section for 0\.2\.0"):
+        release_notes("v0.2.0", PROJECT_TEXT, CHANGELOG_TEXT.replace("- New.", ""))
+
+
+def test_the_release_of_this_version_has_notes() -> None:
+    notes = release_notes(f"v{PROJECT['project']['version']}", text_of("pyproject.toml"), text_of("CHANGELOG.md"))
+    assert notes.strip()
+
+
+def test_the_release_workflow_runs_the_gate_before_it_publishes() -> None:
+    workflow = yaml.safe_load(text_of(".github/workflows/release.yml"))
+    assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads `on` as true
+    assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["check"]["steps"]]
+    assert workflow["jobs"]["release"]["needs"] == "check"
+
+
+def test_pre_commit_runs_exactly_the_gate() -> None:
+    (repository,) = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"]
+    (hook,) = repository["hooks"]
+    assert (repository["repo"], hook["entry"], hook["always_run"]) == ("local", "make check", True)
+
+
 def test_the_readme_shows_the_two_commands() -> None:
     assert {"serve", "test"} <= set(re.findall(r"^\s*(?:\$ )?make ([a-z]+)", text_of("README.md"), re.MULTILINE))
 
@@ -154,7 +185,7 @@ def test_the_licence_is_apache() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").iterdir()), ids=lambda path: path.name)
 def test_workflows_are_yaml_with_jobs_that_end(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["permissions"] == {"contents": "read"}  # a job that needs more says so itself
     for job in workflow["jobs"].values():
         assert job["timeout-minutes"] <= 60
         assert all("uses" in step or "run" in step for step in job["steps"])
