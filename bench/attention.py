@@ -21,16 +21,16 @@ import torch
 from engine.cuda_streams import StreamPriority
 from engine.loading import _device, _dtype
 from engine.model.config import TransformerConfig, read_config
-from engine.model.graphs import CudaRecorder, graph_buckets
-from engine.model.kv_cache import KvCache, LiveAttention, StepView
-from engine.model.ragged_attention import live_attention
+from engine.model.graphs import CudaGraphCapturer, graph_buckets
+from engine.model.kv_cache import DecodeView, KvCache, RaggedAttention
+from engine.model.ragged_attention import verified_ragged_attention
 from engine.model_runner import FEWEST_ROWS
 
 from .machine import bandwidth_of, median_seconds, name_of
 
 
 def attention_of_frame(
-    cache: KvCache, groups: int, lengths: Sequence[int], context: int, live: LiveAttention | None
+    cache: KvCache, groups: int, lengths: Sequence[int], context: int, live: RaggedAttention | None
 ) -> Callable[[], None]:
     """The backbone's attention of one frame step, without the products around it."""
     layers, rows, kv_heads, _, head_dim = cache.keys.shape
@@ -39,12 +39,12 @@ def attention_of_frame(
     positions = torch.tensor(lengths, device=device) - 1
 
     def work() -> None:
-        view = StepView(cache, positions, context, live)
+        view = DecodeView(cache, positions, context, live)
         for layer in range(layers):
             view.attend(q, cache.keys[layer, :, :, :context], cache.values[layer, :, :, :context])
 
     if device.type == "cuda":
-        return CudaRecorder(device, StreamPriority.FRAMES).record(work)
+        return CudaGraphCapturer(device, StreamPriority.FRAMES).capture(work)
     return work
 
 
@@ -53,13 +53,13 @@ def measure(
     cache: KvCache,
     lengths: Sequence[int],
     context: int,
-    live: LiveAttention | None,
+    live: RaggedAttention | None,
     rounds: int,
 ) -> dict[str, Any]:
     """Seconds of both ways, the second None where it is not to be had, and the bytes that each row has filled."""
     groups, device = config.heads // config.kv_heads, cache.keys.device
 
-    def seconds(way: LiveAttention | None) -> float:
+    def seconds(way: RaggedAttention | None) -> float:
         return median_seconds(attention_of_frame(cache, groups, lengths, context, way), device, rounds)
 
     position = 2 * cache.keys[:, 0, :, 0].nbytes
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     csm, device = read_config(chosen.model / "config.json"), _device(chosen.device)
     config, dtype = csm.backbone, _dtype(chosen.dtype, device)
-    live, bandwidth = live_attention(config, device, dtype), bandwidth_of(device)
+    live, bandwidth = verified_ragged_attention(config, device, dtype), bandwidth_of(device)
     buckets = graph_buckets(FEWEST_ROWS, max(*chosen.rows, FEWEST_ROWS + 1), csm.positions)
     table = []
     print(f"{name_of(device)}: {bandwidth}, {dtype}, {config.layers} layers\n")
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cache.values.normal_()
             for longest in sorted({min(each, csm.positions) for each in chosen.longest}):
                 lengths = [min(chosen.live, longest)] * (rows - 1) + [longest]
-                context = buckets.fitting(1, longest).context
+                context = buckets.bucket_for(1, longest).context
                 line = measure(config, cache, lengths, context, live, chosen.rounds)
                 line["floor_seconds"] = line["live_bytes"] / bandwidth.best
                 table.append(line)

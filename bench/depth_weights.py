@@ -31,7 +31,7 @@ from engine.frame_pipeline import RECORDED
 from engine.loading import Loaded, load
 from engine.model.csm import CsmModel
 from engine.model.kv_cache import DepthView, KvCache
-from engine.model.sampling import StepKind
+from engine.model.sampling import SamplingMode
 from engine.model_runner import ModelRunner, SamplingParams
 
 from .frame import prepare, rewind, weights_of_frame
@@ -39,7 +39,7 @@ from .machine import name_of, timed
 from .texts import SENTENCES
 
 CONTEXT = 256  # of a row whose step is timed
-_GREEDY = StepKind(top_k=1, sampled=False, guided=False)
+_GREEDY = SamplingMode(top_k=1, sampled=False, guided=False)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Agreement:
 
 def step_seconds(runners: Sequence[ModelRunner], rows: int, rounds: int) -> list[float]:
     """The median of the model's step for each, measured in turn: what disturbs one disturbs the others."""
-    bucket = runners[0].frames.buckets.fitting(rows, CONTEXT)
+    bucket = runners[0].frames.buckets.bucket_for(rows, CONTEXT)
     for runner in runners:
         prepare(runner, rows, CONTEXT)
         runner.step(list(range(rows)))
@@ -82,7 +82,7 @@ def speak(loaded: Loaded, rows: int, count: int) -> Spoken:
         runner.prefill(row, Prefill(0, [tokens]), len(tokens))
         runner.start(row, len(tokens))
         runner.is_prefilled(row, wait=True)
-    bucket = frames.buckets.fitting(rows, max(map(len, prompts)) + count)
+    bucket = frames.buckets.bucket_for(rows, max(map(len, prompts)) + count)
     hidden: list[Tensor] = []
     codes: list[Tensor] = []
     hook = runner.model.depth_projection.register_forward_pre_hook(

@@ -66,7 +66,7 @@ _TOGETHER = 8  # frames in a row, fewer than a context has to spare
 
 def measure(runner: ModelRunner, rows: int, context: int, rounds: int) -> dict[str, Any]:
     speaking, device = prepare(runner, rows, context), runner.device
-    frames, bucket = runner.frames, runner.frames.buckets.fitting(rows, context)
+    frames, bucket = runner.frames, runner.frames.buckets.bucket_for(rows, context)
 
     def whole() -> None:
         runner.step(speaking)

@@ -16,14 +16,14 @@ from torch import Tensor
 from .codec.mimi import MimiCodec
 from .cuda_streams import PASSED, DeviceStream, StreamEvent, StreamPriority
 from .model.csm import CsmModel, StepState
-from .model.graphs import Bucket, Buckets, Graphs, Recorder
-from .model.sampling import StepKind
+from .model.graphs import Bucket, BucketGrid, CapturedGraphs, GraphCapturer
+from .model.sampling import SamplingMode
 from .types import FRAME_SAMPLES, Codes, Samples
 
 log = logging.getLogger(__name__)
 
 # What graphs of every bucket are recorded for. Greedy rows get from it what a greedy step gives them.
-RECORDED = StepKind(top_k=64, sampled=True, guided=False)
+RECORDED = SamplingMode(top_k=64, sampled=True, guided=False)
 
 
 class Frame:
@@ -69,12 +69,12 @@ class FramePipeline:
     frame while the model makes the next. The host waits once a frame, for codes, which say who has stopped.
     """
 
-    def __init__(self, model: CsmModel, codec: MimiCodec, state: StepState, buckets: Buckets) -> None:
-        device, rows = model.device, state.speaking.shape[0]
+    def __init__(self, model: CsmModel, codec: MimiCodec, state: StepState, buckets: BucketGrid) -> None:
+        device, rows = model.device, state.active.shape[0]
         self.buckets = buckets
         self.lane = DeviceStream(device, StreamPriority.FRAMES)
         self.codec_lane = DeviceStream(device, StreamPriority.FRAMES)
-        self.step_graphs, self.rare_graphs, self.codec_graphs = Graphs(), Graphs(), Graphs()
+        self.step_graphs, self.rare_graphs, self.codec_graphs = CapturedGraphs(), CapturedGraphs(), CapturedGraphs()
         self.made = self._taken = PASSED  # the last frame's codes: made by the model, copied by the codec
         self._model, self._codec, self._state = model, codec, state
         self._speaking: list[int] = []
@@ -83,15 +83,15 @@ class FramePipeline:
         self._mask = torch.zeros(rows, dtype=torch.bool, pin_memory=pinned)
         self._hosts = [
             (
-                torch.zeros_like(state.outcome, device="cpu", pin_memory=pinned),
+                torch.zeros_like(state.output, device="cpu", pin_memory=pinned),
                 torch.zeros(rows, FRAME_SAMPLES, pin_memory=pinned),
             )
             for _ in range(2)
         ]
-        self._codes = torch.zeros_like(state.outcome)  # the codec's copy
+        self._codes = torch.zeros_like(state.output)  # the codec's copy
         self._samples = torch.zeros(rows, FRAME_SAMPLES, device=device)
 
-    def launch(self, speaking: list[int], bucket: Bucket, kind: StepKind) -> Frame:
+    def launch(self, speaking: list[int], bucket: Bucket, kind: SamplingMode) -> Frame:
         """Begin one frame for these rows and come back before it is made."""
         rows = bucket.rows
         outcome, samples = (buffer[:rows] for buffer in self._hosts[self._turn])
@@ -101,11 +101,11 @@ class FramePipeline:
                 self.lane.follow(self._taken)
                 self._tell_who_speaks(speaking)
                 self._step(bucket, kind)
-                outcome.copy_(self._state.outcome[:rows], non_blocking=True)
+                outcome.copy_(self._state.output[:rows], non_blocking=True)
                 self.made = self.lane.mark()
             with self.codec_lane.on():
                 self.codec_lane.follow(self.made)
-                self._codes[:rows] = self._state.outcome[:rows]
+                self._codes[:rows] = self._state.output[:rows]
                 self._taken = self.codec_lane.mark()
                 if not self.codec_graphs.replay(Bucket(rows)):
                     self._decode(Bucket(rows))
@@ -125,10 +125,10 @@ class FramePipeline:
             self.made.wait()  # the last copy has left the staging buffer
             self._mask.zero_()
             self._mask[speaking] = True
-            self._state.speaking.copy_(self._mask, non_blocking=True)
+            self._state.active.copy_(self._mask, non_blocking=True)
             self._speaking = list(speaking)
 
-    def _step(self, bucket: Bucket, kind: StepKind) -> None:
+    def _step(self, bucket: Bucket, kind: SamplingMode) -> None:
         if kind.guided or kind.top_k > RECORDED.top_k:
             replayed = self.rare_graphs.replay(self._rare(bucket.rows))
         else:
@@ -136,7 +136,7 @@ class FramePipeline:
         if not replayed:
             self._plain_step(bucket, kind)
 
-    def _plain_step(self, bucket: Bucket, kind: StepKind = RECORDED) -> None:
+    def _plain_step(self, bucket: Bucket, kind: SamplingMode = RECORDED) -> None:
         self._model.frame_step(self._state, bucket.rows, bucket.context, kind)
 
     def _rare(self, rows: int) -> Bucket:
@@ -144,7 +144,7 @@ class FramePipeline:
         return Bucket(rows, self.buckets.contexts[-1])
 
     def _rare_step(self, bucket: Bucket) -> None:
-        self._plain_step(bucket, StepKind(top_k=self._model.sampled_vocab, sampled=True, guided=True))
+        self._plain_step(bucket, SamplingMode(top_k=self._model.sampled_vocab, sampled=True, guided=True))
 
     def _decode(self, bucket: Bucket) -> None:
         rows = bucket.rows
@@ -165,7 +165,7 @@ class FramePipeline:
 
     # ---- the graphs
 
-    def record(self, steps: Recorder, codec: Recorder, progress: Callable[[int, int], None]) -> None:
+    def record(self, steps: GraphCapturer, codec: GraphCapturer, progress: Callable[[int, int], None]) -> None:
         """Record every bucket while nobody speaks, then hold each against its plain twin.
 
         progress: called with (graphs begun, graphs in all). Where one says something else than its twin, or cannot be
@@ -182,8 +182,8 @@ class FramePipeline:
         try:
             with torch.inference_mode(), self.lane.on():
                 self._tell_who_speaks([])
-                for graphs, recorder, buckets, work in parts:
-                    graphs.record(recorder, buckets, work, lambda bucket: progress(next(counts), total))
+                for graphs, capturer, buckets, work in parts:
+                    graphs.capture(capturer, buckets, work, lambda bucket: progress(next(counts), total))
                 wrong = self._differing()
                 self.lane.mark().wait()  # the codec's lane does not follow this one unless it is told to
         except Exception as error:  # a driver, an operator that cannot be recorded: the plain step says the same
@@ -206,7 +206,7 @@ class FramePipeline:
         return f"{count} of {count + len(self._missing)}" if count else "none"
 
     @property
-    def _graphs(self) -> tuple[Graphs, ...]:
+    def _graphs(self) -> tuple[CapturedGraphs, ...]:
         return self.step_graphs, self.rare_graphs, self.codec_graphs
 
     @property
@@ -234,12 +234,12 @@ class FramePipeline:
     def _rehearsed(self, bucket: Bucket, step: Callable[[Bucket], object]) -> list[Tensor]:
         """What two frames leave behind that begin with contrived settings. Nobody speaks before or after."""
         state, rows = self._state, bucket.rows
-        number = torch.arange(rows, device=state.speaking.device)
+        number = torch.arange(rows, device=state.active.device)
         state.codes[:rows] = (number[:, None] * 7 + torch.arange(state.codes.shape[1], device=number.device)) % (
             self._model.sampled_vocab
         )
         state.position[:rows] = (bucket.context - 2 - number % 2).clamp(min=0)
-        state.speaking[:rows] = number % 3 != 1
+        state.active[:rows] = number % 3 != 1
         state.starting[:rows] = number % 4 == 0
         state.sampling.seed[:rows], state.sampling.frame[:rows], state.sampling.top_k[:rows] = number, 5, 50
         state.sampling.temperature[:rows] = state.sampling.temperature_first[:rows] = 0.9
@@ -247,9 +247,9 @@ class FramePipeline:
         state.sampling.unconditional[:rows] = rows - 1 - number
         for _ in range(2):
             step(bucket)
-        left = [state.outcome[:rows], state.position[:rows], state.sampling.frame[:rows], state.starting[:rows]]
+        left = [state.output[:rows], state.position[:rows], state.sampling.frame[:rows], state.starting[:rows]]
         copies = [tensor.clone() for tensor in left]
-        for tensor in (*left, state.speaking, state.sampling.guidance):
+        for tensor in (*left, state.active, state.sampling.guidance):
             tensor.zero_()
         state.sampling.unconditional[:rows] = number
         return copies

@@ -15,13 +15,13 @@ from .config import CPU_SLOTS, EngineConfig
 from .cuda_streams import StreamPriority
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
-from .model.checkpoint import check_directory, find_checkpoint, fingerprint, weights_named_by
+from .model.checkpoint import check_directory, find_checkpoint, fingerprint, preferred_weights_file
 from .model.config import CsmConfig, read_config
 from .model.csm import CsmModel
-from .model.graphs import CudaRecorder
+from .model.graphs import CudaGraphCapturer
 from .model.int8_linear import quantize
 from .model.packed_linear import pack
-from .model.ragged_attention import live_attention
+from .model.ragged_attention import verified_ragged_attention
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
 from .model_runner import FEWEST_ROWS, MOST_AT_ONCE, PROMPT_LANES, ModelRunner
@@ -54,7 +54,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
     try:
         tokenizer = TextTokenizer(directory / "tokenizer.json")
         csm = read_config(directory / "config.json")
-        tensors = open_tensors(directory, weights_named_by(directory))
+        tensors = open_tensors(directory, preferred_weights_file(directory))
         codec = _codec(csm, tensors, device, config)
         if tokenizer.size > csm.text_vocab:
             raise CheckpointError(
@@ -71,7 +71,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
             _choose_threads(model)
             pack(model)
         if _compile(config, device):
-            model.live_attention = live_attention(csm.backbone, device, dtype)
+            model.ragged_attention = verified_ragged_attention(csm.backbone, device, dtype)
         seconds.took("weights")
         slots = config.slots or _slots(model, codec, config)
         progress(0.5, f"warming up, {slots} slots")
@@ -80,8 +80,8 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         seconds.took("warm up")
         if device.type == "cuda" and _compile(config, device):
             runner.frames.record(
-                CudaRecorder(device, StreamPriority.FRAMES),
-                CudaRecorder(device, StreamPriority.FRAMES),
+                CudaGraphCapturer(device, StreamPriority.FRAMES),
+                CudaGraphCapturer(device, StreamPriority.FRAMES),
                 lambda done, of: progress(0.6 + 0.4 * done / of, f"capturing graphs {done} of {of}"),
             )
             seconds.took("graphs")
@@ -100,7 +100,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         "depth_weights": "int8" if config.depth_weights == "int8" else str(dtype).removeprefix("torch."),
         "bytes": runner.nbytes,
         "memory": _memory(runner),
-        "attention": "each row's live positions" if model.live_attention else "the longest row's bucket",
+        "attention": "each row's live positions" if model.ragged_attention else "the longest row's bucket",
         "graphs": runner.frames.recorded,
         "start_seconds": seconds.by_phase,
         "positions": csm.positions,
@@ -128,7 +128,7 @@ def _memory(runner: ModelRunner) -> dict[str, int]:
     known = {
         "weights": sum(tensor.nbytes for tensor in (*runner.model.parameters(), *runner.model.buffers())),
         "kv": runner.state.backbone.nbytes + runner.state.depth.nbytes,
-        "codec": sum(tensor.nbytes for tensor in runner.codec.state().values()) + runner.codec.bytes_of_rows,
+        "codec": sum(tensor.nbytes for tensor in runner.codec.state().values()) + runner.codec.state_nbytes,
     }
     if runner.device.type == "cuda":
         known["work"] = max(torch.cuda.memory_reserved(runner.device) - sum(known.values()), 0)
@@ -141,7 +141,7 @@ def _slots(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
     if device.type == "cpu":
         return CPU_SLOTS
     codec.allocate(FEWEST_ROWS)
-    row = bytes_of_row(model.config, model.dtype.itemsize, codec.bytes_of_rows // FEWEST_ROWS)
+    row = bytes_of_row(model.config, model.dtype.itemsize, codec.state_nbytes // FEWEST_ROWS)
     prompts = PROMPT_LANES * bytes_of_prefill(model.config, model.dtype.itemsize, MOST_AT_ONCE)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
@@ -159,7 +159,7 @@ def _fast_enough(runner: ModelRunner, slots: int) -> int:
     buckets = runner.frames.buckets
     middle = runner.model.config.positions // 2
     for rows in reversed(buckets.rows):
-        took = runner.frames.seconds(buckets.fitting(rows, middle))
+        took = runner.frames.seconds(buckets.bucket_for(rows, middle))
         if took <= limit:
             return min(rows, slots)
         log.info("%d slots are too many: a frame takes %.0f ms, and %.0f are to do", rows, took * 1e3, limit * 1e3)
@@ -175,7 +175,7 @@ def load_encoder(config: EngineConfig) -> MimiEncoder:
     directory = find_checkpoint(config.model, config.hub_token)
     check_directory(directory)
     csm = read_config(directory / "config.json")
-    tensors = open_tensors(directory, weights_named_by(directory))
+    tensors = open_tensors(directory, preferred_weights_file(directory))
     return MimiEncoder(_codec(csm, tensors, device, config), csm.codebooks)
 
 

@@ -14,9 +14,9 @@ from .context import Prefill, Span
 from .cuda_streams import PASSED, DeviceStream, StreamEvent, StreamPriority
 from .frame_pipeline import Frame, FramePipeline
 from .model.csm import CsmModel
-from .model.graphs import Buckets, fine_buckets, graph_buckets
-from .model.sampling import StepKind
-from .model.transformer import Fusible
+from .model.graphs import BucketGrid, fine_buckets, graph_buckets
+from .model.sampling import SamplingMode
+from .model.transformer import Compilable
 from .types import FRAME_SAMPLES, SAMPLE_RATE, Codes, Samples
 
 # Positions below which a pass of prefill is hardly worth its launch.
@@ -64,7 +64,7 @@ class ModelRunner:
     buckets: the shapes of a step; by default those that graphs are recorded for on a GPU, and close ones on a CPU.
     """
 
-    def __init__(self, model: CsmModel, codec: MimiCodec, rows: int, buckets: Buckets | None = None) -> None:
+    def __init__(self, model: CsmModel, codec: MimiCodec, rows: int, buckets: BucketGrid | None = None) -> None:
         self.model, self.codec = model, codec
         self.rows = rows
         self.device = model.device
@@ -83,7 +83,7 @@ class ModelRunner:
         self.overlaps = self.device.type == "cuda"  # what was launched is done by another processor than this one
         self.fewest_prefilled = _FEWEST_PREFILLED[self.device.type]
 
-    def _buckets(self) -> Buckets:
+    def _buckets(self) -> BucketGrid:
         positions = self.model.config.positions
         if self.device.type == "cuda":
             return graph_buckets(FEWEST_ROWS, self.rows, positions)
@@ -185,7 +185,7 @@ class ModelRunner:
     def launch(self, speaking: list[int]) -> Frame:
         """Begin one frame for these rows."""
         context = max(self._positions[row] for row in speaking) + 1
-        bucket = self.frames.buckets.fitting(max(speaking) + 1, context)
+        bucket = self.frames.buckets.bucket_for(max(speaking) + 1, context)
         frame = self.frames.launch(speaking, bucket, self._kind(speaking))
         for row in speaking:
             self._positions[row] += 1
@@ -198,19 +198,19 @@ class ModelRunner:
         assert len(frame.samples) == len(frame.codes)
         return frame
 
-    def _kind(self, speaking: list[int]) -> StepKind:
+    def _kind(self, speaking: list[int]) -> SamplingMode:
         settings = [found for row in speaking if (found := self._settings[row]) is not None]
         sampled = any(max(each.temperature, each.temperature_first) > 0 for each in settings)
         top_k = max((each.top_k for each in settings), default=1) if sampled else 1
         rounded = next((size for size in _TOP_K_STEPS if top_k <= size), self.model.sampled_vocab)
-        return StepKind(top_k=rounded, sampled=sampled, guided=any(each.guidance > 0 for each in settings))
+        return SamplingMode(top_k=rounded, sampled=sampled, guided=any(each.guidance > 0 for each in settings))
 
     # ---- before the first request
 
     def compile(self, on: bool = True) -> None:
         """Fuse the small kernels around the matrix products; shapes stay open, so one build serves all rows."""
         for module in self.model.modules():
-            if isinstance(module, Fusible):
+            if isinstance(module, Compilable):
                 if on:
                     module.compile(dynamic=True)
                 else:

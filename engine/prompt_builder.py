@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .codec.mimi import frames_of
+from .codec.mimi import frame_count
 from .context import Context, Prefill, Span, TextChunk, plan_chunks
 from .errors import InvalidRequest
 from .model.tokenizer import TextTokenizer
@@ -70,7 +70,7 @@ class PromptBuilder:
     def _voice_length(self, request: SpeechRequest) -> int:
         if request.voice is None:
             return 0
-        frames = frames_of(request.voice.samples.size, request.voice.sample_rate)
+        frames = frame_count(request.voice.samples.size, request.voice.sample_rate)
         return len(self._transcript(request, spoken=True)) + frames + 1
 
     def _transcript(self, request: SpeechRequest, spoken: bool) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers as untyped
 
-from engine.model.checkpoint import check_directory, find_checkpoint, weights_named_by
+from engine.model.checkpoint import check_directory, find_checkpoint, preferred_weights_file
 from engine.model.tokenizer import TextTokenizer
 from engine.model.weights import open_tensors
 
@@ -61,7 +61,7 @@ def load_base(name: str, token: str | None = None, dtype: torch.dtype = torch.fl
 
 def identity_of(directory: Path) -> str:
     """A short name for a checkpoint's weights: the same for a copy, also in bfloat16; another for any other."""
-    tensors = open_tensors(directory, weights_named_by(directory))
+    tensors = open_tensors(directory, preferred_weights_file(directory))
     digest = hashlib.sha256()
     for name in _TELLING:
         digest.update(tensors.get(name).to(torch.bfloat16).view(torch.int16).numpy().tobytes())

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.model.checkpoint import weights_named_by
+from engine.model.checkpoint import preferred_weights_file
 from engine.model.weights import open_tensors
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".partial")
@@ -32,7 +32,7 @@ def export_model(base: Path, tensors: dict[str, Tensor], directory: Path, dtype:
         raise FileExistsError(errno.EEXIST, "is there already; name a new directory", str(directory))
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config.pop("transformers_weights", None)  # names files of the base
-    stored = open_tensors(base, weights_named_by(base))
+    stored = open_tensors(base, preferred_weights_file(base))
     if dtype is None:
         dtype = stored.get("lm_head.weight").dtype
     else:

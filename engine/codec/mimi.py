@@ -142,7 +142,7 @@ class MimiCodec:
         self._rows = _Rows(self._decoder.get_streaming_state(), rows, self.device)
 
     @property
-    def bytes_of_rows(self) -> int:
+    def state_nbytes(self) -> int:
         """What the rows' streaming state takes."""
         return sum(tensor.nbytes for tensor in self._allocated.tensors())
 
@@ -184,7 +184,7 @@ class MimiCodec:
         return self._mimi.encode(wave[None, None])[0].T
 
 
-def frames_of(samples: int, sample_rate: int) -> int:
+def frame_count(samples: int, sample_rate: int) -> int:
     """How many frames `encode` makes of a recording."""
     resampled = -(-samples * SAMPLE_RATE // sample_rate)  # torchaudio rounds up
     return -(-resampled // FRAME_SAMPLES)

@@ -74,7 +74,7 @@ class EspeakLibrary:
         with self._loaded() as library:
             self.version = library.espeak_Info(None).decode().split()[0]
 
-    def speak(
+    def synthesize(
         self, text: str, voice: EspeakVoice, pitch_range: int, pause: bool, sink: Sink, words: list[Word] | None = None
     ) -> None:
         """Say `text` and hand its samples to `sink` as they are made, from this thread.

@@ -55,7 +55,7 @@ class FallbackRequest:
         is_last = ends_lap and not self.request.ignore_stop
         self._slicer.begin_chunk(is_last)
         # Exaggeration widens or narrows the melody; a sentence's pause belongs between chunks, not behind the last.
-        library.speak(text, voice, round(100 * self.request.exaggeration), pause=not is_last, sink=hear)
+        library.synthesize(text, voice, round(100 * self.request.exaggeration), pause=not is_last, sink=hear)
         self._slicer.push(upsampler.flush())
         self._slicer.end_chunk(is_last=is_last or (ends_lap and not self._heard))
         self.give_out()

@@ -74,7 +74,7 @@ def _from_hub(fetch: Callable[[str], Path]) -> Path:
     return config.parent
 
 
-def weights_named_by(directory: Path) -> str | None:
+def preferred_weights_file(directory: Path) -> str | None:
     """The weights file to read, where a directory holds several: config.json's word, else transformers' own."""
     try:
         named = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("transformers_weights")

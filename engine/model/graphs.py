@@ -27,13 +27,13 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Buckets:
+class BucketGrid:
     """Every shape that is ever used: each of `rows` with each of `contexts`, both ascending."""
 
     rows: tuple[int, ...]
     contexts: tuple[int, ...]
 
-    def fitting(self, rows: int, context: int) -> Bucket:
+    def bucket_for(self, rows: int, context: int) -> Bucket:
         """The smallest that holds so many."""
         return Bucket(
             next(size for size in self.rows if size >= rows), next(size for size in self.contexts if size >= context)
@@ -57,30 +57,30 @@ def row_sizes(fewest: int, most: int) -> list[int]:
     return sizes
 
 
-def graph_buckets(fewest: int, rows: int, positions: int) -> Buckets:
+def graph_buckets(fewest: int, rows: int, positions: int) -> BucketGrid:
     """Few enough to record them all: contexts from 256 on by doubling, rows as `row_sizes` has them, and all."""
     sizes = row_sizes(fewest, rows - 1)
     contexts, context = [], 256
     while context < positions:
         contexts.append(context)
         context *= 2
-    return Buckets((*sizes, rows), (*contexts, positions))
+    return BucketGrid((*sizes, rows), (*contexts, positions))
 
 
-def fine_buckets(fewest: int, rows: int, positions: int, step: int) -> Buckets:
+def fine_buckets(fewest: int, rows: int, positions: int, step: int) -> BucketGrid:
     """Where nothing is recorded: as many rows as there are, contexts by `step` positions."""
-    return Buckets(tuple(range(fewest, rows + 1)), (*range(step, positions, step), positions))
+    return BucketGrid(tuple(range(fewest, rows + 1)), (*range(step, positions, step), positions))
 
 
-class Recorder(Protocol):
+class GraphCapturer(Protocol):
     """Turns work into something that does it again, on the same addresses."""
 
-    def record(self, work: Work) -> Work:
+    def capture(self, work: Work) -> Work:
         """Raises torch.OutOfMemoryError if there is no room for it, and whatever stands in the way of recording."""
         ...
 
 
-class CudaRecorder:
+class CudaGraphCapturer:
     """CUDA graphs that share one memory pool: they are replayed one after the other, on one stream, in any order.
 
     What runs beside them needs a recorder of its own. urgency: that of the lane they are replayed in; a kernel keeps
@@ -92,7 +92,7 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device, priority=-urgency)  # type: ignore[no-untyped-call]
 
-    def record(self, work: Work) -> Work:
+    def capture(self, work: Work) -> Work:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             work()  # loads kernels, builds what is compiled, allocates what stays
@@ -105,7 +105,7 @@ class CudaRecorder:
 
 
 @dataclass
-class Graphs:
+class CapturedGraphs:
     """The recorded work of each bucket. What could not be recorded is done plainly by whoever asks."""
 
     missing: list[Bucket] = field(default_factory=list)  # for want of memory
@@ -117,9 +117,9 @@ class Graphs:
     def __contains__(self, bucket: Bucket) -> bool:
         return bucket in self._recorded
 
-    def record(
+    def capture(
         self,
-        recorder: Recorder,
+        capturer: GraphCapturer,
         buckets: Iterable[Bucket],
         work: Callable[[Bucket], None],
         progress: Callable[[Bucket], None] = lambda bucket: None,
@@ -131,7 +131,7 @@ class Graphs:
         for bucket in buckets:
             progress(bucket)
             try:
-                self._recorded[bucket] = recorder.record(lambda bucket=bucket: work(bucket))  # type: ignore[misc]
+                self._recorded[bucket] = capturer.capture(lambda bucket=bucket: work(bucket))  # type: ignore[misc]
             except torch.OutOfMemoryError:
                 self.missing.append(bucket)
                 gc.collect()  # the half-made graph holds memory

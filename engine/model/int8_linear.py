@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .transformer import Fusible
+from .transformer import Compilable
 
 _LARGEST = 127  # not -128: what is symmetric needs no zero point
 
 
-class Int8Product(Fusible):
+class Int8Product(Compilable):
     """x (rows, in) -> (rows, out). The weights leave their 8 bits on the way into the product.
 
     On a CPU one operator does both. On a GPU it takes compiling: Triton's products read int8 then, where plain ones

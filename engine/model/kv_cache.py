@@ -41,7 +41,7 @@ class KvCache:
         self.values[:, row, :, :length] = saved[1]
 
 
-class LiveAttention(Protocol):
+class RaggedAttention(Protocol):
     """Attention of one query a row that reads no position which the row has not filled."""
 
     def __call__(self, q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
@@ -54,13 +54,13 @@ class LiveAttention(Protocol):
         ...
 
 
-class StepView:
+class DecodeView:
     """The first `rows` rows for one frame step: each writes one position and sees what it has filled.
 
     The plain way reads the whole context of every row, and masks what is not the row's own. live: does without.
     """
 
-    def __init__(self, cache: KvCache, positions: Tensor, context: int, live: LiveAttention | None = None) -> None:
+    def __init__(self, cache: KvCache, positions: Tensor, context: int, live: RaggedAttention | None = None) -> None:
         rows = positions.shape[0]
         _, _, kv_heads, _, head_dim = cache.keys.shape
         self._cache = cache
@@ -83,7 +83,7 @@ class StepView:
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask)
 
 
-class SpanView:
+class PrefillView:
     """One row that takes several positions at once: a prefill."""
 
     def __init__(self, cache: KvCache, row: int, start: int, length: int, groups: int) -> None:

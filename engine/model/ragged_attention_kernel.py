@@ -19,14 +19,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .ragged_attention import SPLIT
-
+SPLIT = 128  # positions that one program of the kernel takes
 _FEWEST_QUERIES = 16  # what tensor cores multiply at once
 _INTERPRETED = triton.knobs.runtime.interpret
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """Implements kv_cache.LiveAttention."""
+    """Implements kv_cache.RaggedAttention."""
     rows, kv_heads, groups, head_dim = q.shape
     context = keys.shape[2]
     splits = triton.cdiv(context, SPLIT)

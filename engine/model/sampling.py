@@ -36,7 +36,7 @@ class SamplingState:
 
 
 @dataclass(frozen=True)
-class StepKind:
+class SamplingMode:
     """What the rows of a step need between them: decides which work is done, never what a row gets.
 
     top_k: at least the largest of any row. sampled: some row is not greedy. guided: some row has guidance.
@@ -48,7 +48,7 @@ class StepKind:
 
 
 @dataclass(frozen=True)
-class Draws:
+class SamplingInputs:
     """What the draws of one frame need, worked out once for all of its codebooks."""
 
     noise: Tensor  # float32 (rows, codebooks, vocab), times the row's temperature: nothing where a row is greedy
@@ -56,12 +56,12 @@ class Draws:
     largest: int  # how many of the largest logits are looked at
 
     @staticmethod
-    def of(state: SamplingState, kind: StepKind, codebooks: int, vocab: int) -> Draws:
+    def of(state: SamplingState, mode: SamplingMode, codebooks: int, vocab: int) -> SamplingInputs:
         noise = gumbel_noise(state.seed, state.frame, codebooks, vocab)
         noise[:, 0] *= state.temperature_first[:, None]
         noise[:, 1:] *= state.temperature[:, None, None]
-        largest = min(kind.top_k, vocab)
-        return Draws(noise, state.top_k.clamp(max=largest)[:, None] - 1, largest)
+        largest = min(mode.top_k, vocab)
+        return SamplingInputs(noise, state.top_k.clamp(max=largest)[:, None] - 1, largest)
 
 
 def gumbel_noise(seed: Tensor, frame: Tensor, codebooks: int, vocab: int) -> Tensor:
@@ -97,17 +97,19 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def sample(logits: Tensor, state: SamplingState, kind: StepKind, draws: Draws | None, codebook: int) -> Tensor:
-    """logits (rows, vocab) of one codebook -> tokens int64 (rows,). draws: None where all rows are greedy.
+def sample(
+    logits: Tensor, state: SamplingState, mode: SamplingMode, inputs: SamplingInputs | None, codebook: int
+) -> Tensor:
+    """logits (rows, vocab) of one codebook -> tokens int64 (rows,). inputs: None where all rows are greedy.
 
     Guidance first: cond + w * (cond - uncond). Then top-k, ties at its edge kept, then the draw: the largest of
     logits + temperature * noise, which is the largest of logits / temperature + noise, and greedy at 0.
     """
     logits = logits.float()
-    if kind.guided:
+    if mode.guided:
         logits = logits + state.guidance[:, None] * (logits - logits[state.unconditional])
-    if draws is not None:
-        edge = logits.topk(draws.largest).values.gather(1, draws.edge)
-        logits = (logits + draws.noise[:, codebook]).masked_fill(logits < edge, -torch.inf)
+    if inputs is not None:
+        edge = logits.topk(inputs.largest).values.gather(1, inputs.edge)
+        logits = (logits + inputs.noise[:, codebook]).masked_fill(logits < edge, -torch.inf)
     tokens = logits.argmax(-1)
-    return tokens[state.sampler] if kind.guided else tokens
+    return tokens[state.sampler] if mode.guided else tokens

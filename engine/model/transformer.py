@@ -24,7 +24,7 @@ class CacheView(Protocol):
         ...
 
 
-class Fusible(nn.Module):
+class Compilable(nn.Module):
     """Kernels between the large products: what torch.compile is for. A marker, see ModelRunner.compile.
 
     A build is for so many dimensions, and for none of length one unless it was made with one; there may be eight of
@@ -33,7 +33,7 @@ class Fusible(nn.Module):
     """
 
 
-class RMSNorm(Fusible):
+class RMSNorm(Compilable):
     """Takes in what the part before gave, and norms: (x, update) -> (x + update, its norm), each (tokens, size)."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -48,7 +48,7 @@ class RMSNorm(Fusible):
         return x, self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
 
 
-class Rotary(Fusible):
+class Rotary(Compilable):
     """One fused projection (rows, length, all) -> q and k, turned, and v, each (rows, heads, length, head_dim)."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -62,7 +62,7 @@ class Rotary(Fusible):
         return turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + self.kv_heads :]
 
 
-class Gate(Fusible):
+class Gate(Compilable):
     """(tokens, 2 * intermediate) -> (tokens, intermediate)"""
 
     def forward(self, gate_up: Tensor) -> Tensor:
@@ -137,9 +137,9 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.norm_eps)
         self.positions = positions
-        self.tabulate()
+        self.build_tables()
 
-    def tabulate(self) -> None:
+    def build_tables(self) -> None:
         """Make the rotary tables; once more after a model got its weights, on another device or in another dtype."""
         weight = self.norm.weight
         steps = torch.arange(self.positions, dtype=torch.float32, device=weight.device)

@@ -172,7 +172,7 @@ def load_weights(model: CsmModel, tensors: Tensors, device: torch.device, dtype:
         for index, layer in enumerate(transformer.layers):
             for path, weight in _layer(source, f"{prefix}layers.{index}.", transformer.config):
                 put(layer.get_submodule(path), "weight", weight)
-    model.tabulate()
+    model.build_tables()
 
 
 def _layer(source: _Source, prefix: str, config: TransformerConfig) -> Iterable[tuple[str, Tensor]]:

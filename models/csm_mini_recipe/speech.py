@@ -119,7 +119,7 @@ def _said(
         pieces.append(pcm)
         return True
 
-    library.speak(text, voice, pitch_range, True, take, words)
+    library.synthesize(text, voice, pitch_range, True, take, words)
     return np.concatenate(pieces), words
 
 

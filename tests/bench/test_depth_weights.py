@@ -11,7 +11,7 @@ from bench.depth_weights import Spoken, compare, depth_logits, speak
 from bench.frame import weights_of_frame
 from engine import EngineConfig
 from engine.loading import Loaded, load
-from engine.model.sampling import StepKind
+from engine.model.sampling import SamplingMode
 from engine.random_checkpoint import TINY
 
 ROWS, FRAMES = 2, 2
@@ -41,7 +41,7 @@ def test_frames_are_caught_as_they_are_made(spoken: Spoken) -> None:
 
 def test_one_pass_says_what_the_decoder_says_code_by_code(exact: Loaded, spoken: Spoken) -> None:
     model, state = exact.runner.model, exact.runner.state
-    greedy = StepKind(top_k=1, sampled=False, guided=False)
+    greedy = SamplingMode(top_k=1, sampled=False, guided=False)
     with torch.inference_mode():
         for hidden in spoken.hidden:
             codes = model._codes(hidden, state, ROWS, greedy)

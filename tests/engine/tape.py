@@ -45,13 +45,13 @@ def _storage(tensor: Tensor) -> int:
     return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage().data_ptr()
 
 
-class TapeRecorder:
-    """Implements engine.model.graphs.Recorder. Counts what is played."""
+class TapeCapturer:
+    """Implements engine.model.graphs.GraphCapturer. Counts what is played."""
 
     def __init__(self) -> None:
         self.played = 0
 
-    def record(self, work: Work) -> Work:
+    def capture(self, work: Work) -> Work:
         work()
         tape = _Tape()
         with tape:

@@ -139,13 +139,13 @@ def test_guidance_takes_two_slots_and_matters(engine: CsmEngine, voice: VoicePro
 
 def test_guidance_is_what_its_formula_says(engine: CsmEngine) -> None:
     """Greedy with guidance w, against logits of two rows combined by hand."""
-    from engine.model.sampling import SamplingState, StepKind, sample
+    from engine.model.sampling import SamplingMode, SamplingState, sample
 
     state = SamplingState.allocate(2, torch.device("cpu"))
     state.guidance[0], state.unconditional[0], state.sampler[1] = 1.5, 1, 0
     logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
     expected = (logits[0] + 1.5 * (logits[0] - logits[1])).argmax()
-    tokens = sample(logits, state, StepKind(1, sampled=False, guided=True), None, 0)
+    tokens = sample(logits, state, SamplingMode(1, sampled=False, guided=True), None, 0)
     assert tokens.tolist() == [expected, expected]
 
 

@@ -385,13 +385,13 @@ def test_a_slow_reader_holds_its_own_slot_only() -> None:
 
 def test_it_does_not_run_far_ahead_of_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     spoken: list[str] = []
-    speak = EspeakLibrary.speak
+    speak = EspeakLibrary.synthesize
 
     def counted(library: EspeakLibrary, text: str, *rest: object, **named: object) -> None:
         spoken.append(text)
         speak(library, text, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(EspeakLibrary, "speak", counted)
+    monkeypatch.setattr(EspeakLibrary, "synthesize", counted)
     engine = engine_of(slots=1, queue=1)
     stream = engine.stream(request(" ".join([FOX] * 100), chunk_characters=1000))
     next(stream)
@@ -407,7 +407,7 @@ def test_cancelling_stops_within_the_text_chunk() -> None:
         pieces.append(pcm)
         return len(pieces) < 2
 
-    library.speak(FOX, SPEAKERS[0], 50, pause=False, sink=two_pieces)
+    library.synthesize(FOX, SPEAKERS[0], 50, pause=False, sink=two_pieces)
     assert len(pieces) == 2
 
 
@@ -416,7 +416,7 @@ def test_an_error_in_the_sink_comes_out() -> None:
         raise KeyError("sink")
 
     with pytest.raises(KeyError, match="sink"):
-        EspeakLibrary().speak(FOX, SPEAKERS[0], 50, pause=False, sink=fail)
+        EspeakLibrary().synthesize(FOX, SPEAKERS[0], 50, pause=False, sink=fail)
 
 
 def test_closing_while_speaking_ends_every_stream_and_the_thread() -> None:
@@ -449,7 +449,7 @@ def test_a_broken_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **named: object) -> None:
         raise MemoryError("none left")
 
-    monkeypatch.setattr(EspeakLibrary, "speak", broken)
+    monkeypatch.setattr(EspeakLibrary, "synthesize", broken)
     with pytest.raises(EngineFailed, match="none left"):
         engine.generate(request())
     with pytest.raises(EngineFailed, match="none left"):
@@ -467,7 +467,7 @@ def test_a_stalled_engine_says_for_how_long(monkeypatch: pytest.MonkeyPatch) -> 
         stalled.set()
         go_on.wait(timeout=60)
 
-    monkeypatch.setattr(EspeakLibrary, "speak", stall)
+    monkeypatch.setattr(EspeakLibrary, "synthesize", stall)
     stream = engine.stream(request())
     wait_for(stalled)
     first = engine.status().stalled_seconds

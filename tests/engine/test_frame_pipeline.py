@@ -17,13 +17,13 @@ from engine.context import Prefill
 from engine.engine_core import CsmEngine
 from engine.frame_pipeline import RECORDED
 from engine.loading import load as load_model
-from engine.model.graphs import Bucket, Buckets, Work
-from engine.model.sampling import StepKind
+from engine.model.graphs import Bucket, BucketGrid, Work
+from engine.model.sampling import SamplingMode
 from engine.model_runner import MOST_AT_ONCE, ModelRunner, SamplingParams
 
-from .tape import HostMustNotWait, TapeRecorder
+from .tape import HostMustNotWait, TapeCapturer
 
-BUCKETS = Buckets((2, 4), (64, 512))
+BUCKETS = BucketGrid((2, 4), (64, 512))
 Load = Callable[..., CsmEngine]
 
 
@@ -43,8 +43,8 @@ def settings(row: int, **changes: Any) -> SamplingParams:
     return SamplingParams(**({"seed": row, "temperature_first": 0.9, "temperature": 0.8, "top_k": 50} | changes))
 
 
-def record(runner: ModelRunner) -> tuple[TapeRecorder, TapeRecorder]:
-    steps, codec = TapeRecorder(), TapeRecorder()
+def record(runner: ModelRunner) -> tuple[TapeCapturer, TapeCapturer]:
+    steps, codec = TapeCapturer(), TapeCapturer()
     runner.frames.record(steps, codec, lambda done, of: None)
     return steps, codec
 
@@ -132,26 +132,26 @@ def test_a_kind_that_memory_had_no_room_for_is_done_plainly(fresh: ModelRunner) 
     steps, codec = record(fresh)
     fresh.frames.rare_graphs.clear()
     before = steps.played, codec.played
-    assert len(fresh.frames.launch([0], Bucket(2, 64), StepKind(64, True, True)).codes) == 2
+    assert len(fresh.frames.launch([0], Bucket(2, 64), SamplingMode(64, True, True)).codes) == 2
     assert (steps.played, codec.played) == (before[0], before[1] + 1)
 
 
 def test_progress_counts_every_graph(fresh: ModelRunner) -> None:
     seen: list[tuple[int, int]] = []
-    fresh.frames.record(TapeRecorder(), TapeRecorder(), lambda done, of: seen.append((done, of)))
+    fresh.frames.record(TapeCapturer(), TapeCapturer(), lambda done, of: seen.append((done, of)))
     assert seen == [(number, 8) for number in range(1, 9)]  # four buckets; two each of rare steps and of the codec's
     assert fresh.frames.recorded == "8 of 8"
 
 
-class Slips(TapeRecorder):
+class Slips(TapeCapturer):
     """Plays something else than was recorded, for one of the buckets."""
 
     def __init__(self, state: Tensor) -> None:
         super().__init__()
         self._state, self._count = state, 0
 
-    def record(self, work: Work) -> Work:
-        replay, self._count = super().record(work), self._count + 1
+    def capture(self, work: Work) -> Work:
+        replay, self._count = super().capture(work), self._count + 1
         if self._count != 3:
             return replay
 
@@ -164,7 +164,7 @@ class Slips(TapeRecorder):
 
 def test_a_graph_that_says_something_else_is_found_out(fresh: ModelRunner, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        fresh.frames.record(Slips(fresh.state.outcome), TapeRecorder(), lambda done, of: None)
+        fresh.frames.record(Slips(fresh.state.output), TapeCapturer(), lambda done, of: None)
     assert "something else" in caplog.text
     assert fresh.frames.recorded == "none"
     assert not fresh.frames.step_graphs.replay(Bucket(4, 512))
@@ -172,7 +172,7 @@ def test_a_graph_that_says_something_else_is_found_out(fresh: ModelRunner, caplo
 
 def test_where_nothing_can_be_recorded_frames_stay_plain(fresh: ModelRunner, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        def record(self, work: Work) -> Work:
+        def capture(self, work: Work) -> Work:
             raise RuntimeError("operation not permitted")
 
     with caplog.at_level(logging.WARNING):
@@ -182,8 +182,8 @@ def test_where_nothing_can_be_recorded_frames_stay_plain(fresh: ModelRunner, cap
     assert len(conversation(fresh))
 
 
-@pytest.mark.parametrize("kind", [RECORDED, StepKind(64, False, False), StepKind(67, True, True)])
-def test_a_step_asks_for_no_values_and_moves_nothing(fresh: ModelRunner, kind: StepKind) -> None:
+@pytest.mark.parametrize("kind", [RECORDED, SamplingMode(64, False, False), SamplingMode(67, True, True)])
+def test_a_step_asks_for_no_values_and_moves_nothing(fresh: ModelRunner, kind: SamplingMode) -> None:
     """All of the state stays where it is, and a step can be played again from what it did."""
     state, codec = fresh.state, fresh.codec
 
@@ -196,8 +196,8 @@ def test_a_step_asks_for_no_values_and_moves_nothing(fresh: ModelRunner, kind: S
     before = addresses()
     assert len(before) > 30
     with torch.inference_mode():
-        TapeRecorder().record(lambda: fresh.model.frame_step(state, 3, 64, kind))
-        TapeRecorder().record(lambda: fresh.frames._decode(Bucket(3)))
+        TapeCapturer().capture(lambda: fresh.model.frame_step(state, 3, 64, kind))
+        TapeCapturer().capture(lambda: fresh.frames._decode(Bucket(3)))
     assert addresses() == before
 
 
@@ -221,7 +221,7 @@ def test_the_tape_notices_who_asks_for_values_or_brings_some(
 
     monkeypatch.setattr(fresh.model, "_codes", meddling)
     with pytest.raises(HostMustNotWait), torch.inference_mode():
-        TapeRecorder().record(lambda: fresh.model.frame_step(fresh.state, 2, 64, RECORDED))
+        TapeCapturer().capture(lambda: fresh.model.frame_step(fresh.state, 2, 64, RECORDED))
 
 
 @pytest.fixture

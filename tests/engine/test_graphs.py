@@ -1,4 +1,4 @@
-"""Buckets, and what becomes of those that cannot be recorded."""
+"""BucketGrid, and what becomes of those that cannot be recorded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from engine.model.graphs import Bucket, Graphs, Work, fine_buckets, graph_buckets, row_sizes
+from engine.model.graphs import Bucket, CapturedGraphs, Work, fine_buckets, graph_buckets, row_sizes
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4, 33, 64, 200, 512])
@@ -17,9 +17,9 @@ def test_every_step_has_a_bucket_that_is_not_much_too_large(rows: int, positions
     assert buckets.rows[-1] == rows
     assert buckets.contexts[-1] == positions
     for needed in range(1, rows + 1):
-        assert needed <= buckets.fitting(needed, 1).rows <= max(2 * needed, 2)
+        assert needed <= buckets.bucket_for(needed, 1).rows <= max(2 * needed, 2)
     for context in range(1, positions + 1):
-        assert context <= buckets.fitting(1, context).context <= max(2 * context, 256)
+        assert context <= buckets.bucket_for(1, context).context <= max(2 * context, 256)
     assert len(buckets.largest_first()) <= 60  # each takes time at the start
 
 
@@ -32,9 +32,9 @@ def test_the_largest_comes_first_so_that_the_others_fit_into_its_memory() -> Non
 
 def test_without_graphs_a_step_is_as_large_as_it_must_be() -> None:
     buckets = fine_buckets(2, 16, 500, 64)
-    assert buckets.fitting(1, 1) == Bucket(2, 64)
-    assert buckets.fitting(11, 65) == Bucket(11, 128)
-    assert buckets.fitting(16, 500) == Bucket(16, 500)
+    assert buckets.bucket_for(1, 1) == Bucket(2, 64)
+    assert buckets.bucket_for(11, 65) == Bucket(11, 128)
+    assert buckets.bucket_for(16, 500) == Bucket(16, 500)
 
 
 def test_row_sizes_grow_by_half_at_most_from_some_size_on() -> None:
@@ -50,7 +50,7 @@ class Narrow:
     def __init__(self, room: int) -> None:
         self._room = room
 
-    def record(self, work: Work) -> Work:
+    def capture(self, work: Work) -> Work:
         if self._room == 0:
             raise torch.OutOfMemoryError("no room")
         self._room -= 1
@@ -59,9 +59,9 @@ class Narrow:
 
 def test_what_memory_has_no_room_for_is_left_out_and_named() -> None:
     done: list[Bucket] = []
-    graphs, buckets = Graphs(), graph_buckets(2, 4, 512).largest_first()
+    graphs, buckets = CapturedGraphs(), graph_buckets(2, 4, 512).largest_first()
     begun: list[Bucket] = []
-    graphs.record(Narrow(3), buckets, done.append, begun.append)
+    graphs.capture(Narrow(3), buckets, done.append, begun.append)
     assert begun == buckets
     assert len(graphs) == 3
     assert graphs.missing == buckets[3:]
@@ -71,8 +71,8 @@ def test_what_memory_has_no_room_for_is_left_out_and_named() -> None:
 
 def test_what_stands_in_the_way_otherwise_is_told() -> None:
     class Broken:
-        def record(self, work: Work) -> Work:
+        def capture(self, work: Work) -> Work:
             raise RuntimeError("operation not permitted when stream is capturing")
 
     with pytest.raises(RuntimeError, match="capturing"):
-        Graphs().record(Broken(), [Bucket(2)], lambda bucket: None)
+        CapturedGraphs().capture(Broken(), [Bucket(2)], lambda bucket: None)

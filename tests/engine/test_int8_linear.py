@@ -19,7 +19,7 @@ from engine.loading import load as load_model
 from engine.model.int8_linear import Int8Linear, Int8Product, quantize
 from engine.model_runner import ModelRunner
 
-from .tape import TapeRecorder
+from .tape import TapeCapturer
 
 Load = Callable[..., CsmEngine]
 
@@ -116,16 +116,16 @@ def test_the_backbone_says_the_same_and_a_frame_can_be_recorded(checkpoint: Path
 
     def speak(runner: ModelRunner, recorded: bool) -> list[Tensor]:
         state = runner.model.allocate(2)
-        state.speaking[:], state.starting[:], state.sampling.top_k[:] = True, True, 50
+        state.active[:], state.starting[:], state.sampling.top_k[:] = True, True, 50
         state.sampling.temperature[:] = state.sampling.temperature_first[:] = 0.9
 
         def step() -> None:
             runner.model.frame_step(state, 2, 64, RECORDED)
 
         with torch.inference_mode():
-            frame = TapeRecorder().record(step) if recorded else step  # recording makes two frames
+            frame = TapeCapturer().record(step) if recorded else step  # recording makes two frames
             for _ in range(2 if recorded else 4):
                 frame()
-        return [state.outcome, state.position]
+        return [state.output, state.position]
 
     assert all(map(torch.equal, speak(rounded, True), speak(rounded, False)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.codec.mimi import MimiCodec, frames_of, load_moshi_mimi, load_transformers_mimi
+from engine.codec.mimi import MimiCodec, frame_count, load_moshi_mimi, load_transformers_mimi
 from engine.errors import CheckpointError
 from engine.model.config import read_config
 from engine.model.weights import open_tensors
@@ -109,7 +109,7 @@ def test_recordings_have_the_codes_of_transformers(checkpoint: Path, model: Any)
 def test_frames_are_counted_before_they_are_made(checkpoint: Path, samples: int, rate: int) -> None:
     wave = np.random.default_rng(1).normal(0, 0.1, samples).astype(np.float32)
     with torch.inference_mode():
-        assert len(codec_of(checkpoint).encode(wave, rate)) == frames_of(samples, rate)
+        assert len(codec_of(checkpoint).encode(wave, rate)) == frame_count(samples, rate)
 
 
 def test_resampled_recordings_sound_the_same(checkpoint: Path) -> None:

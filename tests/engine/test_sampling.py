@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.model.sampling import Draws, SamplingState, StepKind, gumbel_noise, sample
+from engine.model.sampling import SamplingInputs, SamplingMode, SamplingState, gumbel_noise, sample
 
 CPU = torch.device("cpu")
 
@@ -16,8 +16,8 @@ def state(rows: int, temperature: float = 1.0, top_k: int = 1000) -> SamplingSta
     return made
 
 
-def draw(logits: Tensor, settings: SamplingState, kind: StepKind) -> Tensor:
-    return sample(logits, settings, kind, Draws.of(settings, kind, 1, logits.shape[-1]), 0)
+def draw(logits: Tensor, settings: SamplingState, kind: SamplingMode) -> Tensor:
+    return sample(logits, settings, kind, SamplingInputs.of(settings, kind, 1, logits.shape[-1]), 0)
 
 
 def test_noise_is_a_function_of_seed_frame_codebook_and_token_alone() -> None:
@@ -45,7 +45,7 @@ def test_draws_follow_the_softmax() -> None:
     logits = torch.tensor([1.0, 0.0, -1.0, 2.0])
     settings = state(rows, temperature=0.7)
     settings.seed[:] = torch.arange(rows)
-    tokens = draw(logits.expand(rows, 4), settings, StepKind(64, sampled=True, guided=False))
+    tokens = draw(logits.expand(rows, 4), settings, SamplingMode(64, sampled=True, guided=False))
     shares = tokens.bincount(minlength=4) / rows
     assert torch.allclose(shares, (logits / 0.7).softmax(0), atol=0.015)
 
@@ -57,15 +57,15 @@ def test_top_k_is_each_rows_own_whatever_the_step_was_built_for(top_k: int) -> N
     settings = state(rows, top_k=top_k)
     settings.seed[:] = torch.arange(rows)
     settings.top_k[0] = 5
-    tokens = draw(logits, settings, StepKind(64, sampled=True, guided=False))
+    tokens = draw(logits, settings, SamplingMode(64, sampled=True, guided=False))
     assert set(tokens[1:].tolist()) == set(range(top_k))
-    assert torch.equal(tokens, draw(logits, settings, StepKind(5, sampled=True, guided=False)))
+    assert torch.equal(tokens, draw(logits, settings, SamplingMode(5, sampled=True, guided=False)))
 
 
 def test_temperature_zero_is_greedy_beside_rows_that_draw() -> None:
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
     settings = state(50, temperature=2.0)
     settings.temperature_first[::2] = 0
-    tokens = draw(logits, settings, StepKind(64, sampled=True, guided=False))
+    tokens = draw(logits, settings, SamplingMode(64, sampled=True, guided=False))
     assert torch.equal(tokens[::2], logits[::2].argmax(-1))
     assert not torch.equal(tokens[1::2], logits[1::2].argmax(-1))

@@ -45,7 +45,7 @@ def load(checkpoint: Path) -> Iterator[Load]:
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 as such: TF32, which cuDNN uses unasked and loading on a GPU turns on, rounds to ten bits.
 
-    Graphs keep what was set when they were recorded, so loading is kept from turning it on.
+    Graphs keep what was set when they were captured, so loading is kept from turning it on.
     """
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.set_float32_matmul_precision("highest")

@@ -1,4 +1,4 @@
-"""Graphs on a CUDA device: bit for bit what the same kernels give one by one, in every bucket, and no memory after."""
+"""CUDA graphs of every bucket give bit for bit what the plain kernels give, and allocate no memory when replayed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from engine.context import Prefill
 from engine.cuda_streams import StreamPriority
 from engine.frame_pipeline import RECORDED
 from engine.loading import load
-from engine.model.graphs import Bucket, CudaRecorder
-from engine.model.ragged_attention import live_attention
+from engine.model.graphs import Bucket, CudaGraphCapturer
+from engine.model.ragged_attention import verified_ragged_attention
 from engine.model_runner import PROMPT_LANES, ModelRunner, SamplingParams
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
 
@@ -40,13 +40,13 @@ def runner_of(checkpoint: Path, dtype: Any, graphs: bool, live: bool = True) -> 
     config = EngineConfig(str(checkpoint), "cuda", dtype, slots=ROWS, compile="off")
     runner = load(config, lambda share, what: None).runner
     model = runner.model
-    assert model.live_attention is None  # not with compile="off"
+    assert model.ragged_attention is None  # not with compile="off"
     if live:
-        model.live_attention = live_attention(model.config.backbone, model.device, model.dtype)
-        assert model.live_attention is not None
+        model.ragged_attention = verified_ragged_attention(model.config.backbone, model.device, model.dtype)
+        assert model.ragged_attention is not None
     if graphs:
         runner.frames.record(
-            *(CudaRecorder(runner.device, StreamPriority.FRAMES) for _ in range(2)), lambda done, of: None
+            *(CudaGraphCapturer(runner.device, StreamPriority.FRAMES) for _ in range(2)), lambda done, of: None
         )
         count = len(runner.frames.buckets.largest_first()) + 2 * len(runner.frames.buckets.rows)
         assert runner.frames.recorded == f"{count} of {count}"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.model.int8_linear import Int8Linear
-from engine.model.transformer import Fusible
+from engine.model.transformer import Compilable
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -19,7 +19,7 @@ def layer_of(outputs: int, inputs: int, compiled: bool) -> tuple[Int8Linear, Ten
     weight = (torch.randn(outputs, inputs, generator=generator) * 0.02).to("cuda", torch.bfloat16)
     layer = Int8Linear(weight)
     for module in layer.modules():
-        if compiled and isinstance(module, Fusible):
+        if compiled and isinstance(module, Compilable):
             module.compile(dynamic=True)  # type: ignore[no-untyped-call]
     return layer, weight
 
