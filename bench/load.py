@@ -30,13 +30,13 @@ from typing import Any
 
 from app.settings import SettingsError, load_client_settings
 
-from .listeners.crowd import Crowd
-from .listeners.figures import Figures, figures_of
-from .listeners.report import HEADER, LIMITS, as_data, end_progress, line, plot, progress, remarks
-from .listeners.search import Found, largest_load
-from .listeners.server import ServerError, served, status_of, wait_until_idle
-from .listeners.trial import FORMATS, Address, Loop, NotLoopbackError, Track, TrackName, Trial
-from .processor import processor
+from .cpu_info import processor
+from .load_test.load_generator import Crowd
+from .load_test.metrics import Figures, figures_of
+from .load_test.report import HEADER, LIMITS, as_data, end_progress, line, plot, progress, remarks
+from .load_test.search import Found, largest_load
+from .load_test.server import ServerError, served, status_of, wait_until_idle
+from .load_test.trial import FORMATS, Address, Loop, NotLoopbackError, Track, TrackName, Trial
 
 IDLE_SECONDS = 40.0  # for what a trial left behind to end; the service's queue lets nobody wait longer than 30
 

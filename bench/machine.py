@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .processor import processor
+from .cpu_info import processor
 
 
 def synchronize(device: torch.device) -> None:

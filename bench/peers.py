@@ -34,7 +34,7 @@ from engine.engine_core import CsmEngine
 
 from .machine import bandwidth_of, name_of, timed
 from .texts import SENTENCES
-from .transformers_peer import TransformersPeer, why_not_compiled
+from .transformers_baseline import TransformersPeer, why_not_compiled
 
 # Of every side, request n says text n. The longest first: a static cache is as long as the first text needs.
 TEXTS = sorted(SENTENCES, key=len, reverse=True)

@@ -30,13 +30,13 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
+from .cpu_info import processor
 from .encoders import cpu_ms_per_frame, voice_like
-from .listeners.crowd import Crowd
-from .listeners.figures import Figures, figures_of
-from .listeners.report import end_progress, progress
-from .listeners.server import ServerError, served, status_of, wait_until_idle
-from .listeners.trial import FORMATS, SOCKETS, Address, Track, Trial
-from .processor import processor
+from .load_test.load_generator import Crowd
+from .load_test.metrics import Figures, figures_of
+from .load_test.report import end_progress, progress
+from .load_test.server import ServerError, served, status_of, wait_until_idle
+from .load_test.trial import FORMATS, SOCKETS, Address, Track, Trial
 
 CLIP_SECONDS = 10.0
 _COUNT_SECONDS = 1.5  # a worker counts what it has used once a second

@@ -20,8 +20,8 @@ from pathlib import Path
 from random import Random
 
 from scripts.soak.clients import CLIENTS, FORMATS, Client, verdict_of, whole
+from scripts.soak.http_client import KEY
 from scripts.soak.service import Holding, Service
-from scripts.soak.wire import KEY
 
 WORKERS, SLOTS = 4, 8
 SECONDS_BETWEEN_KILLS = 20.0  # on average

@@ -12,7 +12,7 @@ import anyio
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
-from scripts.soak.wire import KEY, Answer, Cut, connect, request
+from scripts.soak.http_client import KEY, Answer, Cut, connect, request
 
 FRAME_BYTES = 3840  # 80 ms of 16-bit samples; the fake engine speaks one frame a character
 WAV_HEADER_BYTES = 44

@@ -19,7 +19,7 @@ from random import Random
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from scripts.soak.wire import KEY
+from scripts.soak.http_client import KEY
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.listeners.crowd import Crowd
-from bench.listeners.figures import figures_of
-from bench.listeners.report import plot
-from bench.listeners.server import served
-from bench.listeners.trial import FORMATS, Track, Trial
 from bench.load import main
+from bench.load_test.load_generator import Crowd
+from bench.load_test.metrics import figures_of
+from bench.load_test.report import plot
+from bench.load_test.server import served
+from bench.load_test.trial import FORMATS, Track, Trial
 
 SHORT = ["--ramp", "0.5", "--seconds", "1.5", "--drain", "5", "--clip-seconds", "0.8", "--processes", "2"]
 

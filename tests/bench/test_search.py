@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.listeners.search import PRECISION, largest_load
+from bench.load_test.search import PRECISION, largest_load
 
 
 @given(limit=st.integers(1, 3000), first=st.integers(1, 100), most=st.integers(100, 2000))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.listeners.trial import Address, NotLoopbackError, Track
+from bench.load_test.trial import Address, NotLoopbackError, Track
 from bench.texts import longer_than
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing.synchronize import Barrier
 from types import TracebackType
 
-from .share import COLUMNS, ENDED, SPEAKING, UNANSWERED, Heard, run_share
+from .client_process import COLUMNS, ENDED, SPEAKING, UNANSWERED, Heard, run_share
 from .trial import Trial
 
 LISTENERS_PER_PROCESS = 128  # one core reads about that many streams at several times real time

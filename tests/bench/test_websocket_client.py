@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from bench.listeners.trial import Address, Track
-from bench.listeners.websocket import Talk, text_frame
+from bench.load_test.trial import Address, Track
+from bench.load_test.websocket_client import Talk, text_frame
 
 pytestmark = pytest.mark.anyio
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Coroutine, Iterator, MutableSequence
 from dataclasses import dataclass, field
 
-from .hearing import End, Hearing, Outcome
-from .meters import METERS, SAMPLE_RATE
+from .audio_meters import METERS, SAMPLE_RATE
+from .http_client import Answer, Listening
+from .stream_timing import End, Hearing, Outcome
 from .trial import Trial
-from .websocket import Talk
-from .wire import Answer, Listening
+from .websocket_client import Talk
 
 _PAUSE_SECONDS = 0.5  # of a listener that was not answered: it does not ask again in a loop
 SPEAKING, ENDED, UNANSWERED = range(3)  # the columns of a process's row in the live counts

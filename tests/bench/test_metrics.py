@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.listeners.figures import figures_of
-from bench.listeners.hearing import Outcome
-from bench.listeners.report import as_data, line, remarks
-from bench.listeners.share import Heard
-from bench.listeners.trial import Address, Track, Trial
+from bench.load_test.client_process import Heard
+from bench.load_test.metrics import figures_of
+from bench.load_test.report import as_data, line, remarks
+from bench.load_test.stream_timing import Outcome
+from bench.load_test.trial import Address, Track, Trial
 
 TRIAL = Trial(Address("127.0.0.1", 1), Track("fixed", 2.0), "closed", 4, ramp=1.0, seconds=10.0, drain=5.0)
 GOOD = Outcome(

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .hearing import Outcome
-from .share import Heard
+from .client_process import Heard
+from .stream_timing import Outcome
 from .trial import Loop, TrackName, Trial
 
 FIRST_AUDIO_LIMIT = 0.300  # seconds, at p95

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.listeners.wire import BadAnswerError, ChunkedBody, SizedBody, parse_head
+from bench.load_test.http_client import BadAnswerError, ChunkedBody, SizedBody, parse_head
 
 
 def chunked(*pieces: bytes) -> bytes:

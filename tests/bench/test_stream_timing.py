@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.listeners.hearing import Hearing
-from bench.listeners.meters import SAMPLE_RATE
+from bench.load_test.audio_meters import SAMPLE_RATE
+from bench.load_test.stream_timing import Hearing
 
 
 def test_first_audio_is_counted_from_the_request() -> None:

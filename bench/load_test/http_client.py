@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from .meters import Meter
+from .audio_meters import Meter
 
 _LONGEST_HEAD = 64 << 10  # bytes
 

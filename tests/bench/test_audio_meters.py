@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.encoders import FORMATS
-from bench.listeners.meters import METERS, SAMPLE_RATE
+from bench.load_test.audio_meters import METERS, SAMPLE_RATE
 
 SPEECH = (0.1 * np.sin(np.arange(5 * SAMPLE_RATE) / 20)).astype(np.float32)
 OF_THE_CODEC = 3000  # samples at most, that a codec puts around

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .crowd import Watch
-from .figures import FIRST_AUDIO_LIMIT, PERCENTILES, UNDERRUN_SHARE, UNDERRUNS, Figures
+from .load_generator import Watch
+from .metrics import FIRST_AUDIO_LIMIT, PERCENTILES, UNDERRUN_SHARE, UNDERRUNS, Figures
 from .trial import Trial
 
 _BAR = 24  # characters

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .meters import SAMPLE_RATE
+from .audio_meters import SAMPLE_RATE
 
 End = Literal["whole", "cut", "rejected", "silent", "unreachable", "left"]
 

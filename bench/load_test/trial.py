@@ -9,8 +9,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ..texts import longer_than, natural
-from .meters import METERS
-from .websocket import upgrade
+from .audio_meters import METERS
+from .websocket_client import upgrade
 
 Loop = Literal["closed", "open"]
 TrackName = Literal["fixed", "natural"]

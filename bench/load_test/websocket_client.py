@@ -9,7 +9,7 @@ import struct
 import time
 from typing import Any
 
-from .wire import Listening, OnAudio, parse_head
+from .http_client import Listening, OnAudio, parse_head
 
 _TEXT, _BINARY, _CLOSE = 1, 2, 8
 _FINAL, _MASKED = 0x80, 0x80
