@@ -24,7 +24,7 @@ from engine.model.config import TransformerConfig, read_config
 from engine.model.graphs import CudaGraphCapturer, graph_buckets
 from engine.model.kv_cache import DecodeView, KvCache, RaggedAttention
 from engine.model.ragged_attention import verified_ragged_attention
-from engine.model_runner import FEWEST_ROWS
+from engine.model_runner import MIN_ROWS
 
 from .machine import bandwidth_of, median_seconds, name_of
 
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     csm, device = read_config(chosen.model / "config.json"), _device(chosen.device)
     config, dtype = csm.backbone, _dtype(chosen.dtype, device)
     live, bandwidth = verified_ragged_attention(config, device, dtype), bandwidth_of(device)
-    buckets = graph_buckets(FEWEST_ROWS, max(*chosen.rows, FEWEST_ROWS + 1), csm.positions)
+    buckets = graph_buckets(MIN_ROWS, max(*chosen.rows, MIN_ROWS + 1), csm.positions)
     table = []
     print(f"{name_of(device)}: {bandwidth}, {dtype}, {config.layers} layers\n")
     heads = ("rows", "live", "longest", "bucket", "masked ms", "live ms", "floor ms")

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from engine import EngineConfig
 from engine.context import Prefill
-from engine.frame_pipeline import RECORDED
+from engine.frame_pipeline import CAPTURED_MODE
 from engine.loading import Loaded, load
 from engine.model.csm import CsmModel
 from engine.model.kv_cache import DepthView, KvCache
@@ -68,7 +68,7 @@ def step_seconds(runners: Sequence[ModelRunner], rows: int, rounds: int) -> list
         for runner, seconds in zip(runners, took, strict=True):
             rewind(runner, rows, CONTEXT)
             with torch.inference_mode():
-                seconds.append(timed(lambda runner=runner: runner.frames._step(bucket, RECORDED), runner.device))  # type: ignore[misc]
+                seconds.append(timed(lambda runner=runner: runner.frames._step(bucket, CAPTURED_MODE), runner.device))  # type: ignore[misc]
     return [statistics.median(seconds) for seconds in took]
 
 
@@ -78,9 +78,9 @@ def speak(loaded: Loaded, rows: int, count: int) -> Spoken:
     frames, state = runner.frames, runner.state
     prompts = [loaded.tokenizer.encode(SENTENCES[row % len(SENTENCES)], 0)[:-1] for row in range(rows)]
     for row, tokens in enumerate(prompts):
-        runner.begin(row, SamplingParams(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
+        runner.reset_row(row, SamplingParams(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
         runner.prefill(row, Prefill(0, [tokens]), len(tokens))
-        runner.start(row, len(tokens))
+        runner.start_row(row, len(tokens))
         runner.is_prefilled(row, wait=True)
     bucket = frames.buckets.bucket_for(rows, max(map(len, prompts)) + count)
     hidden: list[Tensor] = []
@@ -88,13 +88,13 @@ def speak(loaded: Loaded, rows: int, count: int) -> Spoken:
     hook = runner.model.depth_projection.register_forward_pre_hook(
         lambda module, given: hidden.append(given[0][:rows].clone())
     )
-    with torch.inference_mode(), frames.lane.on():
-        frames._tell_who_speaks(list(range(rows)))
+    with torch.inference_mode(), frames.model_stream.as_current():
+        frames._set_active_rows(list(range(rows)))
         for _ in range(count):
-            frames._plain_step(bucket)
+            frames._eager_step(bucket)
             codes.append(state.codes[:rows].clone())
-        frames._tell_who_speaks([])
-        frames.lane.mark().wait()
+        frames._set_active_rows([])
+        frames.model_stream.record_event().wait()
     hook.remove()
     return Spoken(torch.stack(hidden), torch.stack(codes))
 

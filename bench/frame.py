@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from engine import FRAME_MILLISECONDS, EngineConfig
 from engine.context import Prefill
-from engine.frame_pipeline import RECORDED
+from engine.frame_pipeline import CAPTURED_MODE
 from engine.loading import load
 from engine.model.csm import CsmModel
 from engine.model.graphs import Bucket
@@ -49,7 +49,7 @@ def floor_seconds(runner: ModelRunner, rows: int, context: int, bandwidth: float
 def prepare(runner: ModelRunner, rows: int, context: int) -> list[int]:
     """Rows in the middle of speaking, their contexts filled up to `context`."""
     for row in range(rows):
-        runner.begin(row, SamplingParams(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
+        runner.reset_row(row, SamplingParams(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
     rewind(runner, rows, context)
     return list(range(rows))
 
@@ -57,7 +57,7 @@ def prepare(runner: ModelRunner, rows: int, context: int) -> list[int]:
 def rewind(runner: ModelRunner, rows: int, context: int) -> None:
     """Put rows back to where they were: the figure is for this context."""
     for row in range(rows):
-        runner.start(row, context - 32)
+        runner.start_row(row, context - 32)
         runner.is_prefilled(row, wait=True)
 
 
@@ -95,7 +95,7 @@ def measure(runner: ModelRunner, rows: int, context: int, rounds: int) -> dict[s
             "graph": bucket in frames.step_graphs,
             "seconds": seconds(whole),
             "overlapped_seconds": seconds(overlapped, _TOGETHER),
-            "step_seconds": seconds(lambda: frames._step(bucket, RECORDED)),
+            "step_seconds": seconds(lambda: frames._step(bucket, CAPTURED_MODE)),
             "codec_seconds": seconds(
                 lambda: None if frames.codec_graphs.replay(Bucket(bucket.rows)) else frames._decode(Bucket(bucket.rows))
             ),

@@ -28,7 +28,7 @@ from .types import (
     EngineStatus,
     Speech,
     SpeechRequest,
-    Spoken,
+    SpeechSegment,
     VoicePrompt,
 )
 
@@ -56,8 +56,8 @@ __all__ = [
     "PromptTooLong",
     "Speech",
     "SpeechRequest",
+    "SpeechSegment",
     "SpeechStream",
-    "Spoken",
     "VoicePrompt",
     "load_encoder",
     "load_engine",

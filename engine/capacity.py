@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .config import MOST_SLOTS
+from .config import MAX_SLOTS
 from .model.config import CsmConfig, TransformerConfig
 
 _SHARE_LEFT_FREE = 0.1  # of all memory: recordings that are encoded, fragmentation
@@ -39,8 +39,8 @@ def bytes_of_prefill(config: CsmConfig, element: int, positions: int) -> int:
 def rows_that_fit(free: int, total: int, row: int, kept: int, fewest: int) -> int:
     """How many rows of `row` bytes fit into `free`, when `kept` bytes (voice cache, prefill) and a share of all stay.
 
-    By eights, as matrix products have them, where there are so many. Not over MOST_SLOTS and not under `fewest`, which
+    By eights, as matrix products have them, where there are so many. Not over MAX_SLOTS and not under `fewest`, which
     may be too many: then allocating them says so.
     """
-    fit = min(MOST_SLOTS, (free - kept - int(total * _SHARE_LEFT_FREE)) // row)
+    fit = min(MAX_SLOTS, (free - kept - int(total * _SHARE_LEFT_FREE)) // row)
     return max(fewest, fit - fit % 8 if fit >= 8 else fit)

@@ -9,7 +9,7 @@ from .errors import InvalidRequest
 
 AUTO_SLOTS = 0  # as EngineConfig.slots
 CPU_SLOTS = 4  # what that is where no GPU is
-MOST_SLOTS = 512  # ... and at the most: one interpreter has to serve them all
+MAX_SLOTS = 512  # ... and at the most: one interpreter has to serve them all
 FALLBACK_MODEL = "espeak-ng"  # as EngineConfig.model: the voice that needs no weights
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .errors import PromptTooLong
-from .text import frame_bound, split_text
+from .text import max_frames_for, split_text
 from .types import Codes
 
 Tokens = list[int]
@@ -27,7 +27,7 @@ class TextChunk:
 
     text: str
     tokens: Tokens
-    bound: int
+    max_frames: int
 
 
 def plan_chunks(text: str, most_characters: int, room: int, tokenize: Tokenize, whole: int | None) -> list[TextChunk]:
@@ -43,8 +43,8 @@ def plan_chunks(text: str, most_characters: int, room: int, tokenize: Tokenize, 
         return [TextChunk(text, tokens, whole)]
     limit = most_characters
     while True:
-        chunks = [TextChunk(chunk, tokenize(chunk), frame_bound(chunk)) for chunk in split_text(text, limit)]
-        if all(len(chunk.tokens) + chunk.bound <= room for chunk in chunks):
+        chunks = [TextChunk(chunk, tokenize(chunk), max_frames_for(chunk)) for chunk in split_text(text, limit)]
+        if all(len(chunk.tokens) + chunk.max_frames <= room for chunk in chunks):
             return chunks
         if limit <= _SHORTEST_CHUNK:
             raise PromptTooLong(
@@ -69,60 +69,60 @@ class Prefill:
 class Context:
     """One row's context.
 
-    limit: positions of the model. reserved: positions that the voice segment takes, at the start.
-    silence: the closing frame, (1, codebooks).
+    limit: positions of the model. voice_length: positions that the voice segment takes, at the start.
+    eos_frame: the closing frame, (1, codebooks).
     """
 
-    limit: int
-    reserved: int
-    silence: Codes
+    max_positions: int
+    voice_length: int
+    eos_frame: Codes
     position: int = 0  # where the next thing goes
     _segments: list[tuple[Tokens, Codes]] = field(default_factory=list)  # spoken since the voice, oldest first
-    _speaking: Tokens = field(default_factory=list)
+    _chunk_tokens: Tokens = field(default_factory=list)
     _stale: bool = False  # the segments are not in the row yet
     _unfed: Codes | None = None  # frames of the last segment that are not in the context yet, the closing one too
 
     def __post_init__(self) -> None:
-        self.position = self.reserved
+        self.position = self.voice_length
 
-    def remember(self, tokens: Tokens, codes: Codes) -> None:
+    def add_segment(self, tokens: Tokens, codes: Codes) -> None:
         """Something was said before the first chunk: its text's tokens and its frames (frames, codebooks)."""
         self._segments.append((tokens, codes))
         self._stale = True
 
-    def begin(self, chunk: TextChunk) -> Prefill:
+    def begin_chunk(self, chunk: TextChunk) -> Prefill:
         """Make room for a chunk, behind what was spoken if it fits, else with only the newest segments kept."""
         before: list[Span] = [] if self._unfed is None else [self._unfed]
-        need = sum(map(len, before)) + len(chunk.tokens) + chunk.bound
-        if self._stale or self.position + need > self.limit:
+        need = sum(map(len, before)) + len(chunk.tokens) + chunk.max_frames
+        if self._stale or self.position + need > self.max_positions:
             self._stale = False
-            before = self._roll(len(chunk.tokens) + chunk.bound)
+            before = self._keep_newest(len(chunk.tokens) + chunk.max_frames)
         start = self.position
         spans = [*before, chunk.tokens[:-1]]
         self.position += sum(map(len, spans))
-        self._speaking, self._unfed = chunk.tokens, None
+        self._chunk_tokens, self._unfed = chunk.tokens, None
         return Prefill(start, spans)
 
-    def finish(self, codes: Codes, fed: int) -> None:
+    def finish_chunk(self, codes: Codes, fed: int) -> None:
         """The chunk is spoken: its frames (frames, codebooks), the first `fed` of which the model has read."""
         self.position += 1 + fed  # the end of the text was the first step's input
-        self._unfed = np.concatenate([codes[fed:], self.silence])
-        self._segments.append((self._speaking, codes))
+        self._unfed = np.concatenate([codes[fed:], self.eos_frame])
+        self._segments.append((self._chunk_tokens, codes))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Go back to the voice alone."""
         self._segments.clear()
         self._unfed = None
-        self.position = self.reserved
+        self.position = self.voice_length
 
-    def _roll(self, need: int) -> list[Span]:
+    def _keep_newest(self, need: int) -> list[Span]:
         """Keep the newest segments that fit into half of what is free, so that the next roll is not the next chunk."""
-        free = (self.limit - self.reserved - need) // 2
+        free = (self.max_positions - self.voice_length - need) // 2
         kept: list[tuple[Tokens, Codes]] = []
         for tokens, codes in reversed(self._segments):
             free -= len(tokens) + len(codes) + 1
             if free < 0:
                 break
             kept.insert(0, (tokens, codes))
-        self._segments, self.position = kept, self.reserved
-        return [span for tokens, codes in kept for span in (tokens, codes, self.silence)]
+        self._segments, self.position = kept, self.voice_length
+        return [span for tokens, codes in kept for span in (tokens, codes, self.eos_frame)]

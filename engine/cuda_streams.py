@@ -18,7 +18,7 @@ class StreamEvent:
         self._event = event
 
     @property
-    def passed(self) -> bool:
+    def completed(self) -> bool:
         return self._event is None or bool(self._event.query())
 
     def wait(self) -> None:
@@ -27,7 +27,7 @@ class StreamEvent:
             self._event.synchronize()
 
 
-PASSED = StreamEvent()
+COMPLETED = StreamEvent()
 
 
 class StreamPriority(IntEnum):
@@ -47,19 +47,19 @@ class DeviceStream:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device, priority=-urgency)  # type: ignore[no-untyped-call]
 
-    def on(self) -> AbstractContextManager[Any]:
+    def as_current(self) -> AbstractContextManager[Any]:
         """What is begun inside goes into this lane."""
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def follow(self, mark: StreamEvent) -> None:
+    def wait_event(self, mark: StreamEvent) -> None:
         """What comes next in this lane waits for that point of another."""
         if self._stream is not None and mark._event is not None:
             self._stream.wait_event(mark._event)
 
-    def mark(self) -> StreamEvent:
-        return PASSED if self._stream is None else StreamEvent(self._stream.record_event())
+    def record_event(self) -> StreamEvent:
+        return COMPLETED if self._stream is None else StreamEvent(self._stream.record_event())
 
-    def borrows(self, tensor: Tensor) -> None:
+    def record_use(self, tensor: Tensor) -> None:
         """Made in another lane and read in this one: it is not to be freed before."""
         if self._stream is not None:
             tensor.record_stream(self._stream)

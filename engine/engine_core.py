@@ -17,7 +17,7 @@ from .errors import EngineClosed, EngineError, EngineFailed, EngineOutOfMemory
 from .frame_pipeline import Frame
 from .interface import Progress
 from .loading import Loaded, load
-from .prefill_budget import BEGINNER, BufferedAudio, Listeners, PrefillBudget
+from .prefill_budget import BEFORE_PLAYBACK, BufferedAudio, PlaybackClock, PrefillBudget
 from .prompt_builder import PromptBuilder
 from .request_state import RequestState
 from .scheduler import Scheduler
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # On a CPU a voice is encoded by the processors that make the frames. Five steps of niceness are a third of a thread's
 # weight, so it takes a quarter of what both want: what PrefillPace gives to prompts at any time.
-_ENCODER_YIELDS = {"cpu": 5, "cuda": 0}
+_ENCODER_NICENESS = {"cpu": 5, "cuda": 0}
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ class CsmEngine:
         self._encoder = VoiceEncoder(
             lambda voice: self._runner.encode(voice.samples, voice.sample_rate),
             self._nudge,
-            yielding=_ENCODER_YIELDS[self._runner.device.type],
+            niceness=_ENCODER_NICENESS[self._runner.device.type],
         )
         voices = VoiceCache(config.voice_cache_bytes)
-        self._prompter = PromptBuilder(self._runner, loaded.tokenizer, voices, self._encoder, self.slots)
+        self._prompt_builder = PromptBuilder(self._runner, loaded.tokenizer, voices, self._encoder, self.slots)
         # half of the context, so that there is as much left to speak in
-        self.max_voice_seconds: float | None = self._prompter.limit // 2 * FRAME_MILLISECONDS / 1000
+        self.max_voice_seconds: float | None = self._prompt_builder.limit // 2 * FRAME_MILLISECONDS / 1000
         self._scheduler: Scheduler[RequestState] = Scheduler(self.slots)
         self._inbox: list[RequestState] = []
         self._nudged = False
         self._closing = False
         self._error: EngineFailed | None = None
         self._busy_since: float | None = None  # when the thread last took up work; None while it sleeps
-        self._pace = PrefillBudget(self._runner.fewest_prefilled)
-        self._listeners = Listeners()
+        self._prefill_budget = PrefillBudget(self._runner.min_prefill_positions)
+        self._playback = PlaybackClock()
         self._unheard: _Unheard | None = None  # the frame that was made last, while its sound is still on its way
         self._thread = threading.Thread(target=self._run, name="csm-engine", daemon=True)
         self._thread.start()
@@ -82,15 +82,15 @@ class CsmEngine:
     # ---- any thread
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
-        utterance = self._prompter.plan(request, AudioQueue(self._config.audio_queue_slices, self._nudge))
+        state = self._prompt_builder.plan(request, AudioQueue(self._config.audio_queue_slices, self._nudge))
         with self._changed:
             if self._error is not None:
                 raise self._error
             if self._closing:
                 raise EngineClosed("the engine is closed")
-            self._inbox.append(utterance)
+            self._inbox.append(state)
         self._nudge()
-        return SpeechStream(utterance.queue, request)
+        return SpeechStream(state.queue, request)
 
     def generate(self, request: SpeechRequest) -> Speech:
         return self.stream(request).collect()
@@ -109,7 +109,7 @@ class CsmEngine:
             queued=self._scheduler.waiting + len(self._inbox),
             error=None if self._error is None else str(self._error),
             stalled_seconds=0.0 if busy_since is None else time.monotonic() - busy_since,
-            detail={**self._detail, "voice_cache_bytes": self._prompter.voices.nbytes},
+            detail={**self._detail, "voice_cache_bytes": self._prompt_builder.voices.nbytes},
         )
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class CsmEngine:
                 begun = time.monotonic()
                 prefilled = self._prefill()
                 spoke = self._speak()
-                self._pace.took(time.monotonic() - begun, prefilled, spoke)
+                self._prefill_budget.took(time.monotonic() - begun, prefilled, spoke)
         except Exception as error:
             log.exception("the engine failed")
             self._error = _failure(error)
@@ -156,23 +156,23 @@ class CsmEngine:
 
     def _has_work(self) -> bool:
         return self._unheard is not None or any(
-            each.speaks or not (each.ready or each.awaits_codes) for each in self._scheduler.running
+            each.runnable or not (each.ready or each.waiting_for_voice) for each in self._scheduler.running
         )
 
     def _take_in(self) -> None:
         """What came from other threads: codes of voices, and requests, whose voices may be encoded while they wait."""
-        self._prompter.keep_codes()
+        self._prompt_builder.cache_voice_codes()
         with self._changed:
             came, self._inbox = self._inbox, []
-            for utterance in came:
-                self._scheduler.enqueue(utterance)
-        for utterance in came:  # not under the lock: the encoder has one of its own
-            self._prompter.expect(utterance)
+            for state in came:
+                self._scheduler.enqueue(state)
+        for state in came:  # not under the lock: the encoder has one of its own
+            self._prompt_builder.request_voice_codes(state)
 
     def _drop_closed(self) -> None:
-        for utterance in self._scheduler:
-            if utterance.queue.closed:
-                self._scheduler.release(utterance)
+        for state in self._scheduler:
+            if state.queue.closed:
+                self._scheduler.release(state)
 
     def _prefill(self) -> int:
         """Bring every row that has just come, or begins a new chunk, nearer to speaking. Positions that were read.
@@ -182,24 +182,24 @@ class CsmEngine:
         waiting = [each for each in self._scheduler.running if not each.ready]
         if not waiting:
             return 0
-        leads = [self._lead(each) for each in self._scheduler.running if each.speaks]
-        budget = self._pace.budget(leads) if leads else sys.maxsize
+        leads = [self._lead(each) for each in self._scheduler.running if each.runnable]
+        budget = self._prefill_budget.budget(leads) if leads else sys.maxsize
         read = 0
-        for utterance in waiting:
-            with self._its_own_failure(utterance):
-                left = self._prompter.advance(utterance, budget, wait=not leads)
+        for state in waiting:
+            with self._its_own_failure(state):
+                left = self._prompt_builder.prefill(state, budget, wait=not leads)
                 read += budget - left
                 budget = left
-                if utterance.ready and not leads:  # the first of a burst: from here on it waits for the others
-                    leads = [BEGINNER]
-                    budget = self._pace.budget(leads)
+                if state.ready and not leads:  # the first of a burst: from here on it waits for the others
+                    leads = [BEFORE_PLAYBACK]
+                    budget = self._prefill_budget.budget(leads)
         for held in self._scheduler.running:
-            if held.ready and not held.speaks:
-                self._listeners.lag(held, held.frames, held.request)
+            if held.ready and not held.runnable:
+                self._playback.lag(held, held.frames, held.request)
         return read
 
-    def _lead(self, utterance: RequestState) -> BufferedAudio:
-        return self._listeners.lead(utterance, utterance.frames, utterance.request)
+    def _lead(self, state: RequestState) -> BufferedAudio:
+        return self._playback.lead(state, state.frames, state.request)
 
     def _speak(self) -> bool:
         """One frame for all who can speak. Where another processor makes it, the one before goes out meanwhile.
@@ -208,7 +208,7 @@ class CsmEngine:
         """
         before, self._unheard = self._unheard, None
         ending = before.ending if before else set()
-        speaking = [each for each in self._scheduler.running if each.speaks and each not in ending]
+        speaking = [each for each in self._scheduler.running if each.runnable and each not in ending]
         frame = self._runner.launch([row for each in speaking for row in each.rows]) if speaking else None
         if before is not None:
             self._hand_out(before)
@@ -220,50 +220,50 @@ class CsmEngine:
                 self._hand_out(made)
         return frame is not None
 
-    def _ends(self, utterance: RequestState, frame: Frame) -> bool:
+    def _ends(self, state: RequestState, frame: Frame) -> bool:
         """The frame just made is the last of this text chunk, or says that there is none."""
-        request, row = utterance.request, utterance.rows[0]
-        at_bound = self._runner.made(row) >= utterance.tracks[0].chunks[utterance.chunk_index].bound
-        at_end = request.max_frames is not None and utterance.frames + 1 >= request.max_frames
-        return at_bound or at_end or (bool(frame.stopped[row]) and not request.ignore_stop)
+        request, row = state.request, state.rows[0]
+        at_chunk_limit = self._runner.frames_made(row) >= state.row_states[0].chunks[state.chunk_index].max_frames
+        at_end = request.max_frames is not None and state.frames + 1 >= request.max_frames
+        return at_chunk_limit or at_end or (bool(frame.stopped[row]) and not request.ignore_stop)
 
     def _hand_out(self, made: _Unheard) -> None:
-        for utterance in made.speaking:
-            if not utterance.rows:
+        for state in made.speaking:
+            if not state.rows:
                 continue  # it has left since
-            row = utterance.rows[0]
-            stopped = bool(made.frame.stopped[row]) and not utterance.request.ignore_stop
+            row = state.rows[0]
+            stopped = bool(made.frame.stopped[row]) and not state.request.ignore_stop
             if not stopped:
-                utterance.add_frame(made.frame.codes[row], made.frame.samples[row])
-                self._listeners.hear(utterance)
-            if stopped or utterance.at_bound:
-                with self._its_own_failure(utterance):
-                    self._end_chunk(utterance, stopped)
+                state.add_frame(made.frame.codes[row], made.frame.samples[row])
+                self._playback.hear(state)
+            if stopped or state.at_chunk_limit:
+                with self._its_own_failure(state):
+                    self._end_chunk(state, stopped)
 
-    def _end_chunk(self, utterance: RequestState, stopped: bool) -> None:
-        utterance.end_chunk(stopped)
-        if utterance.chunks_left:
-            self._prompter.begin_chunk(utterance)
+    def _end_chunk(self, state: RequestState, stopped: bool) -> None:
+        state.finish_chunk(stopped)
+        if state.has_more_chunks:
+            self._prompt_builder.queue_chunk(state)
         else:
-            utterance.queue.end()
-            self._scheduler.release(utterance)
+            state.queue.end()
+            self._scheduler.release(state)
 
     @contextmanager
-    def _its_own_failure(self, utterance: RequestState) -> Iterator[None]:
-        """What goes wrong in here ends this utterance and no other."""
+    def _its_own_failure(self, state: RequestState) -> Iterator[None]:
+        """What goes wrong in here ends this state and no other."""
         try:
             yield
         except Exception as error:
             log.exception("a request failed")
-            utterance.queue.end(error if isinstance(error, EngineError) else _failure(error))
-            self._scheduler.release(utterance)
+            state.queue.end(error if isinstance(error, EngineError) else _failure(error))
+            self._scheduler.release(state)
 
     def _end_all(self, error: EngineError) -> None:
         with self._changed:
             self._closing = True
             waiting, self._inbox = self._inbox, []
-        for utterance in [*self._scheduler, *waiting]:
-            utterance.queue.end(error)
+        for state in [*self._scheduler, *waiting]:
+            state.queue.end(error)
 
 
 def _failure(error: Exception) -> EngineFailed:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .codec.mimi import MimiCodec
-from .cuda_streams import PASSED, DeviceStream, StreamEvent, StreamPriority
+from .cuda_streams import COMPLETED, DeviceStream, StreamEvent, StreamPriority
 from .model.csm import CsmModel, StepState
 from .model.graphs import Bucket, BucketGrid, CapturedGraphs, GraphCapturer
 from .model.sampling import SamplingMode
@@ -23,7 +23,7 @@ from .types import FRAME_SAMPLES, Codes, Samples
 log = logging.getLogger(__name__)
 
 # What graphs of every bucket are recorded for. Greedy rows get from it what a greedy step gives them.
-RECORDED = SamplingMode(top_k=64, sampled=True, guided=False)
+CAPTURED_MODE = SamplingMode(top_k=64, sampled=True, guided=False)
 
 
 class Frame:
@@ -72,10 +72,10 @@ class FramePipeline:
     def __init__(self, model: CsmModel, codec: MimiCodec, state: StepState, buckets: BucketGrid) -> None:
         device, rows = model.device, state.active.shape[0]
         self.buckets = buckets
-        self.lane = DeviceStream(device, StreamPriority.FRAMES)
-        self.codec_lane = DeviceStream(device, StreamPriority.FRAMES)
-        self.step_graphs, self.rare_graphs, self.codec_graphs = CapturedGraphs(), CapturedGraphs(), CapturedGraphs()
-        self.made = self._taken = PASSED  # the last frame's codes: made by the model, copied by the codec
+        self.model_stream = DeviceStream(device, StreamPriority.FRAMES)
+        self.codec_stream = DeviceStream(device, StreamPriority.FRAMES)
+        self.step_graphs, self.general_graphs, self.codec_graphs = CapturedGraphs(), CapturedGraphs(), CapturedGraphs()
+        self.step_done = self._codes_copied = COMPLETED  # the last frame's codes
         self._model, self._codec, self._state = model, codec, state
         self._speaking: list[int] = []
         self._turn = 0
@@ -97,54 +97,54 @@ class FramePipeline:
         outcome, samples = (buffer[:rows] for buffer in self._hosts[self._turn])
         self._turn = 1 - self._turn
         with torch.inference_mode():
-            with self.lane.on():
-                self.lane.follow(self._taken)
-                self._tell_who_speaks(speaking)
+            with self.model_stream.as_current():
+                self.model_stream.wait_event(self._codes_copied)
+                self._set_active_rows(speaking)
                 self._step(bucket, kind)
                 outcome.copy_(self._state.output[:rows], non_blocking=True)
-                self.made = self.lane.mark()
-            with self.codec_lane.on():
-                self.codec_lane.follow(self.made)
+                self.step_done = self.model_stream.record_event()
+            with self.codec_stream.as_current():
+                self.codec_stream.wait_event(self.step_done)
                 self._codes[:rows] = self._state.output[:rows]
-                self._taken = self.codec_lane.mark()
+                self._codes_copied = self.codec_stream.record_event()
                 if not self.codec_graphs.replay(Bucket(rows)):
                     self._decode(Bucket(rows))
                 samples.copy_(self._samples[:rows], non_blocking=True)
-                return Frame(outcome, samples, self.made, self.codec_lane.mark())
+                return Frame(outcome, samples, self.step_done, self.codec_stream.record_event())
 
     @contextlib.contextmanager
-    def settled(self) -> Iterator[None]:
+    def between_steps(self) -> Iterator[None]:
         """For changes to the state between two frames: behind the last step, and the codec has what it gave."""
-        with self.lane.on(), torch.inference_mode():
-            self.lane.follow(self._taken)
+        with self.model_stream.as_current(), torch.inference_mode():
+            self.model_stream.wait_event(self._codes_copied)
             yield
 
-    def _tell_who_speaks(self, speaking: list[int]) -> None:
+    def _set_active_rows(self, speaking: list[int]) -> None:
         """Nothing is copied while the same rows speak."""
         if speaking != self._speaking:
-            self.made.wait()  # the last copy has left the staging buffer
+            self.step_done.wait()  # the last copy has left the staging buffer
             self._mask.zero_()
             self._mask[speaking] = True
             self._state.active.copy_(self._mask, non_blocking=True)
             self._speaking = list(speaking)
 
     def _step(self, bucket: Bucket, kind: SamplingMode) -> None:
-        if kind.guided or kind.top_k > RECORDED.top_k:
-            replayed = self.rare_graphs.replay(self._rare(bucket.rows))
+        if kind.guided or kind.top_k > CAPTURED_MODE.top_k:
+            replayed = self.general_graphs.replay(self._general_bucket(bucket.rows))
         else:
             replayed = self.step_graphs.replay(bucket)
         if not replayed:
-            self._plain_step(bucket, kind)
+            self._eager_step(bucket, kind)
 
-    def _plain_step(self, bucket: Bucket, kind: SamplingMode = RECORDED) -> None:
+    def _eager_step(self, bucket: Bucket, kind: SamplingMode = CAPTURED_MODE) -> None:
         self._model.frame_step(self._state, bucket.rows, bucket.context, kind)
 
-    def _rare(self, rows: int) -> Bucket:
+    def _general_bucket(self, rows: int) -> Bucket:
         """Where a step that can do whatever a request may ask for is recorded: over the whole context alone."""
         return Bucket(rows, self.buckets.contexts[-1])
 
-    def _rare_step(self, bucket: Bucket) -> None:
-        self._plain_step(bucket, SamplingMode(top_k=self._model.sampled_vocab, sampled=True, guided=True))
+    def _general_step(self, bucket: Bucket) -> None:
+        self._eager_step(bucket, SamplingMode(top_k=self._model.sampled_vocab, sampled=True, guided=True))
 
     def _decode(self, bucket: Bucket) -> None:
         rows = bucket.rows
@@ -155,11 +155,11 @@ class FramePipeline:
         took = []
         for _ in range(rounds):
             begun = time.perf_counter()
-            frame = self.launch(list(range(bucket.rows)), bucket, RECORDED)
+            frame = self.launch(list(range(bucket.rows)), bucket, CAPTURED_MODE)
             assert len(frame.samples) == bucket.rows
             took.append(time.perf_counter() - begun)
-        with torch.inference_mode(), self.lane.on():
-            self._tell_who_speaks([])
+        with torch.inference_mode(), self.model_stream.as_current():
+            self._set_active_rows([])
             self._state.position.zero_()
         return min(took)
 
@@ -173,26 +173,26 @@ class FramePipeline:
         """
         rows = self.buckets.rows[::-1]
         parts = (
-            (self.rare_graphs, steps, list(map(self._rare, rows)), self._rare_step),
-            (self.step_graphs, steps, self.buckets.largest_first(), self._plain_step),
+            (self.general_graphs, steps, list(map(self._general_bucket, rows)), self._general_step),
+            (self.step_graphs, steps, self.buckets.largest_first(), self._eager_step),
             (self.codec_graphs, codec, list(map(Bucket, rows)), self._decode),
         )
         total = sum(len(buckets) for _, _, buckets, _ in parts)
         counts = iter(range(1, total + 1))
         try:
-            with torch.inference_mode(), self.lane.on():
-                self._tell_who_speaks([])
+            with torch.inference_mode(), self.model_stream.as_current():
+                self._set_active_rows([])
                 for graphs, capturer, buckets, work in parts:
                     graphs.capture(capturer, buckets, work, lambda bucket: progress(next(counts), total))
                 wrong = self._differing()
-                self.lane.mark().wait()  # the codec's lane does not follow this one unless it is told to
+                self.model_stream.record_event().wait()  # the codec stream does not wait for this one by itself
         except Exception as error:  # a driver, an operator that cannot be recorded: the plain step says the same
             log.warning("frames cannot be recorded here, so each kernel is launched by itself: %r", error)
-            self._forget_graphs()
+            self._clear_graphs()
             return
         if wrong:
             log.warning("recorded frames say something else than plain ones (%s), so frames stay plain", wrong)
-            self._forget_graphs()
+            self._clear_graphs()
         if missing := self._missing:
             log.warning(
                 "memory sufficed for %d graphs of %d: frames of %s are launched kernel by kernel; use fewer slots",
@@ -207,19 +207,19 @@ class FramePipeline:
 
     @property
     def _graphs(self) -> tuple[CapturedGraphs, ...]:
-        return self.step_graphs, self.rare_graphs, self.codec_graphs
+        return self.step_graphs, self.general_graphs, self.codec_graphs
 
     @property
     def _missing(self) -> list[Bucket]:
         return [bucket for graphs in self._graphs for bucket in graphs.missing]
 
-    def _forget_graphs(self) -> None:
+    def _clear_graphs(self) -> None:
         for graphs in self._graphs:
             graphs.clear()
 
     def _differing(self) -> str:
         """The first bucket of which a replay is not what its twin is; empty if there is none."""
-        for graphs, work in ((self.rare_graphs, self._rare_step), (self.step_graphs, self._plain_step)):
+        for graphs, work in ((self.general_graphs, self._general_step), (self.step_graphs, self._eager_step)):
             for bucket in filter(graphs.__contains__, self.buckets.largest_first()):
                 plain, replayed = (self._rehearsed(bucket, how) for how in (work, graphs.replay))
                 if not all(map(torch.equal, plain, replayed)):

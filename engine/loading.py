@@ -24,7 +24,7 @@ from .model.packed_linear import pack
 from .model.ragged_attention import verified_ragged_attention
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
-from .model_runner import FEWEST_ROWS, MOST_AT_ONCE, PROMPT_LANES, ModelRunner
+from .model_runner import MAX_PREFILL_POSITIONS, MIN_ROWS, PREFILL_STREAMS, ModelRunner
 from .types import FRAME_MILLISECONDS
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         seconds.took("weights")
         slots = config.slots or _slots(model, codec, config)
         progress(0.5, f"warming up, {slots} slots")
-        runner = ModelRunner(model, codec, max(slots, FEWEST_ROWS))
+        runner = ModelRunner(model, codec, max(slots, MIN_ROWS))
         _warm_up(runner, _compile(config, device))
         seconds.took("warm up")
         if device.type == "cuda" and _compile(config, device):
@@ -85,7 +85,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
                 lambda done, of: progress(0.6 + 0.4 * done / of, f"capturing graphs {done} of {of}"),
             )
             seconds.took("graphs")
-        runner.take_memory()
+        runner.preallocate_prefill()
         if device.type == "cuda" and not config.slots:
             slots = _fast_enough(runner, slots)
             seconds.took("timing")
@@ -140,12 +140,12 @@ def _slots(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
     device = model.device
     if device.type == "cpu":
         return CPU_SLOTS
-    codec.allocate(FEWEST_ROWS)
-    row = bytes_of_row(model.config, model.dtype.itemsize, codec.state_nbytes // FEWEST_ROWS)
-    prompts = PROMPT_LANES * bytes_of_prefill(model.config, model.dtype.itemsize, MOST_AT_ONCE)
+    codec.allocate(MIN_ROWS)
+    row = bytes_of_row(model.config, model.dtype.itemsize, codec.state_nbytes // MIN_ROWS)
+    prompts = PREFILL_STREAMS * bytes_of_prefill(model.config, model.dtype.itemsize, MAX_PREFILL_POSITIONS)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    slots = rows_that_fit(free, total, row, config.voice_cache_bytes + prompts, FEWEST_ROWS)
+    slots = rows_that_fit(free, total, row, config.voice_cache_bytes + prompts, MIN_ROWS)
     log.info("%d slots: %d MiB each, %d MiB of %d are free", slots, row >> 20, free >> 20, total >> 20)
     return slots
 

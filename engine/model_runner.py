@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .codec.mimi import MimiCodec
 from .context import Prefill, Span
-from .cuda_streams import PASSED, DeviceStream, StreamEvent, StreamPriority
+from .cuda_streams import COMPLETED, DeviceStream, StreamEvent, StreamPriority
 from .frame_pipeline import Frame, FramePipeline
 from .model.csm import CsmModel
 from .model.graphs import BucketGrid, fine_buckets, graph_buckets
@@ -20,16 +20,16 @@ from .model.transformer import Compilable
 from .types import FRAME_SAMPLES, SAMPLE_RATE, Codes, Samples
 
 # Positions below which a pass of prefill is hardly worth its launch.
-_FEWEST_PREFILLED = {"cpu": 16, "cuda": 128}
+_MIN_PREFILL_POSITIONS = {"cpu": 16, "cuda": 128}
 # A pass of prefill is no longer than this, and the rows share so many lanes for theirs: each lane keeps the memory of
 # its longest pass. Longer ones would gain nothing, since these already do more arithmetic than they read.
-MOST_AT_ONCE = 256  # positions
-PROMPT_LANES = 4
+MAX_PREFILL_POSITIONS = 256  # positions
+PREFILL_STREAMS = 4
 # Where no graphs are, a step reads up to this many more positions than it must, so that few shapes are ever seen.
 _CONTEXT_STEP = 64
 # A matrix product of one row goes another way than one of several, and rounds differently. With two rows at the
 # least, what a row says does not depend on who else is speaking; the second costs nothing.
-FEWEST_ROWS = 2
+MIN_ROWS = 2
 _TOP_K_STEPS = (64, 256)  # and then the whole vocabulary
 
 
@@ -47,7 +47,7 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedKv:
     """Keys and values of a row's first positions, once `mark` has passed."""
 
     tensor: Tensor
@@ -75,19 +75,19 @@ class ModelRunner:
             torch.cuda.synchronize(self.device)  # no lane waits for what was allocated and zeroed outside of it
         self._settings: list[SamplingParams | None] = [None] * rows
         self._positions = [0] * rows  # the host's copy of state.position
-        self._made = [0] * rows  # frames of each row since its `start`
-        lanes = [DeviceStream(self.device, StreamPriority.PROMPTS) for _ in range(min(rows, PROMPT_LANES))]
-        self._lanes = [lanes[row % len(lanes)] for row in range(rows)]
-        self._prefilled = [PASSED] * rows
-        self._voice_lane = DeviceStream(self.device, StreamPriority.VOICES)
+        self._frames_made = [0] * rows  # frames of each row since its `start`
+        lanes = [DeviceStream(self.device, StreamPriority.PROMPTS) for _ in range(min(rows, PREFILL_STREAMS))]
+        self._streams = [lanes[row % len(lanes)] for row in range(rows)]
+        self._prefilled = [COMPLETED] * rows
+        self._voice_stream = DeviceStream(self.device, StreamPriority.VOICES)
         self.overlaps = self.device.type == "cuda"  # what was launched is done by another processor than this one
-        self.fewest_prefilled = _FEWEST_PREFILLED[self.device.type]
+        self.min_prefill_positions = _MIN_PREFILL_POSITIONS[self.device.type]
 
     def _buckets(self) -> BucketGrid:
         positions = self.model.config.positions
         if self.device.type == "cuda":
-            return graph_buckets(FEWEST_ROWS, self.rows, positions)
-        return fine_buckets(FEWEST_ROWS, self.rows, positions, _CONTEXT_STEP)
+            return graph_buckets(MIN_ROWS, self.rows, positions)
+        return fine_buckets(MIN_ROWS, self.rows, positions, _CONTEXT_STEP)
 
     @property
     def nbytes(self) -> int:
@@ -96,11 +96,11 @@ class ModelRunner:
 
     # ---- one row
 
-    def begin(self, row: int, settings: SamplingParams) -> None:
+    def reset_row(self, row: int, settings: SamplingParams) -> None:
         """A new utterance in this row: how it samples, and a codec that has said nothing."""
         state, sampling = self.state, self.state.sampling
         self._settings[row] = settings
-        with self.frames.settled():
+        with self.frames.between_steps():
             state.codes[row] = 0
             sampling.seed[row] = settings.seed
             sampling.frame[row] = 0
@@ -110,64 +110,64 @@ class ModelRunner:
             sampling.guidance[row] = settings.guidance
             sampling.unconditional[row] = row if settings.unconditional is None else settings.unconditional
             sampling.sampler[row] = row if settings.sampler is None else settings.sampler
-        self.forget_sound(row)
+        self.reset_codec(row)
 
-    def forget_sound(self, row: int) -> None:
+    def reset_codec(self, row: int) -> None:
         """What the row says next does not follow on from what it said."""
-        with self.frames.codec_lane.on():
+        with self.frames.codec_stream.as_current():
             self.codec.reset(row)
 
     def prefill(self, row: int, prefill: Prefill, most: int) -> Prefill | None:
         """Put at most `most` positions into the row's context; what is left comes back. Waits for nothing."""
         rest: Prefill | None = prefill
-        with self._in_lane(row), torch.inference_mode():
+        with self._on_row_stream(row), torch.inference_mode():
             while rest is not None and most > 0:
-                now, rest = _split(rest, min(most, MOST_AT_ONCE))
+                now, rest = _split(rest, min(most, MAX_PREFILL_POSITIONS))
                 embeddings = torch.cat([self._embed(span) for span in now.spans if len(span)])
                 self.model.prefill(self.state, row, now.start, embeddings)
-                most -= MOST_AT_ONCE
+                most -= MAX_PREFILL_POSITIONS
         return rest
 
-    def saved(self, row: int, length: int) -> Saved:
+    def copy_kv(self, row: int, length: int) -> SavedKv:
         """The keys and values of a row's first positions, to be put into other rows."""
-        with self._in_lane(row), torch.inference_mode():
-            return Saved(self.state.backbone.copy_out(row, length), self._lanes[row].mark())
+        with self._on_row_stream(row), torch.inference_mode():
+            return SavedKv(self.state.backbone.copy_out(row, length), self._streams[row].record_event())
 
-    def restore(self, row: int, saved: Saved) -> None:
-        with self._in_lane(row), torch.inference_mode():
-            self._lanes[row].follow(saved.mark)
-            self._lanes[row].borrows(saved.tensor)
+    def restore_kv(self, row: int, saved: SavedKv) -> None:
+        with self._on_row_stream(row), torch.inference_mode():
+            self._streams[row].wait_event(saved.mark)
+            self._streams[row].record_use(saved.tensor)
             self.state.backbone.copy_in(row, saved.tensor)
 
-    def start(self, row: int, position: int) -> None:
+    def start_row(self, row: int, position: int) -> None:
         """The row's prompt is complete but for the end of its text, which is the next step's input."""
-        self._positions[row], self._made[row] = position, 0
-        with self.frames.settled():
+        self._positions[row], self._frames_made[row] = position, 0
+        with self.frames.between_steps():
             self.state.position[row] = position
             self.state.starting[row] = True
-        self._prefilled[row] = self._lanes[row].mark()
+        self._prefilled[row] = self._streams[row].record_event()
 
     def is_prefilled(self, row: int, wait: bool) -> bool:
         """Whether the row's lane has come to the end of its prefill. wait: until it has."""
         if wait:
             self._prefilled[row].wait()
-        return self._prefilled[row].passed
+        return self._prefilled[row].completed
 
-    def made(self, row: int) -> int:
+    def frames_made(self, row: int) -> int:
         """How many frames the row has made since its `start`, one that is on its way among them."""
-        return self._made[row]
+        return self._frames_made[row]
 
-    def _in_lane(self, row: int) -> AbstractContextManager[object]:
+    def _on_row_stream(self, row: int) -> AbstractContextManager[object]:
         """The row's lane, behind the last step: who had the row before is done with it."""
-        self._lanes[row].follow(self.frames.made)
-        return self._lanes[row].on()
+        self._streams[row].wait_event(self.frames.step_done)
+        return self._streams[row].as_current()
 
     def _embed(self, span: Span) -> Tensor:
         if isinstance(span, list):
-            return self.model.embed_text(self._sent(torch.tensor(span)))
-        return self.model.embed_frames(self._sent(torch.from_numpy(span)))
+            return self.model.embed_text(self._to_device(torch.tensor(span)))
+        return self.model.embed_frames(self._to_device(torch.from_numpy(span)))
 
-    def _sent(self, tensor: Tensor) -> Tensor:
+    def _to_device(self, tensor: Tensor) -> Tensor:
         """To the device, in the current lane. From pinned memory, which PyTorch keeps until it has been read: from any
         other, the host would wait for the whole lane, and with it everybody who speaks."""
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
@@ -176,7 +176,7 @@ class ModelRunner:
 
     def encode(self, samples: Samples, sample_rate: int) -> Codes:
         """A recording to codes, (frames, codebooks), in a lane of its own. It shares no state with what rows do."""
-        with self._voice_lane.on(), torch.inference_mode():
+        with self._voice_stream.as_current(), torch.inference_mode():
             codes: Codes = self.codec.encode(samples, sample_rate).cpu().numpy()
         return codes
 
@@ -189,7 +189,7 @@ class ModelRunner:
         frame = self.frames.launch(speaking, bucket, self._kind(speaking))
         for row in speaking:
             self._positions[row] += 1
-            self._made[row] += 1
+            self._frames_made[row] += 1
         return frame
 
     def step(self, speaking: list[int]) -> Frame:
@@ -218,23 +218,23 @@ class ModelRunner:
 
     def warm_up(self) -> None:
         """Run every kernel once: the first request should not wait for them to load."""
-        self.begin(0, SamplingParams(seed=0, temperature_first=1.0, temperature=1.0, top_k=1))
+        self.reset_row(0, SamplingParams(seed=0, temperature_first=1.0, temperature=1.0, top_k=1))
         for length in (7, 1):  # a prompt that is read in pieces may end in one of a single position
             self.prefill(0, Prefill(0, [[self.model.end_of_text] * length]), length)
-        self.start(0, 7)
+        self.start_row(0, 7)
         self.is_prefilled(0, wait=True)
         for _ in range(2):
             self.step([0])
         self.encode(np.zeros(FRAME_SAMPLES, np.float32), SAMPLE_RATE)
 
-    def take_memory(self) -> None:
+    def preallocate_prefill(self) -> None:
         """Have each lane of prompts take all the memory it will ever need: nothing runs out later for prompts."""
-        most, config = min(MOST_AT_ONCE, self.model.config.positions), self.model.config
+        most, config = min(MAX_PREFILL_POSITIONS, self.model.config.positions), self.model.config
         frames = np.zeros((most - 1, config.codebooks), np.int64)
         longest = Prefill(config.positions - most, [[self.model.end_of_text], frames])
-        for row in range(min(self.rows, PROMPT_LANES) if self.overlaps else 0):
+        for row in range(min(self.rows, PREFILL_STREAMS) if self.overlaps else 0):
             self.prefill(row, longest, most)
-            self._lanes[row].mark().wait()
+            self._streams[row].record_event().wait()
 
 
 def _split(prefill: Prefill, most: int) -> tuple[Prefill, Prefill | None]:

@@ -25,7 +25,9 @@ class BufferedAudio:
     frames: int
 
 
-BEGINNER = BufferedAudio(_FRAME_SECONDS, 1)  # nothing is heard yet: the first frame is waited for, but cannot be late
+BEFORE_PLAYBACK = BufferedAudio(
+    _FRAME_SECONDS, 1
+)  # nothing is heard yet: the first frame is waited for, but cannot be late
 
 
 class PrefillBudget:
@@ -65,7 +67,7 @@ def _blend(known: float, new: float) -> float:
     return known + _NEWEST * (new - known) if known else new
 
 
-class Listeners:
+class PlaybackClock:
     """When each began to hear, and so how far its speech is ahead of it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,7 +89,7 @@ class Listeners:
         """Of one who has spoken so many frames. All but a whole slice of them were given out for sure."""
         began = self._began.get(who)
         if began is None or frames == 0:
-            return BEGINNER
+            return BEFORE_PLAYBACK
         given_out = max(1, frames - request.slice_frames + 1)
         unheard = given_out * _FRAME_SECONDS - (self._clock() - began)
         return BufferedAudio(unheard, min(given_out, request.slice_frames))

@@ -16,7 +16,7 @@ from .model.tokenizer import TextTokenizer
 from .model_runner import ModelRunner, SamplingParams
 from .request_state import RequestState, RowState
 from .stream import AudioQueue
-from .types import Codes, SpeechRequest, Spoken
+from .types import Codes, SpeechRequest, SpeechSegment
 from .voice_cache import CachedVoice, VoiceCache, VoiceKey
 from .voice_encoder import Encoding, VoiceEncoder
 
@@ -31,7 +31,7 @@ class PromptBuilder:
         self.voices = voices
         self.limit = config.positions
         self._runner, self._tokenizer, self._encoder, self._slots = runner, tokenizer, encoder, slots
-        self._silence: Codes = np.full((1, config.codebooks), config.stop_code, dtype=np.int64)
+        self._eos_frame: Codes = np.full((1, config.codebooks), config.stop_code, dtype=np.int64)
 
     # ---- the caller's thread
 
@@ -49,16 +49,16 @@ class PromptBuilder:
             lambda text: self._tokenizer.encode(text, request.speaker),
             request.max_frames if request.ignore_stop else None,
         )
-        tracks = [RowState(True, chunks, _key(request, spoken=True))]
+        row_states = [RowState(True, chunks, _key(request, with_text=True))]
         if guided:
             nothing = self._tokenizer.encode("", request.speaker)
-            silent = [TextChunk("", nothing, chunk.bound) for chunk in chunks]
-            tracks.append(RowState(False, silent, _key(request, spoken=False)))
+            silent = [TextChunk("", nothing, chunk.max_frames) for chunk in chunks]
+            row_states.append(RowState(False, silent, _key(request, with_text=False)))
         seed = random.getrandbits(64) if request.seed is None else request.seed
-        return RequestState(request, queue, tracks, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
+        return RequestState(request, queue, row_states, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
 
-    def _check(self, history: Sequence[Spoken]) -> None:
-        codebooks, vocab = self._silence.shape[1], self._runner.model.sampled_vocab
+    def _check(self, history: Sequence[SpeechSegment]) -> None:
+        codebooks, vocab = self._eos_frame.shape[1], self._runner.model.sampled_vocab
         for said in history:
             codes = said.codes
             if codes.ndim != 2 or codes.shape[1] != codebooks or (codes < 0).any() or (codes >= vocab).any():
@@ -71,127 +71,127 @@ class PromptBuilder:
         if request.voice is None:
             return 0
         frames = frame_count(request.voice.samples.size, request.voice.sample_rate)
-        return len(self._transcript(request, spoken=True)) + frames + 1
+        return len(self._transcript(request, with_text=True)) + frames + 1
 
-    def _transcript(self, request: SpeechRequest, spoken: bool) -> list[int]:
+    def _transcript(self, request: SpeechRequest, with_text: bool) -> list[int]:
         assert request.voice is not None
-        return self._tokenizer.encode(request.voice.transcript if spoken else "", _speaker(request))
+        return self._tokenizer.encode(request.voice.transcript if with_text else "", _speaker(request))
 
     # ---- the engine's thread
 
-    def expect(self, utterance: RequestState) -> None:
+    def request_voice_codes(self, state: RequestState) -> None:
         """Have its recording encoded, if it has to be read and its codes are not known."""
-        voice = utterance.request.voice
-        if voice is None or utterance.encoding is not None:
+        voice = state.request.voice
+        if voice is None or state.encoding is not None:
             return
-        if all(track.voice in self.voices for track in utterance.tracks):
+        if all(row_state.voice in self.voices for row_state in state.row_states):
             return
         if (codes := self.voices.codes(voice.key)) is not None:
-            utterance.encoding = Encoding(voice, codes)
+            state.encoding = Encoding(voice, codes)
         else:
-            utterance.encoding = self._encoder.encode(voice, utterance.queue)
+            state.encoding = self._encoder.encode(voice, state.queue)
 
-    def keep_codes(self) -> None:
+    def cache_voice_codes(self) -> None:
         """What was encoded meanwhile is known from now on."""
-        for encoding in self._encoder.take_done():
+        for encoding in self._encoder.take_finished():
             if encoding.codes is not None:
                 self.voices.put_codes(encoding.voice.key, encoding.codes)
 
-    def _begin_rows(self, utterance: RequestState) -> None:
+    def _begin_rows(self, state: RequestState) -> None:
         """How the rows sample, and that they have said nothing."""
-        request, rows = utterance.request, utterance.rows
+        request, rows = state.request, state.rows
         settings = SamplingParams(
-            seed=utterance.seed,
+            seed=state.seed,
             temperature_first=request.temperature * (0.5 + request.exaggeration),
             temperature=request.temperature,
             top_k=request.top_k,
         )
         if len(rows) == 1:
-            self._runner.begin(rows[0], settings)
+            self._runner.reset_row(rows[0], settings)
         else:  # one sampler: the second row only says what the model would say without the text
-            self._runner.begin(rows[0], replace(settings, guidance=request.guidance, unconditional=rows[1]))
-            self._runner.begin(rows[1], replace(settings, sampler=rows[0]))
+            self._runner.reset_row(rows[0], replace(settings, guidance=request.guidance, unconditional=rows[1]))
+            self._runner.reset_row(rows[1], replace(settings, sampler=rows[0]))
 
-    def _begin_prompt(self, utterance: RequestState) -> None:
+    def _begin_prompt(self, state: RequestState) -> None:
         """Set the rows up and queue what they have to read: voice, conversation, the first chunk of text."""
-        request = utterance.request
-        self._begin_rows(utterance)
-        for track, row in zip(utterance.tracks, utterance.rows, strict=True):
-            track.context = Context(self.limit, self._begin_voice(utterance, track, row), self._silence)
+        request = state.request
+        self._begin_rows(state)
+        for row_state, row in zip(state.row_states, state.rows, strict=True):
+            row_state.context = Context(self.limit, self._begin_voice(state, row_state, row), self._eos_frame)
             for said in request.history:
-                tokens = self._tokenizer.encode(said.text if track.spoken else "", said.speaker)
-                track.context.remember(tokens, said.codes)
-        utterance.encoding = None
-        self.begin_chunk(utterance)
+                tokens = self._tokenizer.encode(said.text if row_state.with_text else "", said.speaker)
+                row_state.context.add_segment(tokens, said.codes)
+        state.encoding = None
+        self.queue_chunk(state)
 
-    def _begin_voice(self, utterance: RequestState, track: RowState, row: int) -> int:
+    def _begin_voice(self, state: RequestState, row_state: RowState, row: int) -> int:
         """Put the voice into the row, from the cache or to be prefilled. Gives the positions that it takes."""
-        if track.voice is None:
+        if row_state.voice is None:
             return 0
-        known = self.voices.get(track.voice)
+        known = self.voices.get(row_state.voice)
         if known is not None:
-            self._runner.restore(row, known.saved)
+            self._runner.restore_kv(row, known.saved)
             return known.length
-        assert utterance.encoding is not None
-        transcript = self._transcript(utterance.request, track.spoken)
-        spans: list[Span] = [transcript, utterance.encoding.result(), self._silence]
-        track.pending.append(Prefill(0, spans))
-        track.reads_voice = True
+        assert state.encoding is not None
+        transcript = self._transcript(state.request, row_state.with_text)
+        spans: list[Span] = [transcript, state.encoding.result(), self._eos_frame]
+        row_state.pending.append(Prefill(0, spans))
+        row_state.prefills_voice = True
         return sum(map(len, spans))
 
-    def begin_chunk(self, utterance: RequestState) -> None:
+    def queue_chunk(self, state: RequestState) -> None:
         """Queue the next chunk of text."""
-        apart = utterance.request.overlap == "zero" and utterance.chunk_index > 0
-        for track, row in zip(utterance.tracks, utterance.rows, strict=True):
-            assert track.context is not None
+        apart = state.request.overlap == "zero" and state.chunk_index > 0
+        for row_state, row in zip(state.row_states, state.rows, strict=True):
+            assert row_state.context is not None
             if apart:
-                track.context.forget()
-                self._runner.forget_sound(row)
-            track.pending.append(track.context.begin(track.chunks[utterance.chunk_index]))
-            track.started = False
+                row_state.context.reset()
+                self._runner.reset_codec(row)
+            row_state.pending.append(row_state.context.begin_chunk(row_state.chunks[state.chunk_index]))
+            row_state.started = False
 
-    def advance(self, utterance: RequestState, budget: int, wait: bool) -> int:
+    def prefill(self, state: RequestState, budget: int, wait: bool) -> int:
         """Prefill at most `budget` positions of it, and note if that makes it ready. Gives back what is left.
 
         Without a budget none is begun either: that of a whole burst would take as long as a frame.
         wait: nobody else is speaking, so the device may be waited for.
         """
-        if utterance.tracks[0].context is None:
+        if state.row_states[0].context is None:
             if budget <= 0:
                 return budget
-            self.expect(utterance)  # again: what was known when it came may have had to go since
-            if utterance.awaits_codes:
+            self.request_voice_codes(state)  # again: what was known when it came may have had to go since
+            if state.waiting_for_voice:
                 return budget
-            self._begin_prompt(utterance)
-        for track, row in zip(utterance.tracks, utterance.rows, strict=True):
-            while track.pending and budget > 0:
-                length = sum(map(len, track.pending[0].spans))
-                rest = self._runner.prefill(row, track.pending[0], budget)
+            self._begin_prompt(state)
+        for row_state, row in zip(state.row_states, state.rows, strict=True):
+            while row_state.pending and budget > 0:
+                length = sum(map(len, row_state.pending[0].spans))
+                rest = self._runner.prefill(row, row_state.pending[0], budget)
                 budget -= length if rest is None else budget
-                track.pending[:1] = [] if rest is None else [rest]
-            if not track.pending and not track.started:
-                assert track.context is not None
-                self._keep_voice(track, row)
-                self._runner.start(row, track.context.position)
-                track.started = True
-        utterance.ready = all(
-            track.started and self._runner.is_prefilled(row, wait)
-            for track, row in zip(utterance.tracks, utterance.rows, strict=True)
+                row_state.pending[:1] = [] if rest is None else [rest]
+            if not row_state.pending and not row_state.started:
+                assert row_state.context is not None
+                self._keep_voice(row_state, row)
+                self._runner.start_row(row, row_state.context.position)
+                row_state.started = True
+        state.ready = all(
+            row_state.started and self._runner.is_prefilled(row, wait)
+            for row_state, row in zip(state.row_states, state.rows, strict=True)
         )
         return budget
 
-    def _keep_voice(self, track: RowState, row: int) -> None:
-        if track.reads_voice:
-            assert track.voice is not None
-            assert track.context is not None
-            length = track.context.reserved
-            self.voices.put(track.voice, CachedVoice(length, self._runner.saved(row, length)))
-            track.reads_voice = False
+    def _keep_voice(self, row_state: RowState, row: int) -> None:
+        if row_state.prefills_voice:
+            assert row_state.voice is not None
+            assert row_state.context is not None
+            length = row_state.context.voice_length
+            self.voices.put(row_state.voice, CachedVoice(length, self._runner.copy_kv(row, length)))
+            row_state.prefills_voice = False
 
 
-def _key(request: SpeechRequest, spoken: bool) -> VoiceKey | None:
+def _key(request: SpeechRequest, with_text: bool) -> VoiceKey | None:
     """Names the voice by a hash of all its samples: long enough to be worked out where nobody speaks."""
-    return None if request.voice is None else VoiceKey(request.voice.key, _speaker(request), spoken)
+    return None if request.voice is None else VoiceKey(request.voice.key, _speaker(request), with_text)
 
 
 def _speaker(request: SpeechRequest) -> int:

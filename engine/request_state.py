@@ -16,24 +16,24 @@ from .voice_encoder import Encoding
 
 @dataclass
 class RowState:
-    """What one row of an utterance reads. Under guidance there are two: one with the text, one without."""
+    """What one row of an state reads. Under guidance there are two: one with the text, one without."""
 
-    spoken: bool  # False: reads the prompt without its text
+    with_text: bool  # False: reads the prompt without its text
     chunks: list[TextChunk]
     voice: VoiceKey | None = None
     context: Context | None = None  # known once the voice is
     pending: list[Prefill] = field(default_factory=list)  # what must go into the row before it can speak
     started: bool = False  # all of that is in, or on its way on the row's stream
-    reads_voice: bool = False  # which is to be kept once it is in
+    prefills_voice: bool = False  # which is to be kept once it is in
 
 
 @dataclass(eq=False)
 class RequestState:
-    """A request with its state. `rows` are handed out by the scheduler, one per track."""
+    """A request with its state. `rows` are handed out by the scheduler, one per row_state."""
 
     request: SpeechRequest
     queue: AudioQueue
-    tracks: list[RowState]
+    row_states: list[RowState]
     seed: int
     encoding: Encoding | None = None  # of its voice, from when it is asked for until it is read
     rows: list[int] = field(default_factory=list)
@@ -51,21 +51,21 @@ class RequestState:
 
     @property
     def rows_needed(self) -> int:
-        return len(self.tracks)
+        return len(self.row_states)
 
     @property
-    def awaits_codes(self) -> bool:
+    def waiting_for_voice(self) -> bool:
         """Its voice is being encoded: until then there is nothing to do for it."""
         return self.encoding is not None and not self.encoding.done
 
     @property
-    def speaks(self) -> bool:
+    def runnable(self) -> bool:
         """It takes part in the next step: prefilled, and its reader is not behind."""
         return self.ready and not self.queue.full
 
     @property
-    def chunks_left(self) -> bool:
-        return self.chunk_index < len(self.tracks[0].chunks)
+    def has_more_chunks(self) -> bool:
+        return self.chunk_index < len(self.row_states[0].chunks)
 
     def add_frame(self, codes: Codes, samples: Samples) -> None:
         """Take one frame, codes (codebooks,) and samples (1920,), and give out a slice if it is full."""
@@ -78,32 +78,32 @@ class RequestState:
             self._slices.emitted()
 
     @property
-    def at_bound(self) -> bool:
+    def at_chunk_limit(self) -> bool:
         """This text chunk, or the whole, may take no more frames."""
         return self._left <= 0
 
     def _bound(self) -> int:
         """Of a text chunk that has no frames yet."""
-        bound = self.tracks[0].chunks[self.chunk_index].bound
+        bound = self.row_states[0].chunks[self.chunk_index].max_frames
         return bound if self.request.max_frames is None else min(bound, self.request.max_frames - self.frames)
 
     @property
-    def out_of_frames(self) -> bool:
+    def at_max_frames(self) -> bool:
         return self.request.max_frames is not None and self.frames >= self.request.max_frames
 
-    def end_chunk(self, stopped: bool) -> None:
+    def finish_chunk(self, stopped: bool) -> None:
         """This text chunk is over, by the model's own word (`stopped`) or by its bound. Gives out what is left."""
         count = len(self._spoken)
         codes = self._codes(count)
-        last = self.chunk_index + 1 == len(self.tracks[0].chunks) or self.out_of_frames
+        last = self.chunk_index + 1 == len(self.row_states[0].chunks) or self.at_max_frames
         self._emit(ends_text_chunk=True, ends_speech=last)
-        for track in self.tracks:
-            assert track.context is not None
+        for row_state in self.row_states:
+            assert row_state.context is not None
             # a frame is fed by the step behind it: the one that said stop fed the last, a bound leaves it unfed
-            track.context.finish(codes, fed=count if stopped else count - 1)
-        self.chunk_index = len(self.tracks[0].chunks) if last else self.chunk_index + 1
+            row_state.context.finish_chunk(codes, fed=count if stopped else count - 1)
+        self.chunk_index = len(self.row_states[0].chunks) if last else self.chunk_index + 1
         self._spoken, self.ready = [], False
-        if self.chunks_left:
+        if self.has_more_chunks:
             self._left = self._bound()
 
     def _emit(self, ends_text_chunk: bool = False, ends_speech: bool = False) -> None:
@@ -115,7 +115,7 @@ class RequestState:
                 samples=samples,
                 codes=self._codes(count),
                 text_chunk=self.chunk_index,
-                in_last_text_chunk=self.chunk_index + 1 == len(self.tracks[0].chunks),
+                in_last_text_chunk=self.chunk_index + 1 == len(self.row_states[0].chunks),
                 ends_text_chunk=ends_text_chunk,
                 ends_speech=ends_speech,
             )
@@ -123,7 +123,7 @@ class RequestState:
 
     def _codes(self, count: int) -> Codes:
         """The last `count` frames of this text chunk, (count, codebooks)."""
-        context = self.tracks[0].context
+        context = self.row_states[0].context
         assert context is not None
         codes: Codes = np.array(self._spoken[len(self._spoken) - count :], dtype=np.int64)
-        return codes.reshape(count, context.silence.shape[1])
+        return codes.reshape(count, context.eos_frame.shape[1])

@@ -142,7 +142,7 @@ class SpeechStream:
 
     def __init__(self, queue: AudioQueue, request: SpeechRequest) -> None:
         self._queue = queue
-        self._joiner = Crossfader(request)
+        self._crossfader = Crossfader(request)
         self._finalizer = weakref.finalize(self, queue.close)
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class SpeechStream:
         return self
 
     def __next__(self) -> AudioChunk:
-        while (chunk := self._joiner.push(self._queue.get())) is None:
+        while (chunk := self._crossfader.push(self._queue.get())) is None:
             pass
         return chunk
 
@@ -160,7 +160,7 @@ class SpeechStream:
         return self
 
     async def __anext__(self) -> AudioChunk:
-        while (chunk := self._joiner.push(await self._queue.get_async())) is None:
+        while (chunk := self._crossfader.push(await self._queue.get_async())) is None:
             pass
         return chunk
 

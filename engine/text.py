@@ -61,7 +61,7 @@ _SLOW_LETTER, _SLOW_SYMBOL, _SLOW_IDEOGRAPH = 0.15, 0.7, 0.6
 _SILENCE = 1.5  # seconds around the words
 
 
-def frame_bound(text: str) -> int:
+def max_frames_for(text: str) -> int:
     """The most frames that saying `text` can reasonably take: CSM sometimes never says that it has finished.
 
     Roughly twice to three times what a slow reader needs, so that only a runaway meets it.

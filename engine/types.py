@@ -60,7 +60,7 @@ class VoicePrompt:
 
 
 @dataclass(frozen=True, eq=False)
-class Spoken:
+class SpeechSegment:
     """Something that was said before, by the same speaker or another: what a request may follow on from.
 
     codes: int64 (frames, codebooks), as Speech and AudioChunk carry them.
@@ -86,7 +86,9 @@ class SpeechRequest:
     text: str
     speaker: int = 0
     voice: VoicePrompt | None = None
-    history: tuple[Spoken, ...] = ()  # a conversation so far, oldest first; the newest of it that fits is context
+    history: tuple[
+        SpeechSegment, ...
+    ] = ()  # a conversation so far, oldest first; the newest of it that fits is context
     temperature: float = 0.8  # 0 is greedy
     top_k: int = 50
     guidance: float = 0.0  # classifier-free: cond + w * (cond - uncond); above 0 takes two rows

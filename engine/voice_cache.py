@@ -15,7 +15,7 @@ class VoiceKey:
 
     content: str  # VoicePrompt.key
     speaker: int
-    spoken: bool  # False: without its transcript, for the unconditional row of guidance
+    with_text: bool  # False: without its transcript, for the unconditional row of guidance
 
 
 @dataclass(frozen=True)

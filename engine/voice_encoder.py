@@ -43,13 +43,13 @@ class VoiceEncoder:
 
     encode: makes the codes, (frames, codebooks); called from the encoder's own thread.
     on_done: called from there behind each.
-    yielding: how many steps of niceness the thread is behind the others of this process, where a thread can be.
+    niceness: how many steps of niceness the thread is behind the others of this process, where a thread can be.
     """
 
     def __init__(
-        self, encode: Callable[[VoicePrompt], Codes], on_done: Callable[[], None], *, yielding: int = 0
+        self, encode: Callable[[VoicePrompt], Codes], on_done: Callable[[], None], *, niceness: int = 0
     ) -> None:
-        self._encode, self._on_done, self._yielding = encode, on_done, yielding
+        self._encode, self._on_done, self._yielding = encode, on_done, niceness
         self._changed = threading.Condition()
         self._waiting: deque[Encoding] = deque()
         self._by_content: dict[str, Encoding] = {}  # those that nobody has taken yet
@@ -71,7 +71,7 @@ class VoiceEncoder:
             encoding.readers.append(reader)
             return encoding
 
-    def take_done(self) -> list[Encoding]:
+    def take_finished(self) -> list[Encoding]:
         """Those that are done, each once. Who asks for such a voice from now on has it encoded anew."""
         with self._changed:
             taken, self._done = self._done, []
@@ -89,7 +89,7 @@ class VoiceEncoder:
     # ---- the encoder's thread
 
     def _run(self) -> None:
-        self._step_back()
+        self._lower_priority()
         while (encoding := self._next()) is not None:
             codes, error = None, None
             try:
@@ -115,7 +115,7 @@ class VoiceEncoder:
                 del self._by_content[encoding.voice.key]
             return None
 
-    def _step_back(self) -> None:
+    def _lower_priority(self) -> None:
         """On Linux niceness is a thread's, and of those that it starts for its products; elsewhere the process's."""
         if self._yielding and sys.platform == "linux":
             thread = threading.get_native_id()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.text import frame_bound
+from engine.text import max_frames_for
 from engine.types import FRAME_MILLISECONDS
 
 from .audio import SUFFIXES, Audio, read_audio
@@ -183,11 +183,11 @@ def _doubts(text: str, audio: Audio, loudness: Loudness) -> list[str]:
     if not _has_words(text):
         return found
     # The engine stops speaking a text at that bound, so nothing is learnt from a clip that goes on behind it.
-    slow = frame_bound(text) * FRAME_MILLISECONDS / 1000
+    slow = max_frames_for(text) * FRAME_MILLISECONDS / 1000
     spoken = max(audio.seconds - loudness.lead_seconds - loudness.tail_seconds, 0.0)
     if audio.seconds > slow:
         found.append(f"lasts {audio.seconds:.1f} s for {_count(len(text), 'character')}: are words missing?")
-    elif spoken < _FASTEST * (slow - frame_bound("") * FRAME_MILLISECONDS / 1000):
+    elif spoken < _FASTEST * (slow - max_frames_for("") * FRAME_MILLISECONDS / 1000):
         found.append(f"has {len(text)} characters in {spoken:.1f} s: is it the transcript of another clip?")
     return found
 

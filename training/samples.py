@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine import SAMPLE_RATE, EngineConfig, EngineError, SpeechRequest, Spoken, load_engine
+from engine import SAMPLE_RATE, EngineConfig, EngineError, SpeechRequest, SpeechSegment, load_engine
 from engine.types import Samples as Sound
 
 from .example import Example
@@ -39,7 +39,7 @@ class Samples:
     seed: int = 0
 
     def __call__(self, steps: int, model: Any) -> None:
-        said = () if self.voice is None else (Spoken(self.voice.text, self.voice.codes, self.voice.speaker),)
+        said = () if self.voice is None else (SpeechSegment(self.voice.text, self.voice.codes, self.voice.speaker),)
         request = SpeechRequest(self.text, speaker=self.speaker, history=said, seed=self.seed)
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"step-{steps:06d}.wav"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from anyio import CancelScope, move_on_after
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from engine import Spoken
+from engine import SpeechSegment
 
 from ..encoders.base import Samples
 from ..errors import BadRequest, ServiceError, Unavailable, Unprocessable
@@ -63,7 +63,7 @@ class Connection:
         self._saying: asyncio.Task[None] | None = None  # the current text
         self._engaged = False  # something is being said, or waits for a slot
         self._ended = time.monotonic()  # of what was said last
-        self._said: tuple[Spoken, ...] = ()  # what the next text follows on from, oldest first
+        self._said: tuple[SpeechSegment, ...] = ()  # what the next text follows on from, oldest first
         self._close_code, self._close_reason = _NORMAL, ""
 
     async def run(self) -> None:
@@ -202,9 +202,9 @@ class Connection:
             if chunk.samples.size:
                 await self._give(telling, telling.finishing(chunk.samples), heavy=chunk.samples.size > _SMALL)
         speaker = speaker_number(text.say.order.voice_id or "") or 0
-        self._remember(Spoken(piece, np.concatenate(codes or [_NO_CODES]), speaker))
+        self._remember(SpeechSegment(piece, np.concatenate(codes or [_NO_CODES]), speaker))
 
-    def _remember(self, said: Spoken) -> None:
+    def _remember(self, said: SpeechSegment) -> None:
         """Only what was said to its end: of the rest nobody knows which words it was."""
         if said.codes.size:  # else the engine has no use for it
             self._said = (*self._said, said)

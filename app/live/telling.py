@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from engine import FRAME_SAMPLES, SAMPLE_RATE, Spoken
+from engine import FRAME_SAMPLES, SAMPLE_RATE, SpeechSegment
 
 from ..effects.finishing import effect_of
 from ..encoders.base import Samples
@@ -35,7 +35,7 @@ class Telling:
         record.voice = say.order.voice_id or "default"
         record.format = "float32"
 
-    def next_order(self, piece: str, said: tuple[Spoken, ...], *, last: bool) -> Order | None:
+    def next_order(self, piece: str, said: tuple[SpeechSegment, ...], *, last: bool) -> Order | None:
         """How to say the next piece, behind what was said; None if the text has had all the audio it may have."""
         order, speech = self._say.order, self._say.order.speech
         left = None if speech.max_frames is None else speech.max_frames - self._spoken // FRAME_SAMPLES

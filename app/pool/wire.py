@@ -13,7 +13,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from engine import AudioChunk, SpeechRequest, Spoken
+from engine import AudioChunk, SpeechRequest, SpeechSegment
 
 from .. import errors
 from ..errors import ServiceError
@@ -70,7 +70,8 @@ def order_message(order: Order, wait: float) -> bytes:
 def read_order(payload: bytes) -> tuple[Order, float]:
     said = json.loads(payload)
     history = tuple(
-        Spoken(each["text"], np.array(each["codes"], np.int64), each["speaker"]) for each in said["speech"]["history"]
+        SpeechSegment(each["text"], np.array(each["codes"], np.int64), each["speaker"])
+        for each in said["speech"]["history"]
     )
     return Order(SpeechRequest(**{**said["speech"], "history": history}), said["voice_id"]), said["wait"]
 

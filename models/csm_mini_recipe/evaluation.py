@@ -15,7 +15,7 @@ import numpy as np
 from engine import EngineConfig, SpeechRequest, VoicePrompt, load_engine
 from engine.fallback.espeak_library import EspeakLibrary
 from engine.fallback.pitch import median_pitch
-from engine.text import frame_bound
+from engine.text import max_frames_for
 from engine.types import FRAME_SAMPLES, SAMPLE_RATE, Samples
 
 from .asr_check import Recogniser, word_errors
@@ -76,7 +76,9 @@ def listen(model: str, voices: list[str], sentences: int, temperature: float) ->
                 errors=sum(word_errors(text, recogniser.transcribe(said[text])) for text in free),
                 espeak_errors=sum(word_errors(text, recogniser.transcribe(real[text])) for text in free),
                 words=sum(len(text.split()) for text in free),
-                stopped=sum(samples.size < frame_bound(text + ".") * FRAME_SAMPLES for text, samples in said.items()),
+                stopped=sum(
+                    samples.size < max_frames_for(text + ".") * FRAME_SAMPLES for text, samples in said.items()
+                ),
                 clips=len(said),
                 pitch=round(float(np.median(pitches)) / meant, 3) if pitches else 0.0,
                 long_pitch=round(last / first, 3) if first else 0.0,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from engine.capacity import bytes_of_cache, bytes_of_prefill, bytes_of_row, rows_that_fit
-from engine.config import MOST_SLOTS
+from engine.config import MAX_SLOTS
 from engine.model.config import CsmConfig, TransformerConfig
 from engine.model.kv_cache import KvCache
-from engine.model_runner import MOST_AT_ONCE, PROMPT_LANES
+from engine.model_runner import MAX_PREFILL_POSITIONS, PREFILL_STREAMS
 
 GIB = 1 << 30
 BACKBONE = TransformerConfig(2048, 8192, 16, 32, 8, 64, 1e-5, 500_000.0, None)
@@ -33,19 +33,19 @@ def test_rows_and_what_is_to_stay_free_fit() -> None:
         free = total * GIB - 4 * GIB
         rows = rows_that_fit(free, total * GIB, row, GIB, 2)
         assert rows * row + GIB + total * GIB // 10 <= free or rows == 2
-        assert (rows + 8) * row + GIB + total * GIB // 10 > free or rows == MOST_SLOTS
+        assert (rows + 8) * row + GIB + total * GIB // 10 > free or rows == MAX_SLOTS
         assert rows % 8 == 0
 
 
 def test_a_pass_of_prefill_has_room_for_its_largest_tensors() -> None:
-    embeddings = torch.empty(MOST_AT_ONCE, CSM.codebooks, BACKBONE.hidden, dtype=torch.bfloat16, device="meta")
-    gate_up = torch.empty(MOST_AT_ONCE, 2 * BACKBONE.intermediate, dtype=torch.bfloat16, device="meta")
-    mask = torch.empty(4 * MOST_AT_ONCE, CSM.positions, dtype=torch.bfloat16, device="meta")
-    assert bytes_of_prefill(CSM, 2, MOST_AT_ONCE) > embeddings.nbytes + gate_up.nbytes + mask.nbytes
+    embeddings = torch.empty(MAX_PREFILL_POSITIONS, CSM.codebooks, BACKBONE.hidden, dtype=torch.bfloat16, device="meta")
+    gate_up = torch.empty(MAX_PREFILL_POSITIONS, 2 * BACKBONE.intermediate, dtype=torch.bfloat16, device="meta")
+    mask = torch.empty(4 * MAX_PREFILL_POSITIONS, CSM.positions, dtype=torch.bfloat16, device="meta")
+    assert bytes_of_prefill(CSM, 2, MAX_PREFILL_POSITIONS) > embeddings.nbytes + gate_up.nbytes + mask.nbytes
 
 
 def test_bounds() -> None:
-    assert rows_that_fit(1000 * GIB, 1000 * GIB, 1 << 20, GIB, 2) == MOST_SLOTS
+    assert rows_that_fit(1000 * GIB, 1000 * GIB, 1 << 20, GIB, 2) == MAX_SLOTS
     assert rows_that_fit(GIB // 2, 8 * GIB, 1 << 20, GIB, 2) == 2
     assert [rows_that_fit(rows, 0, 1, 0, 2) for rows in (1, 7, 8, 15, 16)] == [2, 7, 8, 8, 16]
 
@@ -53,7 +53,7 @@ def test_bounds() -> None:
 def test_the_table_of_sizes_is_what_is_worked_out() -> None:
     """docs/sizing.md: what a GPU of each size holds of CSM-1B, with what weights and CUDA take beforehand."""
     row = bytes_of_row(CSM, 2, round(7.9 * (1 << 20)))
-    prompts = PROMPT_LANES * bytes_of_prefill(CSM, 2, MOST_AT_ONCE)
+    prompts = PREFILL_STREAMS * bytes_of_prefill(CSM, 2, MAX_PREFILL_POSITIONS)
     table = (Path(__file__).parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
     for size, slots in re.findall(r"^\| (\d+) GB[^|]*\| `auto` \((?:about )?(\d+)\)", table, re.MULTILINE):
         total = int(size) * GIB if int(size) <= 80 else int(size) * 10**9

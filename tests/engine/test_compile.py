@@ -34,8 +34,8 @@ def test_nothing_is_compiled_after_the_start(load: Load, checkpoint: Path, voice
             runner.prefill(0, Prefill(0, [[1] * length]), length)
         for rows in (1, 2, 3, 4, 8, 9):
             for row in range(rows):
-                runner.begin(row, SamplingParams(seed=row, temperature_first=1.0, temperature=1.0, top_k=50))
-                runner.start(row, 3)
+                runner.reset_row(row, SamplingParams(seed=row, temperature_first=1.0, temperature=1.0, top_k=50))
+                runner.start_row(row, 3)
             runner.step(list(range(rows)))
         for guidance in (0.0, 1.5):  # on the engine's own thread
             engine.generate(SpeechRequest("It goes on.", voice=voice, guidance=guidance, max_frames=3))

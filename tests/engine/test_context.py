@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.context import Context, TextChunk, plan_chunks
 from engine.errors import PromptTooLong
-from engine.text import frame_bound
+from engine.text import max_frames_for
 
 SILENCE = np.zeros((1, 2), np.int64)
 
@@ -29,15 +29,15 @@ def test_whatever_is_said_the_context_holds_it_and_nothing_is_lost(data: st.Data
     occupied = reserved
     for number in range(data.draw(st.integers(1, 12))):
         tokens = [number] * data.draw(st.integers(2, 40))
-        chunk = TextChunk("", tokens, bound=data.draw(st.integers(1, 100)))
-        prefill = context.begin(chunk)
+        chunk = TextChunk("", tokens, max_frames=data.draw(st.integers(1, 100)))
+        prefill = context.begin_chunk(chunk)
         assert prefill.start in (occupied, reserved)  # behind what is there, or rolled back to the voice
         assert prefill.spans[-1] == tokens[:-1]
         assert context.position == prefill.start + positions(prefill.spans)
-        assert context.position + 1 + chunk.bound <= limit
-        frames = data.draw(st.integers(0, chunk.bound))
-        fed = frames if frames < chunk.bound else frames - 1
-        context.finish(np.full((frames, 2), number), fed)
+        assert context.position + 1 + chunk.max_frames <= limit
+        frames = data.draw(st.integers(0, chunk.max_frames))
+        fed = frames if frames < chunk.max_frames else frames - 1
+        context.finish_chunk(np.full((frames, 2), number), fed)
         occupied = context.position
         assert occupied <= limit
 
@@ -45,10 +45,10 @@ def test_whatever_is_said_the_context_holds_it_and_nothing_is_lost(data: st.Data
 def test_a_roll_keeps_the_newest_whole_segments_in_order() -> None:
     context = Context(100, 10, SILENCE)
     for number in (1, 2, 3):
-        context.begin(TextChunk("", [number] * 5, bound=10))
-        context.finish(np.full((10, 2), number), fed=10)
+        context.begin_chunk(TextChunk("", [number] * 5, max_frames=10))
+        context.finish_chunk(np.full((10, 2), number), fed=10)
     assert context.position == 10 + 3 * 15 + 2
-    prefill = context.begin(TextChunk("", [4] * 5, bound=40))
+    prefill = context.begin_chunk(TextChunk("", [4] * 5, max_frames=40))
     assert prefill.start == 10
     assert [int(np.ravel(span)[0]) for span in prefill.spans] == [3, 3, 0, 4]
     assert [len(span) for span in prefill.spans] == [5, 10, 1, 4]
@@ -58,7 +58,7 @@ def test_chunks_get_shorter_where_the_room_asks_for_it() -> None:
     text = "Words, and more words, and then some. " * 20
     room = 120
     chunks = plan_chunks(text, 1000, room, tokenize, None)
-    assert all(len(chunk.tokens) + chunk.bound <= room for chunk in chunks)
+    assert all(len(chunk.tokens) + chunk.max_frames <= room for chunk in chunks)
     assert " ".join(chunk.text for chunk in chunks).split() == text.split()
 
 
@@ -71,4 +71,4 @@ def test_what_cannot_fit_is_refused_up_front() -> None:
 
 def test_the_bound_is_that_of_the_text() -> None:
     (chunk,) = plan_chunks("Hello there.", 150, 1000, tokenize, None)
-    assert chunk.bound == frame_bound("Hello there.")
+    assert chunk.max_frames == max_frames_for("Hello there.")

@@ -164,8 +164,8 @@ def test_a_prompt_is_read_piece_by_piece_beside_who_speaks(
     engine = load(checkpoint, voice_cache_bytes=0, audio_queue_slices=1000)  # nobody is held for a slow reader
     alone = engine.generate(request).codes
     runner, done, begun = engine._runner, [], []
-    monkeypatch.setattr(engine._pace, "budget", lambda leads: 16)
-    prefill, launch, begin = runner.prefill, runner.launch, runner.begin
+    monkeypatch.setattr(engine._prefill_budget, "budget", lambda leads: 16)
+    prefill, launch, begin = runner.prefill, runner.launch, runner.reset_row
 
     def read(row: int, what: Prefill, most: int) -> Prefill | None:
         rest = prefill(row, what, most)

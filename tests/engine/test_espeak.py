@@ -334,7 +334,7 @@ def wait_for(condition: threading.Event) -> None:
     assert condition.wait(timeout=60)
 
 
-def settled(engine: Engine, active: int, queued: int) -> bool:
+def between_steps(engine: Engine, active: int, queued: int) -> bool:
     """Whether the engine comes to that state. It is woken by what the test did: this only lets it run."""
     for _ in range(2000):
         status = engine.status()
@@ -348,27 +348,27 @@ def test_slots_speak_and_the_rest_wait_in_order() -> None:
     engine = engine_of(slots=2, queue=1)
     long = request(" ".join([FOX] * 10))
     streams = [engine.stream(long) for _ in range(4)]
-    assert settled(engine, active=2, queued=2)
+    assert between_steps(engine, active=2, queued=2)
     next(streams[0])
     next(streams[1])
     streams[0].close()
     next(streams[2])  # has the slot that became free; the fourth still waits
-    assert settled(engine, active=2, queued=1)
+    assert between_steps(engine, active=2, queued=1)
     streams[1].close()
     next(streams[3])
-    assert settled(engine, active=2, queued=0)
+    assert between_steps(engine, active=2, queued=0)
     for stream in streams:
         stream.close()
-    assert settled(engine, active=0, queued=0)
+    assert between_steps(engine, active=0, queued=0)
     engine.close()
 
 
 def test_leaving_the_queue_frees_the_place() -> None:
     engine = engine_of(slots=1, queue=1)
     speaking, waiting = engine.stream(request(f"{FOX} {FOX}")), engine.stream(request())
-    assert settled(engine, active=1, queued=1)
+    assert between_steps(engine, active=1, queued=1)
     waiting.close()
-    assert settled(engine, active=1, queued=0)
+    assert between_steps(engine, active=1, queued=0)
     speaking.close()
     engine.close()
 
@@ -378,7 +378,7 @@ def test_a_slow_reader_holds_its_own_slot_only() -> None:
     slow = engine.stream(request(" ".join([FOX] * 20), slice_frames=1))
     next(slow)
     assert engine.generate(request()).seconds > 1
-    assert settled(engine, active=1, queued=0)
+    assert between_steps(engine, active=1, queued=0)
     assert sum(chunk.samples.size for chunk in slow) > 40 * SAMPLE_RATE
     engine.close()
 

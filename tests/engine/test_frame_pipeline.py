@@ -15,11 +15,11 @@ from torch import Tensor
 from engine import EngineConfig, SpeechRequest, VoicePrompt
 from engine.context import Prefill
 from engine.engine_core import CsmEngine
-from engine.frame_pipeline import RECORDED
+from engine.frame_pipeline import CAPTURED_MODE
 from engine.loading import load as load_model
 from engine.model.graphs import Bucket, BucketGrid, Work
 from engine.model.sampling import SamplingMode
-from engine.model_runner import MOST_AT_ONCE, ModelRunner, SamplingParams
+from engine.model_runner import MAX_PREFILL_POSITIONS, ModelRunner, SamplingParams
 
 from .tape import HostMustNotWait, TapeCapturer
 
@@ -58,18 +58,18 @@ def conversation(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
             frame = runner.step(rows)
             said.extend(part[rows] for part in (frame.codes, frame.stopped, frame.samples))
 
-    runner.begin(0, settings(0))
-    runner.start(0, 60)
+    runner.reset_row(0, settings(0))
+    runner.start_row(0, 60)
     speak([0], 3)
-    runner.begin(2, settings(2, temperature=0, temperature_first=0))
-    runner.start(2, 5)
+    runner.reset_row(2, settings(2, temperature=0, temperature_first=0))
+    runner.start_row(2, 5)
     speak([0, 2], 3)
     speak([2], 2)  # 0 is held
-    runner.begin(1, settings(1, top_k=3))
-    runner.start(1, 300)
+    runner.reset_row(1, settings(1, top_k=3))
+    runner.start_row(1, 300)
     speak([0, 1, 2], 4)
-    runner.begin(0, settings(7))  # another utterance in a row that has just spoken
-    runner.start(0, 1)
+    runner.reset_row(0, settings(7))  # another utterance in a row that has just spoken
+    runner.start_row(0, 1)
     speak([0], 3)
     return said
 
@@ -86,14 +86,14 @@ def test_replayed_is_plain_bit_for_bit(fresh: ModelRunner, runner: ModelRunner) 
 
 def test_memory_that_is_taken_beforehand_changes_nothing(fresh: ModelRunner, runner: ModelRunner) -> None:
     def speak(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
-        runner.begin(1, settings(1))
-        assert runner.prefill(1, Prefill(0, [[5] * (MOST_AT_ONCE + 20)]), MOST_AT_ONCE + 20) is None
-        runner.start(1, MOST_AT_ONCE + 20)
+        runner.reset_row(1, settings(1))
+        assert runner.prefill(1, Prefill(0, [[5] * (MAX_PREFILL_POSITIONS + 20)]), MAX_PREFILL_POSITIONS + 20) is None
+        runner.start_row(1, MAX_PREFILL_POSITIONS + 20)
         return [runner.step([1]).codes[1] for _ in range(3)]
 
     plain = speak(ModelRunner(runner.model, runner.codec, 4, BUCKETS))
     fresh.overlaps = True
-    fresh.take_memory()
+    fresh.preallocate_prefill()
     assert fresh.state.backbone.keys[:, 0, :, fresh.model.config.positions - 1].any()
     for one, other in zip(plain, speak(fresh), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -101,8 +101,8 @@ def test_memory_that_is_taken_beforehand_changes_nothing(fresh: ModelRunner, run
 
 def test_greedy_rows_get_from_a_recorded_step_what_a_greedy_one_gives(fresh: ModelRunner) -> None:
     def speak() -> list[Any]:
-        fresh.begin(0, settings(0, temperature=0.0, temperature_first=0.0))
-        fresh.start(0, 3)
+        fresh.reset_row(0, settings(0, temperature=0.0, temperature_first=0.0))
+        fresh.start_row(0, 3)
         return [fresh.step([0]).codes[0].tolist() for _ in range(5)]
 
     plain = speak()
@@ -112,12 +112,12 @@ def test_greedy_rows_get_from_a_recorded_step_what_a_greedy_one_gives(fresh: Mod
 
 def test_whatever_a_request_asks_for_is_recorded(fresh: ModelRunner, runner: ModelRunner) -> None:
     def speak(runner: ModelRunner) -> list[Any]:
-        runner.begin(0, settings(0, guidance=1.5, unconditional=1))
-        runner.begin(1, settings(0, sampler=0))
-        runner.begin(2, settings(2, top_k=66))
-        runner.begin(3, settings(3, temperature=0.0, temperature_first=0.0))
+        runner.reset_row(0, settings(0, guidance=1.5, unconditional=1))
+        runner.reset_row(1, settings(0, sampler=0))
+        runner.reset_row(2, settings(2, top_k=66))
+        runner.reset_row(3, settings(3, temperature=0.0, temperature_first=0.0))
         for row in range(4):
-            runner.start(row, 10 * row)
+            runner.start_row(row, 10 * row)
         spoken = [[0, 1]] * 3 + [[0, 1, 3]] * 3 + [[2, 3]] * 3  # guided alone, among others, many tokens
         return [runner.step(rows).codes[rows].tolist() for rows in spoken]
 
@@ -130,7 +130,7 @@ def test_whatever_a_request_asks_for_is_recorded(fresh: ModelRunner, runner: Mod
 
 def test_a_kind_that_memory_had_no_room_for_is_done_plainly(fresh: ModelRunner) -> None:
     steps, codec = record(fresh)
-    fresh.frames.rare_graphs.clear()
+    fresh.frames.general_graphs.clear()
     before = steps.played, codec.played
     assert len(fresh.frames.launch([0], Bucket(2, 64), SamplingMode(64, True, True)).codes) == 2
     assert (steps.played, codec.played) == (before[0], before[1] + 1)
@@ -182,7 +182,7 @@ def test_where_nothing_can_be_recorded_frames_stay_plain(fresh: ModelRunner, cap
     assert len(conversation(fresh))
 
 
-@pytest.mark.parametrize("kind", [RECORDED, SamplingMode(64, False, False), SamplingMode(67, True, True)])
+@pytest.mark.parametrize("kind", [CAPTURED_MODE, SamplingMode(64, False, False), SamplingMode(67, True, True)])
 def test_a_step_asks_for_no_values_and_moves_nothing(fresh: ModelRunner, kind: SamplingMode) -> None:
     """All of the state stays where it is, and a step can be played again from what it did."""
     state, codec = fresh.state, fresh.codec
@@ -221,7 +221,7 @@ def test_the_tape_notices_who_asks_for_values_or_brings_some(
 
     monkeypatch.setattr(fresh.model, "_codes", meddling)
     with pytest.raises(HostMustNotWait), torch.inference_mode():
-        TapeCapturer().capture(lambda: fresh.model.frame_step(fresh.state, 2, 64, RECORDED))
+        TapeCapturer().capture(lambda: fresh.model.frame_step(fresh.state, 2, 64, CAPTURED_MODE))
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_overlapped_a_stop_frame_ends_the_speech_right_there(
     full = overlapped.generate(request)
     model = overlapped._runner.model
     whole = model._codes
-    overlapped._runner.frames._forget_graphs()
+    overlapped._runner.frames._clear_graphs()
 
     def codes(hidden: Any, state: Any, rows: int, kind: Any) -> Any:
         made = whole(hidden, state, rows, kind)

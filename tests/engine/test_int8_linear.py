@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from engine import CheckpointError, EngineConfig, InvalidRequest, SpeechRequest, load_engine
 from engine.engine_core import CsmEngine
-from engine.frame_pipeline import RECORDED
+from engine.frame_pipeline import CAPTURED_MODE
 from engine.loading import load as load_model
 from engine.model.int8_linear import Int8Linear, Int8Product, quantize
 from engine.model_runner import ModelRunner
@@ -120,7 +120,7 @@ def test_the_backbone_says_the_same_and_a_frame_can_be_recorded(checkpoint: Path
         state.sampling.temperature[:] = state.sampling.temperature_first[:] = 0.9
 
         def step() -> None:
-            runner.model.frame_step(state, 2, 64, RECORDED)
+            runner.model.frame_step(state, 2, 64, CAPTURED_MODE)
 
         with torch.inference_mode():
             frame = TapeCapturer().record(step) if recorded else step  # recording makes two frames

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from engine import InvalidRequest, SpeechRequest, Spoken, VoicePrompt
+from engine import InvalidRequest, SpeechRequest, SpeechSegment, VoicePrompt
 from engine.engine_core import CsmEngine
 from engine.model_runner import SamplingParams
 from engine.text import split_text
@@ -36,7 +36,7 @@ def brief(engine: CsmEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[CsmEng
 
 
 def test_five_thousand_characters(brief: CsmEngine, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, limit = brief._runner, brief._prompter.limit
+    runner, limit = brief._runner, brief._prompt_builder.limit
     highest = 0
     prefilled = runner.prefill
 
@@ -64,16 +64,16 @@ def test_the_next_chunk_reads_what_was_said_before(brief: CsmEngine, voice: Voic
     request = SpeechRequest("First of all, this. And then that.", voice=voice, temperature=0, chunk_characters=20)
     speech = brief.generate(request)
     first, second = speech.codes[:FRAMES_PER_CHUNK], speech.codes[FRAMES_PER_CHUNK:]
-    prompter, runner = brief._prompter, brief._runner
-    tokens = [prompter._tokenizer.encode(text, 0) for text in split_text(request.text, 20)]
+    builder, runner = brief._prompt_builder, brief._runner
+    tokens = [builder._tokenizer.encode(text, 0) for text in split_text(request.text, 20)]
     silence = np.zeros((1, 4), np.int64)
     from engine.context import Prefill
 
     codes = runner.encode(voice.samples, voice.sample_rate)
-    spans = [prompter._tokenizer.encode(voice.transcript, 0), codes, silence, tokens[0], first, silence, tokens[1][:-1]]
-    runner.begin(0, SamplingParams(seed=0, temperature_first=0, temperature=0, top_k=1))
+    spans = [builder._tokenizer.encode(voice.transcript, 0), codes, silence, tokens[0], first, silence, tokens[1][:-1]]
+    runner.reset_row(0, SamplingParams(seed=0, temperature_first=0, temperature=0, top_k=1))
     assert runner.prefill(0, Prefill(0, spans), 512) is None
-    runner.start(0, sum(map(len, spans)))
+    runner.start_row(0, sum(map(len, spans)))
     made = np.stack([runner.step([0]).codes[0] for _ in range(FRAMES_PER_CHUNK)])
     np.testing.assert_array_equal(made, second)
 
@@ -84,18 +84,18 @@ def test_a_conversation_is_followed_on_from(brief: CsmEngine, voice: VoicePrompt
     request = SpeechRequest(f"{first} {second}", voice=voice, temperature=0, chunk_characters=20)
     both = brief.generate(request).codes
     before = brief.generate(replace(request, text=first)).codes
-    history = (Spoken(first, before),)
+    history = (SpeechSegment(first, before),)
     after = brief.generate(replace(request, text=second, history=history)).codes
     np.testing.assert_array_equal(np.concatenate([before, after]), both)
     assert (brief.generate(replace(request, text=second)).codes != after).any()
     assert (
-        brief.generate(replace(request, text=second, history=(Spoken(first, before, speaker=1),))).codes != after
+        brief.generate(replace(request, text=second, history=(SpeechSegment(first, before, speaker=1),))).codes != after
     ).any()
 
 
 def test_of_a_long_conversation_the_newest_is_kept(brief: CsmEngine) -> None:
     rng = np.random.default_rng(0)
-    turns = tuple(Spoken(f"Turn {n}.", rng.integers(0, 64, (40, 4)), n % 2) for n in range(30))
+    turns = tuple(SpeechSegment(f"Turn {n}.", rng.integers(0, 64, (40, 4)), n % 2) for n in range(30))
     request = SpeechRequest("And so it goes.", temperature=0)
     whole = brief.generate(replace(request, history=turns)).codes
     np.testing.assert_array_equal(whole, brief.generate(replace(request, history=turns[-10:])).codes)
@@ -105,7 +105,7 @@ def test_of_a_long_conversation_the_newest_is_kept(brief: CsmEngine) -> None:
 @pytest.mark.parametrize("codes", [np.zeros((3, 5), np.int64), np.full((3, 4), 64), np.full((3, 4), -1)])
 def test_codes_that_the_engine_cannot_have_made_are_refused(engine: CsmEngine, codes: Any) -> None:
     with pytest.raises(InvalidRequest, match="history"):
-        engine.stream(SpeechRequest("What?", history=(Spoken("This.", codes),)))
+        engine.stream(SpeechRequest("What?", history=(SpeechSegment("This.", codes),)))
 
 
 def test_zero_overlap_lays_independent_chunks_end_to_end(brief: CsmEngine, voice: VoicePrompt) -> None:
@@ -130,10 +130,10 @@ def test_crossfades_shorten_by_their_length_at_each_join(brief: CsmEngine) -> No
 
 def test_a_text_without_an_end_is_ended_by_its_bound(engine: CsmEngine) -> None:
     """The tiny model never says that it has finished."""
-    from engine.text import frame_bound
+    from engine.text import max_frames_for
 
     text = "Short."
-    assert len(engine.generate(SpeechRequest(text, seed=1)).codes) == frame_bound(text)
+    assert len(engine.generate(SpeechRequest(text, seed=1)).codes) == max_frames_for(text)
 
 
 def test_max_frames_bounds_the_whole(brief: CsmEngine) -> None:
@@ -147,13 +147,13 @@ def test_ended_by_a_bound_the_last_frame_is_read_before_the_next_chunk(engine: C
     """A chunk that meets its bound has a frame that was never fed back: the next prefill must hold it."""
     from engine.context import Context, TextChunk
 
-    context = Context(limit=100, reserved=10, silence=np.zeros((1, 4), np.int64))
-    first = context.begin(TextChunk("one", [1, 2, 3], bound=5))
+    context = Context(max_positions=100, voice_length=10, eos_frame=np.zeros((1, 4), np.int64))
+    first = context.begin_chunk(TextChunk("one", [1, 2, 3], max_frames=5))
     assert (first.start, first.spans) == (10, [[1, 2]])
     made = np.arange(20).reshape(5, 4)
-    context.finish(made, fed=4)
+    context.finish_chunk(made, fed=4)
     assert context.position == 10 + 3 + 4
-    second = context.begin(TextChunk("two", [4, 5], bound=5))
+    second = context.begin_chunk(TextChunk("two", [4, 5], max_frames=5))
     assert second.start == 17
     np.testing.assert_array_equal(second.spans[0], np.concatenate([made[4:], np.zeros((1, 4))]))
     assert second.spans[1] == [4]

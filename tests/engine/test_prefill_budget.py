@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from engine import SpeechRequest
-from engine.prefill_budget import BEGINNER, BufferedAudio, Listeners, PrefillBudget
+from engine.prefill_budget import BEFORE_PLAYBACK, BufferedAudio, PlaybackClock, PrefillBudget
 
 POSITION = 0.0001
 REQUEST = SpeechRequest("Hello.", slice_frames=5)
@@ -34,7 +34,7 @@ def test_no_listener_is_ever_late_for_what_others_have_to_read(step: float, slic
     for _ in range(300):
         for _ in range(slice_now):
             unheard = given * 0.08 - (now - (began if began is not None else now))
-            lead = BEGINNER if began is None else BufferedAudio(unheard, slice_now)
+            lead = BEFORE_PLAYBACK if began is None else BufferedAudio(unheard, slice_now)
             now += step + made.budget([lead]) * POSITION
         if began is None:
             began = now
@@ -58,17 +58,17 @@ def test_a_machine_that_cannot_keep_up_still_takes_new_speech_in() -> None:
 
 def test_what_was_measured_follows_what_happens() -> None:
     made = pace(0.01)
-    before = made.budget([BEGINNER])
+    before = made.budget([BEFORE_PLAYBACK])
     for _ in range(40):
         made.took(1.0, 100, spoke=False)
-    assert made.budget([BEGINNER]) < before / 10
+    assert made.budget([BEFORE_PLAYBACK]) < before / 10
 
 
 def test_leads_are_never_taken_for_longer_than_they_are() -> None:
     now = count()
-    listeners = Listeners(clock=lambda: next(now) * 0.08)
+    listeners = PlaybackClock(clock=lambda: next(now) * 0.08)
     who = SpeechRequest("anybody")
-    assert listeners.lead(who, 0, REQUEST) == BEGINNER
+    assert listeners.lead(who, 0, REQUEST) == BEFORE_PLAYBACK
     listeners.hear(who)  # at 0
     first = listeners.lead(who, 1, REQUEST)  # at 0.08: all of it is heard
     assert first.seconds == pytest.approx(0.0)
@@ -80,7 +80,7 @@ def test_leads_are_never_taken_for_longer_than_they_are() -> None:
 
 def test_who_reads_late_is_not_late() -> None:
     times = iter([0.0, 100.0, 100.0])
-    listeners = Listeners(clock=lambda: next(times))
+    listeners = PlaybackClock(clock=lambda: next(times))
     who = SpeechRequest("anybody")
     listeners.hear(who)
     listeners.lag(who, 30, REQUEST)
@@ -88,7 +88,7 @@ def test_who_reads_late_is_not_late() -> None:
 
 
 def test_who_has_gone_is_forgotten() -> None:
-    listeners = Listeners()
+    listeners = PlaybackClock()
     listeners.hear(SpeechRequest("anybody"))
     gc.collect()
     assert len(listeners._began) == 0

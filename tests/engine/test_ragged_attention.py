@@ -116,8 +116,8 @@ def test_frames_say_with_it_what_they_say_without(checkpoint: Path) -> None:
         fresh = ModelRunner(runner.model, runner.codec, 4, BucketGrid((2, 4), (64, 512)))
         said: list[Any] = []
         for row, position in ((0, 60), (2, 5), (1, 300)):
-            fresh.begin(row, SamplingParams(seed=row, temperature_first=0.9, temperature=0.8, top_k=50))
-            fresh.start(row, position)
+            fresh.reset_row(row, SamplingParams(seed=row, temperature_first=0.9, temperature=0.8, top_k=50))
+            fresh.start_row(row, position)
             said += [fresh.step(rows).codes[rows] for rows in ([row], [row], list(range(row + 1)))]
         return said
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.text import frame_bound, sentences_end, split_text
+from engine.text import max_frames_for, sentences_end, split_text
 
 
 @given(st.text(max_size=600), st.integers(20, 200))
@@ -42,12 +42,12 @@ def test_where_a_text_is_cut(text: str, limit: int, chunks: list[str]) -> None:
 
 def test_a_bound_is_generous_and_still_a_bound() -> None:
     for text, slow_seconds in (("Hello there.", 1.5), ("In 1999 it cost $1,234.56!", 7.0), ("こんにちは世界", 2.0)):
-        assert slow_seconds < frame_bound(text) * 0.08 < 5 * slow_seconds + 2
+        assert slow_seconds < max_frames_for(text) * 0.08 < 5 * slow_seconds + 2
 
 
 @given(st.text(min_size=1, max_size=200), st.text(min_size=1, max_size=200))
 def test_more_text_never_has_less_time(one: str, other: str) -> None:
-    assert frame_bound(one + other) >= max(frame_bound(one), frame_bound(other)) > 0
+    assert max_frames_for(one + other) >= max(max_frames_for(one), max_frames_for(other)) > 0
 
 
 @pytest.mark.parametrize(

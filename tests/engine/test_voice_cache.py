@@ -8,7 +8,7 @@ from engine.voice_cache import CachedVoice, VoiceCache, VoiceKey
 
 
 def key(content: str) -> VoiceKey:
-    return VoiceKey(content, speaker=0, spoken=True)
+    return VoiceKey(content, speaker=0, with_text=True)
 
 
 def voice(size: int) -> CachedVoice:

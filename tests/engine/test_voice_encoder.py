@@ -94,8 +94,8 @@ def test_one_after_the_other_and_each_once(encoder: VoiceEncoder, gate: Gate, do
     for _ in range(2):
         assert done.acquire(timeout=PATIENCE)
     assert encoder.encode(new_voice(1), reader()) is first  # done, but nobody has taken it yet
-    assert encoder.take_done() == [first, second]
-    assert encoder.take_done() == []
+    assert encoder.take_finished() == [first, second]
+    assert encoder.take_finished() == []
     np.testing.assert_array_equal(first.result(), np.full((3, 4), 9001))
     assert gate.sizes == [9001, 9002]
 
@@ -124,7 +124,7 @@ def test_one_that_fails_says_why_and_the_next_is_encoded(encoder: VoiceEncoder, 
     assert done.acquire(timeout=PATIENCE)
     with pytest.raises(ValueError, match="squeaks"):
         failed.result()
-    assert encoder.take_done() == [failed]
+    assert encoder.take_finished() == [failed]
     gate.error = None
     again = encoder.encode(new_voice(1), reader())
     assert done.acquire(timeout=PATIENCE)
@@ -157,7 +157,7 @@ def test_it_yields_to_the_other_threads_and_changes_nothing_for_them() -> None:
         return np.zeros((1, 4), np.int64)
 
     before, done = nice(), threading.Event()
-    encoder = VoiceEncoder(encode, done.set, yielding=5)
+    encoder = VoiceEncoder(encode, done.set, niceness=5)
     encoder.encode(new_voice(1), reader())
     assert done.wait(PATIENCE)
     encoder.close()

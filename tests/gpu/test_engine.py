@@ -119,7 +119,7 @@ def test_memory_does_not_grow(load: Load) -> None:
 def test_overlapped_graphs_say_what_is_said_without(load: Load, depth_weights: str) -> None:
     """Joins and leaves, with and without graphs, compiled the same: code for code."""
     recorded, plain = (load(compile="on", depth_weights=depth_weights) for _ in range(2))
-    plain._runner.frames._forget_graphs()
+    plain._runner.frames._clear_graphs()
     assert recorded.status().detail["graphs"] not in ("none", None)
 
     def speak(engine: CsmEngine) -> list[Any]:

@@ -13,11 +13,11 @@ import torch
 from engine import AUTO_SLOTS, EngineConfig
 from engine.context import Prefill
 from engine.cuda_streams import StreamPriority
-from engine.frame_pipeline import RECORDED
+from engine.frame_pipeline import CAPTURED_MODE
 from engine.loading import load
 from engine.model.graphs import Bucket, CudaGraphCapturer
 from engine.model.ragged_attention import verified_ragged_attention
-from engine.model_runner import PROMPT_LANES, ModelRunner, SamplingParams
+from engine.model_runner import PREFILL_STREAMS, ModelRunner, SamplingParams
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
@@ -59,8 +59,8 @@ def conversation(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
 
     def begin(row: int, position: int, **changes: Any) -> None:
         settings = {"seed": row, "temperature_first": 0.9, "temperature": 0.8, "top_k": 50} | changes
-        runner.begin(row, SamplingParams(**settings))
-        runner.start(row, position)
+        runner.reset_row(row, SamplingParams(**settings))
+        runner.start_row(row, position)
 
     def speak(rows: list[int], count: int) -> None:
         before = None
@@ -100,12 +100,12 @@ def test_replayed_is_plain_bit_for_bit(checkpoint: Path, dtype: str, live: bool)
 
 def test_a_guided_frame_is_replayed(checkpoint: Path) -> None:
     runner = runner_of(checkpoint, "float32", graphs=True)
-    runner.begin(0, SamplingParams(0, 0.9, 0.8, 50, guidance=1.5, unconditional=1))
-    runner.begin(1, SamplingParams(0, 0.9, 0.8, 50, sampler=0))
+    runner.reset_row(0, SamplingParams(0, 0.9, 0.8, 50, guidance=1.5, unconditional=1))
+    runner.reset_row(1, SamplingParams(0, 0.9, 0.8, 50, sampler=0))
     for row in (0, 1):
-        runner.start(row, 30)
+        runner.start_row(row, 30)
     runner.step([0, 1])
-    runner.frames._plain_step = None  # type: ignore[method-assign, assignment]
+    runner.frames._eager_step = None  # type: ignore[method-assign, assignment]
     codes = runner.step([0, 1]).codes
     np.testing.assert_array_equal(codes[0], codes[1])
 
@@ -118,33 +118,34 @@ def test_frames_and_prompts_take_no_memory(checkpoint: Path) -> None:
     conversation(runner)
     torch.cuda.synchronize()
     assert torch.cuda.memory_reserved() == before
-    runner.take_memory()  # once more, since recording gave back what the start had taken
+    runner.preallocate_prefill()  # once more, since recording gave back what the start had taken
     before = torch.cuda.memory_reserved()
     codes = np.zeros((runner.model.config.positions, runner.model.config.codebooks), np.int64)
     for row in range(ROWS):
         assert runner.prefill(row, Prefill(0, [[1] * 9, codes[9:]]), codes.shape[0]) is None
     torch.cuda.synchronize()
-    assert torch.cuda.memory_reserved() - before <= PROMPT_LANES * (2 << 20)  # the allocator's least for small tensors
+    # the smallest block of PyTorch's allocator for small tensors is 2 MiB
+    assert torch.cuda.memory_reserved() - before <= PREFILL_STREAMS * (2 << 20)
 
 
 def test_neither_a_frame_nor_a_prompt_is_waited_for(checkpoint: Path) -> None:
     """What the engine's thread sets off makes no call that waits for the device."""
     runner = runner_of(checkpoint, "float32", graphs=True)
     settings = SamplingParams(seed=0, temperature_first=1.0, temperature=1.0, top_k=50)
-    runner.begin(0, settings)
-    runner.start(0, 10)
+    runner.reset_row(0, settings)
+    runner.start_row(0, 10)
     runner.step([0])
     torch.cuda.set_sync_debug_mode("error")
     try:
         frame = runner.launch([0])
-        runner.frames._plain_step(Bucket(2, 256), RECORDED)
-        runner.begin(1, settings)
+        runner.frames._eager_step(Bucket(2, 256), CAPTURED_MODE)
+        runner.reset_row(1, settings)
         codes = np.zeros((20, runner.model.config.codebooks), np.int64)
         rest = runner.prefill(1, Prefill(0, [[1] * 10, codes]), 16)
         assert rest is not None
         assert runner.prefill(1, rest, 16) is None
-        runner.restore(2, runner.saved(1, 20))
-        runner.start(1, 30)
+        runner.restore_kv(2, runner.copy_kv(1, 20))
+        runner.start_row(1, 30)
         runner.is_prefilled(1, wait=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")

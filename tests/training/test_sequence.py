@@ -30,13 +30,13 @@ def test_a_sequence_lies_as_the_engine_lays_out_voice_history_and_text(
     silence = np.full((1, config.codebooks), config.stop_code)
     context = Context(config.positions, 0, silence)
     for heard in (voice, before):
-        context.remember(tokenizer.encode(heard.text, heard.speaker), heard.codes)
-    chunk = TextChunk(said.text, tokenizer.encode(said.text, said.speaker), bound=100)
+        context.add_segment(tokenizer.encode(heard.text, heard.speaker), heard.codes)
+    chunk = TextChunk(said.text, tokenizer.encode(said.text, said.speaker), max_frames=100)
     engines: list[Position] = []
-    for span in context.begin(chunk).spans:
+    for span in context.begin_chunk(chunk).spans:
         engines += span if isinstance(span, list) else map(tuple, span.tolist())
     engines.append(chunk.tokens[-1])  # the first step's own input
-    context.finish(said.codes, fed=len(said.codes))
+    context.finish_chunk(said.codes, fed=len(said.codes))
     engines += map(tuple, np.concatenate([said.codes, silence]).tolist())
 
     sequence = Sequence((voice, before, said), heard=2)

@@ -20,7 +20,7 @@ from app.pool.wire import (
     receive,
 )
 from app.schemas import Order
-from engine import AudioChunk, SpeechRequest, Spoken
+from engine import AudioChunk, SpeechRequest, SpeechSegment
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def test_an_order_arrives_as_it_was_sent() -> None:
 
 async def test_a_conversation_goes_along_with_its_order() -> None:
     codes = np.random.default_rng(0).integers(0, 2051, (5, 32))
-    speech = SpeechRequest("And?", history=(Spoken("Hi.", codes, 1), Spoken("Yes?", codes[:1], 0)))
+    speech = SpeechRequest("And?", history=(SpeechSegment("Hi.", codes, 1), SpeechSegment("Yes?", codes[:1], 0)))
     _, payload = await over_the_wire(order_message(Order(speech, None), 1.0))
     history = read_order(payload)[0].speech.history
     assert [(said.text, said.speaker) for said in history] == [("Hi.", 1), ("Yes?", 0)]
