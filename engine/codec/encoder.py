@@ -1,4 +1,4 @@
-"""Recordings to codes, for data sets: Mimi without the model that speaks."""
+"""Mimi encoder for data sets: recordings to codes, without loading CSM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .mimi import MimiCodec
 
 
 class MimiEncoder:
-    """The encoding half of a checkpoint's codec, behind numpy."""
+    """The encoder of a checkpoint's codec, with numpy input and output."""
 
     def __init__(self, codec: MimiCodec, codebooks: int) -> None:
         self._codec = codec
@@ -22,12 +22,12 @@ class MimiEncoder:
 
     @torch.inference_mode()
     def encode(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> Codes:
-        """A mono recording, float32 (samples,), to codes int64 (frames, codebooks); the last frame is padded."""
+        """Encode a mono recording, float32 (samples,), to codes int64 (frames, codebooks); the last frame is padded."""
         return cast(Codes, self._codec.encode(samples, sample_rate).cpu().numpy())
 
 
 def _fingerprint(codec: MimiCodec, codebooks: int) -> str:
-    """A short name for these weights: equal in every checkpoint that carries the same codec."""
+    """A short hash of the codec's weights, equal in every checkpoint with the same codec."""
     digest = hashlib.sha256(f"{codebooks}\0".encode())
     for name, tensor in sorted(codec.state().items()):
         digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())

@@ -1,4 +1,4 @@
-"""Mimi: frames of codes to sound, a row per slot, and recordings to codes. The only importer of moshi."""
+"""Mimi codec: streaming decode with one row per slot, and encoding. The only module that imports moshi."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..errors import CheckpointError
 from ..model.weights import Tensors
 from ..types import FRAME_SAMPLES, SAMPLE_RATE
 
-# moshi decorates its rotary embedding with torch.compile at import. For the few rows of a codec that costs a
-# minute and a C compiler and gives nothing.
-_compile_was = os.environ.get("NO_TORCH_COMPILE")
+# moshi decorates its rotary embedding with torch.compile at import. For the few rows of a codec that takes a minute
+# and a C compiler, and gains nothing.
+_saved_no_compile = os.environ.get("NO_TORCH_COMPILE")
 os.environ["NO_TORCH_COMPILE"] = "1"
 try:
     from moshi.models.compression import MimiModel
@@ -27,12 +27,12 @@ try:
     from moshi.modules.streaming import State, StreamingContainer
     from moshi.modules.transformer import RingKVCache, StreamingMultiheadAttention
 finally:
-    if _compile_was is None:
+    if _saved_no_compile is None:
         del os.environ["NO_TORCH_COMPILE"]
 
 
 class _Decoder(StreamingContainer):
-    """The half of Mimi that makes sound. Streaming state lives here alone, so the encoder half stays as it is."""
+    """Mimi's decoder. Only this container holds streaming state, so the encoder is not switched to streaming."""
 
     def __init__(self, mimi: MimiModel) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class _Decoder(StreamingContainer):
         return cast(Tensor, self.decoder(latent))
 
 
-def _widen_rings(decoder: _Decoder, mimi: MimiModel) -> None:
-    """Make room in the attention's rings for all positions of one frame.
+def _enlarge_kv_rings(decoder: _Decoder, mimi: MimiModel) -> None:
+    """Enlarge the attention's ring KV caches by the extra positions of one frame.
 
-    A frame is several positions (25 Hz against 12.5). moshi's ring holds exactly the attention's context, so
-    the frame's last position pushes out the oldest that its first one should still see, and a stream of more
-    than ten seconds drifts from the same codes decoded whole. A little more capacity makes them equal.
+    A frame is several positions (25 Hz against 12.5). moshi's ring holds exactly the attention's context, so the last
+    position of a frame overwrites the oldest one that its first position should still attend to, and a stream of more
+    than ten seconds drifts from the same codes decoded at once. The added capacity makes both equal.
     """
     positions = round(mimi.encoder_frame_rate / mimi.frame_rate)
     for module in decoder.modules():
@@ -66,46 +66,46 @@ def _widen_rings(decoder: _Decoder, mimi: MimiModel) -> None:
             )
 
 
-class _Rows:
-    """The streaming state of all rows, and views of its first rows: a frame costs what those take that speak.
+class _StreamingState:
+    """Decoder streaming state of all rows, with views of the first rows, so a frame costs only the rows of its bucket.
 
-    moshi gives every module a mask of its own for who speaks; here all share one, which is written once a frame.
+    moshi gives every module its own mask of active rows; here all share one, which is written once per frame.
     """
 
     def __init__(self, states: dict[str, State], rows: int, device: torch.device) -> None:
         self._states = states
         self._prefixes: dict[int, dict[str, State]] = {rows: states}
-        self.speaking = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.used = rows  # of how many rows the modules hold the state
+        self.active = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.view_rows = rows  # number of rows of the state that the modules currently hold
         for state in states.values():
-            state.exec_mask = self.speaking
+            state.exec_mask = self.active
 
     def tensors(self) -> Iterator[Tensor]:
-        """What the modules remember of their rows, which are the first dimension but in a ring."""
+        """The modules' state tensors. Rows are their first dimension, except in ring KV caches."""
         for state in self._states.values():
             for value in vars(state).values():
-                if isinstance(value, Tensor) and value is not self.speaking:
+                if isinstance(value, Tensor) and value is not self.active:
                     yield value
                 elif isinstance(value, RingKVCache):
                     yield from (value.cache, value.end_offset)
 
     def first(self, rows: int) -> dict[str, State]:
-        """The same state for the modules to hold, of the first rows alone."""
+        """A view of the state restricted to the first rows, for the modules to hold."""
         if rows not in self._prefixes:
             self._prefixes[rows] = {name: _prefix(state, rows) for name, state in self._states.items()}
-        self.used = rows
+        self.view_rows = rows
         return self._prefixes[rows]
 
-    def first_said(self, row: int) -> Iterator[Tensor]:
-        """What has to be zero for a row that has said nothing. A ring that is at its start is not read."""
+    def reset_tensors(self, row: int) -> Iterator[Tensor]:
+        """The parts of a row's state that a reset zeroes. Ring contents are skipped: at offset 0 they are not read."""
         return (tensor[row] for tensor in self.tensors() if tensor.ndim < _RING_DIMENSIONS)
 
 
-_RING_DIMENSIONS = 5  # (keys and values, rows, heads, capacity, dim)
+_RING_DIMENSIONS = 5  # (2, rows, heads, capacity, dim)
 
 
 def _prefix(state: State, rows: int) -> State:
-    """A state that shares its tensors' first rows with this one."""
+    """A copy of the state whose tensors are views of the first rows."""
     view = copy.copy(state)
     view.batch_size = rows
     for name, value in vars(state).items():
@@ -119,61 +119,61 @@ def _prefix(state: State, rows: int) -> State:
 
 
 class MimiCodec:
-    """Streaming decode with a row per slot, and encode for voices. float32 throughout."""
+    """Streaming decoder with one row per slot, and encoder for voices. float32 throughout."""
 
     def __init__(self, mimi: MimiModel) -> None:
         if mimi.sample_rate != SAMPLE_RATE or mimi.frame_size != FRAME_SAMPLES:
             raise CheckpointError(
-                f"the codec makes {mimi.frame_size} samples a frame at {mimi.sample_rate} Hz; "
-                f"CSM's Mimi makes {FRAME_SAMPLES} at {SAMPLE_RATE}"
+                f"the codec has {mimi.frame_size} samples per frame at {mimi.sample_rate} Hz; "
+                f"CSM needs {FRAME_SAMPLES} at {SAMPLE_RATE} Hz"
             )
         self._mimi = mimi.eval()
         self._decoder = _Decoder(mimi)
         self.device = next(mimi.parameters()).device
         self.codebook_size: int = mimi.cardinality
-        self._rows: _Rows | None = None
+        self._state: _StreamingState | None = None
 
     def allocate(self, rows: int) -> None:
-        """Streaming state for so many rows, in place of what there was. `decode` and `reset` need it."""
-        self._rows = None
+        """Allocate streaming state for `rows` rows, replacing any before. Required by `decode` and `reset`."""
+        self._state = None
         self._decoder._stop_streaming()
         self._decoder.streaming_forever(rows)
-        _widen_rings(self._decoder, self._mimi)
-        self._rows = _Rows(self._decoder.get_streaming_state(), rows, self.device)
+        _enlarge_kv_rings(self._decoder, self._mimi)
+        self._state = _StreamingState(self._decoder.get_streaming_state(), rows, self.device)
 
     @property
     def state_nbytes(self) -> int:
-        """What the rows' streaming state takes."""
+        """Bytes of the streaming state of all rows."""
         return sum(tensor.nbytes for tensor in self._allocated.tensors())
 
     @property
-    def _allocated(self) -> _Rows:
-        assert self._rows is not None, "allocate() comes first"
-        return self._rows
+    def _allocated(self) -> _StreamingState:
+        assert self._state is not None, "call allocate() first"
+        return self._state
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor of the codec by moshi's name; the rows' streaming state is none of them."""
+        """The codec's weights and buffers by moshi's names, without streaming state."""
         return self._mimi.state_dict()
 
-    def decode(self, codes: Tensor, speaking: Tensor) -> Tensor:
-        """One frame of the first rows: codes (rows, codebooks), speaking bool (rows,) -> samples (rows, 1920).
+    def decode(self, codes: Tensor, active: Tensor) -> Tensor:
+        """Decode one frame of the first rows: codes (rows, codebooks), active bool (rows,) -> samples (rows, 1920).
 
-        A row that does not speak keeps its state; what comes out in its place means nothing. Asks for no tensor's
-        values, so a graph can hold it.
+        Inactive rows keep their state; their samples are undefined. Reads no tensor values on the host, so it can be
+        captured in a CUDA graph.
         """
-        rows = self._allocated
-        if rows.used != codes.shape[0]:
-            self._decoder.set_streaming_state(rows.first(codes.shape[0]))
-        rows.speaking[: codes.shape[0]] = speaking
+        state = self._allocated
+        if state.view_rows != codes.shape[0]:
+            self._decoder.set_streaming_state(state.first(codes.shape[0]))
+        state.active[: codes.shape[0]] = active
         return cast(Tensor, self._decoder(codes[:, :, None]))[:, 0]
 
     def reset(self, row: int) -> None:
-        """Forget what a row has said."""
-        for tensor in self._allocated.first_said(row):
+        """Reset a row's streaming state."""
+        for tensor in self._allocated.reset_tensors(row):
             tensor.zero_()
 
     def encode(self, samples: np.ndarray[Any, Any], sample_rate: int = SAMPLE_RATE) -> Tensor:
-        """A mono recording, float32 (samples,), to codes int64 (frames, codebooks); the last frame is padded."""
+        """Encode a mono recording, float32 (samples,), to codes int64 (frames, codebooks); the last frame is padded."""
         wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)).to(self.device)
         if sample_rate != SAMPLE_RATE:
             import torchaudio.functional
@@ -185,50 +185,50 @@ class MimiCodec:
 
 
 def frame_count(samples: int, sample_rate: int) -> int:
-    """How many frames `encode` makes of a recording."""
+    """Number of frames that `encode` returns for a recording of this many samples."""
     resampled = -(-samples * SAMPLE_RATE // sample_rate)  # torchaudio rounds up
     return -(-resampled // FRAME_SAMPLES)
 
 
 def load_moshi_mimi(path: str | None, codebooks: int, device: torch.device, token: str | None) -> MimiCodec:
-    """Mimi from moshi's own file, or from moshi's default repository if `path` is None."""
+    """Load Mimi from a file in moshi's format, or from moshi's default Hub repository if `path` is None."""
     if path is None:
         import huggingface_hub
 
         path = huggingface_hub.hf_hub_download(DEFAULT_REPO, MIMI_NAME, token=token)
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: is missing; it should be Mimi as moshi publishes it ({MIMI_NAME})")
+        raise CheckpointError(f"{path}: is missing; expected Mimi in moshi's format ({MIMI_NAME})")
     if not path.endswith(".safetensors"):
-        raise CheckpointError(f"{path}: Mimi's weights must be a .safetensors file; others could run foreign code")
+        raise CheckpointError(f"{path}: Mimi's weights must be a .safetensors file: other formats can execute code")
     try:
         mimi = get_mimi(path, device=device, num_codebooks=codebooks)
     except Exception as error:
-        raise CheckpointError(f"{path}: is not Mimi as moshi publishes it: {error}") from error
+        raise CheckpointError(f"{path}: is not Mimi in moshi's format: {error}") from error
     return MimiCodec(mimi)
 
 
 def load_transformers_mimi(config: Any, tensors: Tensors, codebooks: int, device: torch.device) -> MimiCodec:
-    """Mimi from the weights inside CSM's transformers layout (names under `codec_model.`).
+    """Load Mimi from CSM's transformers layout (tensors under `codec_model.`).
 
-    config: transformers' MimiConfig. Raises CheckpointError that names the file and the tensor.
+    config: transformers' MimiConfig. Raises CheckpointError naming the file and the tensor.
     """
     mimi = get_mimi(None, _moshi_config(config), device="cpu", num_codebooks=codebooks)
     state = {}
-    for name, wanted in mimi.state_dict().items():
-        parts = [_theirs(tensors, theirs, config) for theirs in _transformers_names(name)]
+    for name, expected in mimi.state_dict().items():
+        parts = [_load_tensor(tensors, source, config) for source in _transformers_names(name)]
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if tensor.shape != wanted.shape:
+        if tensor.shape != expected.shape:
             raise CheckpointError(
                 f"codec_model: {_transformers_names(name)[0]!r} has shape {tuple(tensor.shape)}, "
-                f"but config.json asks for {tuple(wanted.shape)}"
+                f"but config.json requires {tuple(expected.shape)}"
             )
-        state[name] = tensor.to(wanted.dtype)
+        state[name] = tensor.to(expected.dtype)
     mimi.load_state_dict(state)
     return MimiCodec(mimi.to(device))
 
 
 def _moshi_config(config: Any) -> dict[str, Any]:
-    """moshi's configuration from transformers'. What moshi's module cannot do is refused by name."""
+    """Translate transformers' MimiConfig to moshi's. Raises CheckpointError for values that moshi does not support."""
     fixed = {
         "audio_channels": 1, "pad_mode": "constant", "use_causal_conv": True, "use_conv_shortcut": False,
         "trim_right_ratio": 1.0, "upsample_groups": config.hidden_size, "num_semantic_quantizers": 1,
@@ -289,7 +289,7 @@ def _moshi_config(config: Any) -> dict[str, Any]:
     }
 
 
-# moshi's name -> transformers', as patterns applied in turn
+# moshi's name -> transformers', as patterns applied in order
 _NAMES = (
     (r"^(encoder|decoder)\.model\.(\d+)\.", r"\1.layers.\2."),
     (r"\.(conv|convtr)\.\1\.(weight|bias)$", r".conv.\2"),
@@ -310,16 +310,16 @@ _NAMES = (
 
 
 def _transformers_names(name: str) -> list[str]:
-    """Where a tensor of moshi's Mimi is in transformers' layout; q, k and v are one in moshi."""
-    for pattern, theirs in _NAMES:
-        name = re.sub(pattern, theirs, name)
+    """Names in transformers' layout of one tensor of moshi's Mimi: three for the fused q, k and v, otherwise one."""
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
     name = "codec_model." + name
     if ".in_projs.0." in name:
         return [name.replace("in_projs.0", f"{projection}_proj") for projection in "qkv"]
     return [name]
 
 
-def _theirs(tensors: Tensors, name: str, config: Any) -> Tensor:
+def _load_tensor(tensors: Tensors, name: str, config: Any) -> Tensor:
     tensor = tensors.get(name)
     if re.search(r"\.[qk]_proj\.", name):
         tensor = pairs_from_halves(tensor, config.hidden_size // config.num_attention_heads)

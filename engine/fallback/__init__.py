@@ -1,1 +1,1 @@
-"""The voice that needs no weights: espeak-ng behind the engine's interface."""
+"""Fallback engine without model weights: espeak-ng behind the engine's interface."""

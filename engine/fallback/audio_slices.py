@@ -1,4 +1,4 @@
-"""From what espeak-ng says to what a listener gets: resampled to 24 kHz and cut into slices. No espeak here."""
+"""Resamples espeak-ng's audio to 24 kHz and cuts it into slices for the audio queue."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, Samples, SpeechReque
 from .espeak_library import RATE, Pcm
 
 
-class Upsampler:
-    """22,050 Hz 16-bit to 24 kHz float32, piece by piece as if it were one."""
+class Resampler:
+    """Streaming resampler from 22,050 Hz 16-bit to 24 kHz float32, equal to resampling everything at once."""
 
     def __init__(self) -> None:
         self._resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
@@ -30,18 +30,18 @@ class Upsampler:
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
 
-class Slicer:
-    """Cuts samples into slices: small ones first, growing; whole frames, but for a text chunk's last.
+class AudioSlicer:
+    """Cuts samples into slices of growing size, in whole frames except for the last slice of a text chunk.
 
-    A slice goes out once there is more behind it, so that the last one always knows that it is the last.
+    A slice is returned only once more samples follow it, so that the last slice is always marked as the last.
     """
 
     def __init__(self, request: SpeechRequest) -> None:
         self._slice_frames = request.first_slice_frames
-        self._most_slice_frames = request.slice_frames
+        self._max_slice_frames = request.slice_frames
         self._frames_left = request.max_frames
         self._pieces: deque[Samples] = deque()
-        self._waiting = 0  # samples in the pieces
+        self._buffered = 0  # samples in _pieces
         self._text_chunk = -1
         self._is_last = False
         self._chunk_ended = True
@@ -54,29 +54,29 @@ class Slicer:
     def push(self, samples: Samples) -> None:
         if samples.size:
             self._pieces.append(samples)
-            self._waiting += samples.size
+            self._buffered += samples.size
 
     def end_chunk(self, is_last: bool) -> None:
-        """No more samples of this text chunk. `is_last` may come as news."""
+        """Mark the text chunk as complete. `is_last` overrides the value given to `begin_chunk`."""
         self._is_last, self._chunk_ended = is_last, True
 
     @property
-    def wants_chunk(self) -> bool:
-        """All of the last text chunk has been taken, and more may follow."""
-        return self._chunk_ended and not self._waiting and not self.speech_ended
+    def needs_chunk(self) -> bool:
+        """True if the last text chunk has been taken completely and the speech goes on."""
+        return self._chunk_ended and not self._buffered and not self.speech_ended
 
     def take(self) -> AudioChunk | None:
-        """The next slice; None while there is not enough for one."""
+        """Return the next slice, or None if not enough samples are buffered."""
         if self.speech_ended:
             return None
-        bound = None if self._frames_left is None else self._frames_left * FRAME_SAMPLES
+        limit = None if self._frames_left is None else self._frames_left * FRAME_SAMPLES
         size = self._slice_frames * FRAME_SAMPLES
-        if bound is not None and size >= bound and self._waiting >= bound:
-            return self._cut(bound, ends_chunk=True, ends_speech=True)
-        if self._waiting > size:
+        if limit is not None and size >= limit and self._buffered >= limit:
+            return self._cut(limit, ends_chunk=True, ends_speech=True)
+        if self._buffered > size:
             return self._cut(size, ends_chunk=False, ends_speech=False)
-        if self._chunk_ended and (self._waiting or self._is_last):
-            return self._cut(self._waiting, ends_chunk=True, ends_speech=self._is_last)
+        if self._chunk_ended and (self._buffered or self._is_last):
+            return self._cut(self._buffered, ends_chunk=True, ends_speech=self._is_last)
         return None
 
     def _cut(self, size: int, ends_chunk: bool, ends_speech: bool) -> AudioChunk:
@@ -84,7 +84,7 @@ class Slicer:
         if self._frames_left is not None:
             self._frames_left -= frames
             ends_speech = ends_speech or self._frames_left == 0
-        self._slice_frames = min(2 * self._slice_frames, self._most_slice_frames)
+        self._slice_frames = min(2 * self._slice_frames, self._max_slice_frames)
         self.speech_ended = ends_speech
         return AudioChunk(
             samples=self._pop(size),
@@ -104,5 +104,5 @@ class Slicer:
             if piece.size > missing:
                 self._pieces.appendleft(piece[missing:])
             missing -= taken[-1].size
-        self._waiting -= size
+        self._buffered -= size
         return np.concatenate(taken) if taken else np.zeros(0, np.float32)

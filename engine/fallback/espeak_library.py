@@ -1,4 +1,4 @@
-"""espeak-ng's library through ctypes: text in, 16-bit samples out, one text at a time in the whole process."""
+"""ctypes binding of libespeak-ng: text in, 16-bit samples out, one text at a time per process."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from ..errors import CheckpointError, EngineFailed
 from .voices import EspeakVoice
 
 Pcm = npt.NDArray[np.int16]  # (samples,)
-Word = tuple[int, int]  # the sample and the character that it begins with
-Sink = Callable[[Pcm], bool]  # takes the next samples; False stops the speech
+Word = tuple[int, int]  # first sample and first character of a word
+Sink = Callable[[Pcm], bool]  # receives the next samples; returns False to stop
 
-RATE = 22_050  # Hz, of everything that espeak-ng says
+RATE = 22_050  # Hz, espeak-ng's output sample rate
 
-_PIECE_MILLISECONDS = 60  # how much audio the library hands over at a time
-_SYNCHRONOUS = 2  # audio goes to the callback, in the thread that asked for it
-_DONT_EXIT = 0x8000  # a missing data file is an error code, not the end of the process
-_UTF8, _END_PAUSE = 1, 0x1000  # no SSML and no [[phonemes]]: what is in a text is spoken as it stands
-_IPA = 2  # how phonemes are written; the character between them goes eight bits higher
+_BUFFER_MILLISECONDS = 60  # audio per callback
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: the callback runs in the calling thread
+_DONT_EXIT = 0x8000  # return an error code instead of exiting the process if data files are missing
+_UTF8, _END_PAUSE = 1, 0x1000  # without the SSML and phoneme flags: markup in a text is spoken literally
+_IPA = 2  # phoneme mode; the separator character goes into bits 8 and up
 _PITCH, _RANGE = 3, 4
 
 
 class _Event(ctypes.Structure):
-    """What espeak-ng tells beside the samples; a row of them ends with one of kind 0."""
+    """espeak_EVENT. An array of events ends with one of kind 0."""
 
     _fields_ = (
         ("kind", ctypes.c_int),
@@ -50,14 +50,14 @@ class _Event(ctypes.Structure):
 
 _WORD = 1
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
-_one_at_a_time = threading.Lock()  # the library is one set of globals, whoever has loaded it
-_kept_libraries: dict[str, ctypes.CDLL] = {}  # by path; behind that lock
+_library_lock = threading.Lock()  # libespeak-ng keeps its state in globals
+_persistent_libraries: dict[str, ctypes.CDLL] = {}  # by path; guarded by _library_lock
 
 
 class EspeakLibrary:
-    """The library and its data, as the `espeakng-loader` package brings them.
+    """The library and data files of the `espeakng-loader` package.
 
-    Raises CheckpointError if either cannot be used.
+    Raises CheckpointError if either cannot be loaded.
     """
 
     def __init__(self) -> None:
@@ -68,8 +68,8 @@ class EspeakLibrary:
             self._data = espeakng_loader.get_data_path().encode()
         except Exception as error:
             raise CheckpointError(
-                f"the fallback voice needs the package espeakng-loader, which does not load ({error}); "
-                "`make install` puts it in place, FALLBACK_ENGINE=none does without"
+                f"the fallback voice needs the package espeakng-loader, which does not load ({error}): "
+                "install it with `make install`, or set FALLBACK_ENGINE=none"
             ) from error
         with self._loaded() as library:
             self.version = library.espeak_Info(None).decode().split()[0]
@@ -77,30 +77,30 @@ class EspeakLibrary:
     def synthesize(
         self, text: str, voice: EspeakVoice, pitch_range: int, pause: bool, sink: Sink, words: list[Word] | None = None
     ) -> None:
-        """Say `text` and hand its samples to `sink` as they are made, from this thread.
+        """Synthesize `text`, calling `sink` with samples as they are generated, in this thread.
 
-        pitch_range: 0 is monotonous, 50 is usual, 100 is lively.
-        pause: end with the pause of a sentence's end.
-        words: gets the sample at which each word begins, and the place in the text; some words are said as one.
-        Raises what `sink` raises, EngineFailed if espeak-ng cannot.
+        pitch_range: 0 is monotone, 50 is the default, 100 is lively.
+        pause: append the pause of a sentence end.
+        words: receives the first sample and text position of each word; espeak-ng joins some words into one.
+        Raises what `sink` raises, and EngineFailed if espeak-ng fails.
         """
         raised: list[BaseException] = []
 
-        def hand_over(samples: Any, count: int, events: Any) -> int:
+        def on_samples(samples: Any, count: int, events: Any) -> int:
             if words is not None:
-                told = takewhile(lambda each: each.kind, events)
-                words.extend((event.sample, event.text_position - 1) for event in told if event.kind == _WORD)
+                valid = takewhile(lambda each: each.kind, events)
+                words.extend((event.sample, event.text_position - 1) for event in valid if event.kind == _WORD)
             if not samples or count <= 0:
                 return 0
             try:
                 return 0 if sink(np.ctypeslib.as_array(samples, (count,)).copy()) else 1
-            except BaseException as error:  # ctypes would print it and go on
+            except BaseException as error:  # ctypes would print it and continue
                 raised.append(error)
                 return 1
 
-        callback = _Callback(hand_over)
-        encoded = _speakable(text).encode()
-        with self._kept() if _in_other_alphabets(text) else self._loaded() as library:
+        callback = _Callback(on_samples)
+        encoded = _sanitized(text).encode()
+        with self._persistent() if _needs_other_language(text) else self._loaded() as library:
             library.espeak_SetSynthCallback(callback)
             library.espeak_ng_SetRandSeed(1)
             if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
@@ -115,67 +115,67 @@ class EspeakLibrary:
             raise EngineFailed(f"espeak-ng failed with code {result}")
 
     def phonemes(self, texts: Sequence[str], voice: EspeakVoice) -> list[str]:
-        """How that voice would say each of these one-line texts, in IPA: words apart by a space, phonemes by `_`.
+        """IPA phonemes of each one-line text, in this voice: words separated by spaces, phonemes by `_`.
 
         Raises EngineFailed if espeak-ng has no such voice.
         """
         with self._loaded() as library:
             if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
                 raise EngineFailed(f"espeak-ng has no voice {voice.name!r} in {self._data.decode()}")
-            said = []
+            transcriptions = []
             for text in texts:
-                rest, clauses = ctypes.c_char_p(_speakable(text).encode()), []
-                while rest.value is not None:  # a clause at a time
+                rest, clauses = ctypes.c_char_p(_sanitized(text).encode()), []
+                while rest.value is not None:  # one clause per call
                     clauses.append(library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA | ord("_") << 8))
-                said.append(b" ".join(clauses).decode())
-            return said
+                transcriptions.append(b" ".join(clauses).decode())
+            return transcriptions
 
     @contextmanager
     def _loaded(self) -> Iterator[ctypes.CDLL]:
-        """The library, freshly loaded, for this thread alone.
+        """A freshly loaded library, exclusive to this thread.
 
-        A text changes how the next one sounds: the flutter of the pitch and the phase of the wave run on in
-        variables that no call resets. Loading anew takes 3 ms and makes equal requests sound equal.
+        Pitch flutter and wave phase are kept in variables that no call resets, so one text changes how the next sounds.
+        Reloading takes 3 ms and makes equal requests give equal audio.
         """
-        with _one_at_a_time:
+        with _library_lock:
             library, voices = self._start(self._path)
             try:
                 yield library
             finally:
                 library.espeak_Terminate()
                 dlclose(library._handle)
-                ctypes.CDLL(None).free(ctypes.c_void_p(voices))  # espeak_Terminate forgets this list
+                ctypes.CDLL(None).free(ctypes.c_void_p(voices))  # espeak_Terminate leaks this list
 
     @contextmanager
-    def _kept(self) -> Iterator[ctypes.CDLL]:
-        """A second copy of the library, loaded once, for this thread alone.
+    def _persistent(self) -> Iterator[ctypes.CDLL]:
+        """A second copy of the library that is loaded once, exclusive to this thread while in use.
 
-        For texts in other alphabets: espeak-ng takes a second language for them, some 100 KiB that it does not
-        free when it ends, only when it takes another.
+        Used for texts in other scripts: espeak-ng loads a second language for them, about 100 KiB that espeak_Terminate
+        does not free; only loading another language does.
         """
-        with _one_at_a_time:
-            if self._path not in _kept_libraries:
-                # Under another name, since a library loaded twice from one file is one library.
+        with _library_lock:
+            if self._path not in _persistent_libraries:
+                # From a copy in memory, because dlopen returns the same library for the same file.
                 with os.fdopen(os.memfd_create("espeak-ng"), "wb") as copy:
                     copy.write(Path(self._path).read_bytes())
                     copy.flush()
-                    _kept_libraries[self._path], _ = self._start(f"/proc/self/fd/{copy.fileno()}")
-            yield _kept_libraries[self._path]
+                    _persistent_libraries[self._path], _ = self._start(f"/proc/self/fd/{copy.fileno()}")
+            yield _persistent_libraries[self._path]
 
     def _start(self, path: str) -> tuple[ctypes.CDLL, int]:
-        """The library and the address of its list of voices."""
+        """Load and initialize the library. Returns it with the address of its voice list."""
         try:
-            library = _declared(ctypes.CDLL(path))
+            library = _declare_signatures(ctypes.CDLL(path))
         except OSError as error:
             raise CheckpointError(f"espeak-ng does not load from {self._path}: {error}") from error
-        rate = library.espeak_Initialize(_SYNCHRONOUS, _PIECE_MILLISECONDS, self._data, _DONT_EXIT)
+        rate = library.espeak_Initialize(_SYNCHRONOUS, _BUFFER_MILLISECONDS, self._data, _DONT_EXIT)
         if rate != RATE:
             dlclose(library._handle)
             raise CheckpointError(f"espeak-ng does not start from its data in {self._data.decode()} (code {rate})")
         return library, library.espeak_ListVoices(None)
 
 
-def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+def _declare_signatures(library: ctypes.CDLL) -> ctypes.CDLL:
     library.espeak_Info.argtypes = [ctypes.c_void_p]
     library.espeak_Info.restype = ctypes.c_char_p
     library.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
@@ -190,10 +190,10 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
     library.espeak_Synth.argtypes = [
         ctypes.c_char_p,  # text
-        ctypes.c_size_t,  # its bytes, with the closing zero
-        ctypes.c_uint,  # position to start from,
-        ctypes.c_int,  # counted in characters
-        ctypes.c_uint,  # position to end at: 0 is the end
+        ctypes.c_size_t,  # size in bytes, including the terminating zero
+        ctypes.c_uint,  # start position
+        ctypes.c_int,  # unit of the positions: characters
+        ctypes.c_uint,  # end position: 0 is the end of the text
         ctypes.c_uint,  # flags
         ctypes.c_void_p,
         ctypes.c_void_p,
@@ -201,11 +201,11 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
-def _speakable(text: str) -> str:
-    """Without control, private and unpaired surrogate characters: espeak-ng reads orders to itself in some."""
+def _sanitized(text: str) -> str:
+    """Replace control, private-use and unpaired surrogate characters: espeak-ng interprets some as commands."""
     return "".join(" " if unicodedata.category(c) in ("Cc", "Co", "Cs") else c for c in text)
 
 
-def _in_other_alphabets(text: str) -> bool:
-    """Has letters for which espeak-ng leaves English: not Latin, Greek or Cyrillic ones."""
+def _needs_other_language(text: str) -> bool:
+    """True if the text has letters outside Latin, Greek and Cyrillic, for which espeak-ng switches language."""
     return any(ord(c) >= 0x530 and not 0x1D00 <= ord(c) < 0x2000 and unicodedata.category(c)[0] in "LM" for c in text)

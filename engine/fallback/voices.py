@@ -1,4 +1,4 @@
-"""Which of espeak-ng's voices stands for a speaker id or for a recording."""
+"""Maps speaker ids and voice recordings to espeak-ng voices."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .pitch import median_pitch
 
 @dataclass(frozen=True)
 class EspeakVoice:
-    """American English in one of espeak-ng's variants.
+    """American English with one of espeak-ng's voice variants.
 
-    hertz: median pitch of the variant at the middle setting, as measured.
-    pitch: espeak-ng's setting, 0 to 99; 50 is the variant's own.
+    hertz: measured median pitch of the variant at the default setting.
+    pitch: espeak-ng's pitch setting, 0 to 99; 50 is the default.
     """
 
     variant: str
@@ -29,17 +29,17 @@ class EspeakVoice:
     def name(self) -> str:
         return f"en-us+{self.variant}"
 
-    def near(self, hertz: float) -> EspeakVoice:
-        """This voice at about that pitch, as far as it stays intelligible.
+    def with_pitch(self, hertz: float) -> EspeakVoice:
+        """This voice at about the given pitch, clamped to settings that stay intelligible.
 
-        Measured: 70 steps of the setting are an octave.
+        Measured: 70 steps of the setting are one octave.
         """
         pitch = round(50 + 70 * math.log2(hertz / self.hertz))
         return replace(self, pitch=min(max(pitch, 10), 90))
 
 
-# The variants that a speech recogniser understands best, high and low. None of Klatt's kind: those never sound
-# the same twice, their noise comes from the process's own random numbers.
+# The high and low variants that a speech recogniser understands best. Klatt variants are excluded: their noise uses the
+# process's random numbers, so they are not reproducible.
 HIGH = (
     EspeakVoice("f2", 190),
     EspeakVoice("f5", 200),
@@ -55,8 +55,8 @@ LOW = (
     EspeakVoice("edward", 99),
 )
 SPEAKERS = tuple(voice for pair in zip(HIGH, LOW, strict=True) for voice in pair)  # speaker 0 is f2
-_BORDER_HERTZ = 150  # between high and low
-_MOST_KNOWN = 1024  # recordings whose voice is remembered
+_HIGH_FROM_HERTZ = 150  # voices at or above it use a high variant
+_MAX_CACHED = 1024  # recordings
 
 
 def voice_of_speaker(speaker: int) -> EspeakVoice:
@@ -64,32 +64,32 @@ def voice_of_speaker(speaker: int) -> EspeakVoice:
 
 
 def voice_of_recording(recording: VoicePrompt) -> EspeakVoice:
-    """The voice nearest in pitch; which of the high or low ones, the content decides, so it is always the same."""
+    """A voice of the recording's pitch. A hash of the samples picks the variant, so the result is deterministic."""
     digest = hashlib.sha256(np.ascontiguousarray(recording.samples).tobytes()).digest()
     hertz = median_pitch(recording.samples, recording.sample_rate)
-    if hertz is None:  # nothing in it sounds like a voice
+    if hertz is None:  # no voiced speech
         return SPEAKERS[digest[0] % len(SPEAKERS)]
-    alike = HIGH if hertz >= _BORDER_HERTZ else LOW
-    return alike[digest[0] % len(alike)].near(hertz)
+    variants = HIGH if hertz >= _HIGH_FROM_HERTZ else LOW
+    return variants[digest[0] % len(variants)].with_pitch(hertz)
 
 
-class KnownVoices:
-    """Remembers which voice a recording got: listening to it takes milliseconds."""
+class VoiceSelector:
+    """Selects voices and caches them by recording, because pitch estimation takes milliseconds."""
 
     def __init__(self) -> None:
-        self._known: dict[str, EspeakVoice] = {}
+        self._cache: dict[str, EspeakVoice] = {}
         self._lock = threading.Lock()
 
-    def of_request(self, request: SpeechRequest) -> EspeakVoice:
-        return voice_of_speaker(request.speaker) if request.voice is None else self.of_recording(request.voice)
+    def for_request(self, request: SpeechRequest) -> EspeakVoice:
+        return voice_of_speaker(request.speaker) if request.voice is None else self.for_recording(request.voice)
 
-    def of_recording(self, recording: VoicePrompt) -> EspeakVoice:
+    def for_recording(self, recording: VoicePrompt) -> EspeakVoice:
         with self._lock:
-            voice = self._known.get(recording.key)
+            voice = self._cache.get(recording.key)
         if voice is None:
             voice = voice_of_recording(recording)
             with self._lock:
-                self._known[recording.key] = voice
-                if len(self._known) > _MOST_KNOWN:
-                    del self._known[next(iter(self._known))]
+                self._cache[recording.key] = voice
+                if len(self._cache) > _MAX_CACHED:
+                    del self._cache[next(iter(self._cache))]
         return voice

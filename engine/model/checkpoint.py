@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a directory as it stands, or a repository on the hub, fetched file by file."""
+"""Locates a checkpoint: a local directory, or a Hugging Face Hub repository that is downloaded file by file."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ _TRANSFORMERS_INDEX, _INDEX, _FILE = (
 
 
 def find_checkpoint(model: str, token: str | None) -> Path:
-    """A directory that holds config.json, tokenizer.json and weights; downloads what it has to.
+    """Return a directory with config.json, tokenizer.json and weights, downloading missing files.
 
-    model: a directory, or a hub id "owner/name". The hub's own progress bars show on standard error.
-    Raises CheckpointNotFound, which says how to get the weights.
+    model: a directory, or a Hub id "owner/name". The Hub client shows its progress bars on standard error.
+    Raises CheckpointNotFound with instructions for getting the weights.
     """
     directory = Path(model).expanduser()
     if directory.is_dir():
         return directory
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise CheckpointNotFound(f"{model}: there is no such directory. {HOW_TO_GET_IT}")
+        raise CheckpointNotFound(f"{model}: no such directory. {HOW_TO_GET_IT}")
     try:
         return _from_hub(lambda name: _cached(model, name))
-    except EntryNotFoundError:  # not, or not wholly, in the cache
+    except EntryNotFoundError:  # not completely cached
         pass
     if model == SESAME_REPOSITORY and token is None and huggingface_hub.get_token() is None:
-        raise CheckpointNotFound(f"{model} is gated, and there is no token to open it with. {HOW_TO_GET_IT}")
+        raise CheckpointNotFound(f"{model} is gated and no token is set. {HOW_TO_GET_IT}")
     try:
         return _from_hub(lambda name: Path(huggingface_hub.hf_hub_download(model, name, token=token)))
     except GatedRepoError as error:
-        raise CheckpointNotFound(f"{model} is gated, and this token has no access to it. {HOW_TO_GET_IT}") from error
+        raise CheckpointNotFound(f"{model} is gated and this token has no access to it. {HOW_TO_GET_IT}") from error
     except RepositoryNotFoundError as error:
-        raise CheckpointNotFound(f"{model}: the hub knows no such repository, or keeps it private") from error
+        raise CheckpointNotFound(f"{model}: the Hub has no such repository, or it is private") from error
     except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CheckpointNotFound(f"{model}: could not be downloaded: {error}. {HOW_TO_GET_IT}") from error
 
@@ -59,7 +59,7 @@ def _cached(repository: str, name: str) -> Path:
 
 
 def _from_hub(fetch: Callable[[str], Path]) -> Path:
-    """The directory that `fetch` puts files into, once it holds all that is needed."""
+    """Fetch all required files with `fetch` and return the directory they are in."""
     config = fetch("config.json")
     fetch("tokenizer.json")
     for index in (_TRANSFORMERS_INDEX, _INDEX):
@@ -75,11 +75,11 @@ def _from_hub(fetch: Callable[[str], Path]) -> Path:
 
 
 def preferred_weights_file(directory: Path) -> str | None:
-    """The weights file to read, where a directory holds several: config.json's word, else transformers' own."""
+    """The weights file to read if there are several: config.json's `transformers_weights`, else transformers' index."""
     try:
         named = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("transformers_weights")
     except (OSError, ValueError, AttributeError):
-        named = None  # reading the configuration says what is wrong with it
+        named = None  # read_config reports the error
     for name in (named, _TRANSFORMERS_INDEX):
         if isinstance(name, str) and (directory / name).is_file():
             return name
@@ -87,7 +87,7 @@ def preferred_weights_file(directory: Path) -> str | None:
 
 
 def fingerprint(directory: Path) -> str:
-    """A short name for these weights: other files, another name. Reads no more than each file's start."""
+    """A short hash that identifies these files, computed from names, sizes and the first 64 KiB of each."""
     digest = hashlib.sha256()
     for path in sorted(directory.glob("*")):
         if path.suffix in (".json", ".safetensors") and path.is_file():

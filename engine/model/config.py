@@ -1,4 +1,4 @@
-"""CSM's dimensions, token ids and RoPE scaling, all of them from a checkpoint's config.json."""
+"""CSM model configuration: dimensions, token ids and RoPE scaling, read from a checkpoint's config.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3's: wavelengths above the original context are stretched by `factor`, those between blended."""
+    """Llama 3 RoPE scaling: long wavelengths are stretched by `factor`, a band below them is blended."""
 
     factor: float
     low_freq_factor: float
@@ -35,21 +35,21 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class CsmConfig:
-    """One checkpoint's shape. `codec` is transformers' Mimi configuration, None if Mimi is not in the checkpoint."""
+    """Configuration of one checkpoint. codec: transformers' MimiConfig; None if the checkpoint has no Mimi weights."""
 
     backbone: TransformerConfig
     depth: TransformerConfig
     codebooks: int
     audio_vocab: int
     text_vocab: int
-    positions: int  # the context, in text tokens and frames together
-    stop_code: int  # a frame of these says that the speech has ended
-    tied_embeddings: bool  # the depth decoder reads the backbone's audio embeddings
+    positions: int  # context length: text tokens plus audio frames
+    stop_code: int  # a frame of only this code ends the speech
+    tied_embeddings: bool  # the depth decoder shares the backbone's audio embeddings
     codec: Any | None
 
 
 def read_config(path: Path) -> CsmConfig:
-    """Read config.json, of either layout. Raises CheckpointError that names the file and the key."""
+    """Read a config.json in transformers' or Sesame's layout. Raises CheckpointError naming the file and the key."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -64,9 +64,9 @@ def read_config(path: Path) -> CsmConfig:
         if "backbone_flavor" in raw:
             return _from_sesame(raw)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is no usable CSM configuration: {error!r}") from error
+        raise CheckpointError(f"{path}: is not a usable CSM configuration: {error!r}") from error
     raise CheckpointError(
-        f'{path}: is not CSM\'s: it has neither "model_type": "csm" (transformers\' layout) '
+        f'{path}: is not a CSM configuration: it has neither "model_type": "csm" (transformers\' layout) '
         f'nor "backbone_flavor" (Sesame\'s), but "model_type": {json.dumps(raw.get("model_type"))}'
     )
 
@@ -74,7 +74,7 @@ def read_config(path: Path) -> CsmConfig:
 def _from_transformers(raw: dict[str, Any]) -> CsmConfig:
     import transformers
 
-    # transformers leaves out of nested configurations what equals its defaults, so it has to read them back
+    # transformers omits default values from nested configurations, so only transformers can restore them
     config: Any = transformers.CsmConfig.from_dict(raw)
     return CsmConfig(
         backbone=_transformer(config),
@@ -91,13 +91,13 @@ def _from_transformers(raw: dict[str, Any]) -> CsmConfig:
 
 def _transformer(config: Any) -> TransformerConfig:
     if config.hidden_act != "silu" or config.attention_bias or config.mlp_bias:
-        raise ValueError("only silu without biases is supported, as CSM has it")
-    # transformers 5 keeps both in rope_parameters, transformers 4 apart
+        raise ValueError("only hidden_act 'silu' without biases is supported")
+    # transformers 5 stores theta and scaling in rope_parameters, transformers 4 in separate keys
     rope = dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
     theta = rope.get("rope_theta") or config.rope_theta
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in ("default", "llama3"):
-        raise ValueError(f"rope_type {kind!r} is not supported: 'default' and 'llama3' are")
+        raise ValueError(f"rope_type {kind!r} is not supported: use 'default' or 'llama3'")
     scaling = None
     if kind == "llama3":
         scaling = RopeScaling(
@@ -119,8 +119,8 @@ def _transformer(config: Any) -> TransformerConfig:
     )
 
 
-# Sesame's own layout names its two shapes and gives no numbers. These are they, from SesameAILabs/csm, models.py:
-# torchtune's llama3_2 with these arguments, its RoPE scaled as Llama 3 does with factor 32.
+# Sesame's layout names two model sizes without dimensions. The dimensions are those of SesameAILabs/csm, models.py:
+# torchtune's llama3_2 with these arguments and Llama 3 RoPE scaling with factor 32.
 _FLAVORS: dict[str, dict[str, int]] = {
     "llama-1B": {"layers": 16, "heads": 32, "kv_heads": 8, "hidden": 2048, "intermediate": 8192},
     "llama-100M": {"layers": 4, "heads": 8, "kv_heads": 2, "hidden": 1024, "intermediate": 8192},
@@ -144,10 +144,10 @@ def _from_sesame(raw: dict[str, Any]) -> CsmConfig:
 
 
 def _flavor(raw: dict[str, Any], which: str) -> TransformerConfig:
-    """A flavor's numbers; a key such as "backbone_hidden" in the file overrides one, for models of other sizes."""
+    """The dimensions of a flavor. Keys such as "backbone_hidden" override single values, for models of other sizes."""
     name = raw[f"{which}_flavor"]
     if name not in _FLAVORS:
-        raise ValueError(f"{which}_flavor {name!r} is unknown: {', '.join(_FLAVORS)} are known")
+        raise ValueError(f"{which}_flavor {name!r} is unknown: use one of {', '.join(_FLAVORS)}")
     shape = {key: int(raw.get(f"{which}_{key}", value)) for key, value in _FLAVORS[name].items()}
     return TransformerConfig(
         **shape,

@@ -1,4 +1,4 @@
-"""CSM: text and audio embeddings, the backbone, the depth decoder. What one frame is, in one screen."""
+"""The CSM model: text and audio embeddings, backbone, depth decoder, and the step that generates one audio frame."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from .transformer import Transformer
 
 @dataclass
 class StepState:
-    """Everything a frame step reads and writes, at fixed addresses."""
+    """Static buffers of the frame step, at fixed addresses so that CUDA graphs can be replayed on them."""
 
-    output: Tensor  # int64 (rows, codebooks + 1): `codes` and `audible` in one piece, to be copied at once
-    codes: Tensor  # int64 (rows, codebooks): the last frame of each row, fed back by the next step
-    audible: Tensor  # int64 (rows,): 1 if that frame is to be heard, 0 if it says that the speech has ended
-    position: Tensor  # int64 (rows,): where the next step writes
-    active: Tensor  # bool (rows,): the rows that this step is for; the others are held
-    starting: Tensor  # bool (rows,): the row's next input is the end of its text, not its last frame
+    output: Tensor  # int64 (rows, codebooks + 1): `codes` and `audible` in one tensor, for a single copy to the host
+    codes: Tensor  # int64 (rows, codebooks): the last frame of each row, the input of the next step
+    audible: Tensor  # int64 (rows,): 1 for a frame of audio, 0 for the stop frame
+    position: Tensor  # int64 (rows,): the context position that the next step writes
+    active: Tensor  # bool (rows,): the rows that this step advances; the others keep their state
+    starting: Tensor  # bool (rows,): the row's next input is the end-of-text token, not its last frame
     sampling: SamplingState
     backbone: KvCache
     depth: KvCache
 
 
 class CsmModel(nn.Module):
-    """The weights of CSM and the two passes over them: `prefill` for one row, `frame_step` for all that speak."""
+    """CSM's weights with two forward passes: `prefill` for one row, `frame_step` for all active rows."""
 
-    offsets: Tensor  # (codebooks,): where each codebook begins in the audio embeddings
-    depth_inputs: Tensor  # (codebooks - 1, audio_vocab, depth hidden): the depth decoder's embeddings, projected
+    offsets: Tensor  # (codebooks,): index of each codebook's first row in the audio embeddings
+    depth_inputs: Tensor  # (codebooks - 1, audio_vocab, depth hidden): the projected depth-decoder embeddings
 
     def __init__(self, config: CsmConfig, end_of_text: int, sampled_vocab: int) -> None:
-        """end_of_text: the token that ends a text. sampled_vocab: ids from here on are never sampled,
-        since the codec has no entry for them."""
+        """end_of_text: id of the token that ends a text segment. sampled_vocab: only ids below it are sampled, because
+        the codec has no codebook entry for the others."""
         super().__init__()
         self.config = config
         self.end_of_text = end_of_text
         self.sampled_vocab = sampled_vocab
-        self.ragged_attention: RaggedAttention | None = None  # the plain way, unless somebody knows that it works here
+        self.ragged_attention: RaggedAttention | None = None  # None: masked attention; set by the loader
         self.text_embeddings = nn.Embedding(config.text_vocab, config.backbone.hidden)
         self.audio_embeddings = nn.Embedding(config.codebooks * config.audio_vocab, config.backbone.hidden)
         self.depth_embeddings = (
@@ -64,15 +64,15 @@ class CsmModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What is computed in, and what weights are in but for those that are in 8 bits."""
+        """The compute dtype, and that of all weights except int8 ones."""
         return self.first_head.weight.dtype
 
     def build_tables(self) -> None:
-        """Make the tables that follow from the weights; once more after a model got them."""
+        """Compute the tables derived from the weights. Call again whenever the weights are loaded or replaced."""
         config, device = self.config, self.device
         offsets = torch.arange(config.codebooks, device=device) * config.audio_vocab
         self.register_buffer("offsets", offsets, persistent=False)
-        # A code's embedding is projected the same way in every frame: looked up, it is one product a codebook less.
+        # The projected embedding of a code is constant, so a table saves one matrix product per codebook and frame.
         embeddings = self.depth_embeddings.weight.detach().view(config.codebooks, config.audio_vocab, -1)
         projected = [F.linear(each, self.depth_projection.weight.detach()) for each in embeddings[:-1]]
         self.register_buffer("depth_inputs", torch.stack(projected), persistent=False)
@@ -80,7 +80,7 @@ class CsmModel(nn.Module):
             transformer.build_tables()
 
     def allocate(self, rows: int) -> StepState:
-        """State for `rows` rows on the weights' device."""
+        """Allocate the state of `rows` rows on the weights' device."""
         device, dtype = self.device, self.dtype
         config = self.config
         flags = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -103,58 +103,58 @@ class CsmModel(nn.Module):
         return embedded
 
     def embed_frames(self, codes: Tensor) -> Tensor:
-        """(frames, codebooks) -> (frames, hidden): the sum over codebooks."""
+        """(frames, codebooks) -> (frames, hidden), summed over codebooks"""
         embedded: Tensor = self.audio_embeddings(codes + self.offsets).sum(dim=-2)
         return embedded
 
     def prefill(self, state: StepState, row: int, start: int, embeddings: Tensor) -> None:
-        """Put embeddings (length, hidden) into a row's context at positions start, start + 1, ..."""
+        """Run embeddings (length, hidden) through the backbone into a row's KV cache, from position `start` on."""
         length = embeddings.shape[0]
         view = PrefillView(state.backbone, row, start, length, self.backbone.groups)
         self.backbone(embeddings[None], slice(start, start + length), view)
 
     def frame_step(self, state: StepState, rows: int, context: int, mode: SamplingMode) -> None:
-        """One frame for every speaking row among the first `rows`, in place: `output` holds it.
+        """Generate one frame for every active row among the first `rows`, in place; the result is in `state.output`.
 
-        context: at least the largest position of any speaking row + 1. Nothing here asks for a tensor's values, and
-        all shapes follow from rows, context and kind, so that a graph can hold it.
+        context: at least the largest position of any active row + 1. Reads no tensor values on the host, and all
+        shapes follow from rows, context and mode, so the step can be captured in a CUDA graph.
         """
-        speaking = state.active[:rows]
-        hidden = self._backbone_step(state, rows, context, speaking)
+        active = state.active[:rows]
+        hidden = self._backbone_step(state, rows, context, active)
         codes = self._codes(hidden, state, rows, mode)
         stopped = (codes[:, :-1] == self.config.stop_code).all(dim=-1)
-        state.codes[:rows] = torch.where(speaking[:, None], codes, state.codes[:rows])
-        state.audible[:rows] = speaking & ~stopped
-        state.starting[:rows] &= ~speaking
-        state.position[:rows] += speaking
-        state.sampling.frame[:rows] += speaking
+        state.codes[:rows] = torch.where(active[:, None], codes, state.codes[:rows])
+        state.audible[:rows] = active & ~stopped
+        state.starting[:rows] &= ~active
+        state.position[:rows] += active
+        state.sampling.frame[:rows] += active
 
-    def _backbone_step(self, state: StepState, rows: int, context: int, speaking: Tensor) -> Tensor:
+    def _backbone_step(self, state: StepState, rows: int, context: int, active: Tensor) -> Tensor:
         x = self.embed_frames(state.codes[:rows])
         x = torch.where(state.starting[:rows, None], self.text_embeddings.weight[self.end_of_text], x)
-        positions = torch.where(speaking, state.position[:rows], state.backbone.scratch)
+        positions = torch.where(active, state.position[:rows], state.backbone.scratch)
         view = DecodeView(state.backbone, positions, context, self.ragged_attention)
         hidden: Tensor = self.backbone(x[:, None], positions[:, None], view)
         return hidden  # (rows, 1, hidden)
 
     def _codes(self, hidden: Tensor, state: StepState, rows: int, mode: SamplingMode) -> Tensor:
-        """The codes of one frame, (rows, codebooks), from the backbone's hidden state (rows, 1, hidden)."""
+        """Sample the codes of one frame, (rows, codebooks), from the backbone's hidden state (rows, 1, hidden)."""
         config, sampling = self.config, state.sampling.first(rows)
-        draws = SamplingInputs.of(sampling, mode, config.codebooks, self.sampled_vocab) if mode.sampled else None
-        code = sample(self.first_head(hidden[:, 0]), sampling, mode, draws, 0)
+        inputs = SamplingInputs.of(sampling, mode, config.codebooks, self.sampled_vocab) if mode.sampled else None
+        code = sample(self.first_head(hidden[:, 0]), sampling, mode, inputs, 0)
         codes = [code]
-        # the depth decoder begins with two positions: the backbone's word, and the first code
+        # the depth decoder's first pass has two positions: the backbone's hidden state and the first code
         x = torch.cat((self.depth_projection(hidden), self._depth_input(0, code)), dim=1)
         for codebook in range(1, config.codebooks):
             start, end = codebook + 1 - x.shape[1], codebook + 1
             y = self.depth(x, slice(start, end), DepthView(state.depth, rows, start, end, self.depth.groups))
             logits = self.heads[codebook - 1](y[:, -1])
-            code = sample(logits, sampling, mode, draws, codebook)
+            code = sample(logits, sampling, mode, inputs, codebook)
             codes.append(code)
             if end < config.codebooks:
                 x = self._depth_input(codebook, code)
         return torch.stack(codes, dim=1)
 
     def _depth_input(self, codebook: int, code: Tensor) -> Tensor:
-        """What the depth decoder reads for a code: (rows,) -> (rows, 1, depth hidden)"""
+        """Depth-decoder input embedding of a code: (rows,) -> (rows, 1, depth hidden)"""
         return F.embedding(code, self.depth_inputs[codebook])[:, None]

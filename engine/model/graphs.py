@@ -1,6 +1,6 @@
-"""Work recorded once and replayed: a frame is thousands of small kernels, and a graph launches them as one.
+"""CUDA graphs per batch and context bucket: a frame is thousands of small kernels, which a graph launches as one.
 
-What is recorded reads and writes state at fixed addresses, so a graph belongs to one shape of the work: a bucket.
+Captured work reads and writes static buffers, so each graph belongs to one bucket of shapes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Work = Callable[[], None]
 
 @dataclass(frozen=True)
 class Bucket:
-    """A shape of the work. Low rows are taken first, so a bucket is a prefix of them.
+    """One captured shape: the first `rows` rows. Slots are filled from row 0, so a bucket is a prefix of the batch.
 
-    context: how many positions of the context a row reads at most; 0 for work that reads none.
+    context: the most positions that a row attends to; 0 for work without attention, such as the codec's.
     """
 
     rows: int
@@ -28,13 +28,13 @@ class Bucket:
 
 @dataclass(frozen=True)
 class BucketGrid:
-    """Every shape that is ever used: each of `rows` with each of `contexts`, both ascending."""
+    """All buckets: every combination of `rows` and `contexts`, both ascending."""
 
     rows: tuple[int, ...]
     contexts: tuple[int, ...]
 
     def bucket_for(self, rows: int, context: int) -> Bucket:
-        """The smallest that holds so many."""
+        """The smallest bucket with at least this many rows and positions."""
         return Bucket(
             next(size for size in self.rows if size >= rows), next(size for size in self.contexts if size >= context)
         )
@@ -43,23 +43,26 @@ class BucketGrid:
         return [Bucket(rows, context) for rows in reversed(self.rows) for context in reversed(self.contexts)]
 
 
-_DENSE_FROM = 64  # from here on half steps between the powers of two: rows that nobody needs cost time
+_DENSE_FROM = 64  # from here on a size halfway between powers of two is added: unused rows cost time
 
 
-def row_sizes(fewest: int, most: int) -> list[int]:
-    """Powers of two from `fewest` on, the larger ones with a step between, as far as `most`."""
-    sizes, size = [], fewest
-    while size <= most:
+def row_sizes(min_rows: int, max_rows: int) -> list[int]:
+    """`min_rows` doubled repeatedly up to `max_rows`, with 1.5 times the size added from 64 on."""
+    sizes, size = [], min_rows
+    while size <= max_rows:
         sizes.append(size)
-        if size >= _DENSE_FROM and size + size // 2 <= most:
+        if size >= _DENSE_FROM and size + size // 2 <= max_rows:
             sizes.append(size + size // 2)
         size *= 2
     return sizes
 
 
-def graph_buckets(fewest: int, rows: int, positions: int) -> BucketGrid:
-    """Few enough to record them all: contexts from 256 on by doubling, rows as `row_sizes` has them, and all."""
-    sizes = row_sizes(fewest, rows - 1)
+def graph_buckets(min_rows: int, rows: int, positions: int) -> BucketGrid:
+    """Buckets for graph capture, few enough to capture all: contexts doubling from 256, rows from `row_sizes`.
+
+    `rows` and `positions` themselves are always included.
+    """
+    sizes = row_sizes(min_rows, rows - 1)
     contexts, context = [], 256
     while context < positions:
         contexts.append(context)
@@ -67,24 +70,24 @@ def graph_buckets(fewest: int, rows: int, positions: int) -> BucketGrid:
     return BucketGrid((*sizes, rows), (*contexts, positions))
 
 
-def fine_buckets(fewest: int, rows: int, positions: int, step: int) -> BucketGrid:
-    """Where nothing is recorded: as many rows as there are, contexts by `step` positions."""
-    return BucketGrid(tuple(range(fewest, rows + 1)), (*range(step, positions, step), positions))
+def fine_buckets(min_rows: int, rows: int, positions: int, step: int) -> BucketGrid:
+    """Buckets without graph capture: every number of rows, contexts in multiples of `step`."""
+    return BucketGrid(tuple(range(min_rows, rows + 1)), (*range(step, positions, step), positions))
 
 
 class GraphCapturer(Protocol):
-    """Turns work into something that does it again, on the same addresses."""
+    """Captures work and returns a function that replays it on the same addresses."""
 
     def capture(self, work: Work) -> Work:
-        """Raises torch.OutOfMemoryError if there is no room for it, and whatever stands in the way of recording."""
+        """Raises torch.OutOfMemoryError if memory does not suffice, and any error that prevents capture."""
         ...
 
 
 class CudaGraphCapturer:
-    """CUDA graphs that share one memory pool: they are replayed one after the other, on one stream, in any order.
+    """Captures CUDA graphs into one memory pool. They must be replayed on one stream, one at a time, in any order.
 
-    What runs beside them needs a recorder of its own. urgency: that of the lane they are replayed in; a kernel keeps
-    the priority that it was recorded with.
+    Graphs that run concurrently need a capturer each. urgency: priority of the stream they are replayed on; kernels
+    keep the priority they were captured with.
     """
 
     def __init__(self, device: torch.device, urgency: int) -> None:
@@ -95,7 +98,7 @@ class CudaGraphCapturer:
     def capture(self, work: Work) -> Work:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            work()  # loads kernels, builds what is compiled, allocates what stays
+            work()  # loads kernels, compiles, makes persistent allocations
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
@@ -106,16 +109,16 @@ class CudaGraphCapturer:
 
 @dataclass
 class CapturedGraphs:
-    """The recorded work of each bucket. What could not be recorded is done plainly by whoever asks."""
+    """Captured graphs by bucket. Callers run the work directly where no graph exists."""
 
-    missing: list[Bucket] = field(default_factory=list)  # for want of memory
-    _recorded: dict[Bucket, Work] = field(default_factory=dict)
+    missing: list[Bucket] = field(default_factory=list)  # not captured: out of memory
+    _replays: dict[Bucket, Work] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._recorded)
+        return len(self._replays)
 
     def __contains__(self, bucket: Bucket) -> bool:
-        return bucket in self._recorded
+        return bucket in self._replays
 
     def capture(
         self,
@@ -124,25 +127,25 @@ class CapturedGraphs:
         work: Callable[[Bucket], None],
         progress: Callable[[Bucket], None] = lambda bucket: None,
     ) -> None:
-        """Record the work of every bucket. Give the largest first: the others fit into the memory that it took.
+        """Capture the work of every bucket. Pass the largest first: the others then fit into its memory.
 
-        A bucket that memory does not suffice for is left out. Raises what else stands in the way.
+        Buckets that run out of memory are added to `missing`. Any other error is raised.
         """
         for bucket in buckets:
             progress(bucket)
             try:
-                self._recorded[bucket] = capturer.capture(lambda bucket=bucket: work(bucket))  # type: ignore[misc]
+                self._replays[bucket] = capturer.capture(lambda bucket=bucket: work(bucket))  # type: ignore[misc]
             except torch.OutOfMemoryError:
                 self.missing.append(bucket)
-                gc.collect()  # the half-made graph holds memory
+                gc.collect()  # frees the memory of the incomplete graph
 
     def replay(self, bucket: Bucket) -> bool:
-        """Do the bucket's work again. False, and nothing happens, if it was not recorded."""
-        replay = self._recorded.get(bucket)
+        """Replay the bucket's graph. Returns False and does nothing if there is none."""
+        replay = self._replays.get(bucket)
         if replay is None:
             return False
         replay()
         return True
 
     def clear(self) -> None:
-        self._recorded.clear()
+        self._replays.clear()

@@ -1,12 +1,11 @@
-"""Attention of a frame step in Triton: one query a row, and of the cache only what that row has filled.
+"""Ragged decode attention in Triton (split-KV): one query per row, reading only the positions the row has filled.
 
-A row's positions are cut into splits of a fixed length, counted from position 0. One program takes a split of a KV
-head, with all queries that share the head; a second kernel joins a row's splits in their order. So one long row is
-shared out over the whole GPU, and the arithmetic of a row follows from the row alone: who else speaks and how large the
-bucket is change no bit of it.
+A row's positions are divided into splits of fixed length from position 0. One program computes one split of a KV head
+for all queries of its group; a second kernel combines a row's splits in order. A long row is thus spread over the whole
+GPU, and a row's arithmetic depends only on the row: other rows and the bucket size do not change a bit of its result.
 
-Nothing here asks for a tensor's values: programs without live positions end at once. What is allocated lies in the pool
-of the graph that is being recorded. Imported only where there is a GPU.
+No tensor values are read on the host: programs without filled positions return at once. Under CUDA graph capture the
+temporary buffers come from the graph's memory pool. Imported only where there is a GPU.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SPLIT = 128  # positions that one program of the kernel takes
-_FEWEST_QUERIES = 16  # what tensor cores multiply at once
+SPLIT = 128  # positions per program
+_MIN_QUERIES = 16  # smallest tile of tensor cores
 _INTERPRETED = triton.knobs.runtime.interpret
 
 
@@ -36,14 +35,14 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor
     y = torch.empty_like(q, memory_format=torch.contiguous_format)
     sizes: dict[str, Any] = {"GROUPS": groups, "HEAD_DIM": head_dim, "SPLIT": SPLIT}
     dims = triton.next_power_of_2(head_dim)
-    # The interpreter multiplies bfloat16 by its bit patterns.
+    # Triton's interpreter multiplies bfloat16 bit patterns as integers.
     operands = tl.float32 if _INTERPRETED else getattr(tl, str(q.dtype).removeprefix("torch."))
     _attend_to_split[rows, kv_heads, splits](
         *(q, keys, values, positions, parts, logs),
         *(context, math.log2(math.e) / math.sqrt(head_dim)),
         *(*q.stride()[:3], *keys.stride()[:3], *values.stride()[:3]),
         **sizes,
-        QUERIES=max(triton.next_power_of_2(groups), _FEWEST_QUERIES),
+        QUERIES=max(triton.next_power_of_2(groups), _MIN_QUERIES),
         DIMS=max(dims, 16),
         OPERANDS=operands,
         num_warps=4,
@@ -59,17 +58,17 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor
     return y
 
 
-# Not specialized for `context`: a build for each bucket might round differently.
+# Not specialized on `context`: separate builds per bucket could round differently.
 @triton.jit(do_not_specialize=["context"])
 def _attend_to_split(
-    q: tl.tensor,  # (rows, kv_heads, groups, head_dim), as keys and values with any strides but the last
+    q: tl.tensor,  # (rows, kv_heads, groups, head_dim); q, keys and values have any strides except 1 in the last
     keys: tl.tensor,  # (rows, kv_heads, context, head_dim)
     values: tl.tensor,
     positions: tl.tensor,  # int64 (rows,)
-    parts: tl.tensor,  # float32 (rows, kv_heads, splits, groups, head_dim): each split's own attention
-    logs: tl.tensor,  # float32 (rows, kv_heads, splits, groups): log2 of what its softmax divided by
+    parts: tl.tensor,  # float32 (rows, kv_heads, splits, groups, head_dim): attention output of each split
+    logs: tl.tensor,  # float32 (rows, kv_heads, splits, groups): log2 of the softmax denominator
     context: tl.tensor,
-    scale: tl.tensor,  # of scores, so that 2 to their power is taken
+    scale: tl.tensor,  # of scores, including log2(e) for exp2
     q_row: tl.tensor,
     q_head: tl.tensor,
     q_group: tl.tensor,
@@ -88,17 +87,17 @@ def _attend_to_split(
 ) -> None:
     row, head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     last = tl.load(positions + row)
-    live = tl.where(last < context, last + 1, 0)  # else the row is held
+    live = tl.where(last < context, last + 1, 0)  # 0: the row is inactive
     if split * SPLIT < live:
         group, dim = tl.arange(0, QUERIES)[:, None], tl.arange(0, DIMS)
         position = split * SPLIT + tl.arange(0, SPLIT)
-        asked = (group < GROUPS) & (dim < HEAD_DIM)
-        held = (position < live)[:, None] & (dim < HEAD_DIM)
+        query_mask = (group < GROUPS) & (dim < HEAD_DIM)
+        filled = (position < live)[:, None] & (dim < HEAD_DIM)
 
-        query = tl.load(q + row * q_row + head * q_head + group * q_group + dim, mask=asked, other=0.0)
+        query = tl.load(q + row * q_row + head * q_head + group * q_group + dim, mask=query_mask, other=0.0)
         key_at = keys + row * k_row + head * k_head + position[:, None] * k_position + dim
         value_at = values + row * v_row + head * v_head + position[:, None] * v_position + dim
-        key, value = tl.load(key_at, mask=held, other=0.0), tl.load(value_at, mask=held, other=0.0)
+        key, value = tl.load(key_at, mask=filled, other=0.0), tl.load(value_at, mask=filled, other=0.0)
 
         scores = tl.dot(query.to(OPERANDS), tl.trans(key.to(OPERANDS)), input_precision="ieee") * scale
         scores = tl.where(position < live, scores, float("-inf"))
@@ -108,7 +107,7 @@ def _attend_to_split(
         mixed = tl.dot(weights.to(value.dtype).to(OPERANDS), value.to(OPERANDS), input_precision="ieee")
 
         place = ((row * tl.num_programs(1) + head) * tl.num_programs(2) + split) * GROUPS + group
-        tl.store(parts + place * HEAD_DIM + dim, mixed / total[:, None], mask=asked)
+        tl.store(parts + place * HEAD_DIM + dim, mixed / total[:, None], mask=query_mask)
         tl.store(logs + place, (peak + tl.log2(total))[:, None], mask=group < GROUPS)
 
 
@@ -126,12 +125,12 @@ def _join_splits(
     QUERIES: tl.constexpr,
     DIMS: tl.constexpr,
 ) -> None:
-    """The mean of a row's splits by what their softmaxes divided by, taken in as they come: an online softmax."""
+    """Average a row's splits weighted by their softmax denominators, one at a time (online softmax)."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     last = tl.load(positions + row)
     live = tl.where(last < context, last + 1, 0)
     group, dim = tl.arange(0, QUERIES)[:, None], tl.arange(0, DIMS)
-    asked = (group < GROUPS) & (dim < HEAD_DIM)
+    query_mask = (group < GROUPS) & (dim < HEAD_DIM)
     first = row * tl.num_programs(1) + head
 
     peak = tl.full((QUERIES, 1), float("-inf"), tl.float32)
@@ -140,11 +139,11 @@ def _join_splits(
     for split in range(tl.cdiv(live, SPLIT)):
         place = (first * splits + split) * GROUPS + group
         log = tl.load(logs + place, mask=group < GROUPS, other=0.0)
-        part = tl.load(parts + place * HEAD_DIM + dim, mask=asked, other=0.0)
+        part = tl.load(parts + place * HEAD_DIM + dim, mask=query_mask, other=0.0)
         higher = tl.maximum(peak, log)
-        kept, added = tl.exp2(peak - higher), tl.exp2(log - higher)
-        mixed = mixed * kept + part * added
-        total = total * kept + added
+        old_scale, new_scale = tl.exp2(peak - higher), tl.exp2(log - higher)
+        mixed = mixed * old_scale + part * new_scale
+        total = total * old_scale + new_scale
         peak = higher
-    mixed /= tl.where(live > 0, total, 1.0)  # a row that is held has read nothing
-    tl.store(y + (first * GROUPS + group) * HEAD_DIM + dim, mixed.to(y.dtype.element_ty), mask=asked)
+    mixed /= tl.where(live > 0, total, 1.0)  # inactive rows have no splits
+    tl.store(y + (first * GROUPS + group) * HEAD_DIM + dim, mixed.to(y.dtype.element_ty), mask=query_mask)

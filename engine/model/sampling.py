@@ -1,4 +1,4 @@
-"""One token per row: temperature, top-k, and noise that depends on seed, frame and codebook alone."""
+"""Token sampling: temperature, top-k and guidance per row, with noise that depends only on seed, frame and codebook."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 @dataclass
 class SamplingState:
-    """Per row, at fixed addresses. A step reads the first rows of it."""
+    """Sampling parameters of every row, in static buffers. A step reads the first rows."""
 
     seed: Tensor  # int64 (rows,)
-    frame: Tensor  # int64 (rows,): counts what the row has spoken
-    temperature_first: Tensor  # float32 (rows,): of codebook 0; 0 is greedy
-    temperature: Tensor  # float32 (rows,): of the others
+    frame: Tensor  # int64 (rows,): number of frames the row has generated
+    temperature_first: Tensor  # float32 (rows,): codebook 0; 0 is greedy
+    temperature: Tensor  # float32 (rows,): all other codebooks
     top_k: Tensor  # int64 (rows,)
-    guidance: Tensor  # float32 (rows,): 0 for a row without
-    unconditional: Tensor  # int64 (rows,): the row that speaks the same without its text; itself if there is none
-    sampler: Tensor  # int64 (rows,): the row whose codes this one takes; itself but for an unconditional row
+    guidance: Tensor  # float32 (rows,): classifier-free guidance weight; 0 is off
+    unconditional: Tensor  # int64 (rows,): the request's row without its text; its own index without guidance
+    sampler: Tensor  # int64 (rows,): the row whose codes this row takes; its own index unless unconditional
 
     @staticmethod
     def allocate(rows: int, device: torch.device) -> SamplingState:
@@ -37,9 +37,9 @@ class SamplingState:
 
 @dataclass(frozen=True)
 class SamplingMode:
-    """What the rows of a step need between them: decides which work is done, never what a row gets.
+    """Which sampling work a step does for its rows. Chooses kernels only; no row's result depends on it.
 
-    top_k: at least the largest of any row. sampled: some row is not greedy. guided: some row has guidance.
+    top_k: at least the largest top_k of any row. sampled: some row is not greedy. guided: some row uses guidance.
     """
 
     top_k: int
@@ -49,36 +49,36 @@ class SamplingMode:
 
 @dataclass(frozen=True)
 class SamplingInputs:
-    """What the draws of one frame need, worked out once for all of its codebooks."""
+    """Sampling inputs of one frame, computed once for all codebooks."""
 
-    noise: Tensor  # float32 (rows, codebooks, vocab), times the row's temperature: nothing where a row is greedy
-    edge: Tensor  # int64 (rows, 1): which of the largest logits is the last that a row draws from
-    largest: int  # how many of the largest logits are looked at
+    noise: Tensor  # float32 (rows, codebooks, vocab), multiplied by the row's temperature: 0 for greedy rows
+    kth: Tensor  # int64 (rows, 1): index of the row's k-th logit among the `max_top_k` largest
+    max_top_k: int  # number of largest logits that are computed for every row
 
     @staticmethod
     def of(state: SamplingState, mode: SamplingMode, codebooks: int, vocab: int) -> SamplingInputs:
         noise = gumbel_noise(state.seed, state.frame, codebooks, vocab)
         noise[:, 0] *= state.temperature_first[:, None]
         noise[:, 1:] *= state.temperature[:, None, None]
-        largest = min(mode.top_k, vocab)
-        return SamplingInputs(noise, state.top_k.clamp(max=largest)[:, None] - 1, largest)
+        max_top_k = min(mode.top_k, vocab)
+        return SamplingInputs(noise, state.top_k.clamp(max=max_top_k)[:, None] - 1, max_top_k)
 
 
 def gumbel_noise(seed: Tensor, frame: Tensor, codebooks: int, vocab: int) -> Tensor:
     """Gumbel noise, float32 (rows, codebooks, vocab), a pure function of (seed, frame, codebook, token).
 
-    A counter-based generator. The row's key goes through the finalizer of splitmix64 (Steele, Lea & Flood, 2014);
-    each token then through two rounds of multiplying and folding the high half into the low, which needs no shift:
-    the halves are views. This is the largest arithmetic of a frame beside its matrix products, so all is in place.
-    Adding it to logits and taking the largest samples from their softmax (Gumbel-max).
+    Counter-based generator. The row's key is hashed with the splitmix64 finalizer (Steele, Lea & Flood, 2014); each
+    token then takes two rounds of multiplying and XOR-ing the high half into the low one. The halves are views, so no
+    shift is needed. Outside matrix products this is the most arithmetic of a frame, so everything is in place. The
+    argmax of logits plus this noise is a sample from their softmax (Gumbel-max trick).
     """
     token = torch.arange(codebooks * vocab, device=seed.device).view(1, codebooks, vocab) * _GOLDEN
     bits = _mix(_mix(seed) + frame)[:, None, None] + token
-    halves = bits.view(torch.int32).view(*bits.shape, 2)  # low, high: every machine that runs this begins low
+    halves = bits.view(torch.int32).view(*bits.shape, 2)  # low, high: little-endian
     for _ in range(2):
         halves[..., 0] ^= halves[..., 1]
         bits *= _FOLD
-    uniform = halves[..., 1].float().mul_(_JUST_UNDER_HALF * 2.0**-31).add_(0.5)  # in (0, 1), never either
+    uniform = halves[..., 1].float().mul_(_JUST_UNDER_HALF * 2.0**-31).add_(0.5)  # in the open interval (0, 1)
     noise: Tensor = uniform.log_().neg_().log_().neg_()
     return noise
 
@@ -87,12 +87,12 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _FOLD = 0xD6E8FEB86659FD93 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
-_JUST_UNDER_HALF = 0.5 - 2.0**-24  # so that what is rounded to float32 stays under 1
+_JUST_UNDER_HALF = 0.5 - 2.0**-24  # keeps the float32 result below 1
 
 
 def _mix(x: Tensor) -> Tensor:
     x = x + _GOLDEN
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1  # int64 shifts keep the sign: mask it away
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_1  # int64 shifts are arithmetic: mask off the sign bits
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_2
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
@@ -100,16 +100,16 @@ def _mix(x: Tensor) -> Tensor:
 def sample(
     logits: Tensor, state: SamplingState, mode: SamplingMode, inputs: SamplingInputs | None, codebook: int
 ) -> Tensor:
-    """logits (rows, vocab) of one codebook -> tokens int64 (rows,). inputs: None where all rows are greedy.
+    """logits (rows, vocab) of one codebook -> tokens int64 (rows,). inputs: None if all rows are greedy.
 
-    Guidance first: cond + w * (cond - uncond). Then top-k, ties at its edge kept, then the draw: the largest of
-    logits + temperature * noise, which is the largest of logits / temperature + noise, and greedy at 0.
+    Guidance comes first: cond + w * (cond - uncond). Then top-k, which keeps ties with the k-th logit, then the argmax
+    of logits + temperature * noise: the argmax of logits / temperature + noise, and greedy at temperature 0.
     """
     logits = logits.float()
     if mode.guided:
         logits = logits + state.guidance[:, None] * (logits - logits[state.unconditional])
     if inputs is not None:
-        edge = logits.topk(inputs.largest).values.gather(1, inputs.edge)
-        logits = (logits + inputs.noise[:, codebook]).masked_fill(logits < edge, -torch.inf)
+        threshold = logits.topk(inputs.max_top_k).values.gather(1, inputs.kth)
+        logits = (logits + inputs.noise[:, codebook]).masked_fill(logits < threshold, -torch.inf)
     tokens = logits.argmax(-1)
     return tokens[state.sampler] if mode.guided else tokens

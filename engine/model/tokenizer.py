@@ -1,4 +1,4 @@
-"""Text to the tokens that CSM reads: `<|begin_of_text|>[speaker]text<|end_of_text|>`."""
+"""Text tokenizer: encodes a segment as `<|begin_of_text|>[speaker]text<|end_of_text|>`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _BEGIN, _END = "<|begin_of_text|>", "<|end_of_text|>"
 
 
 class TextTokenizer:
-    """A checkpoint's tokenizer.json. Raises CheckpointError if it is missing, damaged, or lacks CSM's tokens."""
+    """Wraps a checkpoint's tokenizer.json. Raises CheckpointError if it is missing, damaged, or lacks CSM's tokens."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise CheckpointError(f"{path}: is missing; CSM reads Llama 3.2's tokenizer from it")
+            raise CheckpointError(f"{path}: is missing; it must hold Llama 3.2's tokenizer")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing narrower
-            raise CheckpointError(f"{path}: is no tokenizer: {error}") from error
+        except Exception as error:  # tokenizers raises bare Exception
+            raise CheckpointError(f"{path}: is not a tokenizer: {error}") from error
         self.begin, self.end = self._id(path, _BEGIN), self._id(path, _END)
-        # What looks like a special token in somebody's text is just text.
+        # Special tokens inside the text are encoded as plain text.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -38,6 +38,6 @@ class TextTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str, speaker: int) -> list[int]:
-        """The tokens of one text segment, begin and end included."""
+        """Encode one text segment, including the begin and end tokens."""
         inner: list[int] = self._tokenizer.encode(f"[{speaker}]{text}", add_special_tokens=False).ids
         return [self.begin, *inner, self.end]

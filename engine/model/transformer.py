@@ -1,4 +1,4 @@
-"""The Llama transformer that both halves of CSM are, written for serving: fused projections, a given cache."""
+"""Llama transformer, used as CSM's backbone and depth decoder: fused projections, KV cache passed in as a view."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from .config import TransformerConfig
 
 
 class CacheView(Protocol):
-    """Where keys and values of this pass go, and what its queries may see."""
+    """The part of a KV cache that one forward pass writes and attends to."""
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v: (rows, kv_heads, length, head_dim) -> those of the context, (rows, kv_heads, context, head_dim)."""
+        """Write k, v (rows, kv_heads, length, head_dim) -> the context's, (rows, kv_heads, context, head_dim)."""
         ...
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """q: (rows, kv_heads, groups * length, head_dim), by group -> the same shape."""
+        """q: (rows, kv_heads, groups * length, head_dim), group-major -> the same shape."""
         ...
 
 
 class Compilable(nn.Module):
-    """Kernels between the large products: what torch.compile is for. A marker, see ModelRunner.compile.
+    """Marker for modules that ModelRunner.compile passes to torch.compile: the small kernels between matrix products.
 
-    A build is for so many dimensions, and for none of length one unless it was made with one; there may be eight of
-    each class. So what can be is laid out as (tokens, size), and `ModelRunner.warm_up` goes through all there are: the
-    first to need another build would wait for it, and with it everybody who speaks.
+    torch.compile specializes on the number of dimensions and on dimensions of size 1, and keeps at most eight
+    specializations per class. Inputs are therefore shaped (tokens, size) where possible, and `ModelRunner.warm_up` runs
+    every specialization, because compiling one later would stall all active rows.
     """
 
 
 class RMSNorm(Compilable):
-    """Takes in what the part before gave, and norms: (x, update) -> (x + update, its norm), each (tokens, size)."""
+    """Fused residual addition and RMS norm: (x, update) -> (x + update, normalized), each (tokens, size)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ class RMSNorm(Compilable):
     def forward(self, x: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
         if update is not None:
             x = x + update
-        # in float32 and back before the weight, as Llama does it
+        # float32 for the norm, cast back before the weight, as in Llama
         return x, self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
 
 
 class Rotary(Compilable):
-    """One fused projection (rows, length, all) -> q and k, turned, and v, each (rows, heads, length, head_dim)."""
+    """Splits a fused projection (rows, length, q + k + v) and rotates q, k: each (rows, heads, length, head_dim)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -58,12 +58,12 @@ class Rotary(Compilable):
     def forward(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows, length, _ = qkv.shape
         heads = qkv.view(rows, length, self.heads + 2 * self.kv_heads, self.head_dim).transpose(1, 2)
-        turned = rotate(heads[:, : self.heads + self.kv_heads], cos, sin)
-        return turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + self.kv_heads :]
+        rotated = rotate(heads[:, : self.heads + self.kv_heads], cos, sin)
+        return rotated[:, : self.heads], rotated[:, self.heads :], heads[:, self.heads + self.kv_heads :]
 
 
 class Gate(Compilable):
-    """(tokens, 2 * intermediate) -> (tokens, intermediate)"""
+    """SwiGLU gate: (tokens, 2 * intermediate) -> (tokens, intermediate)"""
 
     def forward(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
@@ -79,11 +79,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.heads * config.head_dim, config.hidden, bias=False)
 
     def forward(self, x: Tensor, rows: int, cos: Tensor, sin: Tensor, layer: int, view: CacheView) -> Tensor:
-        """x: (rows * length, hidden)"""
+        """x: (rows * length, hidden) -> the same shape"""
         length = x.shape[0] // rows
         q, k, v = self.rotary(self.qkv(x).view(rows, length, -1), cos, sin)
         keys, values = view.update(layer, k, v)
-        # Queries of one group share a KV head: laid along the query axis, nothing has to be repeated.
+        # Grouped-query attention: queries sharing a KV head go on the query axis, so keys and values are not repeated.
         q = q.reshape(rows, self.kv_heads, -1, self.head_dim)
         y = view.attend(q, keys, values)
         y = y.reshape(rows, -1, length, self.head_dim).transpose(1, 2).reshape(rows * length, -1)
@@ -106,7 +106,7 @@ class Mlp(nn.Module):
 class Layer(nn.Module):
     """(x, update) -> (x, update), each (rows * length, hidden).
 
-    What a layer gives is added by the norm behind it, in one kernel with its work.
+    The MLP's output is returned as `update`; the next norm adds it in the same kernel.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -125,10 +125,10 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Layers and final norm over hidden states (rows, length, hidden)."""
+    """Decoder layers and final norm over hidden states (rows, length, hidden)."""
 
     cos: Tensor  # (positions, head_dim), in the weights' dtype
-    sin: Tensor  # the same; the first half of a head's is negative, see `rotate`
+    sin: Tensor  # the same; the first half of the head dimension is negated, see `rotate`
 
     def __init__(self, config: TransformerConfig, positions: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Transformer(nn.Module):
         self.build_tables()
 
     def build_tables(self) -> None:
-        """Make the rotary tables; once more after a model got its weights, on another device or in another dtype."""
+        """Compute the rotary tables. Call again when the weights are loaded or change device or dtype."""
         weight = self.norm.weight
         steps = torch.arange(self.positions, dtype=torch.float32, device=weight.device)
         angles = torch.outer(steps, rope_frequencies(self.config).to(weight.device))
@@ -149,10 +149,10 @@ class Transformer(nn.Module):
         self.register_buffer("sin", torch.cat((-sin, sin), dim=-1).to(weight.dtype), persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor | slice, view: CacheView) -> Tensor:
-        """x: (rows, length, hidden); positions: (rows, length), or the same for all rows -> (rows, length, hidden)."""
+        """x: (rows, length, hidden); positions: (rows, length), or a slice shared by all rows. Returns x's shape."""
         cos, sin = self.cos[positions], self.sin[positions]
         if cos.ndim == 3:
-            cos, sin = cos[:, None], sin[:, None]  # one head axis
+            cos, sin = cos[:, None], sin[:, None]  # add the head axis
         shape, rows = x.shape, x.shape[0]
         x, update = x.flatten(0, 1), None
         for index, layer in enumerate(self.layers):
@@ -163,9 +163,9 @@ class Transformer(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in the half-split order of Llama in transformers: (left, right) -> the angle's turn of it.
+    """Apply rotary position embedding in transformers' half-split layout.
 
-    What it subtracts carries its sign in `sin`.
+    `sin` carries the sign of the subtracted half, so one multiply-add does both halves.
     """
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
@@ -173,7 +173,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rope_frequencies(config: TransformerConfig) -> Tensor:
     """Radians per position, float32 (head_dim / 2,).
 
-    The scaling is Llama 3's, after transformers' modeling_rope_utils.
+    Llama 3 scaling as in transformers' modeling_rope_utils.
     """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     frequencies = 1.0 / (config.rope_theta**exponents)

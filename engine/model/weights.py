@@ -1,4 +1,4 @@
-"""Weights from safetensors into the module, from either checkpoint layout."""
+"""Loads safetensors weights of either checkpoint layout into CsmModel."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ _FILE_NAMES = ("model.safetensors",)
 
 
 class Tensors:
-    """All tensors of a checkpoint by name, read from disk when asked for. Which file each is in comes first."""
+    """The tensors of a checkpoint by name, read from disk on access.
+
+    files: the safetensors file of each tensor. where: the path that messages about missing tensors name.
+    """
 
     def __init__(self, files: dict[str, Path], where: Path) -> None:
         self._files = files
-        self._where = where  # what a message about a missing tensor names
+        self._where = where
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
@@ -33,7 +36,7 @@ class Tensors:
         return iter(self._files)
 
     def get(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-        """One tensor on the CPU as it is stored. Raises CheckpointError if it is missing or of another shape."""
+        """Read one tensor to the CPU in its stored dtype. Raises CheckpointError if missing or of another shape."""
         if name not in self._files:
             raise CheckpointError(f"{self._where}: the tensor {name!r} is missing")
         path = self._files[name]
@@ -44,15 +47,15 @@ class Tensors:
             raise CheckpointError(f"{path}: damaged or incomplete: {error}") from error
         if shape is not None and tuple(tensor.shape) != shape:
             raise CheckpointError(
-                f"{path}: the tensor {name!r} has shape {tuple(tensor.shape)}, but config.json asks for {shape}"
+                f"{path}: the tensor {name!r} has shape {tuple(tensor.shape)}, but config.json requires {shape}"
             )
         return tensor
 
 
 def open_tensors(directory: Path, preferred: str | None = None) -> Tensors:
-    """Find a checkpoint's safetensors: one file, or shards under an index.
+    """Open a checkpoint's safetensors: a single file, or shards with an index.
 
-    preferred: a file name that config.json gives ("transformers_weights").
+    preferred: the file name given by config.json's "transformers_weights". Raises CheckpointError.
     """
     names = [preferred] if preferred else [*_INDEX_NAMES, *_FILE_NAMES]
     for name in names:
@@ -62,7 +65,7 @@ def open_tensors(directory: Path, preferred: str | None = None) -> Tensors:
         if name.endswith(".json"):
             return Tensors(_shards(path), path)
         return Tensors(dict.fromkeys(_keys(path), path), path)
-    raise CheckpointError(f"{directory}: holds no weights: expected {' or '.join(names)}")
+    raise CheckpointError(f"{directory}: contains no weights: expected {' or '.join(names)}")
 
 
 def _keys(path: Path) -> list[str]:
@@ -78,7 +81,7 @@ def _shards(index: Path) -> dict[str, Path]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = {str(name): index.parent / Path(str(shard)).name for name, shard in weight_map.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{index}: is no safetensors index: {error!r}") from error
+        raise CheckpointError(f"{index}: is not a safetensors index: {error!r}") from error
     for shard in sorted(set(files.values())):
         if not shard.is_file():
             raise CheckpointError(f"{shard}: is missing, though {index.name} names it")
@@ -90,8 +93,8 @@ def _shards(index: Path) -> dict[str, Path]:
     return files
 
 
-class _Source:
-    """CSM's tensors under transformers' names, whatever the layout of the file."""
+class _CanonicalTensors:
+    """CSM's tensors under transformers' names and RoPE layout, for both checkpoint layouts."""
 
     def __init__(self, tensors: Tensors, config: CsmConfig) -> None:
         self._tensors = tensors
@@ -112,8 +115,8 @@ class _Source:
         return self._rename(name) in self._tensors
 
 
-# transformers' name -> Sesame's (torchtune's), piece by piece
-_SESAME_PIECES = (
+# transformers' name -> Sesame's (torchtune's), as substring replacements applied in order
+_SESAME_NAMES = (
     ("depth_decoder.codebooks_head.weight", "audio_head"),
     ("depth_decoder.model.inputs_embeds_projector", "projection"),
     ("backbone_model.embed_tokens.embed_audio_tokens", "audio_embeddings"),
@@ -133,8 +136,8 @@ _SESAME_PIECES = (
 
 
 def _sesame_name(name: str) -> str:
-    for theirs, sesames in _SESAME_PIECES:
-        name = name.replace(theirs, sesames)
+    for transformers_part, sesame_part in _SESAME_NAMES:
+        name = name.replace(transformers_part, sesame_part)
     return name
 
 
@@ -145,8 +148,8 @@ def halves_from_pairs(weight: Tensor, head_dim: int) -> Tensor:
 
 
 def load_weights(model: CsmModel, tensors: Tensors, device: torch.device, dtype: torch.dtype) -> None:
-    """Fill a model that was made on the meta device. Raises CheckpointError naming the file and the tensor."""
-    config, source = model.config, _Source(tensors, model.config)
+    """Load weights into a model created on the meta device. Raises CheckpointError naming the file and the tensor."""
+    config, source = model.config, _CanonicalTensors(tensors, model.config)
     backbone, depth, vocab = config.backbone, config.depth, model.sampled_vocab
     audio_rows = config.codebooks * config.audio_vocab
 
@@ -157,7 +160,7 @@ def load_weights(model: CsmModel, tensors: Tensors, device: torch.device, dtype:
     put(model.text_embeddings, "weight", source.get("embed_text_tokens.weight", config.text_vocab, backbone.hidden))
     audio, tied = "backbone_model.embed_tokens.embed_audio_tokens.weight", "depth_decoder.model.embed_tokens.weight"
     if config.tied_embeddings and audio not in source:
-        audio = tied  # transformers saves a tied tensor once, under either name
+        audio = tied  # transformers stores a tied tensor once, under either name
     put(model.audio_embeddings, "weight", source.get(audio, audio_rows, backbone.hidden))
     if not config.tied_embeddings:
         put(model.depth_embeddings, "weight", source.get(tied, audio_rows, backbone.hidden))
@@ -175,8 +178,8 @@ def load_weights(model: CsmModel, tensors: Tensors, device: torch.device, dtype:
     model.build_tables()
 
 
-def _layer(source: _Source, prefix: str, config: TransformerConfig) -> Iterable[tuple[str, Tensor]]:
-    """One layer's weights by submodule, with q, k, v and gate, up each fused into one."""
+def _layer(source: _CanonicalTensors, prefix: str, config: TransformerConfig) -> Iterable[tuple[str, Tensor]]:
+    """Yield one layer's weights by submodule path, with q, k, v and gate, up fused."""
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     projections = (("q", q), ("k", kv), ("v", kv))
     qkv = [source.get(f"{prefix}self_attn.{name}_proj.weight", rows, config.hidden) for name, rows in projections]

@@ -1,4 +1,4 @@
-"""The fallback voice: real speech, streamed, from one library that is not thread-safe."""
+"""EspeakEngine: intelligible speech, streaming, slot scheduling, cancellation and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from engine import (
     VoicePrompt,
     load_engine,
 )
-from engine.fallback.audio_slices import Slicer
+from engine.fallback.audio_slices import AudioSlicer
 from engine.fallback.espeak_library import EspeakLibrary, Pcm
 from engine.fallback.pitch import median_pitch
 from engine.fallback.voices import HIGH, LOW, SPEAKERS, EspeakVoice, voice_of_recording
@@ -53,21 +53,21 @@ def request(text: str = FOX, **values: object) -> SpeechRequest:
 
 
 def voiced_seconds(samples: Samples) -> float:
-    """How long it is loud, in windows of 10 ms."""
+    """Seconds of audio above an RMS of 0.01, in windows of 10 ms."""
     windows = samples[: samples.size // 240 * 240].reshape(-1, 240)
     return float((np.sqrt((windows**2).mean(axis=1)) > 0.01).sum() * 0.01)
 
 
 def tone(hertz: float, seconds: float = 2.0, rate: int = SAMPLE_RATE) -> Samples:
-    """A buzz with harmonics, as a voice has them."""
+    """A tone with five harmonics, as a voiced sound has."""
     time = np.arange(int(seconds * rate)) / rate
     return sum(np.sin(2 * np.pi * hertz * n * time) / n for n in range(1, 6)).astype(np.float32) / 4
 
 
-# ---- it is speech
+# ---- audio quality
 
 
-def test_it_says_who_it_is(engine: Engine) -> None:
+def test_name_and_status(engine: Engine) -> None:
     assert engine.name == "espeak-ng"
     assert engine.sample_rate == SAMPLE_RATE
     status = engine.status()
@@ -87,15 +87,15 @@ def test_speech_has_the_spectrum_of_speech(engine: Engine) -> None:
     hertz = np.fft.rfftfreq(samples.size, 1 / SAMPLE_RATE)
     share = [power[(low <= hertz) & (hertz < high)].sum() / power.sum() for low, high in ((80, 4000), (11_100, 12_000))]
     assert share[0] > 0.9
-    assert share[1] < 1e-4  # nothing above what 22,050 Hz can hold: the resampler leaves no mirror image
+    assert share[1] < 1e-4  # no aliases above the Nyquist frequency of 22,050 Hz
 
 
-def test_twice_the_text_is_twice_as_long(engine: Engine) -> None:
-    once, thrice = (voiced_seconds(engine.generate(request(" ".join([FOX] * n))).samples) for n in (1, 3))
-    assert 2.7 < thrice / once < 3.3
+def test_duration_is_proportional_to_the_text(engine: Engine) -> None:
+    once, three_times = (voiced_seconds(engine.generate(request(" ".join([FOX] * n))).samples) for n in (1, 3))
+    assert 2.7 < three_times / once < 3.3
 
 
-def test_a_recogniser_hears_the_words(engine: Engine) -> None:
+def test_a_speech_recogniser_understands_the_sentences(engine: Engine) -> None:
     recogniser = pytest.importorskip("pocketsphinx")
     sentences = [
         "the quick brown fox jumps over the lazy dog",
@@ -112,17 +112,17 @@ def test_a_recogniser_hears_the_words(engine: Engine) -> None:
     decoder = recogniser.Decoder(recogniser.Config(lm=None, loglevel="FATAL"))
     decoder.add_jsgf_string("choice", f"#JSGF V1.0; grammar g; public <s> = {' | '.join(sentences)};")
     decoder.activate_search("choice")
-    heard = [_hear(decoder, engine.generate(request(sentence)).samples) for sentence in sentences]
-    right = [said == got for said, got in zip(sentences, heard, strict=True)]
-    assert sum(right) >= 9, heard
+    recognised = [_recognise(decoder, engine.generate(request(sentence)).samples) for sentence in sentences]
+    correct = [sentence == result for sentence, result in zip(sentences, recognised, strict=True)]
+    assert sum(correct) >= 9, recognised
 
 
-def _hear(decoder: object, samples: Samples) -> str:
+def _recognise(decoder: object, samples: Samples) -> str:
     silence = np.zeros(SAMPLE_RATE // 3, np.float32)
     frame = av.AudioFrame.from_ndarray(np.concatenate([silence, samples, silence])[None], format="flt", layout="mono")
     frame.sample_rate = SAMPLE_RATE
     resampler = av.AudioResampler(format="s16", layout="mono", rate=16_000)
-    pieces = [piece.to_ndarray()[0] for given in (frame, None) for piece in resampler.resample(given)]
+    pieces = [piece.to_ndarray()[0] for each in (frame, None) for piece in resampler.resample(each)]
     decoder.start_utt()  # type: ignore[attr-defined]
     decoder.process_raw(np.concatenate(pieces).tobytes(), full_utt=True)  # type: ignore[attr-defined]
     decoder.end_utt()  # type: ignore[attr-defined]
@@ -130,35 +130,35 @@ def _hear(decoder: object, samples: Samples) -> str:
     return hypothesis.hypstr if hypothesis else ""
 
 
-# ---- the same again, streamed or whole, alone or among others
+# ---- reproducibility: repeated, streamed, concurrent
 
 
-def test_the_same_request_sounds_the_same_whatever_came_between(engine: Engine) -> None:
+def test_equal_requests_give_equal_audio_after_other_requests(engine: Engine) -> None:
     first = engine.generate(request()).samples
     engine.generate(request("Something else entirely, in another voice.", speaker=3))
     np.testing.assert_array_equal(engine.generate(request()).samples, first)
 
 
-def test_how_it_is_streamed_changes_nothing(engine: Engine) -> None:
+def test_slice_size_does_not_change_the_audio(engine: Engine) -> None:
     text = f"{FOX} And then it sleeps, until the morning comes."
     whole = engine.generate(request(text, slice_frames=125, first_slice_frames=125)).samples
     small = engine.generate(request(text, slice_frames=1, first_slice_frames=1)).samples
     np.testing.assert_array_equal(small, whole)
 
 
-def test_one_among_others_sounds_as_alone(engine: Engine) -> None:
-    asked = [request(f"{FOX} {FOX} Number {n}.", speaker=n, chunk_characters=50) for n in range(9)]
-    alone = [engine.generate(each).samples for each in asked]
+def test_concurrent_requests_give_the_same_audio_as_single_ones(engine: Engine) -> None:
+    requests = [request(f"{FOX} {FOX} Number {n}.", speaker=n, chunk_characters=50) for n in range(9)]
+    alone = [engine.generate(each).samples for each in requests]
 
     async def read(each: SpeechRequest) -> Samples:
         async with engine.stream(each) as stream:
             return np.concatenate([chunk.samples async for chunk in stream])
 
     async def read_all() -> list[Samples]:
-        return list(await asyncio.gather(*map(read, asked)))
+        return list(await asyncio.gather(*map(read, requests)))
 
-    for expected, got in zip(alone, asyncio.run(read_all()), strict=True):
-        np.testing.assert_array_equal(got, expected)
+    for expected, actual in zip(alone, asyncio.run(read_all()), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_two_engines_share_the_library() -> None:
@@ -186,7 +186,7 @@ def test_slices_grow_and_are_whole_frames(engine: Engine) -> None:
     assert [chunk.samples.size for chunk in chunks[:4]] == [FRAME_SAMPLES * frames for frames in (1, 2, 4, 5)]
 
 
-def test_chunks_tell_the_truth_about_where_they_are(engine: Engine) -> None:
+def test_chunks_carry_their_position_in_the_text(engine: Engine) -> None:
     chunks = list(engine.stream(request(f"{FOX} {FOX} {FOX}", chunk_characters=50)))
     ends = [chunk.text_chunk for chunk in chunks if chunk.ends_text_chunk]
     assert ends == [0, 1, 2]
@@ -197,14 +197,14 @@ def test_chunks_tell_the_truth_about_where_they_are(engine: Engine) -> None:
 @given(
     sizes=st.lists(st.lists(st.integers(0, 9000), max_size=6), min_size=1, max_size=3),
     first=st.integers(1, 6),
-    most=st.integers(1, 6),
+    slice_frames=st.integers(1, 6),
     max_frames=st.none() | st.integers(1, 12),
 )
-def test_slicing_keeps_every_sample_up_to_the_bound(
-    sizes: list[list[int]], first: int, most: int, max_frames: int | None
+def test_slicing_keeps_every_sample_up_to_max_frames(
+    sizes: list[list[int]], first: int, slice_frames: int, max_frames: int | None
 ) -> None:
-    slicer = Slicer(request(first_slice_frames=first, slice_frames=most, max_frames=max_frames))
-    spoken = np.arange(sum(map(sum, sizes)), dtype=np.float32)
+    slicer = AudioSlicer(request(first_slice_frames=first, slice_frames=slice_frames, max_frames=max_frames))
+    samples = np.arange(sum(map(sum, sizes)), dtype=np.float32)
     chunks: list[AudioChunk] = []
     start = 0
 
@@ -214,41 +214,41 @@ def test_slicing_keeps_every_sample_up_to_the_bound(
 
     for index, pieces in enumerate(sizes):
         is_last = index == len(sizes) - 1
-        if slicer.wants_chunk:
+        if slicer.needs_chunk:
             slicer.begin_chunk(is_last)
             for piece in pieces:
-                slicer.push(spoken[start : start + piece])
+                slicer.push(samples[start : start + piece])
                 start += piece
                 take_all()
             slicer.end_chunk(is_last)
             take_all()
     joined = np.concatenate([chunk.samples for chunk in chunks])
-    np.testing.assert_array_equal(joined, spoken[: joined.size])
+    np.testing.assert_array_equal(joined, samples[: joined.size])
     assert [chunk.ends_speech for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     frames = sum(len(chunk.codes) for chunk in chunks)
     if max_frames is None or frames < max_frames:
-        assert joined.size == spoken.size
+        assert joined.size == samples.size
     else:
         assert frames == max_frames
 
 
 @pytest.mark.parametrize("max_frames", [1, 2, 7])
-def test_the_bound_is_exact(engine: Engine, max_frames: int) -> None:
+def test_max_frames_is_exact(engine: Engine, max_frames: int) -> None:
     speech = engine.generate(request(max_frames=max_frames))
     assert speech.codes.shape == (max_frames, 0)
     assert speech.samples.size == max_frames * FRAME_SAMPLES
     np.testing.assert_array_equal(speech.samples, engine.generate(request()).samples[: speech.samples.size])
 
 
-def test_ignore_stop_speaks_on_to_the_bound(engine: Engine) -> None:
+def test_ignore_stop_generates_max_frames(engine: Engine) -> None:
     speech = engine.generate(request("Yes.", max_frames=50, ignore_stop=True))
     assert len(speech.codes) == 50
 
 
-# ---- long texts, odd texts
+# ---- long and unusual texts
 
 
-def test_five_thousand_characters_are_all_spoken(engine: Engine) -> None:
+def test_a_text_of_5000_characters_is_spoken_completely(engine: Engine) -> None:
     sentence = "Every part of this long text is spoken, from the first word to the last. "
     text = (sentence * 70)[:5000]
     long = engine.generate(request(text))
@@ -256,7 +256,7 @@ def test_five_thousand_characters_are_all_spoken(engine: Engine) -> None:
     assert long.seconds / short.seconds == pytest.approx(len(text) / len(sentence), rel=0.1)
 
 
-def test_markup_is_spoken_and_not_obeyed(engine: Engine) -> None:
+def test_markup_is_spoken_literally(engine: Engine) -> None:
     plain = engine.generate(request("one two")).seconds
     pause = engine.generate(request("one <break time='5s'/> two"))
     assert voiced_seconds(pause.samples) > plain
@@ -267,14 +267,14 @@ def test_markup_is_spoken_and_not_obeyed(engine: Engine) -> None:
 @pytest.mark.parametrize(
     "text", ["...", "!?", "\x00\x01", "\ud800", "\ue000", "[[h@loU]]", "नमस्ते", "日本語", "😀", "a" * 400]
 )
-def test_odd_texts_come_to_an_end(engine: Engine, text: str) -> None:
+def test_unusual_texts_end_normally(engine: Engine, text: str) -> None:
     chunks = list(engine.stream(request(text)))
     assert chunks[-1].ends_speech
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(min_size=1, max_size=60).filter(lambda text: bool(text.strip())))
-def test_any_text_comes_to_an_end(engine: Engine, text: str) -> None:
+def test_any_text_ends_normally(engine: Engine, text: str) -> None:
     assert list(engine.stream(request(text)))[-1].ends_speech
 
 
@@ -287,9 +287,9 @@ def test_the_speakers_are_distinct() -> None:
 
 
 @pytest.mark.parametrize("voice", SPEAKERS, ids=lambda voice: voice.variant)
-def test_every_variant_is_as_high_as_the_table_says(engine: Engine, voice: EspeakVoice) -> None:
-    heard = median_pitch(engine.generate(request(f"{FOX} {FOX}", speaker=SPEAKERS.index(voice))).samples, SAMPLE_RATE)
-    assert heard == pytest.approx(voice.hertz, rel=0.08)
+def test_every_variant_has_the_pitch_of_the_table(engine: Engine, voice: EspeakVoice) -> None:
+    hertz = median_pitch(engine.generate(request(f"{FOX} {FOX}", speaker=SPEAKERS.index(voice))).samples, SAMPLE_RATE)
+    assert hertz == pytest.approx(voice.hertz, rel=0.08)
 
 
 @pytest.mark.parametrize("hertz", [85, 120, 180, 230])
@@ -306,24 +306,24 @@ def test_pitch_is_measured(hertz: float, rate: int) -> None:
 @pytest.mark.parametrize(
     "samples", [np.zeros(24_000), np.zeros(10), np.random.default_rng(0).normal(0, 0.1, 24_000)], ids=str
 )
-def test_what_is_no_voice_has_no_pitch_but_gets_a_voice(samples: np.ndarray) -> None:
+def test_a_recording_without_voiced_speech_has_no_pitch_but_gets_a_voice(samples: np.ndarray) -> None:
     assert median_pitch(samples.astype(np.float32), SAMPLE_RATE) is None
     assert voice_of_recording(VoicePrompt(samples)) in SPEAKERS
 
 
-def test_the_same_recording_gets_the_same_voice_whatever_is_said_of_it() -> None:
+def test_the_voice_of_a_recording_does_not_depend_on_its_transcript() -> None:
     samples = tone(200)
     assert voice_of_recording(VoicePrompt(samples)) == voice_of_recording(VoicePrompt(samples.copy(), "words"))
 
 
-def test_recordings_of_one_pitch_spread_over_the_voices() -> None:
+def test_recordings_of_equal_pitch_use_several_variants() -> None:
     noise = np.random.default_rng(0).normal(0, 1e-4, (20, 12_000))
     voices = {voice_of_recording(VoicePrompt(tone(200, 0.5) + each)).variant for each in noise.astype(np.float32)}
     assert voices <= {voice.variant for voice in HIGH}
     assert len(voices) > 2
 
 
-def test_high_and_low_are_apart() -> None:
+def test_high_and_low_variants_differ_in_pitch() -> None:
     assert min(voice.hertz for voice in HIGH) > 1.5 * max(voice.hertz for voice in LOW)
 
 
@@ -334,8 +334,8 @@ def wait_for(condition: threading.Event) -> None:
     assert condition.wait(timeout=60)
 
 
-def between_steps(engine: Engine, active: int, queued: int) -> bool:
-    """Whether the engine comes to that state. It is woken by what the test did: this only lets it run."""
+def settled(engine: Engine, active: int, queued: int) -> bool:
+    """Wait until the engine reports these counts; False if it does not within 10 seconds."""
     for _ in range(2000):
         status = engine.status()
         if (status.active, status.queued) == (active, queued):
@@ -344,62 +344,62 @@ def between_steps(engine: Engine, active: int, queued: int) -> bool:
     return False
 
 
-def test_slots_speak_and_the_rest_wait_in_order() -> None:
+def test_requests_beyond_the_slots_wait_in_fifo_order() -> None:
     engine = engine_of(slots=2, queue=1)
     long = request(" ".join([FOX] * 10))
     streams = [engine.stream(long) for _ in range(4)]
-    assert between_steps(engine, active=2, queued=2)
+    assert settled(engine, active=2, queued=2)
     next(streams[0])
     next(streams[1])
     streams[0].close()
-    next(streams[2])  # has the slot that became free; the fourth still waits
-    assert between_steps(engine, active=2, queued=1)
+    next(streams[2])  # took the freed slot; the fourth still waits
+    assert settled(engine, active=2, queued=1)
     streams[1].close()
     next(streams[3])
-    assert between_steps(engine, active=2, queued=0)
+    assert settled(engine, active=2, queued=0)
     for stream in streams:
         stream.close()
-    assert between_steps(engine, active=0, queued=0)
+    assert settled(engine, active=0, queued=0)
     engine.close()
 
 
-def test_leaving_the_queue_frees_the_place() -> None:
+def test_closing_a_waiting_stream_removes_it_from_the_queue() -> None:
     engine = engine_of(slots=1, queue=1)
-    speaking, waiting = engine.stream(request(f"{FOX} {FOX}")), engine.stream(request())
-    assert between_steps(engine, active=1, queued=1)
+    active, waiting = engine.stream(request(f"{FOX} {FOX}")), engine.stream(request())
+    assert settled(engine, active=1, queued=1)
     waiting.close()
-    assert between_steps(engine, active=1, queued=0)
-    speaking.close()
+    assert settled(engine, active=1, queued=0)
+    active.close()
     engine.close()
 
 
-def test_a_slow_reader_holds_its_own_slot_only() -> None:
+def test_a_slow_reader_blocks_only_its_own_slot() -> None:
     engine = engine_of(slots=2, queue=1)
     slow = engine.stream(request(" ".join([FOX] * 20), slice_frames=1))
     next(slow)
     assert engine.generate(request()).seconds > 1
-    assert between_steps(engine, active=1, queued=0)
+    assert settled(engine, active=1, queued=0)
     assert sum(chunk.samples.size for chunk in slow) > 40 * SAMPLE_RATE
     engine.close()
 
 
-def test_it_does_not_run_far_ahead_of_its_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    spoken: list[str] = []
-    speak = EspeakLibrary.synthesize
+def test_synthesis_is_bounded_by_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    synthesized: list[str] = []
+    synthesize = EspeakLibrary.synthesize
 
     def counted(library: EspeakLibrary, text: str, *rest: object, **named: object) -> None:
-        spoken.append(text)
-        speak(library, text, *rest, **named)  # type: ignore[arg-type]
+        synthesized.append(text)
+        synthesize(library, text, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(EspeakLibrary, "synthesize", counted)
     engine = engine_of(slots=1, queue=1)
     stream = engine.stream(request(" ".join([FOX] * 100), chunk_characters=1000))
     next(stream)
     engine.close()
-    assert sum(map(len, spoken)) <= 2 * 150
+    assert sum(map(len, synthesized)) <= 2 * 150
 
 
-def test_cancelling_stops_within_the_text_chunk() -> None:
+def test_cancelling_stops_within_a_text_chunk() -> None:
     library = EspeakLibrary()
     pieces: list[Pcm] = []
 
@@ -411,7 +411,7 @@ def test_cancelling_stops_within_the_text_chunk() -> None:
     assert len(pieces) == 2
 
 
-def test_an_error_in_the_sink_comes_out() -> None:
+def test_an_error_in_the_sink_is_raised() -> None:
     def fail(pcm: Pcm) -> bool:
         raise KeyError("sink")
 
@@ -419,14 +419,14 @@ def test_an_error_in_the_sink_comes_out() -> None:
         EspeakLibrary().synthesize(FOX, SPEAKERS[0], 50, pause=False, sink=fail)
 
 
-def test_closing_while_speaking_ends_every_stream_and_the_thread() -> None:
+def test_closing_ends_every_stream_and_the_thread() -> None:
     before = set(threading.enumerate())
     engine = engine_of(slots=1, queue=1)
-    speaking, waiting = engine.stream(request(" ".join([FOX] * 20))), engine.stream(request())
-    next(speaking)
+    active, waiting = engine.stream(request(" ".join([FOX] * 20))), engine.stream(request())
+    next(active)
     engine.close()
     engine.close()
-    for stream in (speaking, waiting):
+    for stream in (active, waiting):
         with pytest.raises(EngineClosed):
             list(stream)
     with pytest.raises(EngineClosed):
@@ -434,7 +434,7 @@ def test_closing_while_speaking_ends_every_stream_and_the_thread() -> None:
     assert set(threading.enumerate()) <= before
 
 
-def test_a_voice_that_is_not_there_fails_that_request_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_voice_fails_only_its_request(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EspeakVoice, "name", property(lambda voice: f"{voice.variant}-speaks-no-language"))
     with pytest.raises(EngineFailed, match="no voice 'm2-speaks-no-language'"):
         engine.generate(request(speaker=1))
@@ -443,7 +443,7 @@ def test_a_voice_that_is_not_there_fails_that_request_alone(engine: Engine, monk
     assert engine.status().error is None
 
 
-def test_a_broken_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_engine_reports_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of()
 
     def broken(*args: object, **named: object) -> None:
@@ -458,27 +458,27 @@ def test_a_broken_engine_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.close()
 
 
-def test_a_stalled_engine_says_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_engine_reports_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of()
     assert engine.status().stalled_seconds == 0
-    stalled, go_on = threading.Event(), threading.Event()
+    stalled, resume = threading.Event(), threading.Event()
 
     def stall(*args: object, **named: object) -> None:
         stalled.set()
-        go_on.wait(timeout=60)
+        resume.wait(timeout=60)
 
     monkeypatch.setattr(EspeakLibrary, "synthesize", stall)
     stream = engine.stream(request())
     wait_for(stalled)
     first = engine.status().stalled_seconds
     assert 0 <= first < engine.status().stalled_seconds
-    go_on.set()
+    resume.set()
     assert list(stream)[-1].ends_speech
     engine.close()
     assert engine.status().stalled_seconds == 0
 
 
-def test_without_the_library_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(CheckpointError, match="make install"):
         engine_of()

@@ -1,4 +1,4 @@
-"""Depth weights in 8 bits: as near as their scales promise, the same for everybody, and nothing else changes."""
+"""Int8 depth weights: error bounds, independence of the batch, graph capture, checkpoint errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Load = Callable[..., CsmEngine]
 
 
 def weight_of(dtype: torch.dtype) -> Tensor:
-    """Outputs of very different size, one that is nothing, one with a single large weight."""
+    """Output channels of very different scale, one of zeros, one with a single large weight."""
     weight = torch.randn(67, 48, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 1, 67)[:, None]
     weight[3] = 0
     weight[5, 7] = 40
@@ -33,19 +33,19 @@ def weight_of(dtype: torch.dtype) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_no_weight_is_off_by_more_than_half_its_scale(dtype: torch.dtype) -> None:
+def test_no_weight_is_off_by_more_than_half_a_step(dtype: torch.dtype) -> None:
     weight = weight_of(dtype)
     product = Int8Product(weight)
     scale = product.scale.double()[:, None]
-    off = (product.weight.double() * scale - weight.double()).abs()
+    error = (product.weight.double() * scale - weight.double()).abs()
     assert product.weight.dtype == torch.int8
     assert product.weight.abs().max() == 127
-    assert bool((off <= scale / 2).all())
-    assert bool((off[3] == 0).all())
+    assert bool((error <= scale / 2).all())
+    assert bool((error[3] == 0).all())
 
 
 @pytest.mark.parametrize("shape", [(48,), (5, 48), (3, 2, 48)])
-def test_products_are_as_near_as_the_scales_promise(shape: tuple[int, ...]) -> None:
+def test_products_are_within_the_error_bound(shape: tuple[int, ...]) -> None:
     weight, x = weight_of(torch.float32), torch.randn(shape, generator=torch.Generator().manual_seed(1))
     linear = Int8Linear(weight)
     expected, y = nn.functional.linear(x.double(), weight.double()), linear(x)
@@ -55,7 +55,7 @@ def test_products_are_as_near_as_the_scales_promise(shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_alone_is_the_row_among_others(dtype: torch.dtype) -> None:
+def test_a_row_does_not_depend_on_the_batch_size(dtype: torch.dtype) -> None:
     linear = Int8Linear(weight_of(dtype))
     x = torch.randn(9, 48, generator=torch.Generator().manual_seed(2)).to(dtype)
     together = linear(x)
@@ -63,7 +63,7 @@ def test_a_row_alone_is_the_row_among_others(dtype: torch.dtype) -> None:
         assert torch.equal(linear(x[:rows]), together[:rows])
 
 
-def test_every_linear_layer_inside_is_replaced_and_a_weight_that_has_no_scale_is_named() -> None:
+def test_every_linear_layer_is_replaced_and_a_non_finite_weight_is_named() -> None:
     stack = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ModuleList([nn.Linear(6, 2, bias=False)]), nn.Embedding(3, 4))
     quantize(stack, "stack")
     kinds = [type(module) for module in stack.modules()]
@@ -74,12 +74,12 @@ def test_every_linear_layer_inside_is_replaced_and_a_weight_that_has_no_scale_is
         quantize(nn.Sequential(layer), "stack")
 
 
-def test_a_setting_that_is_none_is_told() -> None:
+def test_an_unknown_setting_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match=r"'int4'.*auto or int8"):
         EngineConfig("tiny", depth_weights="int4")  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_with_weights_that_have_no_scale_is_named(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_with_non_finite_weights_is_named(checkpoint: Path, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     path, name = directory / "model.safetensors", "depth_decoder.model.layers.0.mlp.down_proj.weight"
     tensors = load_file(path)
@@ -90,7 +90,7 @@ def test_a_checkpoint_with_weights_that_have_no_scale_is_named(checkpoint: Path,
     assert str(directory) in str(caught.value)
 
 
-def test_each_says_among_others_what_it_says_alone(load: Load, checkpoint: Path) -> None:
+def test_concurrent_requests_get_the_codes_of_single_ones(load: Load, checkpoint: Path) -> None:
     engine = load(checkpoint, depth_weights="int8", dtype="bfloat16")
     requests = [
         SpeechRequest("Greedy.", temperature=0, max_frames=8),
@@ -103,18 +103,18 @@ def test_each_says_among_others_what_it_says_alone(load: Load, checkpoint: Path)
     assert engine.status().detail["depth_weights"] == "int8"
 
 
-def test_the_backbone_says_the_same_and_a_frame_can_be_recorded(checkpoint: Path) -> None:
+def test_the_backbone_is_unchanged_and_a_frame_can_be_captured(checkpoint: Path) -> None:
     def runner_of(**changes: str) -> ModelRunner:
         config = EngineConfig(str(checkpoint), "cpu", "float32", **changes)  # type: ignore[arg-type]
         return load_model(config, lambda share, what: None).runner
 
-    exact, rounded = runner_of(), runner_of(depth_weights="int8")
-    for one, other in zip(exact.model.backbone.parameters(), rounded.model.backbone.parameters(), strict=True):
+    exact, quantized = runner_of(), runner_of(depth_weights="int8")
+    for one, other in zip(exact.model.backbone.parameters(), quantized.model.backbone.parameters(), strict=True):
         assert torch.equal(*(each.to_dense() if each.is_mkldnn else each for each in (one, other)))
-    assert rounded.nbytes < exact.nbytes
-    assert {type(head) for head in rounded.model.heads} == {Int8Linear}
+    assert quantized.nbytes < exact.nbytes
+    assert {type(head) for head in quantized.model.heads} == {Int8Linear}
 
-    def speak(runner: ModelRunner, recorded: bool) -> list[Tensor]:
+    def generate(runner: ModelRunner, captured: bool) -> list[Tensor]:
         state = runner.model.allocate(2)
         state.active[:], state.starting[:], state.sampling.top_k[:] = True, True, 50
         state.sampling.temperature[:] = state.sampling.temperature_first[:] = 0.9
@@ -123,9 +123,9 @@ def test_the_backbone_says_the_same_and_a_frame_can_be_recorded(checkpoint: Path
             runner.model.frame_step(state, 2, 64, CAPTURED_MODE)
 
         with torch.inference_mode():
-            frame = TapeCapturer().record(step) if recorded else step  # recording makes two frames
-            for _ in range(2 if recorded else 4):
+            frame = TapeCapturer().capture(step) if captured else step  # capturing runs two frames
+            for _ in range(2 if captured else 4):
                 frame()
         return [state.output, state.position]
 
-    assert all(map(torch.equal, speak(rounded, True), speak(rounded, False)))
+    assert all(map(torch.equal, generate(quantized, True), generate(quantized, False)))

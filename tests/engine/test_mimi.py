@@ -1,4 +1,4 @@
-"""The codec: streamed equals whole, rows do not know of each other, held rows do not change."""
+"""MimiCodec: streamed equals whole, rows are independent, inactive rows keep their state, loading errors."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def codec_of(directory: Path, rows: int = 4) -> MimiCodec:
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose codec looks back no more than 10 frames."""
+    """A checkpoint whose codec attends to at most 10 frames."""
     model = checkpoints.build_model(seed=1, codec_sliding_window=20)
     return checkpoints.write_checkpoint(tmp_path_factory.mktemp("narrow"), model)
 
 
 def stream(codec: MimiCodec, codes: torch.Tensor, row: int, others: torch.Tensor | None = None) -> torch.Tensor:
-    """codes (frames, codebooks) frame by frame through one row, with others speaking or held."""
-    rows, speaking = codes.new_zeros(4, codes.shape[1]), torch.arange(4) == row
+    """Decode codes (frames, codebooks) frame by frame in one row; the others are inactive, or decode `others`."""
+    rows, active = codes.new_zeros(4, codes.shape[1]), torch.arange(4) == row
     if others is not None:
-        speaking = torch.ones(4, dtype=torch.bool)
+        active = torch.ones(4, dtype=torch.bool)
     out = []
     for number, frame in enumerate(codes):
         if others is not None:
             rows[:] = others[number]
         rows[row] = frame
-        out.append(codec.decode(rows, speaking)[row])
+        out.append(codec.decode(rows, active)[row])
     return torch.cat(out)
 
 
@@ -53,7 +53,7 @@ def codes() -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_streamed_equals_whole_beyond_the_window(narrow: Path, codes: torch.Tensor) -> None:
+def test_streaming_equals_decoding_at_once_beyond_the_attention_window(narrow: Path, codes: torch.Tensor) -> None:
     streamed = stream(codec_of(narrow), codes, row=2)
     codec = codec_of(narrow)
     codec._decoder._stop_streaming()
@@ -62,7 +62,7 @@ def test_streamed_equals_whole_beyond_the_window(narrow: Path, codes: torch.Tens
 
 
 @torch.inference_mode()
-def test_a_row_does_not_hear_the_others(narrow: Path, codes: torch.Tensor) -> None:
+def test_a_row_does_not_depend_on_other_rows(narrow: Path, codes: torch.Tensor) -> None:
     alone = stream(codec_of(narrow), codes, row=1)
     others = torch.randint(0, 64, (len(codes), 4, 4), generator=torch.Generator().manual_seed(4))
     among = stream(codec_of(narrow), codes, row=1, others=others)
@@ -70,17 +70,17 @@ def test_a_row_does_not_hear_the_others(narrow: Path, codes: torch.Tensor) -> No
 
 
 @torch.inference_mode()
-def test_a_held_row_goes_on_where_it_was(narrow: Path, codes: torch.Tensor) -> None:
+def test_an_inactive_row_keeps_its_state(narrow: Path, codes: torch.Tensor) -> None:
     unbroken = stream(codec_of(narrow), codes, row=1)
     codec = codec_of(narrow)
     first = stream(codec, codes[:20], row=1)
-    stream(codec, codes.flip(0), row=3)  # 37 frames in which row 1 is held
+    stream(codec, codes.flip(0), row=3)  # 37 frames in which row 1 is inactive
     second = stream(codec, codes[20:], row=1)
     assert torch.allclose(torch.cat((first, second)), unbroken, atol=1e-6 * float(unbroken.abs().max()))
 
 
 @torch.inference_mode()
-def test_a_reset_row_has_forgotten_and_the_others_have_not(narrow: Path, codes: torch.Tensor) -> None:
+def test_resetting_a_row_leaves_the_others_unchanged(narrow: Path, codes: torch.Tensor) -> None:
     fresh = stream(codec_of(narrow), codes, row=1)
     codec = codec_of(narrow)
     head = stream(codec, codes[:15], row=2)
@@ -94,26 +94,26 @@ def test_a_reset_row_has_forgotten_and_the_others_have_not(narrow: Path, codes: 
 
 
 @torch.inference_mode()
-def test_recordings_have_the_codes_of_transformers(checkpoint: Path, model: Any) -> None:
+def test_encoding_equals_transformers(checkpoint: Path, model: Any) -> None:
     codec = codec_of(checkpoint)
     wave = np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)
     padded = torch.nn.functional.pad(torch.from_numpy(wave), (0, -wave.size % 1920))
     expected = model.codec_model.encode(padded[None, None]).audio_codes[0].T
-    stream(codec, torch.zeros(5, 4, dtype=torch.int64), row=0)  # decoding leaves the encoder alone
+    stream(codec, torch.zeros(5, 4, dtype=torch.int64), row=0)  # decoding must not affect the encoder
     assert torch.equal(codec.encode(wave), expected)
 
 
 @pytest.mark.parametrize(
     ("samples", "rate"), [(1, 24_000), (1920, 24_000), (1921, 24_000), (44_100, 44_100), (999, 8000)]
 )
-def test_frames_are_counted_before_they_are_made(checkpoint: Path, samples: int, rate: int) -> None:
+def test_frame_count_equals_the_number_of_encoded_frames(checkpoint: Path, samples: int, rate: int) -> None:
     wave = np.random.default_rng(1).normal(0, 0.1, samples).astype(np.float32)
     with torch.inference_mode():
         assert len(codec_of(checkpoint).encode(wave, rate)) == frame_count(samples, rate)
 
 
-def test_resampled_recordings_sound_the_same(checkpoint: Path) -> None:
-    """One second of a 200 Hz tone at 48 kHz has nearly the codes it has at 24 kHz."""
+def test_resampled_recordings_have_nearly_the_same_codes(checkpoint: Path) -> None:
+    """One second of a 200 Hz tone at 48 kHz and at 24 kHz."""
     codec = codec_of(checkpoint)
     tone = {rate: np.sin(np.arange(rate) * 2 * np.pi * 200 / rate).astype(np.float32) for rate in (24_000, 48_000)}
     with torch.inference_mode():
@@ -126,13 +126,15 @@ def test_resampled_recordings_sound_the_same(checkpoint: Path) -> None:
     ("change", "named"),
     [({"codec_use_conv_shortcut": True}, "use_conv_shortcut"), ({"codec_upsampling_ratios": [8, 6, 5, 2]}, "1920")],
 )
-def test_a_codec_that_moshi_cannot_be_is_refused_by_name(change: dict[str, Any], named: str, tmp_path: Path) -> None:
+def test_a_codec_configuration_that_moshi_does_not_support_is_rejected_by_name(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
     checkpoints.write_checkpoint(tmp_path, checkpoints.build_model(**change))
     with pytest.raises(CheckpointError, match=named):
         codec_of(tmp_path)
 
 
-def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "mimi.pt"
     path.write_bytes(b"cos\nsystem\n")
     with pytest.raises(CheckpointError, match="safetensors"):

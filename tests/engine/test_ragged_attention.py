@@ -1,4 +1,4 @@
-"""Attention to live positions where no GPU is: interpreted, built for GPUs, and what becomes of one that is off."""
+"""Ragged attention without a GPU: interpreted kernel, compilation for GPUs, and fallback to masked attention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = TransformerConfig(64, 96, 3, 8, 2, 8, 1e-5, 1e4, None)
 
 
-def test_interpreted_it_says_what_the_plain_way_says() -> None:
+def test_the_interpreted_kernel_passes_the_gpu_tests() -> None:
     pytest.importorskip("triton")
     program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/test_ragged_attention.py"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -39,7 +39,7 @@ def test_interpreted_it_says_what_the_plain_way_says() -> None:
 
 
 class AbsentGpu:
-    """What Triton asks of a driver before it builds for a GPU."""
+    """A Triton driver for compiling without a GPU."""
 
     def __init__(self, capability: int) -> None:
         from triton.backends.compiler import GPUTarget
@@ -50,14 +50,14 @@ class AbsentGpu:
         return self._target
 
     def get_current_device(self) -> int:
-        return int(self._target.arch)  # builds are kept by device
+        return int(self._target.arch)  # the kernel cache is keyed by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
 
-class Builder:
-    """A kernel that is built where it would be launched."""
+class CompileOnly:
+    """Wraps a kernel and compiles it instead of launching it."""
 
     def __init__(self, kernel: Any, builds: list[Any]) -> None:
         self._kernel, self._builds = kernel, builds
@@ -75,7 +75,7 @@ class Builder:
 def test_one_build_serves_every_bucket(
     capability: int, dtype: torch.dtype, head_dim: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """No GPU is needed to build for one, and what the interpreter takes the compiler may not."""
+    """Compiling needs no GPU, and the compiler rejects some code that the interpreter accepts."""
     pytest.importorskip("triton")
     from triton.runtime import driver
 
@@ -84,7 +84,7 @@ def test_one_build_serves_every_bucket(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     builds: list[Any] = []
     for name in ("_attend_to_split", "_join_splits"):
-        monkeypatch.setattr(ragged_attention_kernel, name, Builder(getattr(ragged_attention_kernel, name), builds))
+        monkeypatch.setattr(ragged_attention_kernel, name, CompileOnly(getattr(ragged_attention_kernel, name), builds))
     cache = KvCache(replace(CONFIG, layers=1, head_dim=head_dim), 5, 2048, torch.device("cpu"), dtype)
     monkeypatch.setattr(driver, "_active", AbsentGpu(capability))
     for rows, context in ((5, 2048), (2, 256), (3, 128), (1, 100)):
@@ -95,12 +95,12 @@ def test_one_build_serves_every_bucket(
     assert len(set(map(id, builds))) == 2
     for built in builds[:2]:
         assert built.asm["cubin"]
-        assert built.metadata.shared <= 48 << 10  # what every GPU grants a block
-        assert built.metadata.global_scratch_size == 0  # else the launch would allocate
+        assert built.metadata.shared <= 48 << 10  # available to a block on every GPU
+        assert built.metadata.global_scratch_size == 0  # otherwise every launch would allocate
 
 
-def each_row_alone(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-    """Implements RaggedAttention, slowly."""
+def reference_attention(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
+    """Reference implementation of RaggedAttention."""
     y = torch.zeros_like(q)
     for row, last in enumerate(positions.tolist()):
         if last < keys.shape[2]:
@@ -108,59 +108,59 @@ def each_row_alone(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -
     return y
 
 
-def test_frames_say_with_it_what_they_say_without(checkpoint: Path) -> None:
+def test_ragged_and_masked_attention_give_the_same_codes(checkpoint: Path) -> None:
     runner = load(EngineConfig(str(checkpoint), "cpu", "float32", slots=4), lambda share, what: None).runner
     assert runner.model.ragged_attention is None
 
-    def conversation() -> list[Any]:
+    def generate() -> list[Any]:
         fresh = ModelRunner(runner.model, runner.codec, 4, BucketGrid((2, 4), (64, 512)))
-        said: list[Any] = []
+        codes: list[Any] = []
         for row, position in ((0, 60), (2, 5), (1, 300)):
             fresh.reset_row(row, SamplingParams(seed=row, temperature_first=0.9, temperature=0.8, top_k=50))
             fresh.start_row(row, position)
-            said += [fresh.step(rows).codes[rows] for rows in ([row], [row], list(range(row + 1)))]
-        return said
+            codes += [fresh.step(rows).codes[rows] for rows in ([row], [row], list(range(row + 1)))]
+        return codes
 
-    plain = conversation()
-    runner.model.ragged_attention = each_row_alone
-    for one, other in zip(plain, conversation(), strict=True):
+    masked = generate()
+    runner.model.ragged_attention = reference_attention
+    for one, other in zip(masked, generate(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_cpu_has_no_need_of_it() -> None:
+def test_a_cpu_uses_masked_attention() -> None:
     assert ragged_attention.verified_ragged_attention(CONFIG, torch.device("cpu"), torch.float32) is None
 
 
-class Gpu:
-    """A CPU that says it is none."""
+class FakeCudaDevice:
+    """A device object of type "cuda" that has no GPU."""
 
     type = "cuda"
 
 
 @pytest.mark.parametrize(
-    ("off", "told"),
-    [(0.5, "is off by 0.5 of"), (float("nan"), "is off by nan"), (ImportError("no triton"), "no triton")],
+    ("result", "message"),
+    [(0.5, "relative error of 0.5"), (float("nan"), "relative error of nan"), (ImportError("no triton"), "no triton")],
 )
-def test_where_it_is_off_or_missing_that_is_told_and_the_plain_way_taken(
-    off: float | Exception, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_an_inexact_or_missing_kernel_is_logged_and_not_used(
+    result: float | Exception, message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def relative_error(*how: object) -> float:
-        if isinstance(off, Exception):
-            raise off
-        return off
+    def relative_error(*args: object) -> float:
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     monkeypatch.setattr(ragged_attention, "relative_error", relative_error)
     with caplog.at_level(logging.WARNING):
-        assert ragged_attention.verified_ragged_attention(CONFIG, Gpu(), torch.bfloat16) is None  # type: ignore[arg-type]
-    assert told in caplog.text
+        assert ragged_attention.verified_ragged_attention(CONFIG, FakeCudaDevice(), torch.bfloat16) is None  # type: ignore[arg-type]
+    assert message in caplog.text
 
 
-def test_a_kernel_that_reads_a_position_too_many_or_too_few_is_found_out() -> None:
-    def wrong(by: int) -> Any:
-        return lambda q, keys, values, positions: each_row_alone(q, keys, values, (positions + by).clamp(min=0))
+def test_a_kernel_that_is_off_by_one_position_exceeds_the_tolerance() -> None:
+    def shifted(by: int) -> Any:
+        return lambda q, keys, values, positions: reference_attention(q, keys, values, (positions + by).clamp(min=0))
 
     device = torch.device("cpu")
     for dtype, allowed in ragged_attention._TOLERANCES.items():
-        assert ragged_attention.relative_error(each_row_alone, CONFIG, device, dtype, 128) <= allowed
+        assert ragged_attention.relative_error(reference_attention, CONFIG, device, dtype, 128) <= allowed
         for by in (-1, 1):
-            assert ragged_attention.relative_error(wrong(by), CONFIG, device, dtype, 128) > allowed
+            assert ragged_attention.relative_error(shifted(by), CONFIG, device, dtype, 128) > allowed

@@ -16,11 +16,11 @@ def state(rows: int, temperature: float = 1.0, top_k: int = 1000) -> SamplingSta
     return made
 
 
-def draw(logits: Tensor, settings: SamplingState, kind: SamplingMode) -> Tensor:
-    return sample(logits, settings, kind, SamplingInputs.of(settings, kind, 1, logits.shape[-1]), 0)
+def draw(logits: Tensor, settings: SamplingState, mode: SamplingMode) -> Tensor:
+    return sample(logits, settings, mode, SamplingInputs.of(settings, mode, 1, logits.shape[-1]), 0)
 
 
-def test_noise_is_a_function_of_seed_frame_codebook_and_token_alone() -> None:
+def test_noise_depends_only_on_seed_frame_codebook_and_token() -> None:
     seeds, frames = torch.tensor([5, 6, 5, -7]), torch.tensor([0, 0, 1, 9])
     noise = gumbel_noise(seeds, frames, 3, 50)
     assert torch.equal(gumbel_noise(seeds[3:], frames[3:], 3, 50)[0], noise[3])
@@ -29,18 +29,18 @@ def test_noise_is_a_function_of_seed_frame_codebook_and_token_alone() -> None:
     assert noise.isfinite().all()
 
 
-def test_noise_is_gumbels() -> None:
+def test_noise_has_a_gumbel_distribution() -> None:
     noise = gumbel_noise(torch.arange(40), torch.arange(40) % 7, 8, 2048).double()
     assert abs(noise.mean() - 0.5772) < 0.01
     assert abs(noise.var() - 1.6449) < 0.02
-    for axis in (0, 1, 2):  # neighbours along any axis are strangers
+    for axis in (0, 1, 2):  # neighbours along every axis are uncorrelated
         pairs = torch.stack(
             (noise.narrow(axis, 0, noise.shape[axis] - 1), noise.narrow(axis, 1, noise.shape[axis] - 1))
         )
         assert abs(torch.corrcoef(pairs.flatten(1))[0, 1]) < 0.01
 
 
-def test_draws_follow_the_softmax() -> None:
+def test_samples_follow_the_softmax() -> None:
     rows = 20_000
     logits = torch.tensor([1.0, 0.0, -1.0, 2.0])
     settings = state(rows, temperature=0.7)
@@ -51,7 +51,7 @@ def test_draws_follow_the_softmax() -> None:
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_top_k_is_each_rows_own_whatever_the_step_was_built_for(top_k: int) -> None:
+def test_top_k_is_per_row_and_independent_of_the_sampling_mode(top_k: int) -> None:
     rows = 4000
     logits = torch.tensor([0.3, 0.2, 0.1, 0.0, -0.1]).expand(rows, 5)
     settings = state(rows, top_k=top_k)
@@ -62,7 +62,7 @@ def test_top_k_is_each_rows_own_whatever_the_step_was_built_for(top_k: int) -> N
     assert torch.equal(tokens, draw(logits, settings, SamplingMode(5, sampled=True, guided=False)))
 
 
-def test_temperature_zero_is_greedy_beside_rows_that_draw() -> None:
+def test_temperature_zero_is_greedy_in_a_mixed_batch() -> None:
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
     settings = state(50, temperature=2.0)
     settings.temperature_first[::2] = 0

@@ -1,4 +1,4 @@
-"""A wrong or damaged checkpoint is told by its file and by what is missing."""
+"""Loading errors name the file and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_missing_shard_is_named(model: Any, tmp_path: Path) -> None:
     assert shard.name in message_of(tmp_path)
 
 
-def test_a_shard_that_lacks_what_the_index_promises_is_named(model: Any, tmp_path: Path) -> None:
+def test_a_shard_that_lacks_an_indexed_tensor_is_named(model: Any, tmp_path: Path) -> None:
     checkpoints.write_checkpoint(tmp_path, model, shard_size="150KB")
     shard = min(tmp_path.glob("model-*.safetensors"))
     save_file({"something.else": torch.zeros(1)}, shard)
@@ -88,7 +88,7 @@ def test_a_shard_that_lacks_what_the_index_promises_is_named(model: Any, tmp_pat
         (lambda config: config.update(text_vocab_size=200), "tokens"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_told(broken: Path, change: Callable[[Any], None], named: str) -> None:
+def test_an_unsupported_configuration_is_named(broken: Path, change: Callable[[Any], None], named: str) -> None:
     path = broken / "config.json"
     config = json.loads(path.read_text())
     change(config)
@@ -98,13 +98,13 @@ def test_a_configuration_that_cannot_be_is_told(broken: Path, change: Callable[[
     assert named in message
 
 
-def test_a_tokenizer_without_csms_tokens_is_told(broken: Path) -> None:
+def test_a_tokenizer_without_csms_tokens_is_rejected(broken: Path) -> None:
     path = broken / "tokenizer.json"
     path.write_text(path.read_text().replace("<|end_of_text|>", "<|other|>"))
     assert "<|end_of_text|>" in message_of(broken)
 
 
-def test_a_directory_that_is_not_there_says_how_to_get_the_weights(tmp_path: Path) -> None:
+def test_a_missing_directory_says_how_to_get_the_weights(tmp_path: Path) -> None:
     message = message_of(tmp_path / "nowhere", CheckpointNotFound)
     for word in ("nowhere", "HF_TOKEN", "MODEL_PATH", "sesame/csm-1b"):
         assert word in message
@@ -112,33 +112,33 @@ def test_a_directory_that_is_not_there_says_how_to_get_the_weights(tmp_path: Pat
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """No cache, no token, no network; the hosts that somebody asked for are noted."""
-    asked: list[str] = []
+    """No cache, no token, no network. Returns the list of hosts that were looked up."""
+    hosts: list[str] = []
 
     def no_network(host: str, *args: Any, **kwargs: Any) -> None:
-        asked.append(host)
+        hosts.append(host)
         raise OSError("the network is down")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the hub's client tries again, later and later
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the Hub client retries with backoff
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    return asked
+    return hosts
 
 
-def test_the_gated_repository_without_a_token_is_not_even_asked(offline: list[str]) -> None:
+def test_the_gated_repository_is_not_contacted_without_a_token(offline: list[str]) -> None:
     assert "HF_TOKEN" in message_of("sesame/csm-1b", CheckpointNotFound)
     assert not offline
 
 
-def test_a_hub_that_cannot_be_reached_is_no_checkpoint(offline: list[str]) -> None:
+def test_an_unreachable_hub_is_checkpoint_not_found(offline: list[str]) -> None:
     message = message_of("somebody/csm", CheckpointNotFound)
     assert "somebody/csm" in message
     assert "HF_TOKEN" in message
     assert offline
 
 
-def test_rope_orders_are_each_others_inverse() -> None:
+def test_rope_layout_conversions_are_inverse() -> None:
     weight = torch.randn(48, 5)
     assert torch.equal(halves_from_pairs(pairs_from_halves(weight, 8), 8), weight)
     assert not torch.equal(pairs_from_halves(weight, 8), weight)

@@ -1,4 +1,4 @@
-"""The engine on a CUDA device: what it says there is what it says on the CPU."""
+"""The engine on a CUDA device: the same codes and audio as on the CPU, batched or alone, with or without graphs."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def load(checkpoint: Path) -> Iterator[Load]:
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """float32 as such: TF32, which cuDNN uses unasked and loading on a GPU turns on, rounds to ten bits.
+    """Disable TF32, which rounds to ten bits: cuDNN uses it by default and loading on a GPU enables it.
 
-    Graphs keep what was set when they were captured, so loading is kept from turning it on.
+    Graphs keep the setting they were captured with, so loading is prevented from enabling it.
     """
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.set_float32_matmul_precision("highest")
@@ -65,16 +65,16 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("compiled", ["off", "on"])  # on: graphs as well
-def test_codes_and_samples_are_those_of_the_cpu(load: Load, compiled: str) -> None:
+def test_codes_and_samples_equal_those_of_the_cpu(load: Load, compiled: str) -> None:
     gpu, cpu = load(compile=compiled), load("cpu")
     for request in REQUESTS[:2]:
-        here, there = gpu.generate(request), cpu.generate(request)
-        np.testing.assert_array_equal(here.codes, there.codes)
-        scale = np.abs(there.samples).max()
-        np.testing.assert_allclose(here.samples / scale, there.samples / scale, atol=1e-3)
+        actual, expected = gpu.generate(request), cpu.generate(request)
+        np.testing.assert_array_equal(actual.codes, expected.codes)
+        scale = np.abs(expected.samples).max()
+        np.testing.assert_allclose(actual.samples / scale, expected.samples / scale, atol=1e-3)
 
 
-def test_each_says_among_others_what_it_says_alone(load: Load) -> None:
+def test_concurrent_requests_get_the_codes_of_single_ones(load: Load) -> None:
     engine = load()
     alone = [engine.generate(request).codes for request in REQUESTS]
     streams = [engine.stream(request) for request in REQUESTS]
@@ -85,20 +85,20 @@ def test_each_says_among_others_what_it_says_alone(load: Load) -> None:
         np.testing.assert_array_equal(stream.collect().codes, codes)
 
 
-def test_a_known_voice_says_what_a_new_one_says(load: Load) -> None:
+def test_a_cached_voice_gives_the_codes_of_a_new_one(load: Load) -> None:
     engine = load()
     cold = engine.generate(REQUESTS[1]).codes
-    for _ in range(3):  # each time in whatever row, on whatever stream
+    for _ in range(3):  # in any row and on any stream
         np.testing.assert_array_equal(engine.generate(REQUESTS[1]).codes, cold)
 
 
-def test_guidance_and_bfloat16_run(load: Load) -> None:
+def test_guidance_in_bfloat16_is_reproducible(load: Load) -> None:
     engine = load(dtype="bfloat16")
     request = replace(REQUESTS[2], guidance=1.5)
     np.testing.assert_array_equal(engine.generate(request).codes, engine.generate(request).codes)
 
 
-def test_eight_bit_depth_weights_say_what_they_say_on_the_cpu(load: Load) -> None:
+def test_int8_depth_weights_give_the_codes_of_the_cpu(load: Load) -> None:
     gpu, cpu = load(depth_weights="int8"), load("cpu", depth_weights="int8")
     np.testing.assert_array_equal(gpu.generate(REQUESTS[0]).codes, cpu.generate(REQUESTS[0]).codes)
 
@@ -116,19 +116,19 @@ def test_memory_does_not_grow(load: Load) -> None:
 
 
 @pytest.mark.parametrize("depth_weights", ["auto", "int8"])
-def test_overlapped_graphs_say_what_is_said_without(load: Load, depth_weights: str) -> None:
-    """Joins and leaves, with and without graphs, compiled the same: code for code."""
-    recorded, plain = (load(compile="on", depth_weights=depth_weights) for _ in range(2))
+def test_overlapped_graphs_equal_plain_kernels(load: Load, depth_weights: str) -> None:
+    """Requests join and leave, with and without graphs, both compiled."""
+    captured, plain = (load(compile="on", depth_weights=depth_weights) for _ in range(2))
     plain._runner.frames._clear_graphs()
-    assert recorded.status().detail["graphs"] not in ("none", None)
+    assert captured.status().detail["graphs"] not in ("none", None)
 
-    def speak(engine: CsmEngine) -> list[Any]:
+    def generate(engine: CsmEngine) -> list[Any]:
         streams = [engine.stream(replace(request, seed=5)) for request in REQUESTS]
         left = engine.stream(SpeechRequest("I shall not get far. " * 5, seed=1))
         next(left)
         left.close()
         return [stream.collect() for stream in streams]
 
-    for one, other in zip(speak(recorded), speak(plain), strict=True):
+    for one, other in zip(generate(captured), generate(plain), strict=True):
         np.testing.assert_array_equal(one.codes, other.codes)
         np.testing.assert_allclose(one.samples, other.samples, atol=1e-4 * np.abs(other.samples).max())

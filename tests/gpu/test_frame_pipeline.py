@@ -36,12 +36,12 @@ def restore_precision() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
 
 
-def runner_of(checkpoint: Path, dtype: Any, graphs: bool, live: bool = True) -> ModelRunner:
+def runner_of(checkpoint: Path, dtype: Any, graphs: bool, ragged: bool = True) -> ModelRunner:
     config = EngineConfig(str(checkpoint), "cuda", dtype, slots=ROWS, compile="off")
     runner = load(config, lambda share, what: None).runner
     model = runner.model
     assert model.ragged_attention is None  # not with compile="off"
-    if live:
+    if ragged:
         model.ragged_attention = verified_ragged_attention(model.config.backbone, model.device, model.dtype)
         assert model.ragged_attention is not None
     if graphs:
@@ -53,44 +53,44 @@ def runner_of(checkpoint: Path, dtype: Any, graphs: bool, live: bool = True) -> 
     return runner
 
 
-def conversation(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
-    """Rows that join and leave, at contexts on both sides of a bucket's edge; one frame read behind the next."""
-    said: list[np.ndarray[Any, Any]] = []
+def generate(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
+    """Rows join and leave, with contexts on both sides of a bucket boundary. Frames are read one step late."""
+    outputs: list[np.ndarray[Any, Any]] = []
 
     def begin(row: int, position: int, **changes: Any) -> None:
         settings = {"seed": row, "temperature_first": 0.9, "temperature": 0.8, "top_k": 50} | changes
         runner.reset_row(row, SamplingParams(**settings))
         runner.start_row(row, position)
 
-    def speak(rows: list[int], count: int) -> None:
+    def run(rows: list[int], count: int) -> None:
         before = None
         for _ in range(count):
             frame = runner.launch(rows)
             if before is not None:
-                said.append(before.samples[rows])
-            said.extend((frame.codes[rows], frame.stopped[rows]))
+                outputs.append(before.samples[rows])
+            outputs.extend((frame.codes[rows], frame.stopped[rows]))
             before = frame
         assert before is not None
-        said.append(before.samples[rows])
+        outputs.append(before.samples[rows])
 
     begin(0, 250)
-    speak([0], 12)
+    run([0], 12)
     begin(3, 20, temperature=0.0, temperature_first=0.0)
-    speak([0, 3], 9)
-    speak([3], 3)
+    run([0, 3], 9)
+    run([3], 3)
     begin(5, 400, top_k=3)
     begin(1, 0)
-    speak([0, 1, 3, 5], 15)
+    run([0, 1, 3, 5], 15)
     begin(0, 2, seed=11)
-    speak([0], 5)
-    return said
+    run([0], 5)
+    return outputs
 
 
-@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("ragged", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_replayed_is_plain_bit_for_bit(checkpoint: Path, dtype: str, live: bool) -> None:
-    plain = conversation(runner_of(checkpoint, dtype, graphs=False, live=live))
-    replayed = conversation(runner_of(checkpoint, dtype, graphs=True, live=live))
+def test_replayed_graphs_equal_plain_kernels(checkpoint: Path, dtype: str, ragged: bool) -> None:
+    plain = generate(runner_of(checkpoint, dtype, graphs=False, ragged=ragged))
+    replayed = generate(runner_of(checkpoint, dtype, graphs=True, ragged=ragged))
     for one, other in zip(plain, replayed, strict=True):
         if one.dtype == np.float32:
             np.testing.assert_allclose(one, other, atol=1e-4 * max(float(np.abs(one).max()), 1e-6))
@@ -98,7 +98,7 @@ def test_replayed_is_plain_bit_for_bit(checkpoint: Path, dtype: str, live: bool)
             np.testing.assert_array_equal(one, other)
 
 
-def test_a_guided_frame_is_replayed(checkpoint: Path) -> None:
+def test_a_guided_frame_uses_a_graph(checkpoint: Path) -> None:
     runner = runner_of(checkpoint, "float32", graphs=True)
     runner.reset_row(0, SamplingParams(0, 0.9, 0.8, 50, guidance=1.5, unconditional=1))
     runner.reset_row(1, SamplingParams(0, 0.9, 0.8, 50, sampler=0))
@@ -110,15 +110,15 @@ def test_a_guided_frame_is_replayed(checkpoint: Path) -> None:
     np.testing.assert_array_equal(codes[0], codes[1])
 
 
-def test_frames_and_prompts_take_no_memory(checkpoint: Path) -> None:
+def test_frames_and_prefills_allocate_no_memory(checkpoint: Path) -> None:
     runner = runner_of(checkpoint, "bfloat16", graphs=True)
-    conversation(runner)
+    generate(runner)
     torch.cuda.synchronize()
     before = torch.cuda.memory_reserved()
-    conversation(runner)
+    generate(runner)
     torch.cuda.synchronize()
     assert torch.cuda.memory_reserved() == before
-    runner.preallocate_prefill()  # once more, since recording gave back what the start had taken
+    runner.preallocate_prefill()  # again, because graph capture released the memory reserved at startup
     before = torch.cuda.memory_reserved()
     codes = np.zeros((runner.model.config.positions, runner.model.config.codebooks), np.int64)
     for row in range(ROWS):
@@ -128,8 +128,8 @@ def test_frames_and_prompts_take_no_memory(checkpoint: Path) -> None:
     assert torch.cuda.memory_reserved() - before <= PREFILL_STREAMS * (2 << 20)
 
 
-def test_neither_a_frame_nor_a_prompt_is_waited_for(checkpoint: Path) -> None:
-    """What the engine's thread sets off makes no call that waits for the device."""
+def test_frames_and_prefills_do_not_synchronize(checkpoint: Path) -> None:
+    """No call that the engine thread makes waits for the device."""
     runner = runner_of(checkpoint, "float32", graphs=True)
     settings = SamplingParams(seed=0, temperature_first=1.0, temperature=1.0, top_k=50)
     runner.reset_row(0, settings)
@@ -152,7 +152,7 @@ def test_neither_a_frame_nor_a_prompt_is_waited_for(checkpoint: Path) -> None:
     assert len(frame.samples) == 2
 
 
-def test_slots_are_worked_out_from_memory(checkpoint: Path) -> None:
+def test_automatic_slots_are_computed_from_memory(checkpoint: Path) -> None:
     loaded = load(EngineConfig(str(checkpoint), "cuda", slots=AUTO_SLOTS), lambda share, what: None)
     assert 2 <= loaded.slots <= loaded.runner.rows
     assert loaded.runner.step([loaded.slots - 1]).codes.shape[0] >= loaded.slots

@@ -1,4 +1,4 @@
-"""8-bit weights on a CUDA device: eager and compiled as near as promised, and compiled without a copy of them."""
+"""Int8 linear layers on a CUDA device: error bounds eager and compiled, and no weight copy when compiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.model.transformer import Compilable
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
-FEWEST_MULTIPROCESSORS = 68  # of a GPU on which torch.compile makes products of its own
+MIN_MULTIPROCESSORS = 68  # torch.compile generates its own matmuls only on GPUs with at least this many
 
 
 def layer_of(outputs: int, inputs: int, compiled: bool) -> tuple[Int8Linear, Tensor]:
@@ -29,7 +29,7 @@ def inputs_of(rows: int, inputs: int) -> Tensor:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_products_are_as_near_as_the_scales_promise(compiled: bool) -> None:
+def test_products_are_within_the_error_bound(compiled: bool) -> None:
     layer, weight = layer_of(320, 192, compiled)
     for rows in (4, 2, 33, 130):
         x = inputs_of(rows, 192)
@@ -42,9 +42,9 @@ def test_products_are_as_near_as_the_scales_promise(compiled: bool) -> None:
         assert bool(((y.double() - expected).abs() <= bound + rounding).all())
 
 
-def test_compiled_no_copy_of_the_weights_is_made() -> None:
-    if torch.cuda.get_device_properties(0).multi_processor_count < FEWEST_MULTIPROCESSORS:
-        pytest.skip("torch.compile makes no products of its own on a GPU this small")
+def test_the_compiled_layer_does_not_copy_the_weights() -> None:
+    if torch.cuda.get_device_properties(0).multi_processor_count < MIN_MULTIPROCESSORS:
+        pytest.skip("torch.compile generates no matmuls on a GPU this small")
     layer, weight = layer_of(4096, 4096, compiled=True)
     x = inputs_of(4, 4096)
     with torch.inference_mode():

@@ -1,6 +1,6 @@
-"""Attention to live positions beside its plain twin: on a CUDA device, or through Triton's interpreter on a CPU.
+"""The ragged attention kernel against masked attention, on a CUDA device or in Triton's interpreter on a CPU.
 
-The latter is how tests/engine/test_ragged_attention.py runs this file.
+tests/engine/test_ragged_attention.py runs this file in the interpreter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from engine.model.ragged_attention_kernel import SPLIT, attend  # noqa: E402
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not (CUDA or INTERPRETED), reason="no CUDA device here"),
-    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),  # the interpreter's range
+    pytest.mark.filterwarnings(
+        "ignore:Conversion of an array with ndim:DeprecationWarning"
+    ),  # raised by the interpreter
 ]
 
 
@@ -37,7 +39,7 @@ def shape_of(heads: int, kv_heads: int, head_dim: int) -> TransformerConfig:
 
 
 def filled(rows: int, context: int, dtype: torch.dtype = torch.float32, **shape: Any) -> tuple[Tensor, KvCache]:
-    """Queries, and a cache of more positions than `context`."""
+    """Random queries, and a random cache with more positions than `context`."""
     config = shape_of(**({"heads": 6, "kv_heads": 2, "head_dim": 16} | shape))
     generator = torch.Generator().manual_seed(rows)
     cache = KvCache(config, rows, context + 9, DEVICE, dtype)
@@ -47,9 +49,9 @@ def filled(rows: int, context: int, dtype: torch.dtype = torch.float32, **shape:
     return q.to(DEVICE, dtype), cache
 
 
-def attended(q: Tensor, cache: KvCache, positions: list[int], context: int, live: bool = True) -> Tensor:
+def attended(q: Tensor, cache: KvCache, positions: list[int], context: int, ragged: bool = True) -> Tensor:
     rows = len(positions)
-    view = DecodeView(cache, torch.tensor(positions, device=DEVICE), context, attend if live else None)
+    view = DecodeView(cache, torch.tensor(positions, device=DEVICE), context, attend if ragged else None)
     return view.attend(q[:rows], cache.keys[0, :rows, :, :context], cache.values[0, :rows, :, :context])
 
 
@@ -64,21 +66,21 @@ def attended(q: Tensor, cache: KvCache, positions: list[int], context: int, live
         (32, 1, 128, torch.float16),
     ],
 )
-def test_it_says_what_the_plain_way_says(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+def test_the_error_is_within_the_tolerance(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
     assert relative_error(attend, shape_of(heads, kv_heads, head_dim), DEVICE, dtype, SPLIT) <= _TOLERANCES[dtype]
 
 
 def test_rows_of_every_length() -> None:
-    """Of every fourth where it is interpreted, which takes its time."""
+    """Every fourth length in the interpreter, which is slow."""
     context = SPLIT + 5
     q, cache = filled(context, context, kv_heads=1, heads=2)
     positions = list(range(0, context, 1 if CUDA else 4))
-    live, plain = (attended(q, cache, positions, context, live) for live in (True, False))
-    assert torch.allclose(live, plain, atol=1e-4)
+    actual, expected = (attended(q, cache, positions, context, ragged) for ragged in (True, False))
+    assert torch.allclose(actual, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", list(_TOLERANCES), ids=str)
-def test_a_row_is_bit_for_bit_the_same_among_others_and_in_any_bucket(dtype: torch.dtype) -> None:
+def test_a_row_is_bit_identical_in_any_batch_and_bucket(dtype: torch.dtype) -> None:
     positions = [SPLIT - 40, 3, SPLIT + 50, 0, 2 * SPLIT - 1]
     q, cache = filled(5, 3 * SPLIT, dtype)
     together = attended(q, cache, positions, 2 * SPLIT)
@@ -88,7 +90,7 @@ def test_a_row_is_bit_for_bit_the_same_among_others_and_in_any_bucket(dtype: tor
     assert torch.equal(attended(q, cache, [positions[0], 99, 2 * SPLIT - 2], 2 * SPLIT)[0], together[0])
 
 
-def test_nothing_is_read_that_the_row_has_not_filled() -> None:
+def test_unfilled_positions_are_not_read() -> None:
     positions = [4, SPLIT, 70]
     q, cache = filled(3, 2 * SPLIT)
     expected = attended(q, cache, positions, 2 * SPLIT)
@@ -98,25 +100,25 @@ def test_nothing_is_read_that_the_row_has_not_filled() -> None:
     assert torch.equal(attended(q, cache, positions, 2 * SPLIT), expected)
 
 
-def test_a_row_that_is_held_reads_nothing_and_gets_zeros() -> None:
+def test_an_inactive_row_reads_nothing_and_returns_zeros() -> None:
     q, cache = filled(3, SPLIT + 8)
     expected = attended(q, cache, [3, 5, 90], SPLIT + 8)
     cache.keys[:, 1] = torch.nan
-    held = attended(q, cache, [3, cache.scratch, 90], SPLIT + 8)
-    assert torch.equal(held[[0, 2]], expected[[0, 2]])
-    assert not held[1].any()
+    actual = attended(q, cache, [3, cache.scratch, 90], SPLIT + 8)
+    assert torch.equal(actual[[0, 2]], expected[[0, 2]])
+    assert not actual[1].any()
 
 
-@pytest.mark.skipif(not CUDA, reason="graphs are CUDA's")
+@pytest.mark.skipif(not CUDA, reason="needs CUDA graphs")
 def test_one_graph_serves_rows_of_any_length() -> None:
     q, cache = filled(4, 4 * SPLIT, torch.bfloat16, heads=32, kv_heads=8, head_dim=64)
     context = 4 * SPLIT
     positions = torch.zeros(4, dtype=torch.int64, device=DEVICE)
     view = DecodeView(cache, positions, context, attend)
-    given: list[Tensor] = []
+    output: list[Tensor] = []
 
     def work() -> None:
-        given[:] = [view.attend(q, cache.keys[0, :, :, :context], cache.values[0, :, :, :context])]
+        output[:] = [view.attend(q, cache.keys[0, :, :, :context], cache.values[0, :, :, :context])]
 
     replay = CudaGraphCapturer(DEVICE, StreamPriority.FRAMES).capture(work)
     reserved = torch.cuda.memory_reserved()
@@ -125,4 +127,4 @@ def test_one_graph_serves_rows_of_any_length() -> None:
         replay()
         torch.cuda.synchronize()
         assert torch.cuda.memory_reserved() == reserved
-        assert torch.equal(given[0], attended(q, cache, lengths, context))
+        assert torch.equal(output[0], attended(q, cache, lengths, context))
