@@ -280,6 +280,7 @@ class EngineHost:
             dtype=settings.dtype,
             depth_weights=settings.depth_weights,
             slots=settings.concurrent_requests_per_worker or AUTO_SLOTS,
+            workers=self._place.workers,
             compile=settings.compile,
             audio_queue_slices=settings.audio_queue_slices,
             hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),

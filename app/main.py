@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from engine import load_engine
+from engine import MachineLimits, load_engine
 
 from .edge import answers
 from .edge.auth import KeyGuard
@@ -30,6 +30,7 @@ from .telemetry.machine import Machine
 from .telemetry.metrics import Metrics
 from .telemetry.request_log import RequestLog
 from .telemetry.strain import Strain
+from .threads import THREADS
 from .voices.store import VoiceStore
 from .worker import Place
 
@@ -101,6 +102,7 @@ def _layers(settings: Settings, metrics: Metrics) -> list[Middleware]:
 @asynccontextmanager
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     service: Service = application.state.service
+    _log_limits()
     service.strain.start()
     await service.pool.start(lambda: _get_ready(service))
     try:
@@ -109,6 +111,19 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
         await service.pool.close()
         await service.strain.close()
         service.machine.close()
+
+
+def _log_limits() -> None:
+    limits = MachineLimits()
+    cores, memory = limits.cores(), limits.memory()
+    _log.info(
+        "%g cores (%s), %d MiB of memory (%s): %d threads encode",
+        round(cores.count, 2),
+        cores.reason,
+        memory.total >> 20,
+        memory.reason,
+        THREADS,
+    )
 
 
 def _get_ready(service: Service) -> None:

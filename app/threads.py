@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from engine import LoopBridge, running_loop_bridge
+from engine import LoopBridge, MachineLimits, running_loop_bridge
 
 _T = TypeVar("_T")
 
@@ -65,6 +64,8 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
         future.set_exception(error)
 
 
-_workshop = Workshop(min(8, os.cpu_count() or 1), "workshop")
+THREADS = min(8, MachineLimits().cores().threads())  # more would not run at once
+
+_workshop = Workshop(THREADS, "workshop")
 
 in_thread = _workshop.do

@@ -15,11 +15,13 @@ class Place:
     index: from 0.
     gpu: as CUDA_VISIBLE_DEVICES takes it; None on a CPU.
     greets: it prints the line to try the service with, once it is ready.
+    workers: how many there are in all; they share the machine's cores and, on a CPU, its memory.
     """
 
     index: int = 0
     gpu: str | None = None
     greets: bool = False
+    workers: int = 1
 
     @property
     def worker_id(self) -> str:
@@ -43,7 +45,7 @@ def places_of(settings: Settings, gpus: Sequence[str]) -> list[Place]:
             "Set WORKERS=auto, and CONCURRENT_REQUESTS_PER_WORKER for more requests on each."
         )
     count = 1 if settings.debug else settings.workers or len(gpus) or 1
-    return [Place(index, gpus[index] if gpus else None, greets=index == 0) for index in range(count)]
+    return [Place(index, gpus[index] if gpus else None, index == 0, count) for index in range(count)]
 
 
 def settle(place: Place, environ: MutableMapping[str, str]) -> None:

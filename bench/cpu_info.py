@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import platform
+
+from engine import MachineLimits
 
 
 def processor() -> str:
-    """Its name and how many of its cores there are."""
+    """Its name and how many cores this process may use."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{name}, {MachineLimits().cores().count:g} cores"

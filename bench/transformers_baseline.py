@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from engine import MachineLimits
 from engine.random_checkpoint import SPECIAL_TOKENS
 
 
@@ -91,7 +91,7 @@ class TransformersPeer:
     def speak_at_once(self, texts: Sequence[str]) -> None:
         """Every text in a thread of its own, on a GPU on a stream of its own; on a CPU they share the cores."""
         before = torch.get_num_threads()
-        share = max(1, (os.cpu_count() or 1) // len(texts))
+        share = MachineLimits().cores().threads(len(texts))
         while len(self._models) < len(texts):
             self._models.append(self._twin())
         # Threads are made for each call, so that none holds on to a share that another count of texts gave it.

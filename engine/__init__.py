@@ -18,6 +18,7 @@ from .errors import (
 )
 from .interface import Encoder, Engine, Progress
 from .loop_bridge import LoopBridge, running_loop_bridge
+from .machine_limits import Cores, MachineLimits, Memory
 from .stream import SpeechStream
 from .text import sentences_end, split_text
 from .types import (
@@ -42,6 +43,7 @@ __all__ = [
     "AudioChunk",
     "CheckpointError",
     "CheckpointNotFound",
+    "Cores",
     "Encoder",
     "Engine",
     "EngineClosed",
@@ -52,6 +54,8 @@ __all__ = [
     "EngineStatus",
     "InvalidRequest",
     "LoopBridge",
+    "MachineLimits",
+    "Memory",
     "Progress",
     "PromptTooLong",
     "Speech",

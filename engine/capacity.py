@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from .config import MAX_SLOTS
+from .config import CPU_SLOTS, MAX_SLOTS
 from .model.config import CsmConfig, TransformerConfig
 
 _SHARE_LEFT_FREE = 0.1  # of all memory: recordings that are encoded, fragmentation
 _NOISE_BYTES = 40  # for each token of each codebook, while a frame is drawn
 _OTHER_WORK = 6 << 20  # what else a row needs in a frame: logits, and the codec's convolutions at 24 kHz
+_CPU_WORK = 256 << 20  # the process beside the model; encoding a recording of 30 s takes 220 MiB of them
+CPU_LEAST_WORK = 128 << 20  # ... of a few seconds, 80 MiB
 
 
 def bytes_of_cache(config: TransformerConfig, positions: int, element: int) -> int:
@@ -44,3 +46,15 @@ def rows_that_fit(free: int, total: int, row: int, kept: int, fewest: int) -> in
     """
     fit = min(MAX_SLOTS, (free - kept - int(total * _SHARE_LEFT_FREE)) // row)
     return max(fewest, fit - fit % 8 if fit >= 8 else fit)
+
+
+def cpu_slots_that_fit(available: int, row: int, kept: int, fewest: int) -> int:
+    """How many slots a CPU engine gets, of CPU_SLOTS at the most, when `kept` bytes and room for work stay.
+
+    1 where the `fewest` rows, which it allocates anyway, fit beside the least work alone. 0 where they do not fit: the
+    kernel would end the process at the limit of its container.
+    """
+    rows = (available - kept - _CPU_WORK) // row
+    if rows >= fewest:
+        return min(CPU_SLOTS, rows)
+    return 1 if available >= fewest * row + CPU_LEAST_WORK else 0

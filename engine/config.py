@@ -8,7 +8,7 @@ from typing import Literal
 from .errors import InvalidRequest
 
 AUTO_SLOTS = 0  # as EngineConfig.slots
-CPU_SLOTS = 4  # what that is where no GPU is
+CPU_SLOTS = 4  # what that is on a CPU, if memory holds them
 MAX_SLOTS = 512  # ... and at the most: one interpreter has to serve them all
 FALLBACK_MODEL = "espeak-ng"  # as EngineConfig.model: the voice that needs no weights
 
@@ -23,7 +23,8 @@ class EngineConfig:
     depth_weights: of the depth decoder, which reads them once a codebook: "auto" (as the other weights), or "int8",
         half the bytes of bfloat16, for codes that are not quite the same; `bench.depth_weights` measures both.
     slots: how many requests speak at once; AUTO_SLOTS: on a GPU as many as its memory holds and its speed carries,
-        elsewhere CPU_SLOTS. What came of it is the engine's `slots`.
+        elsewhere CPU_SLOTS, or fewer if memory holds no more. What came of it is the engine's `slots`.
+    workers: how many engines share this machine's cores and, on a CPU, its memory.
     compile: torch.compile on the frame step, and on a GPU the whole step as a graph, with attention that reads each
         row's live positions alone; "auto" is on for cuda and off for cpu.
     audio_queue_slices: how many emitted slices a slot may be ahead of its reader before it is held.
@@ -37,6 +38,7 @@ class EngineConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     depth_weights: Literal["auto", "int8"] = "auto"
     slots: int = 4
+    workers: int = 1
     compile: Literal["auto", "on", "off"] = "auto"
     audio_queue_slices: int = 5
     voice_cache_bytes: int = 1 << 30
@@ -48,5 +50,7 @@ class EngineConfig:
             raise InvalidRequest(f"depth_weights is {self.depth_weights!r}; it may be auto or int8")
         if self.slots < 0:
             raise InvalidRequest(f"slots must be at least 1, or {AUTO_SLOTS} for as many as fit, not {self.slots}")
+        if self.workers < 1:
+            raise InvalidRequest(f"workers must be at least 1, not {self.workers}")
         if self.audio_queue_slices < 1:
             raise InvalidRequest(f"audio_queue_slices must be at least 1, not {self.audio_queue_slices}")

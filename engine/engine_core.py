@@ -58,7 +58,7 @@ class CsmEngine:
             self._nudge,
             niceness=_ENCODER_NICENESS[self._runner.device.type],
         )
-        voices = VoiceCache(config.voice_cache_bytes)
+        voices = VoiceCache(loaded.voice_cache_bytes)
         self._prompt_builder = PromptBuilder(self._runner, loaded.tokenizer, voices, self._encoder, self.slots)
         # half of the context, so that there is as much left to speak in
         self.max_voice_seconds: float | None = self._prompt_builder.limit // 2 * FRAME_MILLISECONDS / 1000

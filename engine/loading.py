@@ -11,10 +11,12 @@ import torch
 from .capacity import bytes_of_prefill, bytes_of_row, rows_that_fit
 from .codec.encoder import MimiEncoder
 from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
-from .config import CPU_SLOTS, EngineConfig
+from .config import EngineConfig
+from .cpu_resources import check_memory, choose_slots, choose_threads, left_beside
 from .cuda_streams import StreamPriority
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
+from .machine_limits import MachineLimits
 from .model.checkpoint import check_directory, find_checkpoint, fingerprint, preferred_weights_file
 from .model.config import CsmConfig, read_config
 from .model.csm import CsmModel
@@ -35,15 +37,18 @@ class Loaded:
     runner: ModelRunner
     tokenizer: TextTokenizer
     slots: int  # rows that requests may have
+    voice_cache_bytes: int  # what prompts of known voices may take
     detail: dict[str, object]  # for people: model, dtype, what the start took in seconds and bytes
 
 
-def load(config: EngineConfig, progress: Progress) -> Loaded:
+def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None = None) -> Loaded:
     """Load, allocate everything, run every kernel once, record graphs where there are any.
 
+    limits: those of this process if not given.
     Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device or dtype that is not to be had),
     EngineOutOfMemory.
     """
+    limits = limits or MachineLimits()
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
     seconds = _Seconds()
@@ -63,19 +68,29 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
         progress(0.2, "loading the weights")
         with torch.device("meta"):
             model = CsmModel(csm, tokenizer.end, min(csm.audio_vocab, codec.codebook_size))
+        memory = limits.memory_share(config.workers)
+        if device.type == "cpu":
+            check_memory(model, dtype, _row(model, codec, dtype), config, memory)
         load_weights(model, tensors, device, dtype)
         if config.depth_weights == "int8":
             quantize(model.depth, f"{directory}: depth")
             quantize(model.heads, f"{directory}: heads")
         if device.type == "cpu":
-            _choose_threads(model)
+            choose_threads(model, config.workers, limits)
             pack(model)
         if _compile(config, device):
             model.ragged_attention = verified_ragged_attention(csm.backbone, device, dtype)
         seconds.took("weights")
-        slots = config.slots or _slots(model, codec, config)
+        slots, voice_cache_bytes = config.slots, config.voice_cache_bytes
+        if device.type == "cpu":
+            memory = left_beside(model, memory, limits.memory_share(config.workers))
+            slots, voice_cache_bytes = choose_slots(model, _row(model, codec, dtype), config, memory)
+        elif not slots:
+            slots = _slots_on_gpu(model, codec, config)
         progress(0.5, f"warming up, {slots} slots")
         runner = ModelRunner(model, codec, max(slots, MIN_ROWS))
+        if _compile(config, device):
+            _bound_compiler(limits.cores().threads(config.workers))
         _warm_up(runner, _compile(config, device))
         seconds.took("warm up")
         if device.type == "cuda" and _compile(config, device):
@@ -108,7 +123,7 @@ def load(config: EngineConfig, progress: Progress) -> Loaded:
     }
     log.info("CSM is ready on %s, %d slots: %s", device, slots, detail)
     progress(1.0, "ready")
-    return Loaded(runner, tokenizer, slots, detail)
+    return Loaded(runner, tokenizer, slots, voice_cache_bytes, detail)
 
 
 class _Seconds:
@@ -135,13 +150,15 @@ def _memory(runner: ModelRunner) -> dict[str, int]:
     return known
 
 
-def _slots(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
-    """As many as the device's memory holds, all that is loaded being there."""
-    device = model.device
-    if device.type == "cpu":
-        return CPU_SLOTS
+def _row(model: CsmModel, codec: MimiCodec, dtype: torch.dtype) -> int:
+    """Bytes of a row of the model's and the codec's state."""
     codec.allocate(MIN_ROWS)
-    row = bytes_of_row(model.config, model.dtype.itemsize, codec.state_nbytes // MIN_ROWS)
+    return bytes_of_row(model.config, dtype.itemsize, codec.state_nbytes // MIN_ROWS)
+
+
+def _slots_on_gpu(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
+    """As many as the device's memory holds, all that is loaded being there."""
+    device, row = model.device, _row(model, codec, model.dtype)
     prompts = PREFILL_STREAMS * bytes_of_prefill(model.config, model.dtype.itemsize, MAX_PREFILL_POSITIONS)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
@@ -218,19 +235,11 @@ def _cpu_is_fast_at_bfloat16() -> bool:
     return supported
 
 
-_SMALL_MODEL = 128 << 20  # bytes
+def _bound_compiler(threads: int) -> None:
+    """Inductor starts a process for each core of the machine, whatever its container may use."""
+    from torch._inductor import config
 
-
-def _choose_threads(model: CsmModel) -> None:
-    """One thread for a small model: its products are too short to be shared out.
-
-    Threads that wait for each other a thousand times a frame lose far more than they win, and lose it all when
-    somebody else wants the processors too.
-    """
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    if size < _SMALL_MODEL and torch.get_num_threads() > 1:
-        log.info("one thread: the model is small (%d MiB)", size >> 20)
-        torch.set_num_threads(1)
+    config.compile_threads = min(config.compile_threads or threads, threads)
 
 
 def _warm_up(runner: ModelRunner, compiled: bool) -> None:

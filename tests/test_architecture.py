@@ -27,9 +27,9 @@ TORCH_FREE = {
     "engine",
     *(
         f"engine.{name}"
-        for name in ("config", "errors", "interface", "joins", "scheduler", "slices", "stream", "testing")
+        for name in ("config", "errors", "interface", "joins", "machine_limits", "scheduler", "slices", "stream")
     ),
-    *(f"engine.{name}" for name in ("text", "types")),
+    *(f"engine.{name}" for name in ("testing", "text", "types")),
 }
 ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.types"}
 # Who touches the environment, and why nobody else has to.

@@ -19,6 +19,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from engine import MachineLimits
+
 from .batches import Batch, collate, split
 from .devices import uses_bfloat16, uses_cuda
 from .errors import Diverged, OutOfMemory, TrainingError
@@ -100,6 +102,8 @@ class _Run:
         self.settings, self.directory, self.hooks = settings, directory, hooks
         self.binding = settings.binding() | what
         self.accelerator = Accelerator(cpu=not uses_cuda(settings))
+        cores = MachineLimits().cores()  # PyTorch counts those of the machine, whatever its container may use
+        torch.set_num_threads(min(torch.get_num_threads(), cores.threads(self.accelerator.num_processes)))
         self.bfloat16 = uses_bfloat16(settings)
         self.device: torch.device = self.accelerator.device
         model.codec_model.requires_grad_(False)

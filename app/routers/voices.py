@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 
-from engine import EngineError
+from engine import EngineError, MachineLimits
 
 from ..errors import ServiceError, Unprocessable
 from ..schemas import ErrorBody, VoiceDeleted, VoiceDetails, VoiceStored
@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 
 # Threads of their own, so that speech and control routes never wait for recordings, nor lists for uploads.
 _asking = ThreadPoolExecutor(4, thread_name_prefix="ask-voices")
-_storing = ThreadPoolExecutor(2, thread_name_prefix="store-voice")  # as many as are decoded at once
+# As many recordings as are decoded at once, each in a process of its own.
+_storing = ThreadPoolExecutor(min(2, MachineLimits().cores().threads()), thread_name_prefix="store-voice")
 _preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare-voice")
 
 _T = TypeVar("_T")

@@ -1,9 +1,10 @@
-"""What the machine is doing: its processors, its memory and the GPUs of the service."""
+"""Load of the machine, or of the container where it has limits: processors and memory; and of the service's GPUs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 import psutil
 import pynvml
 from pydantic import BaseModel
+
+from engine import Cores, MachineLimits
 
 GIB = 1 << 30
 FRESH_SECONDS = 0.5  # figures that are younger are given again: who polls faster costs nothing
@@ -30,7 +33,10 @@ class Ram(BaseModel):
 
 
 class Cpu(BaseModel):
+    """cores: that the service may use; a quota may be a fraction. utilization_percent: of these cores."""
+
     utilization_percent: float
+    cores: float
     ram_gb: Ram
 
 
@@ -60,10 +66,13 @@ class Machine:
     """Reads the figures when asked, at most every FRESH_SECONDS, and never on the event loop where they may take long.
 
     gpus: as CUDA_VISIBLE_DEVICES names them. A GPU, or a driver, in trouble gives nulls and no errors.
+    limits: those of this process if not given.
     """
 
-    def __init__(self, gpus: Iterable[str]) -> None:
+    def __init__(self, gpus: Iterable[str], limits: MachineLimits | None = None) -> None:
         self._names = tuple(gpus)
+        self._limits = limits or MachineLimits()
+        self._processors = _Processors(self._limits.cores())
         self._cpu: Cpu | None = None
         self._cpu_at = 0.0
         self._gpus = [Gpu(device_id=_number(name)) for name in self._names]
@@ -73,17 +82,12 @@ class Machine:
         self._reading: asyncio.Future[None] | None = None
 
     def cpu(self) -> Cpu:
-        """Takes a fraction of a millisecond: two files of the kernel. Utilization is that since the last reading."""
+        """Takes about a millisecond: a few files of the kernel. Utilization is that since the last reading."""
         now = time.monotonic()
         if self._cpu is None or now - self._cpu_at >= FRESH_SECONDS:
-            memory = psutil.virtual_memory()
-            ram = Ram(
-                total=_gib(memory.total),
-                used=_gib(memory.used),
-                free=_gib(memory.available),
-                percent_used=memory.percent,
-            )
-            self._cpu = Cpu(utilization_percent=psutil.cpu_percent(interval=None), ram_gb=ram)
+            cores = self._limits.cores()
+            percent = self._processors.utilization_percent(cores)
+            self._cpu = Cpu(utilization_percent=percent, cores=round(cores.count, 2), ram_gb=_ram(self._limits))
             self._cpu_at = now
         return self._cpu
 
@@ -103,6 +107,45 @@ class Machine:
     def _read_gpus(self) -> None:
         self._gpus = [self._driver.read(name) for name in self._names]
         self._gpus_at = time.monotonic()
+
+
+class _Processors:
+    """How busy they are: those of the machine, of the CPU affinity mask, or the quota of the container."""
+
+    def __init__(self, cores: Cores) -> None:
+        self._at, self._used = time.monotonic(), cores.used_seconds
+
+    def utilization_percent(self, cores: Cores) -> float:
+        """Since the last call, of what may be used."""
+        now, before, at = time.monotonic(), self._used, self._at
+        self._at, self._used = now, cores.used_seconds
+        if cores.used_seconds is not None:
+            allowed = (now - at) * cores.count
+            used = 0.0 if before is None else cores.used_seconds - before
+            return round(min(max(100 * used / allowed, 0.0), 100.0), 1) if allowed > 0 else 0.0
+        allowed_cores = os.sched_getaffinity(0)
+        if len(allowed_cores) == psutil.cpu_count():
+            return psutil.cpu_percent(interval=None)
+        by_core = psutil.cpu_percent(interval=None, percpu=True)
+        busy = [percent for core, percent in enumerate(by_core) if core in allowed_cores]
+        return round(sum(busy) / len(busy), 1) if busy else 0.0
+
+
+def _ram(limits: MachineLimits) -> Ram:
+    memory, machine = limits.memory(), psutil.virtual_memory()
+    if not memory.limited:
+        return Ram(
+            total=_gib(machine.total),
+            used=_gib(machine.used),
+            free=_gib(machine.available),
+            percent_used=machine.percent,
+        )
+    return Ram(
+        total=_gib(memory.total),
+        used=_gib(memory.used),
+        free=_gib(min(memory.total - memory.used, machine.available)),
+        percent_used=round(100 * memory.used / memory.total, 1) if memory.total else 100.0,
+    )
 
 
 class _Driver:

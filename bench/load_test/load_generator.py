@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, MutableSequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing.synchronize import Barrier
 from types import TracebackType
+
+from engine import MachineLimits
 
 from .client_process import COLUMNS, ENDED, SPEAKING, UNANSWERED, Heard, run_share
 from .trial import Trial
@@ -42,7 +43,7 @@ class Crowd:
     """processes: at most so many; each trial takes as many of them as its load needs."""
 
     def __init__(self, processes: int | None = None) -> None:
-        self._processes = processes or max(1, (os.cpu_count() or 1) - 1)
+        self._processes = processes or max(1, MachineLimits().cores().threads() - 1)
         context = multiprocessing.get_context("spawn")
         self._counts = context.Array("q", COLUMNS * self._processes, lock=False)
         self._executor = ProcessPoolExecutor(

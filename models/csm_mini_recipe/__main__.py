@@ -23,6 +23,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from engine import MachineLimits
 from engine.model.tokenizer import TextTokenizer
 from engine.types import Codes
 from training.evaluation import measure
@@ -198,7 +199,7 @@ def main() -> None:
             write_checkpoint(model, tokenizer, unpolished)
         return
     if not is_written(unpolished):
-        processes = torch.cuda.device_count() or os.cpu_count() or 1
+        processes = torch.cuda.device_count() or MachineLimits().cores().threads()
         launch = (
             "torch.distributed.run",
             "--standalone",
@@ -207,9 +208,7 @@ def main() -> None:
             "-m",
             "models.csm_mini_recipe",
         )
-        subprocess.run(
-            [sys.executable, "-m", *launch, "-m", "models.csm_mini_recipe", str(work), "--language"], check=True
-        )
+        subprocess.run([sys.executable, "-m", *launch, str(work), "--language"], check=True)
     model = read_checkpoint(unpolished)
     polish(model, work / "speech", work)
     write_checkpoint(model, tokenizer, work / "csm-mini")

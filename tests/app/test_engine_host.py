@@ -207,6 +207,23 @@ def test_slots_come_from_the_setting_else_the_engine_works_them_out(
     assert host.load()[0] == 2  # as many as the engine came to
 
 
+def test_the_engine_is_told_how_many_workers_share_the_machine(settings: Settings) -> None:
+    asked = []
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        asked.append(config.workers)
+        return FakeEngine(2)
+
+    settings = settings.model_copy(update={"model_path": None})
+    voices = VoiceStore(settings.preloaded_voices_dir, settings.voices_dir)
+    host = EngineHost(settings, Place(workers=3), voices, load)
+    host.start()
+    assert host._loading is not None
+    host._loading.join()
+    host.close()
+    assert asked == [3]
+
+
 def test_a_pause_is_kept_before_loading_and_a_close_ends_it(settings: Settings) -> None:
     def load(config: EngineConfig, progress: Progress) -> Engine:
         raise AssertionError("it was told to wait")

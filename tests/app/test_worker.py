@@ -9,13 +9,14 @@ from app.worker import Place, places_of, settle
 def test_one_place_for_each_gpu_or_one_on_a_cpu(settings: Settings) -> None:
     assert [(each.index, each.gpu) for each in places_of(settings, ["3", "1"])] == [(0, "3"), (1, "1")]
     assert [(each.index, each.gpu) for each in places_of(settings, [])] == [(0, None)]
+    assert [each.workers for each in places_of(settings, ["3", "1"])] == [2, 2]
     assert [each.greets for each in places_of(settings, ["0", "1", "2"])] == [True, False, False]
 
 
 def test_workers_may_be_fewer_than_gpus_and_any_number_on_a_cpu(settings: Settings) -> None:
     three = settings.model_copy(update={"workers": 3})
     assert len(places_of(three, ["0", "1", "2", "3"])) == 3
-    assert len(places_of(three, [])) == 3
+    assert [each.workers for each in places_of(three, [])] == [3, 3, 3]
     with pytest.raises(SettingsError, match="WORKERS is 3, and 2 GPUs"):
         places_of(three, ["0", "1"])
     assert len(places_of(three.model_copy(update={"debug": True}), [])) == 1

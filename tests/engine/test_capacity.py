@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.capacity import bytes_of_cache, bytes_of_prefill, bytes_of_row, rows_that_fit
-from engine.config import MAX_SLOTS
+from engine.capacity import bytes_of_cache, bytes_of_prefill, bytes_of_row, cpu_slots_that_fit, rows_that_fit
+from engine.config import CPU_SLOTS, MAX_SLOTS
 from engine.model.config import CsmConfig, TransformerConfig
 from engine.model.kv_cache import KvCache
 from engine.model_runner import MAX_PREFILL_POSITIONS, PREFILL_STREAMS
@@ -59,3 +59,12 @@ def test_the_table_of_sizes_is_what_is_worked_out() -> None:
         total = int(size) * GIB if int(size) <= 80 else int(size) * 10**9
         assert rows_that_fit(total - 43 * 10**8, total, row, GIB + prompts, 2) == int(slots), size
     assert f"{row >> 20} MiB each" in table
+
+
+@pytest.mark.parametrize(
+    ("available", "slots"),
+    [(1000, CPU_SLOTS), (386, CPU_SLOTS), (385, 3), (346, 2), (345, 1), (168, 1), (167, 0), (0, 0)],
+)
+def test_slots_on_a_cpu_are_those_that_leave_room_free_then_one_then_none(available: int, slots: int) -> None:
+    # rows of 20 MiB; 50 for voices and prompts, 256 for work or at the least 128
+    assert cpu_slots_that_fit(available << 20, 20 << 20, 50 << 20, fewest=2) == slots

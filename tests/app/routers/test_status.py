@@ -23,7 +23,7 @@ async def test_without_a_gpu(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         told = (await client.get("/system-status")).json()
     assert set(told) == {"cpu", "gpu", "gpus", "workers"}
-    assert set(told["cpu"]) == {"utilization_percent", "ram_gb"}
+    assert set(told["cpu"]) == {"utilization_percent", "cores", "ram_gb"}
     assert set(told["cpu"]["ram_gb"]) == {"total", "used", "free", "percent_used"}
     assert (told["gpu"], told["gpus"]) == (None, [])
     (worker,) = told["workers"]

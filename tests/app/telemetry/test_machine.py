@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,9 @@ import pytest
 
 from app.telemetry import machine
 from app.telemetry.machine import Machine
+from engine import MachineLimits
+
+from ...kernel_files import V2_MOUNT, KernelFiles, v2
 
 pytestmark = pytest.mark.anyio
 
@@ -75,8 +80,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 def machines() -> Iterator[Any]:
     made: list[Machine] = []
 
-    def make(*gpus: str) -> Machine:
-        made.append(Machine(gpus))
+    def make(*gpus: str, limits: MachineLimits | None = None) -> Machine:
+        made.append(Machine(gpus, limits))
         return made[-1]
 
     yield make
@@ -156,19 +161,67 @@ async def test_a_driver_that_hangs_gives_what_it_said_last(
         go_on.set()
 
 
-def test_cpu_and_memory_are_those_of_the_machine(machines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = machines()
+@pytest.fixture
+def unlimited(tmp_path: Path) -> MachineLimits:
+    """This machine as it is where no cgroup limits it, whatever holds for these tests."""
+    return KernelFiles(tmp_path).limits()
+
+
+def test_cpu_and_memory_are_those_of_the_machine(
+    machines: Any, unlimited: MachineLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda: len(os.sched_getaffinity(0)))
+    asked = machines(limits=unlimited)
     cpu = asked.cpu()
     assert cpu.ram_gb.total == round(psutil.virtual_memory().total / GIB, 2)
     assert 0 < cpu.ram_gb.free <= cpu.ram_gb.total
     assert 0 <= cpu.utilization_percent <= 100
+    assert cpu.cores == 16
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 99.5)
     assert asked.cpu() is cpu  # fresh still
     monkeypatch.setattr(machine, "FRESH_SECONDS", 0.0)
     assert asked.cpu().utilization_percent == 99.5
 
 
-def test_reading_the_cpu_never_waits(machines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_a_container_is_what_its_limit_leaves(machines: Any, tmp_path: Path) -> None:
+    files = v2(tmp_path)
+    used, cache = 96 << 20, 32 << 20
+    files.group(
+        V2_MOUNT,
+        memory__max=str(128 << 20),
+        memory__current=str(used + cache),
+        memory__stat=f"inactive_file {cache}\nactive_file {1 << 20}",
+    )
+    ram = machines(limits=files.limits()).cpu().ram_gb
+    assert ram.model_dump() == {"total": 0.12, "used": 0.09, "free": 0.03, "percent_used": 75.0}
+
+
+def test_utilization_of_a_container_is_of_its_quota(
+    machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(machine, "time", SimpleNamespace(monotonic=lambda: now))
+    files = v2(tmp_path)
+    files.group(V2_MOUNT, cpu__max="50000 100000", cpu__stat="usage_usec 1000000")
+    asked = machines(limits=files.limits())
+    for usage, percent in ((1_250_000, 25.0), (1_250_000, 0.0), (3_000_000, 100.0), (0, 0.0)):  # of half a core
+        now += 2
+        files.group(V2_MOUNT, cpu__stat=f"usage_usec {usage}")
+        cpu = asked.cpu()
+        assert (cpu.utilization_percent, cpu.cores) == (percent, 0.5)
+
+
+def test_utilization_is_of_the_cores_in_the_affinity_mask(
+    machines: Any, unlimited: MachineLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 3})
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: [100.0, 10.0, 100.0, 20.0])
+    assert machines(limits=unlimited).cpu().utilization_percent == 15.0
+
+
+def test_reading_the_cpu_never_waits(machines: Any, unlimited: MachineLimits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda: len(os.sched_getaffinity(0)))
     intervals: list[float | None] = []
 
     def percent(interval: float | None) -> float:
@@ -176,5 +229,5 @@ def test_reading_the_cpu_never_waits(machines: Any, monkeypatch: pytest.MonkeyPa
         return 1.0
 
     monkeypatch.setattr(psutil, "cpu_percent", percent)
-    machines().cpu()
+    machines(limits=unlimited).cpu()
     assert intervals == [None]
