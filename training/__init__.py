@@ -1,1 +1,1 @@
-"""Teaching CSM: from clips and their words to weights that the service speaks with."""
+"""Fine-tuning of CSM: from recordings with transcripts to a checkpoint that the service loads."""

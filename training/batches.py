@@ -1,4 +1,4 @@
-"""Sequences as tensors: what text and which frames stand where, and which of them are to be learnt."""
+"""Groups sequences by length and collates them into tensors of text tokens, audio frames and loss targets."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from .sequence import Ids, Layout, Sequence
 
 @dataclass(frozen=True)
 class Batch:
-    """Some sequences, padded at their ends to one length. A place is `row * length + position`.
+    """Sequences right-padded to one length. An index is `row * length + position`.
 
-    Nothing stands at the places of padding, and nothing that counts ever looks there: attention is causal.
+    Padding positions hold no token and no frame. They need no mask: attention is causal and padding comes last.
     """
 
     rows: int
     length: int
-    texts: Tensor  # int64 (tokens,)
-    text_places: Tensor  # int64 (tokens,)
-    frames: Tensor  # int64 (frames, codebooks), closing frames among them
-    frame_places: Tensor  # int64 (frames,)
-    targets: Tensor  # int64 (targets,): the frames that are learnt
-    chosen: Tensor  # int64 (chosen,): the targets that the depth decoder learns from, at least one
+    text_tokens: Tensor  # int64 (tokens,)
+    text_indices: Tensor  # int64 (tokens,)
+    frames: Tensor  # int64 (frames, codebooks), closing frames included
+    frame_indices: Tensor  # int64 (frames,)
+    targets: Tensor  # int64 (targets,): indices into frames that carry loss
+    depth_targets: Tensor  # int64 (depth_targets,): indices into targets with depth decoder loss, at least one
 
     @property
     def positions(self) -> int:
-        """Without padding."""
-        return len(self.texts) + len(self.frames)
+        """Number of positions without padding."""
+        return len(self.text_tokens) + len(self.frames)
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
@@ -45,20 +45,20 @@ class Batch:
         return Batch(self.rows, self.length, **moved)
 
 
-def split(sequences: list[Sequence], layout: Layout, max_positions: int) -> list[list[Sequence]]:
-    """Cut sequences into groups of like length that take at most `max_positions` places each, padding included.
+def group_by_length(sequences: list[Sequence], layout: Layout, max_positions: int) -> list[list[Sequence]]:
+    """Group sequences of similar length so that each group, padded, has at most `max_positions` positions.
 
-    Raises LayoutError for a sequence that is longer than that, or than the model's context.
+    Raises LayoutError for a sequence longer than that, or than the model's context.
     """
-    lengths = np.array([layout.length(sequence) for sequence in sequences])
-    limit = min(max_positions, layout.positions)
+    lengths = np.array([layout.sequence_length(sequence) for sequence in sequences])
+    limit = min(max_positions, layout.max_positions)
     if len(lengths) and lengths.max() > limit:
         longest = sequences[int(lengths.argmax())]
         names = ", ".join(segment.name for segment in longest.segments)
         raise LayoutError(
             f"{names}: takes {lengths.max()} positions, but a batch may have {max_positions} and the model has "
-            f"{layout.positions}; cut the clips shorter"
-            + (", or raise max_positions" if max_positions < layout.positions else "")
+            f"{layout.max_positions}; split the clips"
+            + (", or raise max_positions" if max_positions < layout.max_positions else "")
         )
     groups: list[list[Sequence]] = []
     longest_in_group = 0
@@ -71,37 +71,40 @@ def split(sequences: list[Sequence], layout: Layout, max_positions: int) -> list
 
 
 def collate(sequences: list[Sequence], layout: Layout, depth_share: float, rng: np.random.Generator) -> Batch:
-    """One batch of these sequences. depth_share: the random part of the targets that the depth decoder learns from."""
-    length = max(map(layout.length, sequences))
-    texts: list[Ids] = []
-    text_places: list[Ids] = []
+    """Collate sequences into one batch.
+
+    depth_share: random share of the targets that the depth decoder is trained on.
+    """
+    length = max(map(layout.sequence_length, sequences))
+    text_tokens: list[Ids] = []
+    text_indices: list[Ids] = []
     frames: list[Ids] = []
-    frame_places: list[Ids] = []
-    learnt: list[npt.NDArray[np.bool_]] = []
+    frame_indices: list[Ids] = []
+    loss_masks: list[npt.NDArray[np.bool_]] = []
     for row, sequence in enumerate(sequences):
-        place = row * length
+        index = row * length
         for number, segment in enumerate(sequence.segments):
             tokens = layout.tokens(segment)
             count = len(segment.codes) + 1
-            texts.append(tokens)
-            text_places.append(np.arange(place, place + len(tokens)))
-            place += len(tokens)
-            frames += [segment.codes, layout.closing]
-            frame_places.append(np.arange(place, place + count))
-            place += count
-            learnt.append(np.full(count, number >= sequence.heard))
-    targets = np.concatenate(learnt).nonzero()[0]
+            text_tokens.append(tokens)
+            text_indices.append(np.arange(index, index + len(tokens)))
+            index += len(tokens)
+            frames += [segment.codes, layout.closing_frame]
+            frame_indices.append(np.arange(index, index + count))
+            index += count
+            loss_masks.append(np.full(count, number >= sequence.prompt_segments))
+    targets = np.concatenate(loss_masks).nonzero()[0]
     count = max(1, round(depth_share * len(targets)))
-    chosen = np.sort(rng.permutation(len(targets))[:count])
+    depth_targets = np.sort(rng.permutation(len(targets))[:count])
     return Batch(
         rows=len(sequences),
         length=length,
-        texts=_tensor(texts),
-        text_places=_tensor(text_places),
+        text_tokens=_tensor(text_tokens),
+        text_indices=_tensor(text_indices),
         frames=_tensor(frames),
-        frame_places=_tensor(frame_places),
+        frame_indices=_tensor(frame_indices),
         targets=torch.from_numpy(targets),
-        chosen=torch.from_numpy(chosen),
+        depth_targets=torch.from_numpy(depth_targets),
     )
 
 

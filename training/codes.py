@@ -1,10 +1,10 @@
-"""Codes: what Mimi makes of every clip, made once and kept, with an index that says which recording each is of.
+"""Caches the Mimi codes of every clip on disk, with an index of the clips.
 
-    OUT/index.json             codec, speakers, and of each clip its name, words, speaker and codes
-    OUT/codes/KEY.safetensors  `codes`, (frames, codebooks); KEY names the recording's content and the codec
+OUT/index.json             codec, speakers, and each clip's name, text, speaker and key
+OUT/codes/KEY.safetensors  `codes`, (frames, codebooks); KEY is a hash of the recording's content and the codec
 
-A file of codes appears whole or not at all and never changes, and the index comes last. So a run that was killed
-goes on where it stopped, and one after a change makes only the codes of recordings that are new.
+Code files are written atomically and never change, and the index is written last. So an interrupted run resumes,
+and a later run encodes only new recordings.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from .example import Example
 _FORMAT = 1
 _INDEX = "index.json"
 _FOLDER = "codes"
-_OURS = re.compile(r"(index\.json|[0-9a-f]{32}\.safetensors)(\.[0-9]+\.tmp)?")
+_OWN_FILES = re.compile(r"(index\.json|[0-9a-f]{32}\.safetensors)(\.[0-9]+\.tmp)?")
 
-Told = Callable[[int, int, float], None]  # (clips done, of so many, seconds of sound in those that were encoded)
+ProgressCallback = Callable[[int, int, float], None]  # (clips done, total clips, seconds of audio encoded)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A clip in the index. recording: sha256 of its file. key: names its file of codes."""
+    """A clip in the index. recording: SHA-256 of its file. key: names its code file."""
 
     name: str
     text: str
@@ -52,15 +52,16 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """made: clips that were encoded now. kept: clips that had been before. retold: those of them with other words.
+class PrepareResult:
+    """Counts of one `prepare_codes` run.
 
-    removed: clips of the run before that are no more. seconds: of all that are there now.
+    encoded: clips encoded in this run. reused: clips with cached codes. retranscribed: clips whose text has changed.
+    removed: clips of the previous index that no longer exist. seconds: total duration of all clips.
     """
 
-    made: int
-    kept: int
-    retold: int
+    encoded: int
+    reused: int
+    retranscribed: int
     removed: int
     seconds: float
 
@@ -70,32 +71,32 @@ def prepare_codes(
     speakers: Mapping[int, str],
     out: Path,
     encoder: Encoder,
-    told: Told = lambda done, total, seconds: None,
-) -> Prepared:
-    """Bring a folder of codes up to date with its recordings. told: is called after each clip.
+    on_progress: ProgressCallback = lambda done, total, seconds: None,
+) -> PrepareResult:
+    """Bring a folder of codes up to date with its recordings. on_progress: called after each clip.
 
-    Raises CodesError where `out` holds something else, RecordingsError where a recording has changed for the worse
-    since it was checked, OSError.
+    Raises CodesError if `out` contains other files, RecordingsError if a recording has changed since validation, and
+    OSError.
     """
     clips = list(clips)
-    if out.exists() and (not out.is_dir() or not all(map(_is_ours, out.iterdir()))):
-        raise CodesError(f"{out}: holds something else than prepared codes: name a new folder")
-    before = {entry.name: entry for entry in _entries(_read_index(out))} if (out / _INDEX).exists() else {}
+    if out.exists() and (not out.is_dir() or not all(map(_is_own_file, out.iterdir()))):
+        raise CodesError(f"{out}: contains files other than prepared codes: name a new folder")
+    before = {entry.name: entry for entry in _index_entries(_read_index(out))} if (out / _INDEX).exists() else {}
     folder = out / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     entries: list[Entry] = []
-    made = 0
+    encoded = 0
     encoded_seconds = 0.0
     for done, clip in enumerate(clips, start=1):
         key = _key(clip.sha256, encoder)
-        frames = _frames_in(folder / f"{key}.safetensors", encoder.codebooks)
+        frames = _stored_frames(folder / f"{key}.safetensors", encoder.codebooks)
         if frames is None:
-            audio = _same_audio(clip)
+            audio = _read_unchanged(clip)
             frames = _write_codes(folder / f"{key}.safetensors", encoder.encode(audio.samples), encoder)
-            made += 1
+            encoded += 1
             encoded_seconds += audio.seconds
         entries.append(_entry(clip, frames, key))
-        told(done, len(clips), encoded_seconds)
+        on_progress(done, len(clips), encoded_seconds)
     index = {
         "format": _FORMAT,
         "codec": encoder.fingerprint,
@@ -103,25 +104,25 @@ def prepare_codes(
         "speakers": {str(number): name for number, name in sorted(speakers.items())},
         "clips": [asdict(entry) for entry in entries],
     }
-    _replace(out / _INDEX, json.dumps(index, ensure_ascii=False, indent=1).encode())
-    _sweep(out, {_INDEX, _FOLDER})
-    _sweep(folder, {f"{entry.key}.safetensors" for entry in entries})
-    retold = sum(entry.name in before and before[entry.name].text != entry.text for entry in entries)
+    _write_atomically(out / _INDEX, json.dumps(index, ensure_ascii=False, indent=1).encode())
+    _remove_stale(out, {_INDEX, _FOLDER})
+    _remove_stale(folder, {f"{entry.key}.safetensors" for entry in entries})
+    retranscribed = sum(entry.name in before and before[entry.name].text != entry.text for entry in entries)
     removed = len(before.keys() - {entry.name for entry in entries})
-    return Prepared(made, len(clips) - made, retold, removed, sum(entry.seconds for entry in entries))
+    return PrepareResult(encoded, len(clips) - encoded, retranscribed, removed, sum(entry.seconds for entry in entries))
 
 
 def read_codes(directory: Path) -> list[Example]:
-    """Every clip of a folder that `prepare_codes` made, in the order of its manifest.
+    """Read every clip of a folder made by `prepare_codes`, in the manifest's order.
 
-    Raises CodesError, which names the file and what to do.
+    Raises CodesError, naming the file and what to do.
     """
     index = _read_index(directory)
-    return [_example(directory / _FOLDER / f"{entry.key}.safetensors", entry) for entry in _entries(index)]
+    return [_example(directory / _FOLDER / f"{entry.key}.safetensors", entry) for entry in _index_entries(index)]
 
 
 def read_codec(directory: Path) -> str:
-    """The fingerprint of the codec that a folder's codes are of (Encoder.fingerprint). Raises CodesError."""
+    """Fingerprint of the codec that made a folder's codes (Encoder.fingerprint). Raises CodesError."""
     return str(_read_index(directory)["codec"])
 
 
@@ -130,23 +131,25 @@ def read_codec(directory: Path) -> str:
 
 def _read_index(directory: Path) -> dict[str, Any]:
     path = directory / _INDEX
-    again = "make it with `csm-serve prepare RECORDINGS OUT`"
+    hint = "create it with `csm-serve prepare RECORDINGS OUT`"
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CodesError(f"{path}: is missing; {again}") from None
+        raise CodesError(f"{path}: is missing; {hint}") from None
     except (OSError, ValueError) as error:
-        raise CodesError(f"{path}: cannot be read ({error}); remove it and {again}") from None
+        raise CodesError(f"{path}: cannot be read ({error}); remove it and {hint}") from None
     if not isinstance(index, dict) or index.get("format") != _FORMAT:
-        raise CodesError(f"{path}: is no index of prepared codes, or one of another version; remove it and {again}")
+        raise CodesError(f"{path}: is not an index of prepared codes, or has another version; remove it and {hint}")
     return index
 
 
-def _entries(index: dict[str, Any]) -> list[Entry]:
+def _index_entries(index: dict[str, Any]) -> list[Entry]:
     try:
         return [Entry(**entry) for entry in index["clips"]]
     except (KeyError, TypeError) as error:
-        raise CodesError(f"{_INDEX}: a clip in it is damaged ({error}); remove the file and prepare again") from None
+        raise CodesError(
+            f"{_INDEX}: a clip entry is damaged ({error}); remove the file and run `csm-serve prepare` again"
+        ) from None
 
 
 def _entry(clip: Clip, frames: int, key: str) -> Entry:
@@ -169,15 +172,15 @@ def _key(recording: str, encoder: Encoder) -> str:
     return hashlib.sha256(f"{_FORMAT}\0{recording}\0{encoder.fingerprint}".encode()).hexdigest()[:32]
 
 
-def _same_audio(clip: Clip) -> Audio:
+def _read_unchanged(clip: Clip) -> Audio:
     audio = read_audio(clip.recording.path)
     if audio.sha256 != clip.sha256:
-        raise RecordingsError(f"{clip.recording.path}: has changed since it was checked; start again")
+        raise RecordingsError(f"{clip.recording.path}: has changed since validation; run the command again")
     return audio
 
 
-def _frames_in(path: Path, codebooks: int) -> int | None:
-    """How many frames a file of codes has; None if there is none, or none that is whole."""
+def _stored_frames(path: Path, codebooks: int) -> int | None:
+    """Number of frames in a code file; None if it is missing, damaged or has another number of codebooks."""
     try:
         with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
             frames, books = file.get_slice("codes").get_shape()
@@ -187,8 +190,8 @@ def _frames_in(path: Path, codebooks: int) -> int | None:
 
 
 def _write_codes(path: Path, codes: npt.NDArray[np.int64], encoder: Encoder) -> int:
-    small = codes.astype(np.int16 if encoder.codebook_size <= 1 << 15 else np.int32)
-    _replace(path, save({"codes": np.ascontiguousarray(small)}))
+    compact = codes.astype(np.int16 if encoder.codebook_size <= 1 << 15 else np.int32)
+    _write_atomically(path, save({"codes": np.ascontiguousarray(compact)}))
     return len(codes)
 
 
@@ -197,31 +200,35 @@ def _example(path: Path, entry: Entry) -> Example:
         with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
             codes = file.get_tensor("codes").astype(np.int64)
     except (OSError, SafetensorError) as error:
-        raise CodesError(f"{path}: cannot be read ({error}); run `csm-serve prepare` again, which mends it") from None
+        raise CodesError(
+            f"{path}: cannot be read ({error}); run `csm-serve prepare` again to encode the clip anew"
+        ) from None
     if len(codes) != entry.frames:
-        raise CodesError(f"{path}: has {len(codes)} frames where the index has {entry.frames}; prepare again")
+        raise CodesError(
+            f"{path}: has {len(codes)} frames, but the index says {entry.frames}; run `csm-serve prepare` again"
+        )
     return Example(entry.name, entry.text, entry.speaker, codes)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file from one moment to the next, on the disk and not just on its way there."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Write a temporary file, fsync it and rename it to `path`."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+        temporary.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _is_ours(path: Path) -> bool:
-    return path.name == _FOLDER or _OURS.fullmatch(path.name) is not None
+def _is_own_file(path: Path) -> bool:
+    return path.name == _FOLDER or _OWN_FILES.fullmatch(path.name) is not None
 
 
-def _sweep(folder: Path, names: set[str]) -> None:
-    """Remove codes that no clip has any more, and what a killed run left behind."""
+def _remove_stale(folder: Path, names: set[str]) -> None:
+    """Remove unreferenced code files and temporary files of interrupted runs."""
     for path in folder.iterdir():
-        if path.name not in names and _is_ours(path):
+        if path.name not in names and _is_own_file(path):
             path.unlink(missing_ok=True)

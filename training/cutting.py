@@ -1,4 +1,4 @@
-"""Long recordings cut at their pauses, so that each piece fits a clip; who says what in them is left to the user."""
+"""Splits long recordings at pauses into clip-length pieces; their transcripts are left to the user."""
 
 from __future__ import annotations
 
@@ -18,48 +18,50 @@ import numpy as np
 from engine import SAMPLE_RATE
 
 from .audio import Samples, read_audio
-from .dataset_validation import LONGEST_SECONDS, is_inside
+from .dataset_validation import MAX_CLIP_SECONDS, is_inside
 from .errors import RecordingsError
 from .loudness import Loudness
 from .manifest import Manifest, Recording
 from .validation_issue import ValidationIssue
 
-LEAST_SECONDS = 1.0  # of a piece
-_PAUSES = (0.4, 0.2, 0.12)  # seconds: the end of a sentence, of a clause, a breath
+MIN_PIECE_SECONDS = 1.0
+_PAUSE_SECONDS = (0.4, 0.2, 0.12)  # end of a sentence, end of a clause, breath
 _COLUMNS = ("file", "text", "speaker", "from", "start", "end", "whole_text")
 
-Told = Callable[[int, int], None]  # (recordings done, of so many)
+ProgressCallback = Callable[[int, int], None]  # (recordings done, total)
 
 
 @dataclass(frozen=True)
-class Cutting:
-    """pieces: how many recordings there are now. unwritten: how many of them have no transcript yet."""
+class CutResult:
+    """pieces: number of recordings written. untranscribed: how many of them have no transcript yet."""
 
     pieces: int
-    unwritten: int
-    problems: tuple[ValidationIssue, ...]
+    untranscribed: int
+    issues: tuple[ValidationIssue, ...]
 
 
-def cut_points(samples: Samples, longest_seconds: float) -> list[float]:
-    """Where to cut a recording, in seconds, so that no piece is longer: in the middle of pauses.
+def cut_points(samples: Samples, max_seconds: float) -> list[float]:
+    """Times in seconds at which to cut a recording so that no piece exceeds `max_seconds`: the middles of pauses.
 
-    Each piece is as long as it can be without losing a long pause for a short one. Raises RecordingsError where
-    somebody speaks on for longer than that without a pause.
+    Greedy: each piece is as long as possible, but a long pause is preferred to a later short one. Raises
+    RecordingsError if speech continues for longer than that without a pause.
     """
-    if longest_seconds < 2 * LEAST_SECONDS:
-        raise RecordingsError(f"a piece may last {longest_seconds:g} s; it needs at least {2 * LEAST_SECONDS:g}")
-    loudness = Loudness.of(samples)
+    if max_seconds < 2 * MIN_PIECE_SECONDS:
+        raise RecordingsError(
+            f"the maximum piece length is {max_seconds:g} s; it must be at least {2 * MIN_PIECE_SECONDS:g} s"
+        )
+    loudness = Loudness.from_samples(samples)
     end = samples.size / SAMPLE_RATE
     start = 0.0
     cuts: list[float] = []
-    while end - start > longest_seconds:
-        latest = min(start + longest_seconds, end - LEAST_SECONDS)
-        cut = _best_cut(loudness, start + longest_seconds / 2, latest)
+    while end - start > max_seconds:
+        latest = min(start + max_seconds, end - MIN_PIECE_SECONDS)
+        cut = _find_cut(loudness, start + max_seconds / 2, latest)
         if cut is None:
-            cut = _best_cut(loudness, start + LEAST_SECONDS, latest)
+            cut = _find_cut(loudness, start + MIN_PIECE_SECONDS, latest)
         if cut is None:
             raise RecordingsError(
-                f"has no pause from {start:.1f} to {latest:.1f} s: cut it by hand there, or allow longer pieces"
+                f"has no pause from {start:.1f} to {latest:.1f} s: cut it there by hand, or allow longer pieces"
             )
         cuts.append(cut)
         start = cut
@@ -69,98 +71,98 @@ def cut_points(samples: Samples, longest_seconds: float) -> list[float]:
 def cut_recordings(
     manifest: Manifest,
     target: Path,
-    longest_seconds: float = LONGEST_SECONDS,
-    told: Told = lambda done, total: None,
-) -> Cutting:
-    """Write every recording to a new folder, long ones in pieces, with a metadata.csv to write the transcripts into.
+    max_seconds: float = MAX_CLIP_SECONDS,
+    on_progress: ProgressCallback = lambda done, total: None,
+) -> CutResult:
+    """Copy all recordings to a new folder, long ones in pieces, with a metadata.csv for the transcripts.
 
-    A recording that is short enough keeps its transcript. That of a long one stands beside its first piece, in the
-    column `whole_text`, to be divided among the pieces; its column `text` is empty.
-    target: must not be there yet, or be empty. It is there once it is whole. Raises RecordingsError, OSError.
+    A recording that is short enough keeps its transcript. The transcript of a long one is put beside its first piece in
+    the column `whole_text`, for the user to divide; the pieces' `text` is empty.
+    target: must not exist yet, or be empty; it is created atomically. Raises RecordingsError, OSError.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RecordingsError(f"{target}: is there already, with transcripts maybe: name a new folder")
+        raise RecordingsError(f"{target}: already exists and may hold transcripts: name a new folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         rows: list[dict[str, str]] = []
-        problems = list(manifest.problems)
-        names = _FileNames()
+        issues = list(manifest.issues)
+        stems = _UniqueStems()
         for done, recording in enumerate(manifest.recordings, start=1):
             try:
-                rows += _cut(recording, manifest, draft, names, longest_seconds)
+                rows += _cut_recording(recording, manifest, staging, stems, max_seconds)
             except RecordingsError as error:
-                problems.append(ValidationIssue(recording.name, str(error)))
+                issues.append(ValidationIssue(recording.name, str(error)))
             except OSError as error:
-                problems.append(ValidationIssue(recording.name, f"it cannot be read: {error.strerror}"))
-            told(done, len(manifest.recordings))
+                issues.append(ValidationIssue(recording.name, f"the file cannot be read: {error.strerror}"))
+            on_progress(done, len(manifest.recordings))
         if not rows:
             raise RecordingsError(
                 f"nothing in {manifest.folder} can be cut: "
-                + "; ".join(f"{each.where} {each.what}" for each in problems)
+                + "; ".join(f"{each.location} {each.message}" for each in issues)
             )
-        with (draft / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+        with (staging / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        draft.chmod(0o755)  # mkdtemp's is for the user alone
-        os.replace(draft, target)
+        staging.chmod(0o755)  # mkdtemp creates it with 0700
+        os.replace(staging, target)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return Cutting(len(rows), sum(not row["text"] for row in rows), tuple(problems))
+        shutil.rmtree(staging, ignore_errors=True)
+    return CutResult(len(rows), sum(not row["text"] for row in rows), tuple(issues))
 
 
-def _best_cut(loudness: Loudness, earliest: float, latest: float) -> float | None:
-    """The middle of the last pause of the longest kind between two moments; None if there is none."""
-    for shortest in _PAUSES:
-        middles = [(start + end) / 2 for start, end in loudness.pauses(shortest)]
-        fitting = [middle for middle in middles if earliest <= middle <= latest]
-        if fitting:
-            return fitting[-1]
+def _find_cut(loudness: Loudness, earliest: float, latest: float) -> float | None:
+    """Middle of the last pause in the given range, of the longest kind of pause found there; None without any."""
+    for min_seconds in _PAUSE_SECONDS:
+        middles = [(start + end) / 2 for start, end in loudness.pauses(min_seconds)]
+        candidates = [middle for middle in middles if earliest <= middle <= latest]
+        if candidates:
+            return candidates[-1]
     return None
 
 
-def _cut(
-    recording: Recording, manifest: Manifest, draft: Path, names: _FileNames, longest_seconds: float
+def _cut_recording(
+    recording: Recording, manifest: Manifest, staging: Path, stems: _UniqueStems, max_seconds: float
 ) -> list[dict[str, str]]:
-    """The rows of one recording's pieces, which are written."""
+    """Write one recording's pieces and return their metadata rows."""
     if not is_inside(recording.path, manifest.folder):
-        raise RecordingsError(f"{recording.path} leads out of the folder: copy the recording into it")
+        raise RecordingsError(f"{recording.path} is outside the folder: copy the recording into it")
     audio = read_audio(recording.path)
-    stem = names.take(recording.name)
+    stem = stems.assign(recording.name)
     speaker = manifest.speakers[recording.speaker]
-    if audio.seconds <= longest_seconds:
-        _write(draft / f"{stem}.wav", audio.samples)
+    if audio.seconds <= max_seconds:
+        _write_wav(staging / f"{stem}.wav", audio.samples)
         return [{"file": f"{stem}.wav", "text": recording.text, "speaker": speaker, "from": recording.name}]
-    bounds = [0.0, *cut_points(audio.samples, longest_seconds), audio.seconds]
+    bounds = [0.0, *cut_points(audio.samples, max_seconds), audio.seconds]
     rows = []
     for number, (start, end) in enumerate(pairwise(bounds), start=1):
         file = f"{stem}-{number:03}.wav"
-        _write(draft / file, audio.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)])
+        _write_wav(staging / file, audio.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)])
         row = {"file": file, "text": "", "speaker": speaker, "from": recording.name}
         row |= {"start": f"{start:.2f}", "end": f"{end:.2f}", "whole_text": recording.text if number == 1 else ""}
         rows.append(row)
     return rows
 
 
-class _FileNames:
-    """A file name without a suffix for each recording, each once."""
+class _UniqueStems:
+    """Assigns each recording a unique, file-system-safe stem."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
-    def take(self, name: str) -> str:
+    def assign(self, name: str) -> str:
         stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(name)[0]).strip("._") or "recording"
-        free = stem
+        unique = stem
         number = 2
-        while free.lower() in self._taken:
-            free, number = f"{stem}_{number}", number + 1
-        self._taken.add(free.lower())
-        return free
+        while unique.lower() in self._taken:
+            unique, number = f"{stem}_{number}", number + 1
+        self._taken.add(unique.lower())
+        return unique
 
 
-def _write(path: Path, samples: Samples) -> None:
-    """16 bits at 24 kHz."""
+def _write_wav(path: Path, samples: Samples) -> None:
+    """Write 16-bit PCM at 24 kHz."""
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, SAMPLE_RATE, samples.size, "NONE", "not compressed"))
         file.writeframes(np.rint(np.clip(samples, -1, 32767 / 32768) * 32768).astype("<i2").tobytes())

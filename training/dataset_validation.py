@@ -1,4 +1,4 @@
-"""Everything that is wrong with a folder of recordings, found before anything is made of them."""
+"""Validates a folder of recordings before it is encoded and reports every issue."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .loudness import Loudness
 from .manifest import Manifest, Recording
 from .validation_issue import ValidationIssue
 
-LONGEST_SECONDS = 30.0
-SHORTEST_SECONDS = 0.5
+MAX_CLIP_SECONDS = 30.0
+MIN_CLIP_SECONDS = 0.5
 
-_LOWEST_RATE, _LOW_RATE = 8_000, 22_050  # Hz: below the first it is refused, below the second it sounds dull
-_SILENCE = 1e-4  # of full scale: a deviation below it, -80 dB, is no voice
-_QUIET = -45.0  # dB of full scale, of speech
-_CLIPPED = 1e-3  # share of samples at the very top; unharmed speech has one in ten thousand there or fewer
-_LONG_SILENCE = 1.0  # seconds before or behind the words: more of it is learnt as a habit
-_FASTEST = 0.22  # of what a slow reader takes: 30 letters a second
-_FEW_NAMES = 5
+_MIN_RATE, _DULL_RATE = 8_000, 22_050  # Hz: an error below the first, a warning (dull sound) below the second
+_SILENT_DEVIATION = 1e-4  # standard deviation relative to full scale, -80 dB: below it there is no speech
+_QUIET_DB = -45.0  # dBFS, speech level
+_CLIPPED_SHARE = 1e-3  # share of samples at the peak; unclipped speech has at most one in ten thousand
+_MAX_EDGE_SILENCE = 1.0  # seconds before or after speech: the model learns to reproduce longer ones
+_MIN_DURATION_SHARE = 0.22  # of a slow reader's duration: 30 letters a second
+_MAX_LISTED = 5
 
-Told = Callable[[int, int], None]  # (clips done, of so many)
+ProgressCallback = Callable[[int, int], None]  # (clips done, total)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording that can be taught from. sha256: of its file."""
+    """A recording that passed validation. sha256: of its file."""
 
     recording: Recording
     seconds: float
@@ -39,97 +39,97 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Report:
-    """clips: what can be taught from, in the manifest's order. problems: by file, in that order too."""
+class ValidationReport:
+    """clips: the usable recordings, in the manifest's order. issues: grouped by recording, in the same order."""
 
     clips: tuple[Clip, ...]
-    problems: tuple[ValidationIssue, ...]
+    issues: tuple[ValidationIssue, ...]
     speakers: dict[int, str]
 
     @property
     def errors(self) -> int:
-        return sum(problem.is_error for problem in self.problems)
+        return sum(issue.is_error for issue in self.issues)
 
     @property
     def warnings(self) -> int:
-        return len(self.problems) - self.errors
+        return len(self.issues) - self.errors
 
     @property
     def seconds(self) -> float:
         return sum(clip.seconds for clip in self.clips)
 
     def summary(self) -> list[str]:
-        """Lines for people: clips and minutes in all, and of each speaker."""
+        """Human-readable lines: clips and duration, in total and per speaker."""
         found = f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}"
         lines = [f"{_count(len(self.clips), 'clip')} can be used, {_duration(self.seconds)}; {found}"]
         for number, name in sorted(self.speakers.items()):
-            own = [clip for clip in self.clips if clip.recording.speaker == number]
-            called = "" if name == str(number) else f" ({name})"
-            length = _duration(sum(clip.seconds for clip in own))
-            lines.append(f"  speaker {number}{called}: {_count(len(own), 'clip')}, {length}")
+            clips = [clip for clip in self.clips if clip.recording.speaker == number]
+            label = "" if name == str(number) else f" ({name})"
+            length = _duration(sum(clip.seconds for clip in clips))
+            lines.append(f"  speaker {number}{label}: {_count(len(clips), 'clip')}, {length}")
         return lines
 
 
-def check(
+def validate_dataset(
     manifest: Manifest,
-    longest_seconds: float = LONGEST_SECONDS,
-    shortest_seconds: float = SHORTEST_SECONDS,
-    told: Told = lambda done, total: None,
-) -> Report:
-    """Look at every line and listen to every recording of a manifest.
+    max_seconds: float = MAX_CLIP_SECONDS,
+    min_seconds: float = MIN_CLIP_SECONDS,
+    on_progress: ProgressCallback = lambda done, total: None,
+) -> ValidationReport:
+    """Check every line and decode every recording of a manifest.
 
-    longest_seconds, shortest_seconds: what a clip may last. told: is called after each clip.
+    max_seconds, min_seconds: allowed duration of a clip. on_progress: called after each clip.
     """
-    problems = list(manifest.problems)
+    issues = list(manifest.issues)
     clips: list[Clip] = []
-    heard: dict[str, str] = {}  # a recording's content -> the first clip that has it
-    named: dict[str, str] = {}  # a clip's name -> the line that has it first
+    first_by_hash: dict[str, str] = {}  # SHA-256 -> first clip with that content
+    first_by_name: dict[str, str] = {}  # clip name -> location of its first use
     total = len(manifest.recordings)
     for done, recording in enumerate(manifest.recordings, start=1):
-        where = _where(recording)
-        found = [ValidationIssue(where, what, is_error) for what, is_error in _complaints_about(recording.text)]
-        if (other := named.setdefault(recording.name, recording.where)) != recording.where:
-            found.append(ValidationIssue(where, f"its name is that of {other}: give each clip one of its own"))
+        where = _location(recording)
+        found = [ValidationIssue(where, message, is_error) for message, is_error in _transcript_issues(recording.text)]
+        if (other := first_by_name.setdefault(recording.name, recording.where)) != recording.where:
+            found.append(ValidationIssue(where, f"has the same name as {other}: give each clip a unique name"))
         try:
-            audio = _opened(recording.path, manifest.folder)
+            audio = _read_recording(recording.path, manifest.folder)
         except RecordingsError as error:
             found.append(ValidationIssue(where, str(error)))
         else:
-            found += _listen(recording, audio, longest_seconds, shortest_seconds)
-            if (other := heard.setdefault(audio.sha256, recording.name)) != recording.name:
+            found += _audio_issues(recording, audio, max_seconds, min_seconds)
+            if (other := first_by_hash.setdefault(audio.sha256, recording.name)) != recording.name:
                 found.append(ValidationIssue(where, f"is the same recording as {other}", is_error=False))
-            if not any(problem.is_error for problem in found):
+            if not any(issue.is_error for issue in found):
                 clips.append(Clip(recording, audio.seconds, audio.sha256))
-        problems += found
-        told(done, total)
-    problems += _unlisted(manifest)
-    return Report(tuple(clips), tuple(problems), dict(manifest.speakers))
+        issues += found
+        on_progress(done, total)
+    issues += _unlisted_files(manifest)
+    return ValidationReport(tuple(clips), tuple(issues), dict(manifest.speakers))
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path, wherever its links lead, stays in the folder."""
+    """Whether a path, with symbolic links resolved, is inside the folder."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _opened(path: Path, folder: Path) -> Audio:
+def _read_recording(path: Path, folder: Path) -> Audio:
     if not is_inside(path, folder):
-        raise RecordingsError(f"{path} leads out of the folder: copy the recording into it")
+        raise RecordingsError(f"{path} is outside the folder: copy the recording into it")
     if not path.is_file():
-        raise RecordingsError(f"there is no file {path}")
+        raise RecordingsError(f"the file {path} does not exist")
     try:
         return read_audio(path)
     except OSError as error:
-        raise RecordingsError(f"it cannot be read: {error.strerror}") from error
+        raise RecordingsError(f"the file cannot be read: {error.strerror}") from error
 
 
-def _complaints_about(text: str) -> list[tuple[str, bool]]:
+def _transcript_issues(text: str) -> list[tuple[str, bool]]:
     if not _has_words(text):
-        return [("has no transcript: write down what is said in it", True)]
+        return [("has no transcript: add one", True)]
     found = []
     if "\ufffd" in text:
-        found.append(("its transcript holds \ufffd where a character was lost: write it anew", True))
-    elif _is_misread(text):
-        found.append((f"its transcript looks like UTF-8 that was read as something else: {text[:40]!r}", False))
+        found.append(("its transcript contains \ufffd (a lost character): correct it", True))
+    elif _is_mojibake(text):
+        found.append((f"its transcript looks like UTF-8 decoded with another encoding: {text[:40]!r}", False))
     return found
 
 
@@ -137,8 +137,8 @@ def _has_words(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
-def _is_misread(text: str) -> bool:
-    """UTF-8 taken for Windows' Latin: hardly any other text survives the way back."""
+def _is_mojibake(text: str) -> bool:
+    """Whether the text is UTF-8 that was decoded as cp1252: hardly any other text survives the reverse conversion."""
     if text.isascii():
         return False
     try:
@@ -147,72 +147,79 @@ def _is_misread(text: str) -> bool:
         return False
 
 
-def _listen(recording: Recording, audio: Audio, longest: float, shortest: float) -> list[ValidationIssue]:
-    """What can be told by the sound."""
-    where = _where(recording)
-    if audio.samples.std() < _SILENCE:
+def _audio_issues(recording: Recording, audio: Audio, max_seconds: float, min_seconds: float) -> list[ValidationIssue]:
+    """Issues found in the audio signal."""
+    where = _location(recording)
+    if audio.samples.std() < _SILENT_DEVIATION:
         return [ValidationIssue(where, "is silent")]
     found = []
-    loudness = Loudness.of(audio.samples)
-    if audio.sample_rate < _LOWEST_RATE:
+    loudness = Loudness.from_samples(audio.samples)
+    if audio.sample_rate < _MIN_RATE:
         found.append(
-            ValidationIssue(where, f"its sample rate is {audio.sample_rate} Hz; at least {_LOWEST_RATE} is needed")
+            ValidationIssue(where, f"its sample rate is {audio.sample_rate} Hz; at least {_MIN_RATE} Hz is required")
         )
-    elif audio.sample_rate < _LOW_RATE:
-        what = f"its sample rate is {audio.sample_rate} Hz; below {_LOW_RATE} the voice comes out dull"
-        found.append(ValidationIssue(where, what, is_error=False))
-    if audio.seconds < shortest:
-        found.append(ValidationIssue(where, f"lasts {audio.seconds:.2f} s; at least {shortest:g} s are needed"))
-    elif audio.seconds > longest:
-        what = f"lasts {audio.seconds:.1f} s; at most {longest:g} s are taken: `csm-serve cut` cuts it at its pauses"
-        found.append(ValidationIssue(where, what))
+    elif audio.sample_rate < _DULL_RATE:
+        message = f"its sample rate is {audio.sample_rate} Hz; below {_DULL_RATE} Hz the voice sounds dull"
+        found.append(ValidationIssue(where, message, is_error=False))
+    if audio.seconds < min_seconds:
+        found.append(ValidationIssue(where, f"lasts {audio.seconds:.2f} s; at least {min_seconds:g} s are required"))
+    elif audio.seconds > max_seconds:
+        message = (
+            f"lasts {audio.seconds:.1f} s; at most {max_seconds:g} s are allowed: `csm-serve cut` splits it at pauses"
+        )
+        found.append(ValidationIssue(where, message))
     else:
-        found += [ValidationIssue(where, what, is_error=False) for what in _doubts(recording.text, audio, loudness)]
+        found += [
+            ValidationIssue(where, message, is_error=False)
+            for message in _audio_warnings(recording.text, audio, loudness)
+        ]
     return found
 
 
-def _doubts(text: str, audio: Audio, loudness: Loudness) -> list[str]:
+def _audio_warnings(text: str, audio: Audio, loudness: Loudness) -> list[str]:
     found = []
-    if audio.at_peak > _CLIPPED:
-        found.append(f"is clipped: {audio.at_peak:.1%} of it is at its peak; record it anew with less gain")
-    if loudness.speech < _QUIET:
-        found.append(f"is very quiet, {loudness.speech:.0f} dB: amplify it")
-    for silence, place in ((loudness.lead_seconds, "begins"), (loudness.tail_seconds, "ends")):
-        if silence > _LONG_SILENCE:
+    if audio.peak_share > _CLIPPED_SHARE:
+        found.append(
+            f"is clipped: {audio.peak_share:.1%} of its samples are at the peak; record it again with less gain"
+        )
+    if loudness.speech_level < _QUIET_DB:
+        found.append(f"is very quiet, {loudness.speech_level:.0f} dB: amplify it")
+    for silence, place in ((loudness.leading_silence, "begins"), (loudness.trailing_silence, "ends")):
+        if silence > _MAX_EDGE_SILENCE:
             found.append(f"{place} with {silence:.1f} s of silence: trim it")
     if not _has_words(text):
         return found
-    # The engine stops speaking a text at that bound, so nothing is learnt from a clip that goes on behind it.
-    slow = max_frames_for(text) * FRAME_MILLISECONDS / 1000
-    spoken = max(audio.seconds - loudness.lead_seconds - loudness.tail_seconds, 0.0)
-    if audio.seconds > slow:
+    # The engine ends speech at this bound, so a longer clip is useless for training.
+    slow_seconds = max_frames_for(text) * FRAME_MILLISECONDS / 1000
+    speech_seconds = max(audio.seconds - loudness.leading_silence - loudness.trailing_silence, 0.0)
+    if audio.seconds > slow_seconds:
         found.append(f"lasts {audio.seconds:.1f} s for {_count(len(text), 'character')}: are words missing?")
-    elif spoken < _FASTEST * (slow - max_frames_for("") * FRAME_MILLISECONDS / 1000):
-        found.append(f"has {len(text)} characters in {spoken:.1f} s: is it the transcript of another clip?")
+    elif speech_seconds < _MIN_DURATION_SHARE * (slow_seconds - max_frames_for("") * FRAME_MILLISECONDS / 1000):
+        found.append(f"has {len(text)} characters in {speech_seconds:.1f} s: is this the transcript of another clip?")
     return found
 
 
-def _unlisted(manifest: Manifest) -> list[ValidationIssue]:
-    """Recordings beside the manifest that it does not name, as one warning."""
+def _unlisted_files(manifest: Manifest) -> list[ValidationIssue]:
+    """One warning for all recordings in the folder that the manifest does not list."""
     listed = {recording.path.resolve() for recording in manifest.recordings}
     inside = [recording.path for recording in manifest.recordings if is_inside(recording.path, manifest.folder)]
     folders = {manifest.folder, *(path.parent for path in inside)}
-    beside = [path for folder in sorted(folders) if folder.is_dir() for path in sorted(folder.iterdir())]
+    candidates = [path for folder in sorted(folders) if folder.is_dir() for path in sorted(folder.iterdir())]
     missing = [
         path.relative_to(manifest.folder).as_posix()
-        for path in beside
+        for path in candidates
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.resolve() not in listed
     ]
-    if not missing or manifest.problems:  # a line that cannot be read may be the one that names it
+    if not missing or manifest.issues:  # an unreadable line may list it
         return []
-    names = ", ".join(missing[:_FEW_NAMES]) + (" …" if len(missing) > _FEW_NAMES else "")
+    names = ", ".join(missing[:_MAX_LISTED]) + (" …" if len(missing) > _MAX_LISTED else "")
     return [
-        ValidationIssue(manifest.source, f"does not name {_count(len(missing), 'recording')}: {names}", is_error=False)
+        ValidationIssue(manifest.source, f"does not list {_count(len(missing), 'recording')}: {names}", is_error=False)
     ]
 
 
-def _where(recording: Recording) -> str:
-    """The clip first, then the line that names it."""
+def _location(recording: Recording) -> str:
+    """The clip's name, then the manifest line that lists it."""
     return recording.name if recording.name == recording.where else f"{recording.name} ({recording.where})"
 
 

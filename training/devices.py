@@ -1,4 +1,4 @@
-"""What a run computes on, and how finely."""
+"""Selects a run's device and precision."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .settings import TrainSettings
 
 
 def uses_cuda(settings: TrainSettings) -> bool:
-    """Raises TrainingError where CUDA is asked for and is not there."""
-    there = torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
-        raise TrainingError("device is cuda, but PyTorch finds no CUDA device here; use auto or cpu")
-    return there and settings.device != "cpu"
+    """Raises TrainingError if CUDA is requested but unavailable."""
+    available = torch.cuda.is_available()
+    if settings.device == "cuda" and not available:
+        raise TrainingError("device is cuda, but PyTorch finds no CUDA device; use auto or cpu")
+    return available and settings.device != "cpu"
 
 
 def uses_bfloat16(settings: TrainSettings) -> bool:
-    """Left to itself, a run computes in bfloat16 where a GPU does so natively."""
+    """Whether a run computes in bfloat16; "auto" does so where the GPU supports it natively."""
     if settings.precision == "auto":
         return uses_cuda(settings) and torch.cuda.is_bf16_supported(including_emulation=False)
     return settings.precision == "bfloat16"

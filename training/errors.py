@@ -1,45 +1,45 @@
-"""What can go wrong while CSM is taught.
+"""The errors of this package.
 
 TrainingError
-├── RecordingsError   a folder of recordings cannot be read as one, or cannot be cut: names the file and the line
-├── CodesError        a folder of prepared codes is missing, damaged or of another codec
-├── LayoutError       a clip does not fit this model or this batch: names the clip
-├── BaseError         a checkpoint cannot be taught, or an adapter does not belong to it
-├── ResumeError       a directory holds a run that this one cannot go on with
-├── Diverged          the loss is no number any more
-└── OutOfMemory       a batch does not fit into the GPU
+├── RecordingsError       a folder of recordings cannot be read or cut: names the file and the line
+├── CodesError            a folder of prepared codes is missing, damaged or made with another codec
+├── LayoutError           a clip does not fit the model or the batch: names the clip
+├── BaseCheckpointError   a checkpoint cannot be trained, or an adapter does not belong to it
+├── ResumeError           a directory holds the state of another run
+├── DivergenceError       the loss is not finite
+└── OutOfMemoryError      a batch does not fit into GPU memory
 """
 
 from __future__ import annotations
 
 
 class TrainingError(Exception):
-    """Base of everything this package raises on purpose; the message says what to do."""
+    """Base class of the errors that this package raises; the message says what to do."""
 
 
 class RecordingsError(TrainingError):
-    """A folder of recordings cannot be used as it is."""
+    """A folder of recordings cannot be read or cut."""
 
 
 class CodesError(TrainingError):
-    """A folder of prepared codes cannot be used."""
+    """A folder of prepared codes is missing, damaged or made with another codec."""
 
 
 class LayoutError(TrainingError):
-    """A clip does not fit into this model, or into a batch as large as was asked for."""
+    """A clip does not fit into the model's context or into a batch."""
 
 
-class BaseError(TrainingError):
-    """A checkpoint cannot be taught, or an adapter does not belong to it."""
+class BaseCheckpointError(TrainingError):
+    """A checkpoint cannot be trained, or an adapter does not belong to it."""
 
 
 class ResumeError(TrainingError):
-    """The directory holds a run that this one cannot go on with."""
+    """The directory holds the state of another run."""
 
 
-class Diverged(TrainingError):
-    """The loss is not finite any more."""
+class DivergenceError(TrainingError):
+    """The loss is not finite."""
 
 
-class OutOfMemory(TrainingError):
-    """A batch does not fit into the GPU's memory."""
+class OutOfMemoryError(TrainingError):
+    """A batch does not fit into GPU memory."""

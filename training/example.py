@@ -1,4 +1,4 @@
-"""Example: one clip that was said, as its words, its speaker and its audio codes."""
+"""Training example: one clip's text, speaker and audio codes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from engine.types import Codes
 class Example:
     """One prepared clip of a data set.
 
-    ``codes`` is int64 of shape ``(frames, codebooks)``: the audio codec's codes of the whole clip, oldest frame
-    first, without any closing frame of zeros (the sequence layout adds that). ``name`` is the clip's name in its
-    data set, for messages; ``speaker`` is the number that stands in brackets before the text.
+    codes: int64 (frames, codebooks), the codec's codes of the whole clip, oldest frame first, without the closing
+    frame (the sequence layout adds it). name: the clip's name in its data set, for messages. speaker: the number in
+    brackets before the text.
     """
 
     name: str

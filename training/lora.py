@@ -1,4 +1,4 @@
-"""LoRA on CSM's two transformers: few weights beside the many, which stay as they are."""
+"""LoRA adapters on CSM's backbone and depth decoder."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
-from .base_model import BaseModel
-from .errors import BaseError
+from .base_checkpoint import BaseCheckpoint
+from .errors import BaseCheckpointError
 
-# All linear layers of both transformers, and the bridge between them. The codec has layers of the same names.
+# All linear layers of both transformers and the projection between them. The codec has layers of the same names.
 TARGETS = (
     r"(backbone_model|depth_decoder\.model)\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     r"|depth_decoder\.model\.inputs_embeds_projector"
 )
 HEADS = ("lm_head", "codebooks_head")
-_NOTE = "csm_adapter.json"
+_ADAPTER_METADATA = "csm_adapter.json"
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """rank: of the matrices beside each layer. alpha: their sum counts alpha / rank; None is twice the rank.
+    """rank: of the LoRA matrices. alpha: their product is scaled by alpha / rank; None means twice the rank.
 
-    heads: train the output heads too, whole; they go into the adapter as they are. Embeddings are never trained
-    here: the backbone and the depth decoder share them, and an adapter that changes one of both would part them.
+    heads: also train the output heads in full; they are state in the adapter. Embeddings are never trained: backbone
+    and depth decoder share them, and an adapter for one of the two would untie them.
     """
 
     rank: int = 32
@@ -47,8 +47,8 @@ class LoraSettings:
             raise ValueError(f"the dropout is {self.dropout}, but must be from 0 to below 1")
 
 
-def add_lora(base: BaseModel, settings: LoraSettings, seed: int) -> PeftModel:
-    """Put LoRA layers into the base's model, in place; from here on they alone require gradients, in float32."""
+def add_lora(base: BaseCheckpoint, settings: LoraSettings, seed: int) -> PeftModel:
+    """Add LoRA layers to the base's model in place; afterwards only they require gradients, in float32."""
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.rank,
@@ -58,7 +58,7 @@ def add_lora(base: BaseModel, settings: LoraSettings, seed: int) -> PeftModel:
         modules_to_save=list(HEADS) if settings.heads else None,
         base_model_name_or_path=base.name,
     )
-    with _quietly():
+    with _suppress_peft_warnings():
         adapted = get_peft_model(base.model, config)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -66,36 +66,38 @@ def add_lora(base: BaseModel, settings: LoraSettings, seed: int) -> PeftModel:
     return adapted
 
 
-def write_adapter(adapted: PeftModel, base: BaseModel, directory: Path) -> None:
-    """A directory that peft loads, and beside it which checkpoint it belongs to."""
+def write_adapter(adapted: PeftModel, base: BaseCheckpoint, directory: Path) -> None:
+    """Write a directory that peft loads, and the fingerprint of its base checkpoint."""
     adapted.save_pretrained(str(directory), save_embedding_layers=False)
-    (directory / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
-    note = {"base": base.name, "identity": base.identity}
-    (directory / _NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card template
+    metadata = {"base": base.name, "identity": base.fingerprint}
+    (directory / _ADAPTER_METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
 
 
-def load_adapter(base: BaseModel, directory: Path) -> PeftModel:
-    """Put an adapter's layers into the base's model. Raises BaseError if it is none, or belongs to another base."""
-    for name in ("adapter_config.json", "adapter_model.safetensors", _NOTE):
+def load_adapter(base: BaseCheckpoint, directory: Path) -> PeftModel:
+    """Load an adapter into the base's model. Raises BaseCheckpointError if it is invalid or has another base."""
+    for name in ("adapter_config.json", "adapter_model.safetensors", _ADAPTER_METADATA):
         if not (directory / name).is_file():
-            raise BaseError(f"{directory / name}: is missing; an adapter is what `csm-serve train` leaves in its --out")
+            raise BaseCheckpointError(
+                f"{directory / name}: is missing; an adapter is the directory `adapter` in `csm-serve train`'s --out"
+            )
     try:
-        note = json.loads((directory / _NOTE).read_text(encoding="utf-8"))
-        theirs, called = str(note["identity"]), str(note["base"])
+        metadata = json.loads((directory / _ADAPTER_METADATA).read_text(encoding="utf-8"))
+        fingerprint, base_name = str(metadata["identity"]), str(metadata["base"])
     except (ValueError, KeyError, TypeError) as error:
-        raise BaseError(f"{directory / _NOTE}: is damaged: {error!r}") from error
-    if theirs != base.identity:
-        raise BaseError(
-            f"{directory} was trained on {called}, whose weights are others than those of {base.name}: merge it with "
+        raise BaseCheckpointError(f"{directory / _ADAPTER_METADATA}: is damaged ({error!r})") from error
+    if fingerprint != base.fingerprint:
+        raise BaseCheckpointError(
+            f"{directory} was trained on {base_name}, whose weights differ from those of {base.name}: merge it with "
             "the checkpoint that it was trained on"
         )
-    with _quietly():
+    with _suppress_peft_warnings():
         return PeftModel.from_pretrained(base.model, str(directory))
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without peft's false alarms under transformers 5: a name that is going, and a head that it takes for tied."""
+def _suppress_peft_warnings() -> Iterator[None]:
+    """Suppress peft's false warnings under transformers 5: a deprecated name and an output head taken for tied."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
@@ -103,17 +105,19 @@ def _quietly() -> Iterator[None]:
 
 
 def merged_tensors(model: Any) -> dict[str, Tensor]:
-    """All weights of CsmForConditionalGeneration under their own names, what LoRA adds added; the model stays as it is.
+    """CsmForConditionalGeneration's weights under their original names, with LoRA's deltas added.
 
-    A sum is made in float32 and given the dtype of the weight that it replaces.
+    Sums are computed in float32 and cast to the dtype of the weight that they replace. The model is unchanged.
     """
-    stored: dict[str, Tensor] = model.state_dict()
-    adding = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+    state: dict[str, Tensor] = model.state_dict()
+    lora_layers = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
     tensors = {}
-    for long_name, weight in stored.items():
-        if ".lora_" in long_name or ".original_module." in long_name:
+    for peft_name, weight in state.items():
+        if ".lora_" in peft_name or ".original_module." in peft_name:
             continue
-        name = long_name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
-        merged = weight.float() + adding[name].get_delta_weight("default").float() if name in adding else weight
-        tensors[name] = merged.to(stored[long_name.replace(".modules_to_save.default.", ".original_module.")].dtype)
+        name = peft_name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+        merged = (
+            weight.float() + lora_layers[name].get_delta_weight("default").float() if name in lora_layers else weight
+        )
+        tensors[name] = merged.to(state[peft_name.replace(".modules_to_save.default.", ".original_module.")].dtype)
     return tensors

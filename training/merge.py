@@ -1,4 +1,4 @@
-"""csm-serve merge: base and adapter become a directory that MODEL_PATH serves."""
+"""csm-serve merge: adds an adapter to its base and writes the result as a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .base_model import load_base
+from .base_checkpoint import load_base
 from .export import export_model
 from .lora import load_adapter, merged_tensors
 
@@ -14,8 +14,9 @@ from .lora import load_adapter, merged_tensors
 def merge(base: str, adapter: Path, out: Path, token: str | None = None, dtype: torch.dtype | None = None) -> Path:
     """Write `out`. dtype: of the weights; None takes the base's.
 
-    Raises CheckpointNotFound, CheckpointError, BaseError (the adapter is none, or of another base), FileExistsError.
+    Raises CheckpointNotFound, CheckpointError, BaseCheckpointError (an invalid adapter, or another base's) and
+    FileExistsError.
     """
-    loaded = load_base(base, token)  # in float32, and rounded once, behind the sum
+    loaded = load_base(base, token)  # in float32: rounded once, after the sum
     load_adapter(loaded, adapter)
     return export_model(loaded.directory, merged_tensors(loaded.model), out, dtype)

@@ -1,4 +1,4 @@
-"""What changes the weights: AdamW, and a learning rate that is a function of the step alone."""
+"""AdamW and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .settings import TrainSettings
 
 
 def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over what requires a gradient. Norms and embeddings are not decayed: they have no scale to spare."""
+    """AdamW over all parameters that require gradients, with weight decay on matrices except embeddings."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    spared = [each for each in trained if each.ndim < 2 or id(each) in embeddings]
+    undecayed = [each for each in trained if each.ndim < 2 or id(each) in embeddings]
     decayed = [each for each in trained if not (each.ndim < 2 or id(each) in embeddings)]
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+        {"params": undecayed, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=settings.learning_rate, betas=settings.betas, fused=True
@@ -26,14 +26,16 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ad
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Of the step, from 0 on."""
+    """Learning rate at a step, counted from 0: linear warm-up, then the schedule."""
     if step < settings.warmup:
         return settings.learning_rate * (step + 1) / settings.warmup
-    done = min((step - settings.warmup) / max(settings.steps - settings.warmup, 1), 1.0)
-    falling = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[settings.schedule]
+    progress = min((step - settings.warmup) / max(settings.steps - settings.warmup, 1), 1.0)
+    decay = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[
+        settings.schedule
+    ]
     if settings.schedule == "constant":
         return settings.learning_rate
-    return settings.learning_rate * (settings.final_share + (1 - settings.final_share) * falling)
+    return settings.learning_rate * (settings.final_share + (1 - settings.final_share) * decay)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

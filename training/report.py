@@ -1,4 +1,4 @@
-"""What one looks at while a model is taught and afterwards: TensorBoard, and a picture of the losses."""
+"""Training reports: TensorBoard scalars and a plot of the losses."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _CURVES = {
 }
 
 
-class TensorBoard:
-    """Every figure of the log as a scalar."""
+class TensorBoardLogger:
+    """Writes every log figure as a TensorBoard scalar."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -28,7 +28,7 @@ class TensorBoard:
 
     def __call__(self, entry: dict[str, float]) -> None:
         step = int(entry["step"])
-        if self._writer is None:  # a run that was killed may have told of steps beyond its state: they are purged
+        if self._writer is None:  # purge steps that a killed run logged after its last saved state
             self._writer = SummaryWriter(str(self._directory), purge_step=step)
         for name, figure in entry.items():
             if name != "step":
@@ -40,8 +40,8 @@ class TensorBoard:
             self._writer.close()
 
 
-def draw_losses(log: Path, picture: Path) -> None:
-    """log.jsonl as a PNG of its losses over the steps."""
+def plot_losses(log: Path, path: Path) -> None:
+    """Plot the losses in log.jsonl over the steps, as a PNG."""
     lines = read_log(log)
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -56,4 +56,4 @@ def draw_losses(log: Path, picture: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    figure.savefig(picture, dpi=120, format="png")
+    figure.savefig(path, dpi=120, format="png")

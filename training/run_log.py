@@ -1,4 +1,4 @@
-"""A run's log: one line of JSON every few steps, which a run that is taken up again goes on with."""
+"""A run's log: JSON lines, continued when the run resumes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .run_state import write_atomically
 
 
 class RunLog:
-    """log.jsonl. Lines of steps that are not in the state any more, because the run was killed, go away first."""
+    """log.jsonl. On resume, lines after the last saved step are dropped first."""
 
     def __init__(self, path: Path, steps: int) -> None:
-        """steps: how many are done."""
+        """steps: number of steps in the saved state."""
         self.path = path
         lines = [line for line in read_log(path) if line["step"] <= steps]
         write_atomically(path, lambda partial: partial.write_text("".join(map(_line, lines)), encoding="utf-8"))
@@ -27,12 +27,12 @@ def _line(entry: dict[str, float]) -> str:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """All whole lines; [] if there is none."""
+    """All complete lines; [] if the file does not exist."""
     lines = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(line))
-            except ValueError:  # the one that was being written when the run was killed
+            except ValueError:  # a partial line of a killed run
                 continue
     return lines

@@ -1,4 +1,4 @@
-"""What the model says while it is taught, spoken by the project's own engine from weights of that moment."""
+"""Synthesizes a sample text with the engine from the current weights during training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from engine import SAMPLE_RATE, EngineConfig, EngineError, SpeechRequest, SpeechSegment, load_engine
-from engine.types import Samples as Sound
+from engine.types import Samples
 
 from .example import Example
 from .export import export_model
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Says one text every time it is called, into DIRECTORY/step-000100.wav. base: whose files go with the weights.
+class SampleWriter:
+    """Synthesizes one text on every call, to DIRECTORY/step-000100.wav. base: directory of the base checkpoint.
 
-    voice: a clip to speak like; None speaks without any. The engine is loaded anew each time, on the model's device.
+    voice: clip used as a voice prompt, or None. The engine is loaded for each call, on the model's device.
     """
 
     base: Path
@@ -39,23 +39,23 @@ class Samples:
     seed: int = 0
 
     def __call__(self, steps: int, model: Any) -> None:
-        said = () if self.voice is None else (SpeechSegment(self.voice.text, self.voice.codes, self.voice.speaker),)
-        request = SpeechRequest(self.text, speaker=self.speaker, history=said, seed=self.seed)
+        history = () if self.voice is None else (SpeechSegment(self.voice.text, self.voice.codes, self.voice.speaker),)
+        request = SpeechRequest(self.text, speaker=self.speaker, history=history, seed=self.seed)
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"step-{steps:06d}.wav"
         checkpoint = self.directory / ".checkpoint"
-        shutil.rmtree(checkpoint, ignore_errors=True)  # of a run that was killed
-        half = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        shutil.rmtree(checkpoint, ignore_errors=True)  # left by a killed run
+        use_bfloat16 = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
         try:
-            export_model(self.base, merged_tensors(model), checkpoint, torch.bfloat16 if half else None)
-            with _as_it_was():
+            export_model(self.base, merged_tensors(model), checkpoint, torch.bfloat16 if use_bfloat16 else None)
+            with _preserve_torch_settings():
                 engine = load_engine(EngineConfig(str(checkpoint), device=model.device.type, slots=1, compile="off"))
                 try:
                     samples = engine.generate(request).samples
                 finally:
                     engine.close()
-        except EngineError as error:  # a sample is worth no run
-            log.warning("no sample behind step %d: %s", steps, error)
+        except EngineError as error:  # a failed sample must not end the run
+            log.warning("sample after step %d failed: %s", steps, error)
         else:
             write_wav(path, samples)
         finally:
@@ -63,8 +63,8 @@ class Samples:
 
 
 @contextmanager
-def _as_it_was() -> Iterator[None]:
-    """An engine settles how this process computes, as it likes it best; a run must go on as it began."""
+def _preserve_torch_settings() -> Iterator[None]:
+    """Restore the process-wide torch settings that loading an engine changes."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
         yield
@@ -73,8 +73,8 @@ def _as_it_was() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def write_wav(path: Path, samples: Sound) -> None:
-    """16 bits, mono, 24 kHz."""
+def write_wav(path: Path, samples: Samples) -> None:
+    """Write 16-bit mono PCM at 24 kHz."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

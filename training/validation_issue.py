@@ -1,4 +1,4 @@
-"""Problem: one thing that is wrong with one recording, and what to do about it."""
+"""ValidationIssue: one problem of one recording and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ValidationIssue:
-    """where: the file, or the line of a file. what: what is wrong and what to do, for people.
+    """location: file, or file and line. message: what is wrong and how to fix it.
 
-    is_error: the recording cannot be taught from; otherwise it can, but somebody should look.
+    is_error: the recording cannot be used; otherwise it can, but should be looked at.
     """
 
-    where: str
-    what: str
+    location: str
+    message: str
     is_error: bool = True
 
     def __str__(self) -> str:
-        return f"{'error' if self.is_error else 'warning'}: {self.where}: {self.what}"
+        return f"{'error' if self.is_error else 'warning'}: {self.location}: {self.message}"

@@ -1,4 +1,4 @@
-"""csm-serve train and csm-serve merge: CSM learns from prepared clips, and becomes what MODEL_PATH serves."""
+"""csm-serve train and csm-serve merge: fine-tune CSM on prepared clips and write a checkpoint for MODEL_PATH."""
 
 from __future__ import annotations
 
@@ -18,98 +18,109 @@ from ..settings import DEFAULT_MODEL, ModelSettings, SettingsError, load_model_s
 from .outcome import CommandFailed, Exit
 
 if TYPE_CHECKING:
-    from training.pipeline import Pipeline
+    from training.pipeline import PipelineConfig
 
-_TRAIN = """examples:
+_TRAIN_EPILOG = """examples:
   csm-serve prepare recordings prepared
   csm-serve train --data prepared --out run
   csm-serve merge --adapter run/adapter amys-csm
   MODEL_PATH=amys-csm csm-serve serve
 
-Killed or stopped, the same command goes on where it was. OUT gets: adapter/ (with --full: model/), samples/ (what the
-model says by then), loss.png, log.jsonl (also on stdout), tensorboard/ (tensorboard --logdir OUT), state/.
+The same command resumes an interrupted run. Contents of OUT: adapter/ (with --full: model/), samples/ (speech
+synthesized during training), loss.png, log.jsonl (also on stdout), tensorboard/ (tensorboard --logdir OUT), state/.
 On several GPUs: torchrun --nproc-per-node 2 -m app.cli train …"""
 
-_TUNING: tuple[tuple[str, type, float | None, str], ...] = (  # TrainSettings' own names
-    ("steps", int, 1000, "updates of the weights, all in all"),
-    ("minutes", float, None, "end cleanly after so long; the same command goes on"),
-    ("warmup", int, 50, "steps in which the learning rate rises"),
+_TRAIN_OPTIONS: tuple[tuple[str, type, float | None, str], ...] = (  # names of TrainSettings fields
+    ("steps", int, 1000, "optimizer steps in total"),
+    ("minutes", float, None, "time limit, after which the run saves its state; the same command resumes it"),
+    ("warmup", int, 50, "steps of linear learning rate warm-up"),
     ("seed", int, 0, "the same seed, data and settings give the same model, on the same machine"),
-    ("max_positions", int, 4096, "positions in one batch on one GPU: lower it where the memory is full"),
-    ("depth_share", float, 0.0625, "the part of the frames that the depth decoder learns from, up to 1"),
-    ("weight_decay", float, 0.01, "of matrices"),
-    ("clip", float, 1.0, "the most that the gradients' norm may be"),
-    ("log_every", int, 10, "steps between two lines of the log"),
-    ("save_every", int, 200, "steps between two states to go on from"),
-    ("evaluate_every", int, 100, "steps between two measurements on clips held out; 0: never"),
-    ("sample_every", int, 200, "steps between two spoken samples; 0: never"),
+    ("max_positions", int, 4096, "positions in one batch on one GPU: lower it if memory runs out"),
+    ("depth_share", float, 0.0625, "share of frames that the depth decoder is trained on, up to 1"),
+    ("weight_decay", float, 0.01, "for matrices"),
+    ("clip", float, 1.0, "maximum gradient norm"),
+    ("log_every", int, 10, "steps between log lines"),
+    ("save_every", int, 200, "steps between saved states"),
+    ("evaluate_every", int, 100, "steps between evaluations on held-out clips; 0: never"),
+    ("sample_every", int, 200, "steps between synthesized samples; 0: never"),
 )
-_RATES = {"lora": 2e-4, "full": 2e-5}
+_LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
 
 
 def add_parsers(commands: Any) -> None:
     train: argparse.ArgumentParser = commands.add_parser(
         "train",
         usage="csm-serve train --data PREPARED --out OUT [options]",
-        help="teach CSM a voice, or a language",
-        description="Teach CSM with the clips that `csm-serve prepare` has encoded.",
-        epilog=_TRAIN,
+        help="fine-tune CSM on a voice or a language",
+        description="Fine-tune CSM on clips that `csm-serve prepare` has encoded.",
+        epilog=_TRAIN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("--data", type=Path, required=True, metavar="PREPARED", help="what csm-serve prepare made")
-    train.add_argument("--out", type=Path, required=True, metavar="OUT", help="a folder for all that comes of it")
-    _add_model(train, "--model", "which model to teach")
-    kind = train.add_mutually_exclusive_group()
-    kind.add_argument(
-        "--lora-rank", type=int, metavar="N", help="train small matrices beside the weights (default: 32)"
-    )
-    kind.add_argument("--full", action="store_true", help="train every weight instead; takes far more memory")
-    train.add_argument("--heads", action="store_true", help="beside LoRA, train the output heads whole")
+    train.add_argument("--data", type=Path, required=True, metavar="PREPARED", help="folder made by csm-serve prepare")
+    train.add_argument("--out", type=Path, required=True, metavar="OUT", help="output folder")
+    _add_model(train, "--model", "the model to train")
+    method = train.add_mutually_exclusive_group()
+    method.add_argument("--lora-rank", type=int, metavar="N", help="rank of the LoRA matrices (default: 32)")
+    method.add_argument("--full", action="store_true", help="train all weights instead of LoRA; needs far more memory")
+    train.add_argument("--heads", action="store_true", help="with LoRA, also train the output heads in full")
     train.add_argument(
         "--learning-rate",
         type=float,
         metavar="RATE",
-        help=f"default: {_RATES['lora']:g}, with --full {_RATES['full']:g}",
+        help=f"default: {_LEARNING_RATES['lora']:g}, with --full {_LEARNING_RATES['full']:g}",
     )
-    train.add_argument("--schedule", choices=("cosine", "linear", "constant"), default="cosine", help="of that rate")
+    train.add_argument(
+        "--schedule",
+        choices=("cosine", "linear", "constant"),
+        default="cosine",
+        help="learning rate schedule (default: cosine)",
+    )
     train.add_argument(
         "--step-positions",
         type=int,
         default=4096,
         metavar="N",
-        help="positions (text tokens and frames of 80 ms) that one step learns from, all GPUs together (default: 4096)",
+        help="positions (text tokens and frames of 80 ms) per optimizer step, over all GPUs (default: 4096)",
     )
     train.add_argument(
-        "--held-out", type=float, default=0.05, metavar="PART", help="of the clips, only measured (default: 0.05)"
+        "--held-out",
+        type=float,
+        default=0.05,
+        metavar="PART",
+        help="share of clips used for evaluation only (default: 0.05)",
     )
     train.add_argument(
         "--prompted",
         type=float,
         default=0.5,
         metavar="PART",
-        help="of the clips, learnt behind another of the same speaker, as a voice prompt (default: 0.5)",
+        help="share of clips trained with another clip of the speaker as a voice prompt (default: 0.5)",
     )
     train.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="default: auto")
-    train.add_argument("--checkpointing", action="store_true", help="less memory, a third more time")
+    train.add_argument(
+        "--checkpointing", action="store_true", help="gradient checkpointing: less memory, a third more time"
+    )
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     train.add_argument(
-        "--sample-text", default="", metavar="TEXT", help="what the samples say; else a held-out clip's words"
+        "--sample-text", default="", metavar="TEXT", help="text of the samples; default: a held-out clip's text"
     )
-    for name, number, default, meaning in _TUNING:
-        usual = "" if default is None else f" (default: {default:g})"
+    for name, number, default, description in _TRAIN_OPTIONS:
+        suffix = "" if default is None else f" (default: {default:g})"
         option = f"--{name.replace('_', '-')}"
-        train.add_argument(option, type=number, default=default, metavar="N", help=meaning + usual)
+        train.add_argument(option, type=number, default=default, metavar="N", help=description + suffix)
     train.set_defaults(command=train_model)
 
     merge: argparse.ArgumentParser = commands.add_parser(
         "merge",
         usage="csm-serve merge [--base MODEL] --adapter ADAPTER OUT",
-        help="make of a model and an adapter what MODEL_PATH serves",
-        description="Write a model with an adapter's weights added into OUT, a new directory that MODEL_PATH serves.",
+        help="merge an adapter into its model, for MODEL_PATH",
+        description="Add an adapter's weights to its model and write the result to the new directory OUT.",
     )
     _add_model(merge, "--base", "the model that the adapter was trained on")
-    merge.add_argument("--adapter", type=Path, required=True, metavar="ADAPTER", help="the adapter in train's OUT")
-    merge.add_argument("out", type=Path, metavar="OUT", help="the directory to make")
+    merge.add_argument(
+        "--adapter", type=Path, required=True, metavar="ADAPTER", help="the directory adapter in train's OUT"
+    )
+    merge.add_argument("out", type=Path, metavar="OUT", help="directory to create")
     merge.set_defaults(command=merge_model)
 
 
@@ -118,42 +129,42 @@ def _add_model(parser: argparse.ArgumentParser, option: str, what: str) -> None:
         option,
         dest="model",
         metavar="MODEL",
-        help=f"{what}: a directory or a hub id; else MODEL_PATH, else {DEFAULT_MODEL}",
+        help=f"{what}: a directory or a hub id; default: MODEL_PATH, else {DEFAULT_MODEL}",
     )
 
 
 def train_model(parsed: argparse.Namespace) -> None:
-    """Run a course, or go on with one."""
-    _need("training.pipeline")
+    """Run the training pipeline, or resume it."""
+    _require("training.pipeline")
     from training.errors import TrainingError
     from training.pipeline import read_examples, run_pipeline
 
     settings = _settings()
     model = parsed.model or settings.model
     try:
-        course = _course(parsed, model)
+        config = _pipeline_config(parsed, model)
     except ValueError as error:
         raise CommandFailed(str(error), Exit.USAGE) from None
-    stop = _Stop()
+    stop = _StopSignal()
     try:
         examples = read_examples(parsed.data, model, settings.hub_token)
         with stop:
-            result = run_pipeline(course, examples, settings.hub_token, _tell, stop)
+            result = run_pipeline(config, examples, settings.hub_token, _print_log_entry, stop)
     except (TrainingError, EngineError) as error:
         raise CommandFailed(str(error)) from None
-    steps = f"{result.outcome.steps} of {course.train.steps} steps are done"
+    steps = f"{result.outcome.steps} of {config.train.steps} steps done"
     if not result.outcome.finished:
-        print(f"{steps}; the same command goes on.", file=sys.stderr)
-    elif result.made is not None and course.lora is None:
-        print(f"{steps}. To hear it: MODEL_PATH={result.made} csm-serve serve", file=sys.stderr)
-    elif result.made is not None:
-        merge = f"csm-serve merge --base {model} --adapter {result.made} NEW"
-        print(f"{steps}. To hear it: {merge} && MODEL_PATH=NEW csm-serve serve", file=sys.stderr)
+        print(f"{steps}; run the same command to resume.", file=sys.stderr)
+    elif result.output is not None and config.lora is None:
+        print(f"{steps}. To serve it: MODEL_PATH={result.output} csm-serve serve", file=sys.stderr)
+    elif result.output is not None:
+        merge = f"csm-serve merge --base {model} --adapter {result.output} NEW"
+        print(f"{steps}. To serve it: {merge} && MODEL_PATH=NEW csm-serve serve", file=sys.stderr)
 
 
 def merge_model(parsed: argparse.Namespace) -> None:
-    """Write what MODEL_PATH serves."""
-    _need("training.merge")
+    """Merge an adapter into its base checkpoint."""
+    _require("training.merge")
     from training.errors import TrainingError
     from training.merge import merge
 
@@ -162,20 +173,20 @@ def merge_model(parsed: argparse.Namespace) -> None:
         out = merge(parsed.model or settings.model, parsed.adapter, parsed.out, settings.hub_token)
     except (TrainingError, EngineError) as error:
         raise CommandFailed(str(error)) from None
-    print(f"{out} is there: MODEL_PATH={out} csm-serve serve")
+    print(f"Wrote {out}. To serve it: MODEL_PATH={out} csm-serve serve")
 
 
-def _course(parsed: argparse.Namespace, model: str) -> Pipeline:
-    """Raises ValueError that names what cannot be so."""
+def _pipeline_config(parsed: argparse.Namespace, model: str) -> PipelineConfig:
+    """Raises ValueError naming the invalid option."""
     from training.lora import LoraSettings
-    from training.pipeline import Pipeline
+    from training.pipeline import PipelineConfig
     from training.settings import TrainSettings
 
     if parsed.full and parsed.heads:
-        raise ValueError("--heads stands beside LoRA: --full trains the heads anyway")
-    rate = _RATES["full" if parsed.full else "lora"] if parsed.learning_rate is None else parsed.learning_rate
+        raise ValueError("--heads requires LoRA: --full trains the heads anyway")
+    rate = _LEARNING_RATES["full" if parsed.full else "lora"] if parsed.learning_rate is None else parsed.learning_rate
     rank = 32 if parsed.lora_rank is None else parsed.lora_rank
-    return Pipeline(
+    return PipelineConfig(
         model=model,
         out=parsed.out,
         train=TrainSettings(
@@ -183,12 +194,12 @@ def _course(parsed: argparse.Namespace, model: str) -> Pipeline:
             schedule=parsed.schedule,
             precision=parsed.precision,
             device=parsed.device,
-            **{name: getattr(parsed, name) for name, *_ in _TUNING},
+            **{name: getattr(parsed, name) for name, *_ in _TRAIN_OPTIONS},
         ),
         lora=None if parsed.full else LoraSettings(rank=rank, heads=parsed.heads),
         step_positions=parsed.step_positions,
         held_out=parsed.held_out,
-        heard_share=parsed.prompted,
+        prompt_share=parsed.prompted,
         sample_text=parsed.sample_text,
         checkpointing=parsed.checkpointing,
     )
@@ -201,9 +212,9 @@ def _settings() -> ModelSettings:
         raise CommandFailed(str(error), Exit.USAGE) from None
 
 
-def _need(module: str) -> None:
-    """Import what teaching needs. Raises CommandFailed that says how to get it."""
-    # peft loads bitsandbytes, which asks the user for kernels that nothing here would use.
+def _require(module: str) -> None:
+    """Import a training module. Raises CommandFailed with the install command if a package is missing."""
+    # peft imports bitsandbytes, which warns about missing kernels that are not used here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         importlib.import_module(module)
@@ -211,35 +222,34 @@ def _need(module: str) -> None:
         if error.name is None or error.name.partition(".")[0] in ("training", "engine"):
             raise
         raise CommandFailed(
-            f"teaching needs a package that serving does not, and {error.name} is not there: "
-            "pip install 'csm-serve[train]'"
+            f"training needs the package {error.name}, which is not installed: pip install 'csm-serve[train]'"
         ) from None
 
 
-def _tell(entry: dict[str, float]) -> None:
-    """A line of the log, in figures that one can read."""
+def _print_log_entry(entry: dict[str, float]) -> None:
+    """Print a log entry as JSON with five significant digits."""
     print(json.dumps({name: float(f"{figure:.5g}") for name, figure in entry.items()}), flush=True)
 
 
-class _Stop:
-    """Asked whether to stop: yes, once somebody interrupts or ends the process. A second time it ends at once."""
+class _StopSignal:
+    """Callable that is true after SIGINT or SIGTERM; a second signal has its suffix effect."""
 
     def __init__(self) -> None:
-        self._asked = False
-        self._before: dict[int, Any] = {}
+        self._requested = False
+        self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
-        return self._asked
+        return self._requested
 
     def __enter__(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
+            self._previous[number] = signal.signal(number, self._request)
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
         self.__exit__()
-        print("stopping behind this step …", file=sys.stderr)
+        print("stopping after this step …", file=sys.stderr)

@@ -26,7 +26,7 @@ from torch import Tensor
 from engine import MachineLimits
 from engine.model.tokenizer import TextTokenizer
 from engine.types import Codes
-from training.evaluation import measure
+from training.evaluation import held_out_losses
 from training.settings import TrainSettings
 from training.trainer import Hooks, train
 
@@ -135,8 +135,8 @@ def train_language(codec: Any, speech: Path, work: Path, settings: TrainSettings
     reader = Reader(examples[:-_HELD_BACK], layout, _ROWS)
     other = Reader(examples[-_HELD_BACK:], layout, _MEASURED)(0, np.random.default_rng(SEED))
     hooks = Hooks(
-        logged=_tell,
-        evaluate=lambda taught: measure(taught, layout, other, settings.max_positions),
+        on_log=_tell,
+        evaluate=lambda taught: held_out_losses(taught, layout, other, settings.max_positions),
         sample=lambda _, taught: write_checkpoint(taught, tokenizer, work / "latest"),
     )
     train(model, layout, reader, settings, work / "language", hooks)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.types import Codes
-from training.batches import Batch, collate, split
+from training.batches import Batch, collate, group_by_length
 from training.example import Example
 from training.losses import CsmLosses
 from training.sequence import Layout
@@ -30,7 +30,7 @@ def draw(model: Any, batch: Batch, temperature: float, top_k: int) -> Tensor:
     Takes torch's global random numbers.
     """
     losses = CsmLosses(model)
-    before = losses.before(batch)
+    before = losses.backbone_hidden(batch)
     codes = _pick(model.lm_head(before), temperature, top_k)[:, None]
     for _ in range(1, losses.codebooks):
         more = _pick(losses.depth_logits(before, codes)[-1], temperature, top_k)
@@ -43,7 +43,7 @@ def draw_all(
 ) -> Iterator[tuple[str, Codes]]:
     """Of each example its name and (frames, codebooks), in any order. The speaker's number tells the voice."""
     of = {example.name: example for example in examples}
-    for group in split([Row((example,)) for example in examples], layout, max_positions):
+    for group in group_by_length([Row((example,)) for example in examples], layout, max_positions):
         drawn = draw(model, collate(group, layout, 0.0, np.random.default_rng(0)), temperature, top_k).cpu().numpy()
         for row in group:
             name = row.segments[0].name

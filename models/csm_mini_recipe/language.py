@@ -124,7 +124,7 @@ class Reader:
         heard = 0 if told else 1
         while True:
             example = replace(clips[int(rng.integers(len(clips)))], speaker=speaker)
-            room -= self._layout.length_of(example)
+            room -= self._layout.segment_length(example)
             if room < 0 and len(segments) > heard:
                 break
             segments.append(example if len(segments) < heard else self._layout.labelled(example))

@@ -1,4 +1,4 @@
-"""A run that is killed, no handler and no clean-up, when it has told of step 8.
+"""A run that kills itself with SIGKILL after logging step 8.
 
 python -m tests.training.killed_run BASE OUT
 """
@@ -14,7 +14,7 @@ import torch
 
 from training.trainer import Hooks
 
-from .chance import run
+from .short_runs import run
 
 
 def kill(entry: dict[str, float]) -> None:
@@ -24,4 +24,4 @@ def kill(entry: dict[str, float]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), Path(sys.argv[2]), hooks=Hooks(logged=kill))
+    run(Path(sys.argv[1]), Path(sys.argv[2]), hooks=Hooks(on_log=kill))

@@ -1,4 +1,4 @@
-"""From files to samples: every rate, width and channel count comes out as the same sound; nothing else is opened."""
+"""Decoding: every sample rate, channel count and format gives the same signal; no other file is opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from training.audio import Samples, read_audio
 from training.errors import RecordingsError
 
-from .sounds import RATE, speech, write_wav
+from .synthetic_audio import RATE, speech, write_wav
 
 
 def tone(rate: int, seconds: float = 1.0) -> Samples:
@@ -38,12 +38,12 @@ def test_any_wav_becomes_mono_at_24_khz(rate: int, channels: int, tmp_path: Path
     assert audio.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert audio.samples.dtype == np.float32
     assert audio.seconds == pytest.approx(1, abs=0.01)
-    inside = slice(500, 23_000)  # a resampler fades in and out
+    inside = slice(500, 23_000)  # resamplers have edge effects
     np.testing.assert_allclose(audio.samples[inside], tone(RATE)[inside], atol=0.01)
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("flac", "flac"), ("mp3", "libmp3lame"), ("ogg", "libopus")])
-def test_other_formats_are_read(suffix: str, codec: str, tmp_path: Path) -> None:
+def test_compressed_formats_are_decoded(suffix: str, codec: str, tmp_path: Path) -> None:
     path = encode(tmp_path / f"a.{suffix}", tone(48_000, 2.0), 48_000, codec)
     audio = read_audio(path)
     assert audio.seconds == pytest.approx(2, abs=0.1)
@@ -53,15 +53,15 @@ def test_other_formats_are_read(suffix: str, codec: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "data", [b"", b"no sound at all", b"ffconcat version 1.0\nfile other.wav\n", b"RIFF\x24\0\0\0WAVEfmt "]
 )
-def test_what_is_no_recording_is_refused(data: bytes, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(data: bytes, tmp_path: Path) -> None:
     write_wav(tmp_path / "other.wav", tone(RATE))
     (tmp_path / "a.wav").write_bytes(data)
-    with pytest.raises(RecordingsError, match=r"cannot be decoded|nothing in it to play"):
+    with pytest.raises(RecordingsError, match=r"cannot be decoded|contains no audio frames"):
         read_audio(tmp_path / "a.wav")
 
 
-def test_samples_at_the_peak_are_counted_once_the_peak_is_known(tmp_path: Path) -> None:
+def test_peak_share_counts_samples_at_the_final_peak(tmp_path: Path) -> None:
     loud = speech(2.0) * 2  # a fifth of it is beyond 0.25
     clipped = read_audio(write_wav(tmp_path / "clipped.wav", np.clip(loud, -0.25, 0.25)))
-    assert clipped.at_peak == pytest.approx((np.abs(loud) >= 0.25 * 0.999).mean(), rel=0.01)
-    assert read_audio(write_wav(tmp_path / "whole.wav", speech(2.0))).at_peak < 1e-3
+    assert clipped.peak_share == pytest.approx((np.abs(loud) >= 0.25 * 0.999).mean(), rel=0.01)
+    assert read_audio(write_wav(tmp_path / "whole.wav", speech(2.0))).peak_share < 1e-3

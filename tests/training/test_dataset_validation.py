@@ -1,4 +1,4 @@
-"""Every problem of a folder is told at once, each by its file, and what is left can be used."""
+"""Validation reports every issue of a folder by file and accepts the remaining clips."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.dataset_validation import Report, check
+from training.dataset_validation import ValidationReport, validate_dataset
 from training.manifest import read_manifest
 
-from .sounds import RATE, speech, write_wav
+from .synthetic_audio import RATE, speech, write_wav
 
 WORDS = "These are the words."  # 20 characters: from 0.7 to 4.5 seconds
 
 
-def write(folder: Path, name: str, text: str = WORDS, seed: int = 0, **how: float) -> None:
-    write_wav(folder / name, speech(how.get("seconds", 2.0), seed=seed), int(how.get("rate", RATE)))
+def write(folder: Path, name: str, text: str = WORDS, seed: int = 0, **options: float) -> None:
+    write_wav(folder / name, speech(options.get("seconds", 2.0), seed=seed), int(options.get("rate", RATE)))
     (folder / name).with_suffix(".txt").write_text(text, encoding="utf-8")
 
 
-def report_of(folder: Path) -> Report:
-    return check(read_manifest(folder))
+def report_of(folder: Path) -> ValidationReport:
+    return validate_dataset(read_manifest(folder))
 
 
 def _missing(folder: Path) -> None:
@@ -54,30 +54,30 @@ def _silent(folder: Path) -> None:
 
 
 ERRORS: dict[str, Callable[[Path], None]] = {
-    "there is no file": _missing,
-    "leads out of the folder": _outside,
-    "bad.wav leads out of the folder": _linked_outside,
-    "its name is that of": _twice,
+    "does not exist": _missing,
+    "is outside the folder": _outside,
+    "bad.wav is outside the folder": _linked_outside,
+    "has the same name as": _twice,
     "cannot be decoded": _unreadable,
     "is silent": _silent,
     "at least 0.5 s": lambda folder: write(folder, "bad.wav", seconds=0.4),
     "csm-serve cut": lambda folder: write(folder, "bad.wav", seconds=31.0),
     "has no transcript": lambda folder: write(folder, "bad.wav", " … "),
-    "where a character was lost": lambda folder: write(folder, "bad.wav", "\ufffdber and out."),
+    "a lost character": lambda folder: write(folder, "bad.wav", "\ufffdber and out."),
     "its sample rate is 7000 Hz": lambda folder: write(folder, "bad.wav", rate=7000, seconds=0.6),
     "is not UTF-8": lambda folder: (write(folder, "bad.wav"), (folder / "bad.txt").write_bytes(b"caf\xe9"))[0],
 }
 
 
-@pytest.mark.parametrize("told", ERRORS)
-def test_an_error_is_told_and_the_rest_can_be_used(told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors_are_reported_and_other_clips_are_usable(message: str, tmp_path: Path) -> None:
     folder = tmp_path / "recordings"
     write(folder, "good.wav", seed=1)
-    ERRORS[told](folder)
+    ERRORS[message](folder)
     report = report_of(folder)
-    (problem,) = report.problems
-    assert problem.where.split()[0].startswith(("bad", "../bad"))
-    assert told in str(problem)
+    (issue,) = report.issues
+    assert issue.location.split()[0].startswith(("bad", "../bad"))
+    assert message in str(issue)
     assert (report.errors, report.warnings) == (1, 0)
     assert [clip.recording.path.name for clip in report.clips] == ["good.wav"]
 
@@ -105,41 +105,41 @@ WARNINGS: dict[str, Callable[[Path], None]] = {
     "are words missing": lambda folder: write(folder, "odd.wav", "Yes.", seconds=5.0),
     "transcript of another clip": lambda folder: write(folder, "odd.wav", WORDS * 6),
     "is the same recording as good.wav": lambda folder: write(folder, "odd.wav", seed=1),
-    "read as something else": lambda folder: write(
+    "decoded with another encoding": lambda folder: write(
         folder, "odd.wav", "Ã\x9cber alles, fÃ¼r dich.".replace("\x9c", "œ")
     ),
 }
 
 
-@pytest.mark.parametrize("told", WARNINGS)
-def test_a_doubt_is_told_and_the_clip_is_used(told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("message", WARNINGS)
+def test_warnings_are_reported_and_the_clip_is_usable(message: str, tmp_path: Path) -> None:
     write(tmp_path, "good.wav", seed=1)
-    WARNINGS[told](tmp_path)
+    WARNINGS[message](tmp_path)
     report = report_of(tmp_path)
-    (problem,) = report.problems
-    assert problem.where == "odd.wav"
-    assert told in problem.what
+    (issue,) = report.issues
+    assert issue.location == "odd.wav"
+    assert message in issue.message
     assert (report.errors, report.warnings, len(report.clips)) == (0, 1, 2)
 
 
-def test_recordings_that_the_manifest_forgot_are_told_in_one_line(tmp_path: Path) -> None:
+def test_unlisted_recordings_are_one_warning(tmp_path: Path) -> None:
     for number in range(8):
         write_wav(tmp_path / f"wavs/{number}.wav", speech(2.0, seed=number))
     (tmp_path / "metadata.csv").write_text(f"0|{WORDS}\n")
-    (problem,) = report_of(tmp_path).problems
-    named = ", ".join(f"wavs/{number}.wav" for number in range(1, 6))
-    assert str(problem) == f"warning: metadata.csv: does not name 7 recordings: {named} …"
+    (issue,) = report_of(tmp_path).issues
+    listed = ", ".join(f"wavs/{number}.wav" for number in range(1, 6))
+    assert str(issue) == f"warning: metadata.csv: does not list 7 recordings: {listed} …"
 
 
-def test_all_problems_of_all_files_are_told_at_once_and_summed_up(tmp_path: Path) -> None:
+def test_issues_of_all_files_are_reported_with_a_summary(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_wav(tmp_path / f"{name}.wav", speech(3.0, seed=ord(name)))
     write_wav(tmp_path / "short.wav", speech(0.1))
     lines = [f"a.wav,{WORDS},anna", f"b.wav,{WORDS},anna", f"c.wav,{WORDS},zoe", "short.wav,,zoe", "gone.wav,,", "x"]
     (tmp_path / "metadata.csv").write_text("\n".join(["file,text,speaker", *lines]))
     done: list[tuple[int, int]] = []
-    report = check(read_manifest(tmp_path), told=lambda *so_far: done.append(so_far))
-    assert [problem.where.split()[0] for problem in report.problems] == ["short.wav"] * 2 + ["gone.wav"] * 2 + ["x"] * 2
+    report = validate_dataset(read_manifest(tmp_path), on_progress=lambda *progress: done.append(progress))
+    assert [issue.location.split()[0] for issue in report.issues] == ["short.wav"] * 2 + ["gone.wav"] * 2 + ["x"] * 2
     assert done == [(number, 6) for number in range(1, 7)]
     assert report.seconds == pytest.approx(9.0, abs=0.01)
     assert report.summary() == [

@@ -1,4 +1,4 @@
-"""LoRA trains what it says and nothing else."""
+"""LoRA changes exactly the selected weights."""
 
 from __future__ import annotations
 
@@ -11,61 +11,65 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.base_model import BaseModel, load_base
+from training.base_checkpoint import BaseCheckpoint, load_base
 from training.example import Example
 from training.lora import LoraSettings, add_lora, merged_tensors
 from training.sequence import Sequence
 from training.trainer import Hooks, train
 
-from .chance import SHORT
+from .short_runs import SHORT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 _LAYERS = r"(backbone_model|depth_decoder\.model)\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-_BRIDGE = r"depth_decoder\.model\.inputs_embeds_projector"
+_PROJECTION = r"depth_decoder\.model\.inputs_embeds_projector"
 HEADS = {"lm_head.weight", "depth_decoder.codebooks_head.weight"}
 
 
-def taught(base: BaseModel, examples: list[Example], out: Path, settings: LoraSettings) -> None:
+def train_lora(base: BaseCheckpoint, examples: list[Example], out: Path, settings: LoraSettings) -> None:
     add_lora(base, settings, seed=0)
     sequences = [Sequence((example,)) for example in examples]
     train(base.model, base.layout, lambda step, rng: sequences, SHORT, out)
 
 
-def copy_of(model: Any) -> dict[str, Tensor]:
+def clone_state(model: Any) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("heads", [False, True])
-def test_only_what_was_meant_to_has_changed(
-    base: BaseModel, examples: list[Example], tmp_path: Path, heads: bool
+def test_only_selected_weights_change(
+    base: BaseCheckpoint, examples: list[Example], tmp_path: Path, heads: bool
 ) -> None:
-    """Every tensor of the model, by name: in the merged weights, and in the model as it lies there."""
-    before = copy_of(base.model)
-    taught(base, examples, tmp_path, LoraSettings(rank=4, heads=heads))
+    """Every tensor by name, in the merged weights and in the model itself."""
+    before = clone_state(base.model)
+    train_lora(base, examples, tmp_path, LoraSettings(rank=4, heads=heads))
     merged = merged_tensors(base.model)
     assert merged.keys() == before.keys()
     assert all(merged[name].dtype == before[name].dtype for name in before)
     changed = {name for name in before if not torch.equal(before[name], merged[name])}
-    meant = {name for name in before if re.fullmatch(f"({_LAYERS}|{_BRIDGE})\\.weight", name)}
-    assert len(meant) == 7 * (3 + 2) + 1
-    assert changed == (meant | HEADS if heads else meant)
+    expected = {name for name in before if re.fullmatch(f"({_LAYERS}|{_PROJECTION})\\.weight", name)}
+    assert len(expected) == 7 * (3 + 2) + 1
+    assert changed == (expected | HEADS if heads else expected)
 
-    lying = base.model.state_dict()
+    in_model = base.model.state_dict()
     for name, tensor in before.items():
-        held = {name, name.replace(".weight", ".base_layer.weight"), name.replace(".weight", ".original_module.weight")}
-        (there,) = held & lying.keys()
-        assert torch.equal(lying[there], tensor)
+        names = {
+            name,
+            name.replace(".weight", ".base_layer.weight"),
+            name.replace(".weight", ".original_module.weight"),
+        }
+        (found,) = names & in_model.keys()
+        assert torch.equal(in_model[found], tensor)
 
 
-def test_a_new_adapter_adds_nothing(base: BaseModel) -> None:
-    before = copy_of(base.model)
+def test_a_new_adapter_is_a_no_op(base: BaseCheckpoint) -> None:
+    before = clone_state(base.model)
     add_lora(base, LoraSettings(rank=4, heads=True), seed=0)
     merged = merged_tensors(base.model)
     assert all(torch.equal(merged[name], before[name]) for name in before)
 
 
-def test_what_is_trained_is_float32_beside_a_coarse_base(base: BaseModel) -> None:
+def test_lora_weights_are_float32_with_a_bfloat16_base(base: BaseCheckpoint) -> None:
     base.model.to(torch.bfloat16)
     add_lora(base, LoraSettings(rank=4, heads=True), seed=0)
     trained = [parameter for parameter in base.model.parameters() if parameter.requires_grad]
@@ -74,8 +78,8 @@ def test_what_is_trained_is_float32_beside_a_coarse_base(base: BaseModel) -> Non
     assert {tensor.dtype for tensor in merged.values() if tensor.is_floating_point()} == {torch.bfloat16}
 
 
-def test_the_embeddings_stay_tied(base: BaseModel, examples: list[Example], tmp_path: Path) -> None:
-    taught(base, examples, tmp_path, LoraSettings(rank=4))
+def test_embeddings_stay_tied(base: BaseCheckpoint, examples: list[Example], tmp_path: Path) -> None:
+    train_lora(base, examples, tmp_path, LoraSettings(rank=4))
     backbone, depth = (
         base.model.backbone_model.embed_tokens.embed_audio_tokens,
         base.model.depth_decoder.model.embed_tokens,
@@ -84,22 +88,20 @@ def test_the_embeddings_stay_tied(base: BaseModel, examples: list[Example], tmp_
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
-def test_what_cannot_be_is_told(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         LoraSettings(**wrong)
 
 
-def test_dropout_is_the_same_in_a_run_that_was_stopped(
-    base_directory: Path, examples: list[Example], tmp_path: Path
-) -> None:
-    """Dropout draws from torch's own generator, which each step sets."""
+def test_dropout_is_reproducible_after_resume(base_directory: Path, examples: list[Example], tmp_path: Path) -> None:
+    """Dropout uses torch's global generator, which every step seeds."""
 
     def weights(out: Path, *stops: bool) -> dict[str, Tensor]:
         sequences = [Sequence((example,)) for example in examples]
         for stop in stops:
             base = load_base(str(base_directory))
             add_lora(base, LoraSettings(rank=4, dropout=0.3), seed=0)
-            hooks = Hooks(stop=[lambda: False, lambda: True][stop])
+            hooks = Hooks(should_stop=[lambda: False, lambda: True][stop])
             train(base.model, base.layout, lambda step, rng: sequences, replace(SHORT, steps=3), out, hooks)
         return merged_tensors(base.model)
 

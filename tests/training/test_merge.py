@@ -1,4 +1,4 @@
-"""Base and adapter, merged, are what they were side by side, and the engine speaks with it."""
+"""A merged checkpoint equals base plus adapter, and the engine generates from it as transformers does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from engine import EngineConfig, SpeechRequest, load_engine, random_checkpoint
-from training.base_model import identity_of, load_base
+from training.base_checkpoint import checkpoint_fingerprint, load_base
 from training.batches import collate
-from training.errors import BaseError
+from training.errors import BaseCheckpointError
 from training.example import Example
 from training.export import export_model
 from training.lora import LoraSettings, add_lora, load_adapter, write_adapter
@@ -24,14 +24,14 @@ from training.merge import merge
 from training.sequence import Sequence
 from training.trainer import train
 
-from .chance import SHORT, clips_of_chance
+from .short_runs import SHORT, random_examples
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)
 class Trained:
-    model: Any  # with its adapter in it
+    model: Any  # with the adapter's layers
     adapter: Path
 
 
@@ -40,14 +40,14 @@ def trained(base_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     base = load_base(str(base_directory))
     out = tmp_path_factory.mktemp("trained")
     adapted = add_lora(base, LoraSettings(rank=4, heads=True), seed=0)
-    sequences = [Sequence((example,)) for example in clips_of_chance(5)]
+    sequences = [Sequence((example,)) for example in random_examples(5)]
     train(base.model, base.layout, lambda step, rng: sequences, SHORT, out)
     write_adapter(adapted, base, out / "adapter")
     return Trained(base.model, out / "adapter")
 
 
 def logits_of(model: Any, examples: list[Example], base_directory: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """transformers' own logits, of the backbone for a text and of the depth decoder for some frames."""
+    """transformers' own logits: the backbone's for a text, the depth decoder's for some frames."""
     generator = torch.Generator().manual_seed(1)
     frames = torch.randint(0, 64, (3, 4), generator=generator)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_merged_is_base_plus_adapter(
     torch.testing.assert_close(one.depth, other.depth)
 
 
-def test_the_engine_speaks_with_it_as_transformers_would(
+def test_the_engine_generates_the_same_codes_as_transformers(
     trained: Trained, base_directory: Path, tmp_path: Path
 ) -> None:
     out = merge(str(base_directory), trained.adapter, tmp_path / "merged")
@@ -85,24 +85,26 @@ def test_the_engine_speaks_with_it_as_transformers_would(
     base = load_base(str(out))
     engine = load_engine(EngineConfig(str(out), device="cpu", dtype="float32", slots=1))
     try:
-        said = engine.generate(SpeechRequest("Hello there.", temperature=0, max_frames=8)).codes
+        codes = engine.generate(SpeechRequest("Hello there.", temperature=0, max_frames=8)).codes
     finally:
         engine.close()
     ids = torch.tensor([base.layout._encode("Hello there.", 0).tolist()])
-    never = list(range(64, 67))  # the codec has no entry for them
+    suppressed = list(range(64, 67))  # codes without a codec entry
     with torch.no_grad():
         expected = base.model.generate(
             input_ids=ids,
-            max_new_tokens=len(said),
+            max_new_tokens=len(codes),
             do_sample=False,
-            suppress_tokens=never,
+            suppress_tokens=suppressed,
             depth_decoder_do_sample=False,
-            depth_decoder_suppress_tokens=never,
+            depth_decoder_suppress_tokens=suppressed,
         )[0]
-    np.testing.assert_array_equal(said, expected)
+    np.testing.assert_array_equal(codes, expected)
 
 
-def test_the_adapter_loads_where_peft_loads_it(trained: Trained, base_directory: Path, examples: list[Example]) -> None:
+def test_the_adapter_loads_with_the_same_logits(
+    trained: Trained, base_directory: Path, examples: list[Example]
+) -> None:
     base = load_base(str(base_directory))
     load_adapter(base, trained.adapter)
     for one, other in zip(
@@ -115,16 +117,16 @@ def test_another_base_is_refused(trained: Trained, tmp_path: Path) -> None:
     other = random_checkpoint.write_checkpoint(
         tmp_path / "other", random_checkpoint.build_model(random_checkpoint.TINY, seed=4)
     )
-    with pytest.raises(BaseError, match="whose weights are others than those of"):
+    with pytest.raises(BaseCheckpointError, match="whose weights differ from those of"):
         merge(str(other), trained.adapter, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_coarse_copy_of_the_base_is_the_base(trained: Trained, base_directory: Path, tmp_path: Path) -> None:
+def test_a_bfloat16_copy_of_the_base_is_accepted(trained: Trained, base_directory: Path, tmp_path: Path) -> None:
     base = load_base(str(base_directory))
-    coarse = export_model(base_directory, base.model.state_dict(), tmp_path / "coarse", torch.bfloat16)
-    assert identity_of(coarse) == identity_of(base_directory)
-    out = merge(str(coarse), trained.adapter, tmp_path / "merged")
+    bfloat16_copy = export_model(base_directory, base.model.state_dict(), tmp_path / "bfloat16_copy", torch.bfloat16)
+    assert checkpoint_fingerprint(bfloat16_copy) == checkpoint_fingerprint(base_directory)
+    out = merge(str(bfloat16_copy), trained.adapter, tmp_path / "merged")
     weights = load_file(out / "model.safetensors")
     codec = load_file(base_directory / "model.safetensors")
     for name, tensor in weights.items():
@@ -135,25 +137,27 @@ def test_a_coarse_copy_of_the_base_is_the_base(trained: Trained, base_directory:
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_what_is_no_adapter_is_told(base_directory: Path, trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(BaseError, match=r"adapter_config\.json: is missing; an adapter is what `csm-serve train`"):
+def test_an_invalid_adapter_is_reported(base_directory: Path, trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(
+        BaseCheckpointError, match=r"adapter_config\.json: is missing; an adapter is the directory `adapter`"
+    ):
         merge(str(base_directory), tmp_path, tmp_path / "merged")
     for path in trained.adapter.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "csm_adapter.json").write_text("{")
-    with pytest.raises(BaseError, match=r"csm_adapter\.json: is damaged"):
+    with pytest.raises(BaseCheckpointError, match=r"csm_adapter\.json: is damaged"):
         merge(str(base_directory), tmp_path, tmp_path / "merged")
 
 
-def test_nothing_is_written_over(base_directory: Path, trained: Trained, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(base_directory: Path, trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     with pytest.raises(FileExistsError, match="name a new directory"):
         merge(str(base_directory), trained.adapter, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_sesames_layout_is_told(base_directory: Path, tmp_path: Path) -> None:
+def test_sesames_layout_is_refused(base_directory: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"backbone_flavor": "llama-1B"}))
     (tmp_path / "tokenizer.json").write_bytes((base_directory / "tokenizer.json").read_bytes())
-    with pytest.raises(BaseError, match="only transformers' layout"):
+    with pytest.raises(BaseCheckpointError, match="only transformers' layout"):
         load_base(str(tmp_path))

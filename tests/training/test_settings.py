@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from training.settings import FREE, TrainSettings
+from training.settings import RESUME_MAY_CHANGE, TrainSettings
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"steps": 0}, "steps is 0, but must be at least 1"),
         ({"warmup": -1}, "warmup is -1"),
@@ -23,13 +23,13 @@ from training.settings import FREE, TrainSettings
         ({"device": "tpu"}, "device is 'tpu'"),
     ],
 )
-def test_what_cannot_be_is_told(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         TrainSettings(**wrong)
 
 
-def test_what_binds_a_run_survives_json_and_leaves_out_what_may_change() -> None:
+def test_binding_settings_are_json_without_those_that_may_change() -> None:
     binding = TrainSettings(codebook_weights=(1.0, 0.5, 0.25)).binding()
     assert json.loads(json.dumps(binding)) == binding
-    assert not FREE & binding.keys()
+    assert not RESUME_MAY_CHANGE & binding.keys()
     assert {"seed", "learning_rate", "depth_share"} <= binding.keys()

@@ -1,4 +1,4 @@
-"""csm-serve prepare and csm-serve cut, as somebody at a terminal meets them."""
+"""csm-serve prepare and csm-serve cut: output and exit status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app import cli
 from app.commands import recordings
 from engine import SAMPLE_RATE, CheckpointNotFound, EngineConfig
 from engine.types import Codes, Samples
-from tests.training.sounds import speech, write_wav
+from tests.training.synthetic_audio import speech, write_wav
 from training.codes import read_codes
 
 
@@ -24,8 +24,8 @@ class Encoder:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[EngineConfig]:
-    """Which codecs were loaded."""
+def codec_configs(monkeypatch: pytest.MonkeyPatch) -> list[EngineConfig]:
+    """Configurations of the loaded codecs."""
     configs: list[EngineConfig] = []
 
     def load_encoder(config: EngineConfig) -> Encoder:
@@ -37,8 +37,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[EngineConfig]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with two good recordings and one without words."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with two valid recordings and one without a transcript."""
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("one", "two", "wordless")):
         write_wav(Path(f"in/{name}.wav"), speech(2.0, seed=seed))
@@ -46,64 +46,64 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def mend() -> None:
+def add_transcript() -> None:
     metadata = Path("in/metadata.csv")
     metadata.write_text(metadata.read_text().replace("wordless.wav,", "wordless.wav,Now it has some."))
 
 
-def test_errors_are_listed_and_nothing_is_made(
-    here: Path, asked: list[EngineConfig], capsys: pytest.CaptureFixture[str]
+def test_errors_are_listed_and_nothing_is_written(
+    workspace: Path, codec_configs: list[EngineConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments in (["out"], ["--check"]):
         assert cli.main(["prepare", "in", *arguments]) == 1
-        told = capsys.readouterr()
-        assert "error: wordless.wav (metadata.csv, line 4): has no transcript" in told.err
-        assert "--leave-out" in told.err
-        assert "2 clips can be used" in told.out
-    assert (asked, Path("out").exists()) == ([], False)
+        output = capsys.readouterr()
+        assert "error: wordless.wav (metadata.csv, line 4): has no transcript" in output.err
+        assert "--leave-out" in output.err
+        assert "2 clips can be used" in output.out
+    assert (codec_configs, Path("out").exists()) == ([], False)
 
 
-def test_recordings_with_errors_are_left_out_when_told(here: Path, asked: list[EngineConfig]) -> None:
+def test_leave_out_skips_recordings_with_errors(workspace: Path, codec_configs: list[EngineConfig]) -> None:
     assert cli.main(["prepare", "in", "out", "--leave-out"]) == 0
     assert [example.name for example in read_codes(Path("out"))] == ["one.wav", "two.wav"]
 
 
-def test_good_recordings_are_encoded_and_warnings_stop_nothing(
-    here: Path, asked: list[EngineConfig], capsys: pytest.CaptureFixture[str]
+def test_recordings_with_warnings_are_encoded(
+    workspace: Path, codec_configs: list[EngineConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mend()
+    add_transcript()
     write_wav(Path("in/two.wav"), speech(2.0, seed=1), rate=16_000)
     assert cli.main(["prepare", "in", "--check"]) == 0
-    assert asked == []
+    assert codec_configs == []
     assert cli.main(["prepare", "in", "out"]) == 0
-    told = capsys.readouterr()
-    assert "warning: two.wav" in told.err
-    assert "3 encoded now, 0 as before" in told.out
+    output = capsys.readouterr()
+    assert "warning: two.wav" in output.err
+    assert "3 encoded, 0 reused" in output.out
     assert cli.main(["prepare", "in", "out"]) == 0
-    assert "0 encoded now, 3 as before" in capsys.readouterr().out
+    assert "0 encoded, 3 reused" in capsys.readouterr().out
 
 
-def test_the_model_is_the_services_unless_another_is_named(
-    here: Path, asked: list[EngineConfig], monkeypatch: pytest.MonkeyPatch
+def test_the_model_option_overrides_model_path(
+    workspace: Path, codec_configs: list[EngineConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mend()
-    assert cli.main(["prepare", "in", "out"]) == 0  # no API_KEY is set: this is no matter of the service
+    add_transcript()
+    assert cli.main(["prepare", "in", "out"]) == 0  # works without API_KEY: only the service needs it
     monkeypatch.setenv("MODEL_PATH", "somewhere")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert cli.main(["prepare", "in", "out"]) == 0
     assert cli.main(["prepare", "in", "out", "--model", "elsewhere"]) == 0
-    assert [config.model for config in asked] == ["sesame/csm-1b", "somewhere", "elsewhere"]
-    assert asked[1].hub_token == "hf_secret"
+    assert [config.model for config in codec_configs] == ["sesame/csm-1b", "somewhere", "elsewhere"]
+    assert codec_configs[1].hub_token == "hf_secret"
 
 
-def test_a_model_that_is_not_there_is_told_in_one_line(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_missing_model_is_reported_in_one_line(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load_encoder(config: EngineConfig) -> Encoder:
         raise CheckpointNotFound(f"{config.model}: there is no such directory")
 
     monkeypatch.setattr(recordings, "load_encoder", load_encoder)
-    mend()
+    add_transcript()
     assert cli.main(["prepare", "in", "out", "--model", "./nowhere"]) == 1
     assert capsys.readouterr().err == "csm-serve: ./nowhere: there is no such directory\n"
 
@@ -112,21 +112,21 @@ def test_a_model_that_is_not_there_is_told_in_one_line(
     ("arguments", "status"),
     [(["prepare", "in"], 2), (["prepare", "in", "out", "--check"], 2), (["prepare", "nowhere", "--check"], 1)],
 )
-def test_a_command_that_cannot_be_used_says_so(
-    arguments: list[str], status: int, here: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_commands_are_reported(
+    arguments: list[str], status: int, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(arguments) == status
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_long_recordings_are_cut_and_what_is_left_to_do_is_told(
-    here: Path, asked: list[EngineConfig], capsys: pytest.CaptureFixture[str]
+def test_long_recordings_are_cut_and_missing_transcripts_are_reported(
+    workspace: Path, codec_configs: list[EngineConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_wav(Path("in/wordless.wav"), speech(9.0, (4.0,)))
     assert cli.main(["cut", "in", "new", "--max-seconds", "6"]) == 0
-    told = capsys.readouterr()
-    assert "new: 4 recordings, 2 of them without a transcript" in told.out
-    assert "new/metadata.csv" in told.out
+    output = capsys.readouterr()
+    assert "new: 4 recordings, 2 of them without a transcript" in output.out
+    assert "new/metadata.csv" in output.out
     with Path("new/metadata.csv").open(newline="") as file:
         assert [row["file"] for row in csv.DictReader(file) if not row["text"]] == [
             "wordless-001.wav",

@@ -83,5 +83,5 @@ def test_a_frame_looks_at_the_token_that_it_says(model: Any, layout: Layout) -> 
         assert float(found[1][1, places[:-1], said[1:]].min()) > 0.7
         assert float(found[1][2, places[1:], said[:-1]].min()) > 0.7
         beside.append(found[2][0, places, said])
-        began += layout.length_of(clip)
+        began += layout.segment_length(clip)
     assert float(torch.cat(beside).mean()) > 0.8

@@ -45,7 +45,7 @@ def test_what_is_likeliest_is_what_transformers_finds(model: Any, tokenizer: Pat
     drawn = draw(model, batch, temperature=0.8, top_k=1)
     assert drawn.shape == (3 + 1 + 4 + 1, CODEBOOKS)
     with torch.no_grad():
-        before = CsmLosses(model).before(batch)
+        before = CsmLosses(model).backbone_hidden(batch)
         for frame, hidden in zip(drawn, before, strict=True):
             assert int(frame[0]) == int(model.lm_head(hidden).argmax())
             for told in range(1, CODEBOOKS):
@@ -59,7 +59,7 @@ def test_chance_keeps_to_what_is_likely(model: Any, tokenizer: Path) -> None:
     clip = Example("1", "some words", 0, np.ones((50, CODEBOOKS), np.int64))
     batch = collate([Sequence((clip,))], layout, 0.0, np.random.default_rng(0))
     with torch.no_grad():
-        likely = model.lm_head(CsmLosses(model).before(batch)).topk(3).indices
+        likely = model.lm_head(CsmLosses(model).backbone_hidden(batch)).topk(3).indices
     torch.manual_seed(0)
     firsts = torch.stack([draw(model, batch, temperature=5.0, top_k=3)[:, 0] for _ in range(20)], dim=1)
     assert (firsts[:, :, None] == likely[:, None]).any(-1).all()

@@ -67,19 +67,19 @@ def test_a_row_is_one_voice_and_fits(layout: QuickLayout) -> None:
         for row in rows:
             voices = {spoken_by[segment.name] for segment in row.segments}
             assert len(voices) == 1
-            assert layout.length(row) <= POSITIONS
-            if row.heard == 0:  # then its number has to tell the voice
+            assert layout.sequence_length(row) <= POSITIONS
+            if row.prompt_segments == 0:  # then its number has to tell the voice
                 assert {segment.speaker for segment in row.segments} == {SPEAKERS.index(*voices)}
 
 
 def test_what_is_said_is_labelled_and_what_is_heard_is_not(layout: QuickLayout) -> None:
     reader = Reader(examples(), layout, rows=1)
     rows = [row for step in range(10) for row in reader(step, np.random.default_rng((2, step)))]
-    assert {row.heard for row in rows} == {0, 1}
+    assert {row.prompt_segments for row in rows} == {0, 1}
     for row in rows:
         for number, segment in enumerate(row.segments):
             last = segment.codes[:, -1]
-            if number < row.heard:
+            if number < row.prompt_segments:
                 assert last.max() < CODES - LABELS
             else:
                 np.testing.assert_array_equal(last - (CODES - LABELS), layout.tokens(segment)[4:-2])
@@ -91,6 +91,6 @@ def test_it_learns(layout: QuickLayout, tmp_path: Path) -> None:
         steps=12, learning_rate=3e-3, warmup=2, schedule="constant", depth_share=0.2, device="cpu", log_every=1
     )
     some = examples()[:9]
-    hooks = Hooks(logged=lambda figures: told.append(figures["loss"]))
+    hooks = Hooks(on_log=lambda figures: told.append(figures["loss"]))
     train(model, layout, lambda _, rng: Reader(some, layout, 1)(0, rng)[:1], settings, tmp_path, hooks)
     assert sum(told[-3:]) < sum(told[:3])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine import random_checkpoint
-from training.base_model import enable_checkpointing, identity_of, load_base
+from training.base_checkpoint import checkpoint_fingerprint, enable_gradient_checkpointing, load_base
 from training.batches import collate
 from training.example import Example
 from training.lora import LoraSettings, add_lora
@@ -20,44 +20,46 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_checkpointing_computes_twice_and_changes_no_gradient(
+def test_gradient_checkpointing_recomputes_and_keeps_gradients_equal(
     base_directory: Path, examples: list[Example], lora: bool
 ) -> None:
-    def learn(checkpointing: bool) -> tuple[list[int], dict[str, Tensor]]:
+    def run_backward(checkpointing: bool) -> tuple[list[int], dict[str, Tensor]]:
         base = load_base(str(base_directory))
         if lora:
             add_lora(base, LoraSettings(rank=4), seed=0)
         if checkpointing:
-            enable_checkpointing(base.model)
+            enable_gradient_checkpointing(base.model)
         base.model.train()
         stacks = (base.model.backbone_model, base.model.depth_decoder.model)
         calls = [0, 0]
 
-        def count(which: int) -> Any:
+        def count(index: int) -> Any:
             def counted(*_: Any) -> None:
-                calls[which] += 1
+                calls[index] += 1
 
             return counted
 
-        for which, stack in enumerate(stacks):
-            stack.layers[0].mlp.register_forward_pre_hook(count(which))
+        for index, stack in enumerate(stacks):
+            stack.layers[0].mlp.register_forward_pre_hook(count(index))
         batch = collate([Sequence((each,)) for each in examples], base.layout, 1.0, np.random.default_rng(0))
         losses = CsmLosses(base.model)(batch)
         torch.autograd.backward(losses.first.mean() + losses.depth.mean())
         return calls, {name: each.grad for name, each in base.model.named_parameters() if each.grad is not None}
 
-    once, plain = learn(checkpointing=False)
-    twice, checkpointed = learn(checkpointing=True)
+    once, plain = run_backward(checkpointing=False)
+    twice, checkpointed = run_backward(checkpointing=True)
     assert (once, twice) == ([1, 1], [2, 2])
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(checkpointed[name], gradient)
 
 
-def test_an_identity_is_of_the_weights_and_not_of_the_files(base_directory: Path, tmp_path: Path) -> None:
+def test_fingerprint_depends_on_weights_and_not_on_files(base_directory: Path, tmp_path: Path) -> None:
     same = random_checkpoint.build_model(random_checkpoint.TINY)
     other = random_checkpoint.build_model(random_checkpoint.TINY, seed=1)
     sharded = random_checkpoint.write_checkpoint(tmp_path / "sharded", same, shard_size="150KB")
     assert not (sharded / "model.safetensors").exists()
-    assert identity_of(sharded) == identity_of(base_directory)
-    assert identity_of(random_checkpoint.write_checkpoint(tmp_path / "other", other)) != identity_of(base_directory)
+    assert checkpoint_fingerprint(sharded) == checkpoint_fingerprint(base_directory)
+    assert checkpoint_fingerprint(
+        random_checkpoint.write_checkpoint(tmp_path / "other", other)
+    ) != checkpoint_fingerprint(base_directory)

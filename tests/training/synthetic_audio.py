@@ -1,4 +1,4 @@
-"""Recordings for tests: bursts of noise that are as long as words, with pauses where they are asked for."""
+"""Synthetic recordings: noise bursts with pauses at given times."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ RATE = 24_000
 
 
 def speech(seconds: float, pauses: tuple[float, ...] = (), pause_seconds: float = 0.5, seed: int = 0) -> Samples:
-    """float32 (samples,): loud all the time but around the middles of the pauses, over a faint hiss."""
+    """float32 (samples,): noise, silenced around the given pause centres, over a faint hiss."""
     rng = np.random.default_rng(seed)
-    moments = np.arange(round(seconds * RATE)) / RATE
-    loud = np.ones(moments.size)
-    for middle in pauses:
-        loud[np.abs(moments - middle) < pause_seconds / 2] = 0
-    return (rng.normal(0, 0.1, moments.size) * loud + rng.normal(0, 1e-4, moments.size)).astype(np.float32)
+    times = np.arange(round(seconds * RATE)) / RATE
+    loud = np.ones(times.size)
+    for centre in pauses:
+        loud[np.abs(times - centre) < pause_seconds / 2] = 0
+    return (rng.normal(0, 0.1, times.size) * loud + rng.normal(0, 1e-4, times.size)).astype(np.float32)
 
 
 def write_wav(path: Path, samples: Samples, rate: int = RATE, channels: int = 1) -> Path:
