@@ -20,7 +20,7 @@ from .edge.auth import KeyGuard
 from .edge.body_limit import BodyLimit
 from .encoders import FORMATS, EncoderError
 from .engine_host import EngineHost, Loader
-from .greeting import curl_line
+from .greeting import curl_line, speak_line
 from .pool import master
 from .pool.pool import Pool
 from .routers import batch, live, openai, page, speech, status, system, voices
@@ -133,8 +133,8 @@ def _get_ready(service: Service) -> None:
         except EncoderError as error:
             _log.warning("format %s cannot be made here: %s", audio.name, error)
     if service.place.greets:
-        line = curl_line(service.settings, ENV_FILE, os.environ)
-        sys.stdout.write(f"\nReady. Paste this to hear it:\n{line}\n\n")
+        with_curl, without = (make(service.settings, ENV_FILE, os.environ) for make in (curl_line, speak_line))
+        sys.stdout.write(f"\nReady. Paste this to make speech.wav:\n{with_curl}\nor, without curl:\n{without}\n\n")
         sys.stdout.flush()
 
 

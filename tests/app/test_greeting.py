@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from app.greeting import curl_line
+from app.greeting import curl_line, speak_line
 from app.settings import Settings, load_settings
 
 
@@ -42,3 +43,24 @@ def test_a_key_of_the_environment_is_read_from_there(settings: Settings, tmp_pat
 def test_the_address_is_one_that_can_be_called(settings: Settings, tmp_path: Path, host: str, address: str) -> None:
     line = curl_line(settings.model_copy(update={"host": host, "port": 81}), tmp_path / "none", {})
     assert shlex.split(line)[-1].startswith(f"http://{address}:81/tts/generate?text=")
+
+
+def test_without_curl_the_command_reads_the_key_in_the_directory_of_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / ".env").write_text("API_KEY=k3y\n", encoding="utf-8")
+    line = speak_line(load_settings(folder / ".env"), folder / ".env", {})
+    assert "k3y" not in line
+    assert shlex.split(line)[:3] == ["cd", str(folder), "&&"]
+
+
+def test_without_curl_the_command_is_the_one_beside_this_python(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def line() -> list[str]:
+        return shlex.split(speak_line(settings, tmp_path / "none", {"API_KEY": "first-key"}))
+
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert line()[:2] == ["csm-serve", "speak"]
+    (tmp_path / "csm-serve").touch()
+    assert line()[:4] == [str(tmp_path / "csm-serve"), "speak", "--url", "http://127.0.0.1:8000"]
