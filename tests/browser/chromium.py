@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
+
+from tests.tools import need
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
@@ -29,11 +30,9 @@ _FLAGS = (
 )
 
 
-def find() -> tuple[str, str] | None:
-    """The paths of a browser and of its driver; None if one is missing."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    return (browser, driver) if browser and driver else None
+def find() -> tuple[str, str]:
+    """The paths of a browser and of its driver; skips the test if one is missing."""
+    return need("chromium", *BROWSERS), need("chromium", "chromedriver")
 
 
 def start(browser: str, driver: str, profile: Path) -> Chrome:

@@ -20,8 +20,6 @@ EXPECTED = ("Failed to load resource", "WebSocket connection to")  # what browse
 @pytest.fixture(scope="package")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     found = chromium.find()
-    if found is None:
-        pytest.skip("the page in a browser: there is no Chromium with its driver here (chromium, chromium-driver)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
         driver = chromium.start(*found, tmp_path_factory.mktemp("chromium"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.shared import KEY, Server, serving
+from tests.tools import need
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "clients.md"
@@ -45,6 +46,7 @@ def here(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def test_the_shell_examples_make_what_they_say(here: Path) -> None:
+    need("curl")
     _, *scripts = examples("sh")  # the first sets what is set here already
     subprocess.run(["sh", "-ec", "\n".join(scripts)], check=True, timeout=100)
     made = {name for script in scripts for name in re.findall(r"-o (\w+\.\w+)", script)}

@@ -19,6 +19,7 @@ from engine import FRAME_SAMPLES
 from tests.app.encoders.test_formats import HEADER_MARKS, MAGIC, PADDING, UNDECLARED_DELAY, decode
 from tests.app.voices.recordings import pitch_of
 from tests.integration.shared import KEY, Server, serving
+from tests.tools import need
 
 ALL = pytest.mark.parametrize("name", FORMATS)
 FRAMES = 60
@@ -48,7 +49,7 @@ def body(server: Server, **query: object) -> bytes:
 
 def curl(server: Server, query: str, *options: str) -> subprocess.CompletedProcess[bytes]:
     url = f"{server.url}/tts/generate?{query}"
-    command = ["curl", "-sS", "-g", "--max-time", "30", "-H", f"X-API-Key: {KEY}", *options, url]
+    command = [need("curl"), "-sS", "-g", "--max-time", "30", "-H", f"X-API-Key: {KEY}", *options, url]
     return subprocess.run(command, capture_output=True, check=False)
 
 
