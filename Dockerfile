@@ -5,7 +5,8 @@
 # The "base" flavour of CUDA is enough: it has the runtime, the settings that the NVIDIA container toolkit looks for and
 # the compatibility libraries for older drivers. cuBLAS, cuDNN and NCCL come with torch from the lock, in the versions
 # that torch was built for; "runtime" would bring them a second time, two gigabytes that nothing loads.
-FROM nvidia/cuda:12.8.1-base-ubuntu24.04
+ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
+FROM ${BASE}
 
 # torch.compile builds its launchers at start with a C compiler and Python's headers.
 RUN apt-get update \
@@ -20,13 +21,12 @@ ENV PATH=/opt/venv/bin:$PATH \
 
 WORKDIR /app
 
-# A layer that changes only with the lock. The tools for development leave in the layer in which they came.
+# A layer that changes only with the lock.
 COPY requirements-bootstrap.txt requirements.lock ./
 RUN python3 -m venv /opt/venv \
     && pip install --no-cache-dir --require-hashes -r requirements-bootstrap.txt \
-    && uv pip install --python /opt/venv/bin/python --no-cache --compile-bytecode --require-hashes \
-        -r requirements.lock \
-    && uv pip uninstall --python /opt/venv/bin/python hypothesis mypy pytest pytest-timeout ruff
+    && uv pip install --python /opt/venv/bin/python --no-cache --no-deps --compile-bytecode --require-hashes \
+        -r requirements.lock
 
 COPY LICENSE README.md pyproject.toml gunicorn.conf.py ./
 COPY preloaded-voices preloaded-voices

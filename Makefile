@@ -6,10 +6,10 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format soak bench lock clean
+.PHONY: help install serve test check format soak bench lock test-fresh test-image clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Make .venv and install the locked dependencies
 
@@ -57,6 +57,12 @@ lock: $(INSTALLED) ## Update both locks (ARGS=--upgrade takes newer releases)
 	grep -oE '^[A-Za-z0-9._-]+==[^ ]+' requirements-dev.lock | \
 		$(COMPILE) pyproject.toml --extra train --constraint /dev/stdin --output-file requirements.lock
 	echo uv | $(COMPILE) - $(ARGS) --output-file requirements-bootstrap.txt
+
+test-fresh: $(INSTALLED) ## Both commands on bare Debian systems, as root (ARGS=--quick, SYSTEMS="trixie testing")
+	$(if $(SYSTEMS),SYSTEMS="$(SYSTEMS)") $(BIN)/python -m scripts.test_fresh $(ARGS)
+
+test-image: $(INSTALLED) ## Build the image with buildah and speak with it, as root (ARGS="--stand-in trixie")
+	$(BIN)/python -m scripts.test_image $(ARGS)
 
 clean: ## Remove .venv and what tools left behind
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

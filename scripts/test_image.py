@@ -1,0 +1,225 @@
+"""`make test-image`: build the image with buildah, run it as its own user, and speak with it.
+
+Checks that every voice and format is served and that an upload becomes a voice (scripts/try_service.py), that the
+health check passes, that no package is in the image which only tests need, and that it holds less than 8 GB. Needs
+root. Where no registry of images can be reached, `--stand-in trixie` builds a base of Debian's packages with
+mmdebstrap. `--volume` mounts settings of this machine while the image is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from .test_fresh import Failed, free_port, wait_until_ready
+
+PROJECT = Path(__file__).resolve().parent.parent
+MOST_BYTES = 8_000_000_000
+UID = 10001
+KEY = "key-of-the-test"
+START_SECONDS = 300.0
+STOP_SECONDS = 60.0
+
+
+def buildah(*arguments: str) -> str:
+    """What a command of buildah prints. Raises Failed if it fails."""
+    ran = subprocess.run(["buildah", *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if ran.returncode:
+        raise Failed(f"buildah {shlex.join(arguments)[:200]} ended with {ran.returncode}\n{ran.stdout[-3000:]}")
+    return ran.stdout.strip()
+
+
+def build(base: str | None, volumes: list[str]) -> str:
+    """The id of an image of this checkout."""
+    with tempfile.NamedTemporaryFile("r", encoding="ascii") as file:
+        command = ["buildah", "build", "--isolation", "chroot", "--format", "docker", "--iidfile", file.name]
+        command += [f"--volume={each}" for each in volumes]
+        command += [f"--build-arg=BASE={base}"] if base else []
+        if subprocess.run([*command, "."], cwd=PROJECT, check=False).returncode:
+            raise Failed("the image cannot be built")
+        return file.read().strip().removeprefix("sha256:")
+
+
+def stand_in(suite: str) -> str:
+    """The id of a base image with nothing but a minimal Debian in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "root.tar"
+        if subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", suite, archive], check=False).returncode:
+            raise Failed(f"mmdebstrap cannot build {suite}")
+        container = buildah("from", "scratch")
+        try:
+            buildah("add", container, str(archive), "/")
+            return buildah("commit", "--quiet", container)
+        finally:
+            buildah("rm", container)
+
+
+class Container:
+    """One container of the image, whose processes run as the image's user and with its settings."""
+
+    def __init__(self, image: str) -> None:
+        self._id = buildah("from", "--pull-never", image)
+        self.config: dict[str, Any] = json.loads(buildah("inspect", self._id))["Docker"]["config"]
+
+    def command(self, *arguments: str, **environ: str) -> list[str]:
+        variables = [f"--env={name}={value}" for name, value in environ.items()]
+        return ["buildah", "run", "--isolation", "chroot", *variables, self._id, "--", *arguments]
+
+    def run(self, *arguments: str, **environ: str) -> str:
+        return buildah(*self.command(*arguments, **environ)[1:])
+
+    @contextmanager
+    def serving(self, port: int) -> Iterator[None]:
+        """The image's own command, ready to speak."""
+        command = self.command(*self.config["Cmd"], API_KEY=KEY, PORT=str(port))
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            try:
+                wait_until_ready(process, f"http://127.0.0.1:{port}/readyz", START_SECONDS)
+                yield
+            except Failed:
+                log.seek(0)
+                print(log.read().decode()[-5000:])
+                raise
+            finally:
+                stop(process)
+
+    @property
+    def root(self) -> Path:
+        return Path(buildah("mount", self._id))
+
+    def remove(self) -> None:
+        buildah("rm", self._id)
+
+
+def service_of(pid: int) -> int | None:
+    """The first process below this one that runs as the image's user: gunicorn's master."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+        if os.stat(f"/proc/{child}").st_uid == UID:
+            return int(child)
+        if found := service_of(int(child)):
+            return found
+    return None
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the service in order, and buildah, which waits for it. Raises Failed after STOP_SECONDS."""
+    if process.poll() is not None:
+        return
+    service = service_of(process.pid)
+    if service is None:
+        process.kill()
+        process.wait()
+        raise Failed(f"no process of the container runs as {UID}")
+    os.kill(service, signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.kill(service, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        raise Failed(f"the service still ran {STOP_SECONDS:.0f} s after SIGTERM") from None
+
+
+def only_for_tests() -> set[str]:
+    """The packages that the lock of the tests has and the lock of the service lacks."""
+
+    def names(lock: str) -> set[str]:
+        text = (PROJECT / lock).read_text(encoding="utf-8")
+        return {normalized(each) for each in re.findall(r"^([A-Za-z0-9._-]+)==", text, re.MULTILINE)}
+
+    return names("requirements-dev.lock") - names("requirements.lock")
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed(container: Container) -> set[str]:
+    program = "import importlib.metadata as m; print(*(each.name for each in m.distributions()))"
+    return {normalized(name) for name in container.run("python", "-c", program).split()}
+
+
+def size(root: Path) -> int:
+    """Bytes of the files below, each file once."""
+    return int(subprocess.run(["du", "-sB1", "-x", root], capture_output=True, text=True, check=True).stdout.split()[0])
+
+
+def check(container: Container) -> None:
+    """Raises Failed at the first thing that is not as it should be."""
+    uid = container.run("id", "-u")
+    if uid != str(UID):
+        raise Failed(f"the image runs as {uid}, not as {UID}")
+    if extra := installed(container) & only_for_tests():
+        raise Failed(f"only tests need what the image has: {', '.join(sorted(extra))}")
+    held = size(container.root)
+    print(f"== {held / 1e9:.2f} GB, user {uid}, no package of the tests", flush=True)
+    if held >= MOST_BYTES:
+        raise Failed(f"the image holds {held / 1e9:.2f} GB; the limit is {MOST_BYTES / 1e9:.0f} GB")
+    port = free_port()
+    with container.serving(port):
+        print("== ready; every voice, an upload, every format", flush=True)
+        (kind, *probe) = container.config["Healthcheck"]["Test"]
+        assert kind == "CMD"
+        container.run(*probe, PORT=str(port))
+        with (PROJECT / "scripts/try_service.py").open("rb") as script:
+            speak = container.command("python", "-", f"http://127.0.0.1:{port}", API_KEY=KEY)
+            if subprocess.run(speak, stdin=script, check=False).returncode:
+                raise Failed("the service in the image did not do what it should")
+
+
+def missing() -> str | None:
+    """Why it cannot run here."""
+    if os.geteuid() != 0:
+        return "it needs root: sudo make test-image"
+    if not shutil.which("buildah"):
+        return "buildah is not on PATH; on Debian and Ubuntu: apt install buildah"
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make test-image", description=__doc__)
+    base = parser.add_mutually_exclusive_group()
+    base.add_argument("--base", help="the image to build on, instead of the Dockerfile's")
+    base.add_argument("--stand-in", metavar="SUITE", help="build on a Debian made by mmdebstrap, such as trixie")
+    parser.add_argument(
+        "--volume", action="append", default=[], metavar="HERE:THERE", help="mount a file while the image is built"
+    )
+    parsed = parser.parse_args()
+    if reason := missing():
+        print(f"make test-image cannot run here: {reason}", file=sys.stderr)
+        return 2
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, lambda number, _: sys.exit(128 + number))
+    try:
+        with ExitStack() as cleanup:
+            source = parsed.base
+            if parsed.stand_in:
+                source = stand_in(parsed.stand_in)
+                cleanup.callback(buildah, "rmi", source)
+            image = build(source, parsed.volume)
+            cleanup.callback(buildah, "rmi", image)
+            container = Container(image)
+            cleanup.callback(container.remove)
+            check(container)
+    except Failed as failure:
+        print(f"\nFailed: {failure}")
+        return 1
+    print("\nAll passed.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
