@@ -33,8 +33,10 @@ PACKAGES = "python3,python3-venv,make"
 USER, UID = "stranger", 1000
 HOMES = Path.home() / ".cache/csm-serve-fresh"
 CACHES = {"PIP_CACHE_DIR": "pip", "UV_CACHE_DIR": "uv"}
+NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
 START_SECONDS = 1800.0  # the installation of 7 GB included
 STOP_SECONDS = 60.0
+REMOVE_SECONDS = 30.0
 # What reaches a package index from here. Directories of this machine are left out.
 _SETTINGS = re.compile(
     r"(PIP|UV)_(?!CACHE_DIR).*|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|(https?|no|all)_proxy", re.IGNORECASE
@@ -55,8 +57,17 @@ class FreshSystem:
     def __init__(self, suite: str, root: Path, home: Path, mirror: str | None) -> None:
         self._root = root
         self._home = f"/home/{home.name}"
-        self._environ = _settings()
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", suite, str(root)]
+        self._environ = index_settings()
+        command = [
+            *NAMESPACES,
+            "--mount-proc",
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--include={PACKAGES}",
+            suite,
+            str(root),
+        ]
         _run([*command, mirror] if mirror else command)
         for file in [*_FILES, *filter(os.path.isfile, self._environ.values())]:
             if os.path.isfile(file):
@@ -89,8 +100,7 @@ class FreshSystem:
         variables = shlex.join(f"{name}={value}" for name, value in environ.items())
         inside = shlex.join(["sh", "-ec", f"cd {self._home}/csm-serve; {script}"])
         enter = f"exec chroot --userspec={UID}:{UID} {root} env -i {variables} {inside}"
-        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-        return [*namespaces, "sh", "-ec", "; ".join([*mounts, enter])]
+        return [*NAMESPACES, "sh", "-ec", "; ".join([*mounts, enter])]
 
     def run(self, script: str) -> None:
         """Raises Failed if the script does."""
@@ -121,7 +131,7 @@ class FreshSystem:
             process.wait()
 
 
-def _settings() -> dict[str, str]:
+def index_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if _SETTINGS.fullmatch(name) and not os.path.isdir(value)}
 
 
@@ -147,12 +157,25 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, seconds: float)
     raise Failed(f"{url} was not 200 within {seconds:.0f} s")
 
 
-def _printed_line(log: Path) -> str:
+def printed_line(log: Path) -> str:
     """The line of `csm-serve speak` that the service printed for who has no curl."""
     found = re.search(r"^or, without curl:\n(.+)$", log.read_text(encoding="utf-8"), re.MULTILINE)
     if not found:
         raise Failed("the service printed no line to paste")
     return found[1]
+
+
+@contextmanager
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A folder that is removed also while processes which have just been killed still end in it."""
+    folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    try:
+        yield Path(folder)
+    finally:
+        deadline = time.monotonic() + REMOVE_SECONDS
+        remove = ["rm", "--recursive", "--force", "--one-file-system", folder]
+        while subprocess.run(remove, check=False).returncode and time.monotonic() < deadline:
+            threading.Event().wait(0.2)
 
 
 def free_port() -> int:
@@ -178,7 +201,7 @@ def try_system(suite: str, root: Path, home: Path, mirror: str | None, quick: bo
         say("ready; every voice, an upload, every format")
         system.run(f".venv/bin/python -m scripts.try_service http://127.0.0.1:{port}")
         say("the line to paste")
-        system.run(shlex.join(["sh", "-c", _printed_line(log)]))
+        system.run(shlex.join(["sh", "-c", printed_line(log)]))
         with wave.open(str(system.project / "speech.wav")) as speech:
             if speech.getnframes() < speech.getframerate():
                 raise Failed("the line to paste made less than a second of speech")
@@ -189,14 +212,14 @@ def try_system(suite: str, root: Path, home: Path, mirror: str | None, quick: bo
     say("passed")
 
 
-def _missing() -> str | None:
+def missing() -> str | None:
     """Why it cannot run here."""
     if os.geteuid() != 0:
         return "it needs root, for chroot and mounts: sudo make test-fresh"
     programs = ("mmdebstrap", "git", "tar", "chroot", "mount", "unshare")
-    if missing := [name for name in programs if not shutil.which(name)]:
-        return f"{', '.join(missing)} is not on PATH; on Debian and Ubuntu: apt install mmdebstrap git"
-    if subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], check=False).returncode:
+    if lacking := [name for name in programs if not shutil.which(name)]:
+        return f"{', '.join(lacking)} is not on PATH; on Debian and Ubuntu: apt install mmdebstrap git"
+    if subprocess.run([*NAMESPACES, "true"], check=False).returncode:
         return "this machine allows no new mount and PID namespaces (in a container: --privileged)"
     return None
 
@@ -206,7 +229,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the first system alone, without `make test`")
     parser.add_argument("--mirror", help="Debian's packages from there, instead of from mmdebstrap's default")
     parsed = parser.parse_args()
-    if reason := _missing():
+    if reason := missing():
         print(f"make test-fresh cannot run here: {reason}", file=sys.stderr)
         return 2
     for each in (signal.SIGTERM, signal.SIGHUP):
@@ -216,11 +239,11 @@ def main() -> int:
     failures = []
     for suite in systems[:1] if parsed.quick else systems:
         with (
-            tempfile.TemporaryDirectory(prefix="csm-serve-fresh-") as root,
-            tempfile.TemporaryDirectory(prefix="home-", dir=HOMES) as home,
+            temporary_folder("csm-serve-fresh-") as root,
+            temporary_folder("home-", HOMES) as home,
         ):
             try:
-                try_system(suite, Path(root), Path(home), parsed.mirror, parsed.quick)
+                try_system(suite, root, home, parsed.mirror, parsed.quick)
             except Failed as failure:
                 failures.append(f"{suite}: {failure}")
                 print(f"== {failures[-1]}", flush=True)

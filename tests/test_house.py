@@ -209,8 +209,11 @@ def test_the_image_leaves_main_alone_and_only_behind_the_checks() -> None:
     workflow = yaml.safe_load(text_of(".github/workflows/image.yml"))
     assert workflow[True] == {"workflow_run": {"workflows": ["ci"], "types": ["completed"], "branches": ["main"]}}
     job = workflow["jobs"]["push"]
-    assert "conclusion == 'success'" in job["if"]
-    assert "event == 'push'" in job["if"]
+    for each in workflow["jobs"].values():
+        assert "conclusion == 'success'" in each["if"]
+        assert "event == 'push'" in each["if"]
+    assert job["needs"] == "test"
+    assert workflow["jobs"]["test"]["steps"][-1]["run"] == "sudo python3 -m scripts.test_image"
     tags = job["steps"][-1]["with"]["tags"].splitlines()
     assert [tag.partition(":")[2] for tag in tags] == ["latest", "${{ github.event.workflow_run.head_sha }}"]
 

@@ -1,0 +1,67 @@
+"""What `make test-fresh` and `make test-image` decide before they build anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import test_fresh as fresh
+from scripts import test_image as image
+
+
+def ended() -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process
+
+
+@pytest.mark.parametrize("script", [fresh, image])
+def test_without_root_it_says_so_and_builds_nothing(
+    script: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["script"])
+    assert script.main() == 2  # type: ignore[attr-defined]
+    assert "cannot run here: it needs root" in capsys.readouterr().err
+
+
+def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name: None if name in ("mmdebstrap", "buildah") else f"/bin/{name}")
+    assert str(fresh.missing()).startswith("mmdebstrap is not on PATH")
+    assert str(image.missing()).startswith("buildah is not on PATH")
+
+
+def test_a_service_that_ends_is_not_waited_for() -> None:
+    with pytest.raises(fresh.Failed, match="ended with 0 before it was ready"):
+        fresh.wait_until_ready(ended(), "http://127.0.0.1:9/readyz", 60)
+
+
+def test_the_line_to_paste_is_the_one_that_the_service_prints(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("Ready. Paste this to make speech.wav:\ncurl x\nor, without curl:\ncd /a && b speak\n\n", "utf-8")
+    assert fresh.printed_line(log) == "cd /a && b speak"
+    log.write_text("Ready.\n", "utf-8")
+    with pytest.raises(fresh.Failed, match="no line to paste"):
+        fresh.printed_line(log)
+
+
+def test_only_what_reaches_a_package_index_is_handed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    wanted = {"PIP_INDEX_URL": "x", "UV_DEFAULT_INDEX": "x", "https_proxy": "x", "SSL_CERT_FILE": "x"}
+    others = {"API_KEY": "x", "UV_CACHE_DIR": "x", "PIP_FIND_LINKS": str(tmp_path)}
+    for name, value in {**wanted, **others}.items():
+        monkeypatch.setenv(name, value)
+    assert fresh.index_settings() == wanted
+
+
+def test_what_only_tests_need_is_the_difference_of_the_locks() -> None:
+    names = image.only_for_tests()
+    assert {"pytest", "mypy", "ruff", "hypothesis"} <= names
+    assert not {"torch", "gunicorn", "av"} & names
