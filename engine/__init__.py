@@ -1,6 +1,6 @@
-"""The CSM engine: requests in, audio out. It knows no HTTP and reads no environment.
+"""The CSM engine: requests in, audio out. It knows no HTTP and reads no environment variables.
 
-Importing this package imports no torch; `load_engine` and `load_encoder` do, when they are called.
+Importing this package does not import torch; calling `load_engine` or `load_encoder` does.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ __all__ = [
 
 
 def load_engine(config: EngineConfig, progress: Progress | None = None) -> Engine:
-    """Build the engine that the config asks for and start it.
+    """Build and start the engine that the config names.
 
-    progress: called with (share done, what is being done), from the calling thread.
+    progress: called with (fraction done, current activity), on the calling thread.
     Raises CheckpointNotFound, CheckpointError.
     """
-    report = progress or (lambda share, what: None)
+    report = progress or (lambda fraction, activity: None)
     if config.model == FALLBACK_MODEL:
         from .fallback.espeak import EspeakEngine
 
@@ -88,9 +88,9 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Engin
 
 
 def load_encoder(config: EngineConfig) -> Encoder:
-    """The codec of the checkpoint that the config asks for, without the model that speaks.
+    """Load the codec of the checkpoint that the config names, without the model.
 
-    Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device that is not to be had).
+    Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device that is not available).
     """
     from .loading import load_encoder as load
 

@@ -1,8 +1,8 @@
-"""What a row's context holds, and what has to be prefilled for the next chunk of text. Pure, no torch.
+"""The layout of one row's context, and the spans to prefill for the next text chunk. Pure, no torch.
 
-A context is `voice segment | segments already spoken | the chunk being spoken`. A segment is a text's tokens,
-the frames that say it and one closing frame. The closing frame (and a last frame that was made but never fed
-back) goes in when the next chunk begins, for only then is it known that one does.
+A context is `voice segment | earlier segments | current chunk`. A segment is a text's tokens, its audio frames and one
+EOS frame. The EOS frame, and a last frame that was generated but not fed back, are prefilled with the next chunk, if
+there is one.
 """
 
 from __future__ import annotations
@@ -18,48 +18,52 @@ from .types import Codes
 
 Tokens = list[int]
 Tokenize = Callable[[str], Tokens]
-Span = Tokens | Codes  # text positions, or frames (frames, codebooks): one position each
+Span = Tokens | Codes  # text tokens, or frames (frames, codebooks): one position each
 
 
 @dataclass(frozen=True)
 class TextChunk:
-    """A piece of the text as it will be spoken: its tokens, and the frames that it may take."""
+    """A piece of the text: its tokens, and the limit on its audio in frames."""
 
     text: str
     tokens: Tokens
     max_frames: int
 
 
-def plan_chunks(text: str, most_characters: int, room: int, tokenize: Tokenize, whole: int | None) -> list[TextChunk]:
-    """Cut a text so that each chunk, its tokens and its frames at their bound, fits into `room` positions.
+def plan_chunks(
+    text: str, max_characters: int, free: int, tokenize: Tokenize, fixed_frames: int | None
+) -> list[TextChunk]:
+    """Split a text so that each chunk, its tokens and its largest number of frames, fits into `free` positions.
 
-    Chunks are shorter than `most_characters` where the room asks for it. whole: take the text as one chunk
-    of just this many frames. Raises PromptTooLong if not even the shortest useful chunk fits.
+    max_characters: of a chunk; chunks are shorter where `free` requires it. fixed_frames: take the text as one chunk of
+    exactly this many frames. Raises PromptTooLong if not even a chunk of 20 characters fits.
     """
-    if whole is not None:
+    if fixed_frames is not None:
         tokens = tokenize(" ".join(text.split()))
-        if len(tokens) + whole > room:
-            raise PromptTooLong(f"the text takes {len(tokens)} positions and its audio {whole}, but {room} are free")
-        return [TextChunk(text, tokens, whole)]
-    limit = most_characters
+        if len(tokens) + fixed_frames > free:
+            raise PromptTooLong(
+                f"the text takes {len(tokens)} positions and its audio {fixed_frames}, but {free} are free"
+            )
+        return [TextChunk(text, tokens, fixed_frames)]
+    limit = max_characters
     while True:
         chunks = [TextChunk(chunk, tokenize(chunk), max_frames_for(chunk)) for chunk in split_text(text, limit)]
-        if all(len(chunk.tokens) + chunk.max_frames <= room for chunk in chunks):
+        if all(len(chunk.tokens) + chunk.max_frames <= free for chunk in chunks):
             return chunks
-        if limit <= _SHORTEST_CHUNK:
+        if limit <= _MIN_CHUNK:
             raise PromptTooLong(
-                f"no text of {limit} characters fits: the voice leaves {max(room, 0)} positions of the model's "
+                f"no text of {limit} characters fits: the voice leaves {max(free, 0)} positions of the model's "
                 "context for text and audio; use a shorter recording or transcript"
             )
-        limit = max(limit * 3 // 4, _SHORTEST_CHUNK)
+        limit = max(limit * 3 // 4, _MIN_CHUNK)
 
 
-_SHORTEST_CHUNK = 20
+_MIN_CHUNK = 20  # characters
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """Put these spans into the row from position `start` on; the end of the text goes in with the next step."""
+    """Spans to write into a row from position `start` on; the end-of-text token is the input of the next step."""
 
     start: int
     spans: list[Span]
@@ -69,29 +73,28 @@ class Prefill:
 class Context:
     """One row's context.
 
-    limit: positions of the model. voice_length: positions that the voice segment takes, at the start.
-    eos_frame: the closing frame, (1, codebooks).
+    max_positions: of the model. voice_length: positions of the voice segment, at the start. eos_frame: (1, codebooks).
     """
 
     max_positions: int
     voice_length: int
     eos_frame: Codes
-    position: int = 0  # where the next thing goes
-    _segments: list[tuple[Tokens, Codes]] = field(default_factory=list)  # spoken since the voice, oldest first
+    position: int = 0  # where the next span goes
+    _segments: list[tuple[Tokens, Codes]] = field(default_factory=list)  # after the voice, oldest first
     _chunk_tokens: Tokens = field(default_factory=list)
-    _stale: bool = False  # the segments are not in the row yet
-    _unfed: Codes | None = None  # frames of the last segment that are not in the context yet, the closing one too
+    _stale: bool = False  # the segments are not prefilled yet
+    _unfed: Codes | None = None  # frames of the last segment that are not prefilled yet, the EOS frame included
 
     def __post_init__(self) -> None:
         self.position = self.voice_length
 
     def add_segment(self, tokens: Tokens, codes: Codes) -> None:
-        """Something was said before the first chunk: its text's tokens and its frames (frames, codebooks)."""
+        """Add a history segment before the first chunk: text tokens and codes (frames, codebooks)."""
         self._segments.append((tokens, codes))
         self._stale = True
 
     def begin_chunk(self, chunk: TextChunk) -> Prefill:
-        """Make room for a chunk, behind what was spoken if it fits, else with only the newest segments kept."""
+        """The prefill for a chunk: after the earlier segments if it fits, else after the newest of them only."""
         before: list[Span] = [] if self._unfed is None else [self._unfed]
         need = sum(map(len, before)) + len(chunk.tokens) + chunk.max_frames
         if self._stale or self.position + need > self.max_positions:
@@ -104,19 +107,19 @@ class Context:
         return Prefill(start, spans)
 
     def finish_chunk(self, codes: Codes, fed: int) -> None:
-        """The chunk is spoken: its frames (frames, codebooks), the first `fed` of which the model has read."""
-        self.position += 1 + fed  # the end of the text was the first step's input
+        """Record a chunk's codes (frames, codebooks), the first `fed` of which have been fed back to the model."""
+        self.position += 1 + fed  # the end-of-text token was the first step's input
         self._unfed = np.concatenate([codes[fed:], self.eos_frame])
         self._segments.append((self._chunk_tokens, codes))
 
     def reset(self) -> None:
-        """Go back to the voice alone."""
+        """Drop everything but the voice."""
         self._segments.clear()
         self._unfed = None
         self.position = self.voice_length
 
     def _keep_newest(self, need: int) -> list[Span]:
-        """Keep the newest segments that fit into half of what is free, so that the next roll is not the next chunk."""
+        """Keep the newest segments that fit into half of the free positions, so that not every chunk needs this."""
         free = (self.max_positions - self.voice_length - need) // 2
         kept: list[tuple[Tokens, Codes]] = []
         for tokens, codes in reversed(self._segments):

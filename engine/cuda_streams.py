@@ -1,4 +1,4 @@
-"""Work that a device does in order, beside other such work. On a CPU all of it is done at once."""
+"""CUDA streams and events behind one interface; on a CPU work runs synchronously and every event is complete."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from torch import Tensor
 
 
 class StreamEvent:
-    """A point in a lane's work."""
+    """A recorded point in a stream's work."""
 
     def __init__(self, event: Any = None) -> None:
         self._event = event
 
     @property
     def completed(self) -> bool:
+        """Whether the device has reached the event. Does not wait."""
         return self._event is None or bool(self._event.query())
 
     def wait(self) -> None:
-        """Until the device has come there. Lets other threads run."""
+        """Block until the device has reached the event. Other Python threads keep running."""
         if self._event is not None:
             self._event.synchronize()
 
@@ -31,35 +32,37 @@ COMPLETED = StreamEvent()
 
 
 class StreamPriority(IntEnum):
-    """Of two lanes that both have work, whose goes first. PyTorch keeps 32 streams for each, and hands them out in
-    turn: no lane of one ever is a lane of another."""
+    """Which of two streams with pending work goes first.
+
+    PyTorch keeps 32 streams for each priority and hands them out in turn, so streams of two priorities never coincide.
+    """
 
     VOICES = 0
-    PROMPTS = 1
+    PREFILL = 1
     FRAMES = 2
 
 
 class DeviceStream:
-    """A CUDA stream, or on a CPU nothing."""
+    """A CUDA stream; on a CPU every method does nothing."""
 
-    def __init__(self, device: torch.device, urgency: StreamPriority) -> None:
+    def __init__(self, device: torch.device, priority: StreamPriority) -> None:
         self._stream: Any = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device, priority=-urgency)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(device, priority=-priority)  # type: ignore[no-untyped-call]
 
     def as_current(self) -> AbstractContextManager[Any]:
-        """What is begun inside goes into this lane."""
+        """Context manager: work that is launched inside goes to this stream."""
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def wait_event(self, mark: StreamEvent) -> None:
-        """What comes next in this lane waits for that point of another."""
-        if self._stream is not None and mark._event is not None:
-            self._stream.wait_event(mark._event)
+    def wait_event(self, event: StreamEvent) -> None:
+        """Later work in this stream waits for an event of another stream."""
+        if self._stream is not None and event._event is not None:
+            self._stream.wait_event(event._event)
 
     def record_event(self) -> StreamEvent:
         return COMPLETED if self._stream is None else StreamEvent(self._stream.record_event())
 
     def record_use(self, tensor: Tensor) -> None:
-        """Made in another lane and read in this one: it is not to be freed before."""
+        """Keep the memory of a tensor from another stream until this stream has read it."""
         if self._stream is not None:
             tensor.record_stream(self._stream)

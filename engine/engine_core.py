@@ -1,4 +1,7 @@
-"""The CSM engine: one thread that speaks for all requests, and the only bridge between it and other threads."""
+"""The CSM engine's core loop: one thread that admits, prefills, decodes and emits audio for all requests.
+
+`stream`, `generate`, `status` and `close` may be called from any thread; they reach the loop through an inbox.
+"""
 
 from __future__ import annotations
 
@@ -28,22 +31,25 @@ from .voice_encoder import VoiceEncoder
 
 log = logging.getLogger(__name__)
 
-# On a CPU a voice is encoded by the processors that make the frames. Five steps of niceness are a third of a thread's
-# weight, so it takes a quarter of what both want: what PrefillPace gives to prompts at any time.
+# On a CPU the voice encoder competes with the frame step for the same cores. Five steps of niceness give a thread a
+# third of the weight, so the encoder gets a quarter of the contended time: the share PrefillBudget always grants.
 _ENCODER_NICENESS = {"cpu": 5, "cuda": 0}
 
 
 @dataclass(frozen=True)
-class _Unheard:
-    """A frame that was made and not given out yet, for whom, and who of them ends with it."""
+class _InFlightFrame:
+    """A launched frame that has not been emitted yet."""
 
     frame: Frame
-    speaking: list[RequestState]
-    ending: set[RequestState]
+    requests: list[RequestState]  # that the frame was launched for
+    finishing: set[RequestState]  # the subset whose text chunk ends with this frame
 
 
 class CsmEngine:
-    """Implements engine.Engine on a loaded model. Threads talk to it through `_changed` and the inbox alone."""
+    """Implements engine.Engine on a loaded model.
+
+    All state belongs to the engine thread, except the fields that `_changed` guards: the inbox and the flags.
+    """
 
     name = "csm"
     sample_rate = SAMPLE_RATE
@@ -55,22 +61,22 @@ class CsmEngine:
         self._changed = threading.Condition()
         self._encoder = VoiceEncoder(
             lambda voice: self._runner.encode(voice.samples, voice.sample_rate),
-            self._nudge,
+            self._wake,
             niceness=_ENCODER_NICENESS[self._runner.device.type],
         )
-        voices = VoiceCache(loaded.voice_cache_bytes)
-        self._prompt_builder = PromptBuilder(self._runner, loaded.tokenizer, voices, self._encoder, self.slots)
-        # half of the context, so that there is as much left to speak in
-        self.max_voice_seconds: float | None = self._prompt_builder.limit // 2 * FRAME_MILLISECONDS / 1000
+        voice_cache = VoiceCache(loaded.voice_cache_bytes)
+        self._prompt_builder = PromptBuilder(self._runner, loaded.tokenizer, voice_cache, self._encoder, self.slots)
+        # half of the context, so that the other half remains for text and audio
+        self.max_voice_seconds: float | None = self._prompt_builder.max_positions // 2 * FRAME_MILLISECONDS / 1000
         self._scheduler: Scheduler[RequestState] = Scheduler(self.slots)
         self._inbox: list[RequestState] = []
-        self._nudged = False
+        self._woken = False
         self._closing = False
         self._error: EngineFailed | None = None
-        self._busy_since: float | None = None  # when the thread last took up work; None while it sleeps
+        self._busy_since: float | None = None  # start of the current iteration; None while the thread sleeps
         self._prefill_budget = PrefillBudget(self._runner.min_prefill_positions)
         self._playback = PlaybackClock()
-        self._unheard: _Unheard | None = None  # the frame that was made last, while its sound is still on its way
+        self._in_flight: _InFlightFrame | None = None  # launched in the last iteration, not emitted yet
         self._thread = threading.Thread(target=self._run, name="csm-engine", daemon=True)
         self._thread.start()
 
@@ -82,14 +88,14 @@ class CsmEngine:
     # ---- any thread
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
-        state = self._prompt_builder.plan(request, AudioQueue(self._config.audio_queue_slices, self._nudge))
+        state = self._prompt_builder.plan(request, AudioQueue(self._config.audio_queue_slices, self._wake))
         with self._changed:
             if self._error is not None:
                 raise self._error
             if self._closing:
                 raise EngineClosed("the engine is closed")
             self._inbox.append(state)
-        self._nudge()
+        self._wake()
         return SpeechStream(state.queue, request)
 
     def generate(self, request: SpeechRequest) -> Speech:
@@ -109,138 +115,142 @@ class CsmEngine:
             queued=self._scheduler.waiting + len(self._inbox),
             error=None if self._error is None else str(self._error),
             stalled_seconds=0.0 if busy_since is None else time.monotonic() - busy_since,
-            detail={**self._detail, "voice_cache_bytes": self._prompt_builder.voices.nbytes},
+            detail={**self._detail, "voice_cache_bytes": self._prompt_builder.voice_cache.nbytes},
         )
 
     def close(self) -> None:
         with self._changed:
             self._closing = True
-        self._nudge()
+        self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _nudge(self) -> None:
-        """Something changed that the engine's thread should look at."""
+    def _wake(self) -> None:
+        """Have the engine thread run an iteration."""
         with self._changed:
-            self._nudged = True
+            self._woken = True
             self._changed.notify()
 
-    # ---- the engine's thread
+    # ---- the engine thread
 
     def _run(self) -> None:
         try:
             while self._wait_for_work():
-                self._take_in()
-                self._drop_closed()
+                self._receive()
+                self._release_closed()
                 self._scheduler.admit()
-                begun = time.monotonic()
+                started = time.monotonic()
                 prefilled = self._prefill()
-                spoke = self._speak()
-                self._prefill_budget.took(time.monotonic() - begun, prefilled, spoke)
+                stepped = self._step()
+                self._prefill_budget.record(time.monotonic() - started, prefilled, stepped)
         except Exception as error:
             log.exception("the engine failed")
-            self._error = _failure(error)
+            self._error = _as_engine_failure(error)
         self._busy_since = None
-        self._end_all(self._error or EngineClosed("the engine was closed"))
+        self._abort_all(self._error or EngineClosed("the engine was closed"))
         self._encoder.close()
 
     def _wait_for_work(self) -> bool:
-        """Sleep while there is nothing to do. False when the engine closes."""
+        """Sleep until there is work. Returns False when the engine closes."""
         with self._changed:
             self._busy_since = None
-            while not (self._closing or self._nudged or self._has_work()):
+            while not (self._closing or self._woken or self._has_work()):
                 self._changed.wait()
-            self._nudged = False
+            self._woken = False
             self._busy_since = time.monotonic()
             return not self._closing
 
     def _has_work(self) -> bool:
-        return self._unheard is not None or any(
+        return self._in_flight is not None or any(
             each.runnable or not (each.ready or each.waiting_for_voice) for each in self._scheduler.running
         )
 
-    def _take_in(self) -> None:
-        """What came from other threads: codes of voices, and requests, whose voices may be encoded while they wait."""
+    def _receive(self) -> None:
+        """Take encoded voices and new requests from other threads. Voices are encoded while their requests queue."""
         self._prompt_builder.cache_voice_codes()
         with self._changed:
-            came, self._inbox = self._inbox, []
-            for state in came:
+            received, self._inbox = self._inbox, []
+            for state in received:
                 self._scheduler.enqueue(state)
-        for state in came:  # not under the lock: the encoder has one of its own
+        for state in received:  # outside the lock: the encoder has its own
             self._prompt_builder.request_voice_codes(state)
 
-    def _drop_closed(self) -> None:
+    def _release_closed(self) -> None:
+        """Free the rows of requests whose readers have closed their streams."""
         for state in self._scheduler:
             if state.queue.closed:
                 self._scheduler.release(state)
 
     def _prefill(self) -> int:
-        """Bring every row that has just come, or begins a new chunk, nearer to speaking. Positions that were read.
+        """Prefill the requests that are new or begin a text chunk. Returns the number of prefilled positions.
 
-        While others speak, no more is read than their listeners can spare.
+        While other requests are decoding, the budget is what their buffered audio allows.
         """
-        waiting = [each for each in self._scheduler.running if not each.ready]
-        if not waiting:
+        pending = [each for each in self._scheduler.running if not each.ready]
+        if not pending:
             return 0
-        leads = [self._lead(each) for each in self._scheduler.running if each.runnable]
-        budget = self._prefill_budget.budget(leads) if leads else sys.maxsize
-        read = 0
-        for state in waiting:
-            with self._its_own_failure(state):
-                left = self._prompt_builder.prefill(state, budget, wait=not leads)
-                read += budget - left
+        buffers = [self._buffered(each) for each in self._scheduler.running if each.runnable]
+        budget = self._prefill_budget.budget(buffers) if buffers else sys.maxsize
+        prefilled = 0
+        for state in pending:
+            with self._isolate_failure(state):
+                left = self._prompt_builder.prefill(state, budget, wait=not buffers)
+                prefilled += budget - left
                 budget = left
-                if state.ready and not leads:  # the first of a burst: from here on it waits for the others
-                    leads = [BEFORE_PLAYBACK]
-                    budget = self._prefill_budget.budget(leads)
+                if state.ready and not buffers:  # the first of a burst: from now on the others must not delay it
+                    buffers = [BEFORE_PLAYBACK]
+                    budget = self._prefill_budget.budget(buffers)
         for held in self._scheduler.running:
             if held.ready and not held.runnable:
-                self._playback.lag(held, held.frames, held.request)
-        return read
+                self._playback.hold(held, held.frames, held.request)
+        return prefilled
 
-    def _lead(self, state: RequestState) -> BufferedAudio:
-        return self._playback.lead(state, state.frames, state.request)
+    def _buffered(self, state: RequestState) -> BufferedAudio:
+        return self._playback.buffered(state, state.frames, state.request)
 
-    def _speak(self) -> bool:
-        """One frame for all who can speak. Where another processor makes it, the one before goes out meanwhile.
+    def _step(self) -> bool:
+        """Launch one frame for every runnable request and emit a finished one. Returns whether a frame was launched.
 
-        Who ends with the frame before is known from its codes, though it is not heard yet, and takes no part.
+        On a GPU the previous frame is emitted while this one is computed. Requests that finish with the previous frame
+        are known from its codes before its samples are emitted; they are left out of this step.
         """
-        before, self._unheard = self._unheard, None
-        ending = before.ending if before else set()
-        speaking = [each for each in self._scheduler.running if each.runnable and each not in ending]
-        frame = self._runner.launch([row for each in speaking for row in each.rows]) if speaking else None
-        if before is not None:
-            self._hand_out(before)
+        previous, self._in_flight = self._in_flight, None
+        finishing = previous.finishing if previous else set()
+        requests = [each for each in self._scheduler.running if each.runnable and each not in finishing]
+        frame = self._runner.launch([row for each in requests for row in each.rows]) if requests else None
+        if previous is not None:
+            self._emit(previous)
         if frame is not None:
-            made = _Unheard(frame, speaking, {each for each in speaking if self._ends(each, frame)})
+            current = _InFlightFrame(frame, requests, {each for each in requests if self._finishes_chunk(each, frame)})
             if self._runner.overlaps:
-                self._unheard = made
+                self._in_flight = current
             else:
-                self._hand_out(made)
+                self._emit(current)
         return frame is not None
 
-    def _ends(self, state: RequestState, frame: Frame) -> bool:
-        """The frame just made is the last of this text chunk, or says that there is none."""
+    def _finishes_chunk(self, state: RequestState, frame: Frame) -> bool:
+        """Whether the text chunk ends with this frame: by a limit on frames, or because it is the stop frame."""
         request, row = state.request, state.rows[0]
         at_chunk_limit = self._runner.frames_made(row) >= state.row_states[0].chunks[state.chunk_index].max_frames
-        at_end = request.max_frames is not None and state.frames + 1 >= request.max_frames
-        return at_chunk_limit or at_end or (bool(frame.stopped[row]) and not request.ignore_stop)
+        at_max_frames = request.max_frames is not None and state.frames + 1 >= request.max_frames
+        return at_chunk_limit or at_max_frames or (bool(frame.stopped[row]) and not request.ignore_stop)
 
-    def _hand_out(self, made: _Unheard) -> None:
-        for state in made.speaking:
+    def _emit(self, current: _InFlightFrame) -> None:
+        """Add the frame's codes and samples to each request's output, and finish text chunks that end with it."""
+        frame = current.frame
+        for state in current.requests:
             if not state.rows:
-                continue  # it has left since
+                continue  # released since the launch
             row = state.rows[0]
-            stopped = bool(made.frame.stopped[row]) and not state.request.ignore_stop
+            stopped = bool(frame.stopped[row]) and not state.request.ignore_stop
             if not stopped:
-                state.add_frame(made.frame.codes[row], made.frame.samples[row])
-                self._playback.hear(state)
+                state.add_frame(frame.codes[row], frame.samples[row])
+                self._playback.frame_emitted(state)
             if stopped or state.at_chunk_limit:
-                with self._its_own_failure(state):
-                    self._end_chunk(state, stopped)
+                with self._isolate_failure(state):
+                    self._finish_chunk(state, stopped)
 
-    def _end_chunk(self, state: RequestState, stopped: bool) -> None:
+    def _finish_chunk(self, state: RequestState, stopped: bool) -> None:
         state.finish_chunk(stopped)
         if state.has_more_chunks:
             self._prompt_builder.queue_chunk(state)
@@ -249,23 +259,23 @@ class CsmEngine:
             self._scheduler.release(state)
 
     @contextmanager
-    def _its_own_failure(self, state: RequestState) -> Iterator[None]:
-        """What goes wrong in here ends this state and no other."""
+    def _isolate_failure(self, state: RequestState) -> Iterator[None]:
+        """An exception in the block fails and releases this request only."""
         try:
             yield
         except Exception as error:
             log.exception("a request failed")
-            state.queue.end(error if isinstance(error, EngineError) else _failure(error))
+            state.queue.end(error if isinstance(error, EngineError) else _as_engine_failure(error))
             self._scheduler.release(state)
 
-    def _end_all(self, error: EngineError) -> None:
+    def _abort_all(self, error: EngineError) -> None:
         with self._changed:
             self._closing = True
-            waiting, self._inbox = self._inbox, []
-        for state in [*self._scheduler, *waiting]:
+            received, self._inbox = self._inbox, []
+        for state in [*self._scheduler, *received]:
             state.queue.end(error)
 
 
-def _failure(error: Exception) -> EngineFailed:
+def _as_engine_failure(error: Exception) -> EngineFailed:
     kind = EngineOutOfMemory if isinstance(error, torch.OutOfMemoryError) else EngineFailed
     return kind(f"the engine failed: {type(error).__name__}: {error}")

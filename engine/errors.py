@@ -1,20 +1,20 @@
-"""What can go wrong in the engine.
+"""The engine's error tree.
 
 EngineError
-├── CheckpointError          the weights cannot be used: names the file and what is missing
-│   └── CheckpointNotFound   there are none to use: no such directory, no access, no network
-├── InvalidRequest           this request can never be spoken; says which value and what it may be
-│   └── PromptTooLong        its text and voice leave no room in the model's context
-├── EngineFailed             the engine broke while speaking; the request is lost
-│   └── EngineOutOfMemory    for want of memory
-└── EngineClosed             the engine was closed before the request was done
+├── CheckpointError          the weights cannot be used; names the file and what is missing
+│   └── CheckpointNotFound   no checkpoint found: no such directory, no access, no network
+├── InvalidRequest           the request can never be served; names the value and its allowed range
+│   └── PromptTooLong        text and voice leave no room for audio in the model's context
+├── EngineFailed             the engine failed during the request; the request is lost
+│   └── EngineOutOfMemory    out of memory
+└── EngineClosed             the engine was closed before the request finished
 """
 
 from __future__ import annotations
 
 
 class EngineError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class CheckpointError(EngineError):
@@ -22,11 +22,11 @@ class CheckpointError(EngineError):
 
 
 class CheckpointNotFound(CheckpointError):
-    """There is no checkpoint to use: no such directory, no access to the repository, no network."""
+    """No checkpoint was found: no such directory, no access to the repository, no network."""
 
 
 class InvalidRequest(EngineError):
-    """A request that can never be spoken; the message names the value and what it may be."""
+    """A request that can never be served; the message names the value and its allowed range."""
 
 
 class PromptTooLong(InvalidRequest):
@@ -34,7 +34,7 @@ class PromptTooLong(InvalidRequest):
 
 
 class EngineFailed(EngineError):
-    """The engine broke while it was speaking."""
+    """The engine failed during the request."""
 
 
 class EngineOutOfMemory(EngineFailed):
@@ -42,4 +42,4 @@ class EngineOutOfMemory(EngineFailed):
 
 
 class EngineClosed(EngineError):
-    """The engine was closed before the request was done."""
+    """The engine was closed before the request finished."""

@@ -1,4 +1,4 @@
-"""One frame for all that speak: the model's step, and behind it the codec's, beside the next step of the model."""
+"""One frame for all active rows: the model's step, then the codec's, which overlaps the model's next step."""
 
 from __future__ import annotations
 
@@ -22,51 +22,51 @@ from .types import FRAME_SAMPLES, Codes, Samples
 
 log = logging.getLogger(__name__)
 
-# What graphs of every bucket are recorded for. Greedy rows get from it what a greedy step gives them.
+# The sampling mode that graphs of every bucket are captured for. For greedy rows it gives the result of a greedy step.
 CAPTURED_MODE = SamplingMode(top_k=64, sampled=True, guided=False)
 
 
 class Frame:
-    """One step's outcome for its first rows, on the host; only rows that spoke mean anything.
+    """Outputs of one step on the host, for a prefix of the rows; only rows that were active are meaningful.
 
-    Reading waits until it is there: the codes as soon as the model is done, the samples when the codec is. Read them
-    before the next but one is launched, which goes to the same place.
+    Reading blocks until the data is there: codes after the model's step, samples after the codec's. Two sets of host
+    buffers alternate, so read a frame before the next but one is launched.
     """
 
-    def __init__(self, outcome: Tensor, samples: Tensor, made: StreamEvent, sounded: StreamEvent) -> None:
-        self._outcome, self._samples = outcome, samples
-        self._made, self._sounded = made, sounded
+    def __init__(self, output: Tensor, samples: Tensor, codes_event: StreamEvent, samples_event: StreamEvent) -> None:
+        self._output, self._samples = output, samples
+        self._codes_event, self._samples_event = codes_event, samples_event
 
     @cached_property
-    def _read(self) -> np.ndarray[Any, Any]:
-        self._made.wait()
-        return self._outcome.numpy().copy()
+    def _host_output(self) -> np.ndarray[Any, Any]:
+        self._codes_event.wait()
+        return self._output.numpy().copy()
 
     @property
     def codes(self) -> Codes:
         """(rows, codebooks)"""
-        codes: Codes = self._read[:, :-1]
+        codes: Codes = self._host_output[:, :-1]
         return codes
 
     @cached_property
     def stopped(self) -> np.ndarray[Any, Any]:
-        """bool (rows,): the frame says that the speech has ended, and is none itself."""
-        stopped: np.ndarray[Any, Any] = self._read[:, -1] == 0
+        """bool (rows,): this is the stop frame, which carries no audio."""
+        stopped: np.ndarray[Any, Any] = self._host_output[:, -1] == 0
         return stopped
 
     @cached_property
     def samples(self) -> Samples:
         """(rows, 1920)"""
-        self._sounded.wait()
+        self._samples_event.wait()
         samples: Samples = self._samples.numpy().copy()
         return samples
 
 
 class FramePipeline:
-    """Launches frames. The static buffers between model, codec and host, and the graphs of both.
+    """Launches frames. Owns the static buffers between model, codec and host, and the CUDA graphs of both.
 
-    The model's step is in one lane, the codec's in another, which takes a copy of the codes: so the codec speaks a
-    frame while the model makes the next. The host waits once a frame, for codes, which say who has stopped.
+    Model and codec run on streams of their own, and the codec reads a copy of the codes, so it decodes one frame while
+    the model computes the next. The host waits once a frame, for the codes, which tell which rows have stopped.
     """
 
     def __init__(self, model: CsmModel, codec: MimiCodec, state: StepState, buckets: BucketGrid) -> None:
@@ -75,33 +75,33 @@ class FramePipeline:
         self.model_stream = DeviceStream(device, StreamPriority.FRAMES)
         self.codec_stream = DeviceStream(device, StreamPriority.FRAMES)
         self.step_graphs, self.general_graphs, self.codec_graphs = CapturedGraphs(), CapturedGraphs(), CapturedGraphs()
-        self.step_done = self._codes_copied = COMPLETED  # the last frame's codes
+        self.step_done = self._codes_copied = COMPLETED  # the last frame: step computed, codes copied
         self._model, self._codec, self._state = model, codec, state
-        self._speaking: list[int] = []
-        self._turn = 0
+        self._active_rows: list[int] = []
+        self._buffer_index = 0
         pinned = device.type == "cuda"
-        self._mask = torch.zeros(rows, dtype=torch.bool, pin_memory=pinned)
-        self._hosts = [
+        self._active_mask = torch.zeros(rows, dtype=torch.bool, pin_memory=pinned)
+        self._host_buffers = [
             (
                 torch.zeros_like(state.output, device="cpu", pin_memory=pinned),
                 torch.zeros(rows, FRAME_SAMPLES, pin_memory=pinned),
             )
             for _ in range(2)
         ]
-        self._codes = torch.zeros_like(state.output)  # the codec's copy
+        self._codes = torch.zeros_like(state.output)  # the codec's input
         self._samples = torch.zeros(rows, FRAME_SAMPLES, device=device)
 
-    def launch(self, speaking: list[int], bucket: Bucket, kind: SamplingMode) -> Frame:
-        """Begin one frame for these rows and come back before it is made."""
+    def launch(self, active_rows: list[int], bucket: Bucket, mode: SamplingMode) -> Frame:
+        """Launch one frame for these rows and return without waiting for it."""
         rows = bucket.rows
-        outcome, samples = (buffer[:rows] for buffer in self._hosts[self._turn])
-        self._turn = 1 - self._turn
+        output, samples = (buffer[:rows] for buffer in self._host_buffers[self._buffer_index])
+        self._buffer_index = 1 - self._buffer_index
         with torch.inference_mode():
             with self.model_stream.as_current():
                 self.model_stream.wait_event(self._codes_copied)
-                self._set_active_rows(speaking)
-                self._step(bucket, kind)
-                outcome.copy_(self._state.output[:rows], non_blocking=True)
+                self._set_active_rows(active_rows)
+                self._step(bucket, mode)
+                output.copy_(self._state.output[:rows], non_blocking=True)
                 self.step_done = self.model_stream.record_event()
             with self.codec_stream.as_current():
                 self.codec_stream.wait_event(self.step_done)
@@ -110,37 +110,37 @@ class FramePipeline:
                 if not self.codec_graphs.replay(Bucket(rows)):
                     self._decode(Bucket(rows))
                 samples.copy_(self._samples[:rows], non_blocking=True)
-                return Frame(outcome, samples, self.step_done, self.codec_stream.record_event())
+                return Frame(output, samples, self.step_done, self.codec_stream.record_event())
 
     @contextlib.contextmanager
     def between_steps(self) -> Iterator[None]:
-        """For changes to the state between two frames: behind the last step, and the codec has what it gave."""
+        """For changes to the state between two frames: after the last step and after the codec's copy."""
         with self.model_stream.as_current(), torch.inference_mode():
             self.model_stream.wait_event(self._codes_copied)
             yield
 
-    def _set_active_rows(self, speaking: list[int]) -> None:
-        """Nothing is copied while the same rows speak."""
-        if speaking != self._speaking:
-            self.step_done.wait()  # the last copy has left the staging buffer
-            self._mask.zero_()
-            self._mask[speaking] = True
-            self._state.active.copy_(self._mask, non_blocking=True)
-            self._speaking = list(speaking)
+    def _set_active_rows(self, active_rows: list[int]) -> None:
+        """Copy the mask of active rows to the device, if it has changed."""
+        if active_rows != self._active_rows:
+            self.step_done.wait()  # the previous copy has left the staging buffer
+            self._active_mask.zero_()
+            self._active_mask[active_rows] = True
+            self._state.active.copy_(self._active_mask, non_blocking=True)
+            self._active_rows = list(active_rows)
 
-    def _step(self, bucket: Bucket, kind: SamplingMode) -> None:
-        if kind.guided or kind.top_k > CAPTURED_MODE.top_k:
+    def _step(self, bucket: Bucket, mode: SamplingMode) -> None:
+        if mode.guided or mode.top_k > CAPTURED_MODE.top_k:
             replayed = self.general_graphs.replay(self._general_bucket(bucket.rows))
         else:
             replayed = self.step_graphs.replay(bucket)
         if not replayed:
-            self._eager_step(bucket, kind)
+            self._eager_step(bucket, mode)
 
-    def _eager_step(self, bucket: Bucket, kind: SamplingMode = CAPTURED_MODE) -> None:
-        self._model.frame_step(self._state, bucket.rows, bucket.context, kind)
+    def _eager_step(self, bucket: Bucket, mode: SamplingMode = CAPTURED_MODE) -> None:
+        self._model.frame_step(self._state, bucket.rows, bucket.context, mode)
 
     def _general_bucket(self, rows: int) -> Bucket:
-        """Where a step that can do whatever a request may ask for is recorded: over the whole context alone."""
+        """The bucket of the general step, which supports every sampling mode; captured for the whole context only."""
         return Bucket(rows, self.buckets.contexts[-1])
 
     def _general_step(self, bucket: Bucket) -> None:
@@ -150,26 +150,26 @@ class FramePipeline:
         rows = bucket.rows
         self._samples[:rows] = self._codec.decode(self._codes[:rows, :-1], self._codes[:rows, -1] != 0)
 
-    def seconds(self, bucket: Bucket, rounds: int = 3) -> float:
-        """What a frame of that shape takes, the codec's part included. Only while nobody speaks."""
-        took = []
+    def measure_seconds(self, bucket: Bucket, rounds: int = 3) -> float:
+        """Seconds of a frame of this shape, codec included: the best of `rounds`. Only while no row is active."""
+        measured = []
         for _ in range(rounds):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             frame = self.launch(list(range(bucket.rows)), bucket, CAPTURED_MODE)
             assert len(frame.samples) == bucket.rows
-            took.append(time.perf_counter() - begun)
+            measured.append(time.perf_counter() - started)
         with torch.inference_mode(), self.model_stream.as_current():
             self._set_active_rows([])
             self._state.position.zero_()
-        return min(took)
+        return min(measured)
 
-    # ---- the graphs
+    # ---- CUDA graphs
 
-    def record(self, steps: GraphCapturer, codec: GraphCapturer, progress: Callable[[int, int], None]) -> None:
-        """Record every bucket while nobody speaks, then hold each against its plain twin.
+    def capture_graphs(self, steps: GraphCapturer, codec: GraphCapturer, progress: Callable[[int, int], None]) -> None:
+        """Capture every bucket while no row is active, then compare each replay with the eager step.
 
-        progress: called with (graphs begun, graphs in all). Where one says something else than its twin, or cannot be
-        recorded at all, everything is done plainly, and a warning says so.
+        progress: called with (graphs begun, graphs in all). If a replay differs from the eager step, or capture fails,
+        all graphs are dropped, every frame runs eagerly and a warning is logged.
         """
         rows = self.buckets.rows[::-1]
         parts = (
@@ -184,24 +184,24 @@ class FramePipeline:
                 self._set_active_rows([])
                 for graphs, capturer, buckets, work in parts:
                     graphs.capture(capturer, buckets, work, lambda bucket: progress(next(counts), total))
-                wrong = self._differing()
+                mismatch = self._find_mismatch()
                 self.model_stream.record_event().wait()  # the codec stream does not wait for this one by itself
-        except Exception as error:  # a driver, an operator that cannot be recorded: the plain step says the same
-            log.warning("frames cannot be recorded here, so each kernel is launched by itself: %r", error)
+        except Exception as error:  # a driver or an operator that cannot be captured; eager frames are equal
+            log.warning("CUDA graph capture failed, so frames run eagerly: %r", error)
             self._clear_graphs()
             return
-        if wrong:
-            log.warning("recorded frames say something else than plain ones (%s), so frames stay plain", wrong)
+        if mismatch:
+            log.warning("CUDA graph replay differs from the eager step (%s), so frames run eagerly", mismatch)
             self._clear_graphs()
         if missing := self._missing:
             log.warning(
-                "memory sufficed for %d graphs of %d: frames of %s are launched kernel by kernel; use fewer slots",
+                "memory sufficed for %d of %d CUDA graphs: frames of %s run eagerly; use fewer slots",
                 *(total - len(missing), total, ", ".join(f"{each.rows} rows x {each.context}" for each in missing)),
             )
 
     @property
-    def recorded(self) -> str:
-        """How many graphs there are, for people."""
+    def graph_summary(self) -> str:
+        """How many graphs were captured, for logs: "57 of 60" or "none"."""
         count = sum(map(len, self._graphs))
         return f"{count} of {count + len(self._missing)}" if count else "none"
 
@@ -217,22 +217,22 @@ class FramePipeline:
         for graphs in self._graphs:
             graphs.clear()
 
-    def _differing(self) -> str:
-        """The first bucket of which a replay is not what its twin is; empty if there is none."""
-        for graphs, work in ((self.general_graphs, self._general_step), (self.step_graphs, self._eager_step)):
+    def _find_mismatch(self) -> str:
+        """The first bucket whose replay differs from the eager result; empty if there is none."""
+        for graphs, eager in ((self.general_graphs, self._general_step), (self.step_graphs, self._eager_step)):
             for bucket in filter(graphs.__contains__, self.buckets.largest_first()):
-                plain, replayed = (self._rehearsed(bucket, how) for how in (work, graphs.replay))
-                if not all(map(torch.equal, plain, replayed)):
+                expected, replayed = (self._run_test_step(bucket, step) for step in (eager, graphs.replay))
+                if not all(map(torch.equal, expected, replayed)):
                     return f"{bucket.rows} rows, {bucket.context} positions"
         for rows in self.buckets.rows:
             if Bucket(rows) in self.codec_graphs:
-                expected, sound = (self._sounded(rows, replay) for replay in (False, True))
-                if not torch.allclose(sound, expected, atol=1e-4 * float(expected.abs().max())):
+                eager_samples, samples = (self._run_test_decode(rows, replay) for replay in (False, True))
+                if not torch.allclose(samples, eager_samples, atol=1e-4 * float(eager_samples.abs().max())):
                     return f"the codec, {rows} rows"
         return ""
 
-    def _rehearsed(self, bucket: Bucket, step: Callable[[Bucket], object]) -> list[Tensor]:
-        """What two frames leave behind that begin with contrived settings. Nobody speaks before or after."""
+    def _run_test_step(self, bucket: Bucket, step: Callable[[Bucket], object]) -> list[Tensor]:
+        """The state after two frames from contrived inputs. Resets the state; no row may be active."""
         state, rows = self._state, bucket.rows
         number = torch.arange(rows, device=state.active.device)
         state.codes[:rows] = (number[:, None] * 7 + torch.arange(state.codes.shape[1], device=number.device)) % (
@@ -247,15 +247,15 @@ class FramePipeline:
         state.sampling.unconditional[:rows] = rows - 1 - number
         for _ in range(2):
             step(bucket)
-        left = [state.output[:rows], state.position[:rows], state.sampling.frame[:rows], state.starting[:rows]]
-        copies = [tensor.clone() for tensor in left]
-        for tensor in (*left, state.active, state.sampling.guidance):
+        outputs = [state.output[:rows], state.position[:rows], state.sampling.frame[:rows], state.starting[:rows]]
+        copies = [tensor.clone() for tensor in outputs]
+        for tensor in (*outputs, state.active, state.sampling.guidance):
             tensor.zero_()
         state.sampling.unconditional[:rows] = number
         return copies
 
-    def _sounded(self, rows: int, replay: bool) -> Tensor:
-        """The second frame of rows that had said nothing."""
+    def _run_test_decode(self, rows: int, replay: bool) -> Tensor:
+        """Samples of the second frame after a reset of the codec, (rows, 1920)."""
         for row in range(rows):
             self._codec.reset(row)
         number = torch.arange(rows, device=self._codes.device)

@@ -1,4 +1,4 @@
-"""What the service knows of an engine. CSM, the fallback voice and the fake of the tests all are one."""
+"""The interface of an engine. Implemented by CSM, the espeak-ng fallback and the fake engine of the tests."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from typing import Protocol
 from .stream import SpeechStream
 from .types import SAMPLE_RATE, Codes, EngineStatus, Samples, Speech, SpeechRequest, VoicePrompt
 
-Progress = Callable[[float, str], None]  # (share done from 0 to 1, what is being done)
+Progress = Callable[[float, str], None]  # (fraction done from 0 to 1, current activity)
 
 
 class Engine(Protocol):
-    """Speaks requests, several at once. Every method may be called from any thread."""
+    """Synthesizes several requests at once. Every method may be called from any thread."""
 
-    name: str  # what X-TTS-Engine says: "csm" or "espeak-ng"
+    name: str  # value of the X-TTS-Engine header: "csm" or "espeak-ng"
     slots: int
     sample_rate: int
-    max_voice_seconds: float | None  # the longest recording a prompt may have; None: no bound of its own
+    max_voice_seconds: float | None  # of a voice recording; None: no limit
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
-        """Begin to speak; chunks come out of the answer with `for` or `async for`.
+        """Start a request and return its stream at once; iterate it with `for` or `async for`.
 
-        Returns at once. Closing the answer, or dropping it, frees its slot before the next frame.
-        Raises InvalidRequest or PromptTooLong if it can never be spoken, EngineClosed, EngineFailed.
+        Closing or dropping the stream frees its slot before the next frame.
+        Raises InvalidRequest or PromptTooLong if the request can never be served, EngineClosed, EngineFailed.
         """
         ...
 
     def generate(self, request: SpeechRequest) -> Speech:
-        """Speak and wait for the whole. Raises as `stream` does, and what iterating raises."""
+        """Synthesize the whole request. Raises as `stream` and its iteration do."""
         ...
 
     def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
-        """Encode a voice ahead of its first request, and wait for it. Raises PromptTooLong."""
+        """Encode and cache a voice before its first request, and wait for it. Raises PromptTooLong."""
         ...
 
     def status(self) -> EngineStatus:
-        """A snapshot that waits for nothing."""
+        """A snapshot; does not block."""
         ...
 
     def close(self) -> None:
-        """Stop at once: open streams end with EngineClosed. Waits for the engine's thread. Idempotent."""
+        """Stop at once: open streams end with EngineClosed. Waits for the engine thread. Idempotent."""
         ...
 
 
 class Encoder(Protocol):
-    """The codec of a checkpoint, for making data sets of recordings. One thread at a time."""
+    """The codec of a checkpoint, to encode recordings for data sets. Use from one thread at a time."""
 
     codebooks: int
     codebook_size: int
-    fingerprint: str  # of the codec's weights: other weights make other codes
+    fingerprint: str  # of the codec's weights: other weights give other codes
 
     def encode(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> Codes:
-        """A mono recording, float32 (samples,), to codes int64 (frames, codebooks); the last frame is padded."""
+        """Encode mono float32 (samples,) to codes int64 (frames, codebooks); the last frame is padded."""
         ...

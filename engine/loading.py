@@ -94,7 +94,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         _warm_up(runner, _compile(config, device))
         seconds.took("warm up")
         if device.type == "cuda" and _compile(config, device):
-            runner.frames.record(
+            runner.frames.capture_graphs(
                 CudaGraphCapturer(device, StreamPriority.FRAMES),
                 CudaGraphCapturer(device, StreamPriority.FRAMES),
                 lambda done, of: progress(0.6 + 0.4 * done / of, f"capturing graphs {done} of {of}"),
@@ -116,7 +116,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         "bytes": runner.nbytes,
         "memory": _memory(runner),
         "attention": "each row's live positions" if model.ragged_attention else "the longest row's bucket",
-        "graphs": runner.frames.recorded,
+        "graphs": runner.frames.graph_summary,
         "start_seconds": seconds.by_phase,
         "positions": csm.positions,
         "fingerprint": fingerprint(directory),
@@ -176,7 +176,7 @@ def _fast_enough(runner: ModelRunner, slots: int) -> int:
     buckets = runner.frames.buckets
     middle = runner.model.config.positions // 2
     for rows in reversed(buckets.rows):
-        took = runner.frames.seconds(buckets.bucket_for(rows, middle))
+        took = runner.frames.measure_seconds(buckets.bucket_for(rows, middle))
         if took <= limit:
             return min(rows, slots)
         log.info("%d slots are too many: a frame takes %.0f ms, and %.0f are to do", rows, took * 1e3, limit * 1e3)

@@ -1,4 +1,4 @@
-"""The way from other threads into an event loop, which is woken once for all that comes before it looks."""
+"""Thread-to-event-loop bridge that coalesces wake-ups."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ Callback = Callable[[], object]
 
 
 class LoopBridge:
-    """Has callbacks run on one event loop, in the order they were handed in.
+    """Runs callbacks from other threads on one event loop, in the order they were submitted.
 
-    Waking a loop is a system call, and each lets the loop's thread take the interpreter away from the caller's. An
-    engine that makes a frame for hundreds of listeners hands in hundreds of callbacks: it wakes the loop for the first
-    of them, and that finds the others. No lock is taken, so it may be called from finalizers.
+    Waking a loop is a system call, and each wake-up lets the loop's thread take the GIL from the caller. An engine that
+    makes a frame for hundreds of listeners submits hundreds of callbacks: only the first wakes the loop, which then
+    runs all of them. It takes no lock, so it may be called from finalizers.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._callbacks: deque[Callback] = deque()
-        self._woken = False  # it will still look at what is handed in
+        self._wake_pending = False  # `_run` is scheduled and has not started
 
     def call(self, callback: Callback) -> bool:
-        """Have it run soon; from any thread. False if the loop is closed: then it never runs."""
+        """Schedule a callback, from any thread. Returns False if the loop is closed: then it never runs."""
         self._callbacks.append(callback)
-        if self._woken and not self.loop.is_closed():
+        if self._wake_pending and not self.loop.is_closed():
             return True
-        self._woken = True
+        self._wake_pending = True
         try:
             self.loop.call_soon_threadsafe(self._run)
         except RuntimeError:
@@ -37,24 +37,24 @@ class LoopBridge:
         return True
 
     def _run(self) -> None:
-        self._woken = False  # first: whoever comes from now on wakes it again
+        self._wake_pending = False  # first: a callback that is submitted from now on must wake the loop again
         while self._callbacks:
             try:
                 self._callbacks.popleft()()
-            except Exception as error:  # one must not keep the others from running
+            except Exception as error:  # a failing callback must not keep the others from running
                 self.loop.call_exception_handler({"message": "a callback from another thread", "exception": error})
 
 
-class _Here(threading.local):
+class _ThreadLocal(threading.local):
     bridge: LoopBridge | None = None
 
 
-_here = _Here()
+_local = _ThreadLocal()
 
 
 def running_loop_bridge() -> LoopBridge:
-    """The waker of the event loop that this is called on."""
-    loop, bridge = asyncio.get_running_loop(), _here.bridge
+    """The bridge into the running event loop, one per loop. Raises RuntimeError outside of a loop."""
+    loop, bridge = asyncio.get_running_loop(), _local.bridge
     if bridge is None or bridge.loop is not loop:
-        bridge = _here.bridge = LoopBridge(loop)
+        bridge = _local.bridge = LoopBridge(loop)
     return bridge

@@ -1,4 +1,4 @@
-"""How much of the prompts that wait is read before those who speak get their next frame. Pure, no torch."""
+"""How many prompt positions to prefill beside decoding without making any listener's audio run out. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -10,86 +10,88 @@ from weakref import WeakKeyDictionary
 from .types import FRAME_MILLISECONDS, SpeechRequest
 
 _FRAME_SECONDS = FRAME_MILLISECONDS / 1000
-_NEWEST = 0.2  # how much the newest measurement counts
+_SMOOTHING = 0.2  # weight of the newest measurement in the moving averages
 
 
 @dataclass(frozen=True)
 class BufferedAudio:
-    """How far one who speaks is ahead of its listener.
+    """How far a stream is ahead of its playback.
 
-    seconds: of sound that was given out and is not heard yet, at the least.
-    frames: to be made before more is given out, at the most.
+    seconds: lower bound on the audio that was emitted and is not played yet.
+    frames: upper bound on the frames that are made before more audio is emitted.
     """
 
     seconds: float
     frames: int
 
 
-BEFORE_PLAYBACK = BufferedAudio(
-    _FRAME_SECONDS, 1
-)  # nothing is heard yet: the first frame is waited for, but cannot be late
+BEFORE_PLAYBACK = BufferedAudio(_FRAME_SECONDS, 1)  # no audio emitted: the first frame is urgent, but cannot be late
 
 
 class PrefillBudget:
-    """Learns what a step and a prefilled position take, and spends on prefill what listeners can spare.
+    """Measures what a step and a prefilled position cost, and grants prefill the time that listeners can spare.
 
-    A quarter of a step is always spent: slices are cut so that frames may take twice as long (see SliceSizes). Where
-    every listener has more in hand than what it waits for takes, half of the rest. A machine that hardly keeps up
-    spends no more than half of what is left of a frame's 80 ms; one that does not keep up cannot be held to it.
+    A quarter of a step is always granted: SlicePolicy cuts slices so that frames may take twice as long. Where every
+    listener has more audio buffered than its next slice takes to make, half of the surplus is granted. Where a step
+    leaves little of a frame's 80 ms, no more than half of the remainder is granted; where a step takes longer than
+    80 ms, real time is lost anyway and this limit does not apply.
 
-    fewest: positions that are always prefilled, so that nobody waits for ever and each pass is worth its launch.
+    min_positions: always granted, so that no request starves and each prefill pass is worth its launch.
     """
 
-    def __init__(self, fewest: int) -> None:
-        self._fewest = fewest
-        self._step = 0.0  # seconds of a round in which nothing was prefilled
-        self._position = 0.0  # seconds that a prefilled position adds
+    def __init__(self, min_positions: int) -> None:
+        self._min_positions = min_positions
+        self._step = 0.0  # seconds of an iteration that prefilled nothing
+        self._position = 0.0  # seconds that each prefilled position adds
 
-    def took(self, seconds: float, positions: int, spoke: bool) -> None:
-        """A round of the engine is over, in which so much was prefilled and a frame was made or not."""
-        if positions == 0 and spoke:
-            self._step = _blend(self._step, seconds)
-        elif positions > 0 and (self._step or not spoke):
-            beside = self._step if spoke else 0.0
-            self._position = _blend(self._position, max(seconds - beside, 1e-9) / positions)
+    def record(self, seconds: float, positions: int, stepped: bool) -> None:
+        """Add the measurement of one engine iteration: positions prefilled, and whether a frame was launched."""
+        if positions == 0 and stepped:
+            self._step = _moving_average(self._step, seconds)
+        elif positions > 0 and (self._step or not stepped):
+            step = self._step if stepped else 0.0
+            self._position = _moving_average(self._position, max(seconds - step, 1e-9) / positions)
 
-    def budget(self, leads: Iterable[BufferedAudio]) -> int:
-        """Positions that may be prefilled in the coming round, for those who speak have such leads."""
+    def budget(self, buffers: Iterable[BufferedAudio]) -> int:
+        """Positions that may be prefilled in the next iteration, given the buffered audio of all decoding streams."""
         step = self._step
         always = step / 4 if step >= _FRAME_SECONDS else min(step / 4, (_FRAME_SECONDS - step) / 2)
-        spare = min(((lead.seconds / lead.frames - step) / 2 for lead in leads), default=0.0)
+        spare = min(((each.seconds / each.frames - step) / 2 for each in buffers), default=0.0)
         if not self._position:
-            return self._fewest
-        return max(self._fewest, int(max(always, spare) / self._position))
+            return self._min_positions
+        return max(self._min_positions, int(max(always, spare) / self._position))
 
 
-def _blend(known: float, new: float) -> float:
-    return known + _NEWEST * (new - known) if known else new
+def _moving_average(average: float, new: float) -> float:
+    return average + _SMOOTHING * (new - average) if average else new
 
 
 class PlaybackClock:
-    """When each began to hear, and so how far its speech is ahead of it."""
+    """Estimates how much audio of each stream is buffered at its listener, from when playback began.
+
+    Streams are keyed by their request object and forgotten with it.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._began: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self._started: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
-    def hear(self, who: object) -> None:
-        """A frame was given out; the first of them begins it."""
-        if who not in self._began:
-            self._began[who] = self._clock()
+    def frame_emitted(self, key: object) -> None:
+        """A frame was emitted; playback begins with the first."""
+        if key not in self._started:
+            self._started[key] = self._clock()
 
-    def lag(self, who: object, frames: int, request: SpeechRequest) -> None:
-        """It is held since its reader is behind: what waits for it is in hand, however long ago it began."""
-        in_hand = min(frames, request.slice_frames) * _FRAME_SECONDS
-        began = self._clock() - frames * _FRAME_SECONDS + in_hand
-        self._began[who] = max(self._began.get(who, began), began)
+    def hold(self, key: object, frames: int, request: SpeechRequest) -> None:
+        """The stream is held because its reader is behind: the queued audio counts as buffered, whatever the clock."""
+        buffered = min(frames, request.slice_frames) * _FRAME_SECONDS
+        started = self._clock() - frames * _FRAME_SECONDS + buffered
+        self._started[key] = max(self._started.get(key, started), started)
 
-    def lead(self, who: object, frames: int, request: SpeechRequest) -> BufferedAudio:
-        """Of one who has spoken so many frames. All but a whole slice of them were given out for sure."""
-        began = self._began.get(who)
-        if began is None or frames == 0:
+    def buffered(self, key: object, frames: int, request: SpeechRequest) -> BufferedAudio:
+        """Of a stream that has made so many frames. All but one slice of them are certain to be emitted."""
+        started = self._started.get(key)
+        if started is None or frames == 0:
             return BEFORE_PLAYBACK
-        given_out = max(1, frames - request.slice_frames + 1)
-        unheard = given_out * _FRAME_SECONDS - (self._clock() - began)
-        return BufferedAudio(unheard, min(given_out, request.slice_frames))
+        emitted = max(1, frames - request.slice_frames + 1)
+        seconds = emitted * _FRAME_SECONDS - (self._clock() - started)
+        return BufferedAudio(seconds, min(emitted, request.slice_frames))

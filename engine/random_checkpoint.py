@@ -1,8 +1,8 @@
-"""CSM checkpoints of chance, of any size, built by transformers itself: for tests and benchmarks.
+"""Random CSM checkpoints of any size, built with transformers: for tests and benchmarks.
 
     python -m engine.random_checkpoint DIRECTORY [--size full]
 
-writes one that MODEL_PATH serves. It speaks noise; everything else about it is CSM's.
+writes one that MODEL_PATH can name. It generates noise; everything else is as in CSM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 SPECIAL_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|AUDIO|>", "<|audio_eos|>")
 
-# As in sesame/csm-1b. Small originals, so that every branch of the scaling is met at short lengths too.
+# As in sesame/csm-1b. original_max_position_embeddings is small, so that short lengths reach every scaling branch.
 _ROPE = {"rope_type": "llama3", "factor": 32.0}
 BACKBONE_ROPE = _ROPE | {
     "low_freq_factor": 0.125, "high_freq_factor": 0.5, "original_max_position_embeddings": 1024,
@@ -43,7 +43,7 @@ FULL: dict[str, Any] = {}  # transformers' defaults are CSM-1B's dimensions
 def build_model(shape: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     """A random CsmForConditionalGeneration.
 
-    shape: goes to transformers.CsmConfig; what begins with depth_ or codec_ to the configurations inside it.
+    shape: arguments of transformers.CsmConfig; keys with depth_ or codec_ go to its nested configurations.
     """
     import transformers as untyped
 
@@ -69,19 +69,19 @@ def build_model(shape: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch
     finally:
         torch.set_default_dtype(before)
     generator = torch.Generator().manual_seed(seed)
-    spread = 1.2 / config.hidden_size**0.5  # wide enough that tokens differ in their logits, whatever the size
+    spread = 1.2 / config.hidden_size**0.5  # wide enough for distinct logits at any size
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and not name.startswith("codec_model."):
                 parameter.normal_(0, spread, generator=generator)
         for name, buffer in model.named_buffers():
-            if name.endswith("codebook.embed_sum"):  # zeros otherwise: every code would sound the same
+            if name.endswith("codebook.embed_sum"):  # zeros by default: every code would decode to the same audio
                 buffer.normal_(0, 1, generator=generator)
     return model
 
 
 def write_tokenizer(directory: Path) -> Any:
-    """tokenizer.json with a token per byte, so that any text has tokens, and CSM's special ones."""
+    """Write tokenizer.json with one token per byte, so that any text can be encoded, and CSM's special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {symbol: number for number, symbol in enumerate(alphabet)}
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -89,7 +89,7 @@ def write_tokenizer(directory: Path) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     begin = tokenizer.token_to_id(SPECIAL_TOKENS[0])
-    # as Llama 3's does: a text that comes without one gets the begin token in front
+    # as in Llama 3: the begin token is put before the text
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{SPECIAL_TOKENS[0]} $A", special_tokens=[(SPECIAL_TOKENS[0], begin)]
     )
@@ -98,7 +98,7 @@ def write_tokenizer(directory: Path) -> Any:
 
 
 def write_checkpoint(directory: Path, model: Any, shard_size: str = "5GB") -> Path:
-    """The transformers layout, as `save_pretrained` writes it, with a tokenizer."""
+    """Write a checkpoint in the transformers layout, with a tokenizer."""
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory, max_shard_size=shard_size)
     write_tokenizer(directory)
@@ -106,9 +106,9 @@ def write_checkpoint(directory: Path, model: Any, shard_size: str = "5GB") -> Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a CSM checkpoint of chance, which speaks noise.")
+    parser = argparse.ArgumentParser(description="Write a random CSM checkpoint, which generates noise.")
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--size", choices=("tiny", "full"), default="tiny", help="full: CSM-1B's own, 3.5 GB")
+    parser.add_argument("--size", choices=("tiny", "full"), default="tiny", help="full: as CSM-1B, 3.5 GB")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     full = arguments.size == "full"

@@ -1,4 +1,4 @@
-"""One request on its way: its chunks of text, its rows, the frames it has and the slices it gives out. No torch."""
+"""The state of one request: its text chunks, its rows, its frames, and the slices it emits. No torch."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from .voice_encoder import Encoding
 
 @dataclass
 class RowState:
-    """What one row of an state reads. Under guidance there are two: one with the text, one without."""
+    """The prompt of one row. A request has one row, or under guidance two: one with the text, one without."""
 
-    with_text: bool  # False: reads the prompt without its text
+    with_text: bool  # False: the prompt without text, for the unconditional row
     chunks: list[TextChunk]
     voice: VoiceKey | None = None
-    context: Context | None = None  # known once the voice is
-    pending: list[Prefill] = field(default_factory=list)  # what must go into the row before it can speak
-    started: bool = False  # all of that is in, or on its way on the row's stream
-    prefills_voice: bool = False  # which is to be kept once it is in
+    context: Context | None = None  # created when the prompt is built
+    pending: list[Prefill] = field(default_factory=list)  # spans to prefill before the row can decode
+    started: bool = False  # all prefills are launched
+    prefills_voice: bool = False  # the voice is among `pending`, to be cached once it is prefilled
 
 
 @dataclass(eq=False)
 class RequestState:
-    """A request with its state. `rows` are handed out by the scheduler, one per row_state."""
+    """A request with its state. The scheduler assigns `rows`, one for each of `row_states`."""
 
     request: SpeechRequest
     queue: AudioQueue
     row_states: list[RowState]
     seed: int
-    encoding: Encoding | None = None  # of its voice, from when it is asked for until it is read
+    encoding: Encoding | None = None  # of its voice, from the request to the encoder until it is prefilled
     rows: list[int] = field(default_factory=list)
     chunk_index: int = 0
-    frames: int = 0  # spoken so far, in all chunks
-    ready: bool = False  # prefilled: its rows can speak
-    _spoken: list[Codes] = field(default_factory=list)  # frames of this text chunk, (codebooks,) each
-    _slice: list[Samples] = field(default_factory=list)
-    _slices: SlicePolicy = field(init=False)
-    _left: int = field(init=False)  # frames that this text chunk may still take
+    frames: int = 0  # emitted so far, in all text chunks
+    ready: bool = False  # prefilled: its rows can decode
+    _chunk_codes: list[Codes] = field(default_factory=list)  # of the current text chunk, one (codebooks,) a frame
+    _slice_samples: list[Samples] = field(default_factory=list)
+    _slice_policy: SlicePolicy = field(init=False)
+    _frames_left: int = field(init=False)  # that the current text chunk may still take
 
     def __post_init__(self) -> None:
-        self._slices = SlicePolicy(self.request.first_slice_frames, self.request.slice_frames)
-        self._left = self._bound()
+        self._slice_policy = SlicePolicy(self.request.first_slice_frames, self.request.slice_frames)
+        self._frames_left = self._chunk_limit()
 
     @property
     def rows_needed(self) -> int:
@@ -55,12 +55,12 @@ class RequestState:
 
     @property
     def waiting_for_voice(self) -> bool:
-        """Its voice is being encoded: until then there is nothing to do for it."""
+        """Its voice is being encoded; there is nothing else to do for it until then."""
         return self.encoding is not None and not self.encoding.done
 
     @property
     def runnable(self) -> bool:
-        """It takes part in the next step: prefilled, and its reader is not behind."""
+        """It takes part in the next step: it is prefilled and its reader is not behind."""
         return self.ready and not self.queue.full
 
     @property
@@ -68,48 +68,48 @@ class RequestState:
         return self.chunk_index < len(self.row_states[0].chunks)
 
     def add_frame(self, codes: Codes, samples: Samples) -> None:
-        """Take one frame, codes (codebooks,) and samples (1920,), and give out a slice if it is full."""
-        self._spoken.append(codes)
-        self._slice.append(samples)
+        """Add one frame, codes (codebooks,) and samples (1920,), and emit the slice if it is full."""
+        self._chunk_codes.append(codes)
+        self._slice_samples.append(samples)
         self.frames += 1
-        self._left -= 1
-        if len(self._slice) >= self._slices.size and self._left > 0:
+        self._frames_left -= 1
+        if len(self._slice_samples) >= self._slice_policy.size and self._frames_left > 0:
             self._emit()
-            self._slices.emitted()
+            self._slice_policy.emitted()
 
     @property
     def at_chunk_limit(self) -> bool:
-        """This text chunk, or the whole, may take no more frames."""
-        return self._left <= 0
+        """The text chunk, or the whole request, has reached its limit of frames."""
+        return self._frames_left <= 0
 
-    def _bound(self) -> int:
-        """Of a text chunk that has no frames yet."""
-        bound = self.row_states[0].chunks[self.chunk_index].max_frames
-        return bound if self.request.max_frames is None else min(bound, self.request.max_frames - self.frames)
+    def _chunk_limit(self) -> int:
+        """Frames that the current text chunk may take, before its first."""
+        limit = self.row_states[0].chunks[self.chunk_index].max_frames
+        return limit if self.request.max_frames is None else min(limit, self.request.max_frames - self.frames)
 
     @property
     def at_max_frames(self) -> bool:
         return self.request.max_frames is not None and self.frames >= self.request.max_frames
 
     def finish_chunk(self, stopped: bool) -> None:
-        """This text chunk is over, by the model's own word (`stopped`) or by its bound. Gives out what is left."""
-        count = len(self._spoken)
+        """End the text chunk, by the model's stop frame (`stopped`) or at its limit, and emit the last slice."""
+        count = len(self._chunk_codes)
         codes = self._codes(count)
         last = self.chunk_index + 1 == len(self.row_states[0].chunks) or self.at_max_frames
         self._emit(ends_text_chunk=True, ends_speech=last)
         for row_state in self.row_states:
             assert row_state.context is not None
-            # a frame is fed by the step behind it: the one that said stop fed the last, a bound leaves it unfed
+            # each step feeds the frame before it: the stop step has fed the last frame, at a limit it is not fed yet
             row_state.context.finish_chunk(codes, fed=count if stopped else count - 1)
         self.chunk_index = len(self.row_states[0].chunks) if last else self.chunk_index + 1
-        self._spoken, self.ready = [], False
+        self._chunk_codes, self.ready = [], False
         if self.has_more_chunks:
-            self._left = self._bound()
+            self._frames_left = self._chunk_limit()
 
     def _emit(self, ends_text_chunk: bool = False, ends_speech: bool = False) -> None:
-        count = len(self._slice)
-        samples = np.concatenate(self._slice) if count else np.zeros(0, np.float32)
-        self._slice = []
+        count = len(self._slice_samples)
+        samples = np.concatenate(self._slice_samples) if count else np.zeros(0, np.float32)
+        self._slice_samples = []
         self.queue.put(
             AudioChunk(
                 samples=samples,
@@ -122,8 +122,8 @@ class RequestState:
         )
 
     def _codes(self, count: int) -> Codes:
-        """The last `count` frames of this text chunk, (count, codebooks)."""
+        """The last `count` frames of the current text chunk, (count, codebooks)."""
         context = self.row_states[0].context
         assert context is not None
-        codes: Codes = np.array(self._spoken[len(self._spoken) - count :], dtype=np.int64)
+        codes: Codes = np.array(self._chunk_codes[len(self._chunk_codes) - count :], dtype=np.int64)
         return codes.reshape(count, context.eos_frame.shape[1])

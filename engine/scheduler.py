@@ -1,4 +1,4 @@
-"""Who speaks: rows handed out lowest first, requests served in the order they came. Pure, no torch."""
+"""FIFO scheduler: assigns KV-cache rows to waiting requests, lowest rows first. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T", bound=Schedulable)
 
 
 class Scheduler(Generic[T]):
-    """Rows 0 to count - 1. Low ones are given first, so that those that speak are nearly a prefix of all."""
+    """Assigns rows 0 to count - 1. Low rows go first, so that the running rows stay close to a prefix of all rows."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -39,7 +39,10 @@ class Scheduler(Generic[T]):
         self._waiting.append(item)
 
     def admit(self) -> list[T]:
-        """Give rows to those that wait, first come first served, as long as there are enough for the next."""
+        """Assign rows to waiting items in order of arrival, until the next needs more rows than are free.
+
+        Returns the admitted items.
+        """
         before = len(self.running)
         while self._waiting and self._waiting[0].rows_needed <= len(self._free):
             item = self._waiting.popleft()
@@ -48,7 +51,7 @@ class Scheduler(Generic[T]):
         return self.running[before:]
 
     def release(self, item: T) -> None:
-        """Take an item's rows back; one that still waits just leaves the queue."""
+        """Free the rows of a running item, or remove a waiting one from the queue."""
         if item in self.running:
             self.running.remove(item)
             for row in item.rows:
@@ -58,6 +61,6 @@ class Scheduler(Generic[T]):
             self._waiting.remove(item)
 
     def __iter__(self) -> Iterator[T]:
-        """All, those that run first."""
+        """All items, running ones first."""
         yield from list(self.running)
         yield from list(self._waiting)

@@ -1,4 +1,4 @@
-"""How many frames go into the next slice: few while the listener has little in hand, more once there is time."""
+"""How many frames to emit in the next slice: few while the listener has little audio buffered, more later."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from .types import FRAME_MILLISECONDS
 
 
 class SlicePolicy:
-    """Slices grow from `first` to `most` frames, doubling, but never beyond what the listener can wait for.
+    """Slices grow from `first` to `max_frames` frames, doubling, within what the listener's buffer allows.
 
-    A listener begins with the first slice and hears what was emitted; a slice of n frames that take f seconds
-    each is n * f away. That may use up no more than half of what is still unheard, so that a slow frame is no gap
-    either. A fast engine reaches `most` at once; one that barely keeps up stays with small slices.
+    Playback begins with the first slice. A slice of n frames that take f seconds each arrives after n * f seconds.
+    That may use up at most half of the buffered audio, so that a slow frame causes no gap. A fast engine reaches
+    `max_frames` at once; one that barely keeps up stays with small slices.
     """
 
-    def __init__(self, first: int, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.size = min(first, most)
-        self._most = most
+    def __init__(self, first: int, max_frames: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.size = min(first, max_frames)
+        self._max_frames = max_frames
         self._clock = clock
         self._emitted = 0  # frames
-        self._began = self._last = 0.0  # when the first slice was emitted, and the last
+        self._first_emitted = self._last_emitted = 0.0  # clock times of the first and the latest slice
 
     def emitted(self) -> None:
-        """A slice of `size` frames has just been emitted: settle the size of the next."""
+        """A slice of `size` frames has just been emitted: choose the size of the next."""
         now, size = self._clock(), self.size
         if not self._emitted:
-            self._began = now  # how fast the engine is shows with the second slice, which is no larger
+            self._first_emitted = now  # the second slice shows how fast the engine is, so it is no larger
         else:
-            seconds_each = max((now - self._last) / size, 1e-6)
-            unheard = (self._emitted + size) * FRAME_MILLISECONDS / 1000 - (now - self._began)
-            bearable = int(unheard / 2 / seconds_each)
-            self.size = max(1, min(2 * size, self._most, bearable))
+            seconds_per_frame = max((now - self._last_emitted) / size, 1e-6)
+            buffered = (self._emitted + size) * FRAME_MILLISECONDS / 1000 - (now - self._first_emitted)
+            affordable = int(buffered / 2 / seconds_per_frame)
+            self.size = max(1, min(2 * size, self._max_frames, affordable))
         self._emitted += size
-        self._last = now
+        self._last_emitted = now

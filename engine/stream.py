@@ -1,4 +1,4 @@
-"""The way audio takes from an engine's thread to whoever listens, in a thread or in an event loop."""
+"""Audio queue from the engine thread to one reader, and the stream that reads it in a thread or an event loop."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .types import AudioChunk, Speech, SpeechRequest
 
 
 class AudioQueue:
-    """A mailbox between the engine's thread, which puts and never waits, and one reader.
+    """Single-producer, single-consumer queue between the engine thread, which never blocks on it, and one reader.
 
-    capacity: how many chunks may wait before `full` asks the engine to hold the slot.
-    on_change: called, from the reader's side, when room appears or the reader leaves.
+    capacity: queued chunks from which on `full` asks the engine to hold the slot.
+    on_change: called on the reader's side when the queue stops being full or the reader closes it.
     """
 
     def __init__(self, capacity: int, on_change: Callable[[], None]) -> None:
@@ -31,8 +31,10 @@ class AudioQueue:
         self._ended = False
         self._error: BaseException | None = None
         self._closed = False
-        self._lock = threading.RLock()  # of one thread again: a finalizer may close it while it is at work here
-        self._waiter: Callable[[], bool] | None = None  # wakes the reader; False: there is nobody to wake any more
+        self._lock = (
+            threading.RLock()
+        )  # reentrant: a finalizer may close the queue while the same thread holds the lock
+        self._waiter: Callable[[], bool] | None = None  # wakes the reader; returns False if its event loop is closed
 
     # ---- the engine's side
 
@@ -42,12 +44,12 @@ class AudioQueue:
 
     @property
     def closed(self) -> bool:
-        """The reader has left: speak no further."""
+        """The reader has left: generate no more audio."""
         return self._closed
 
     @property
     def done(self) -> bool:
-        """Nothing more will be put: it ended, failed, or the reader left."""
+        """No more chunks will be put: the stream ended or failed, or the reader left."""
         return self._ended or self._closed
 
     def put(self, chunk: AudioChunk) -> None:
@@ -56,7 +58,7 @@ class AudioQueue:
             self._wake()
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more chunks. With an error the reader gets it behind those that were put."""
+        """Mark the end. The reader gets the error, if any, after the queued chunks."""
         with self._lock:
             if not self._ended:
                 self._ended, self._error = True, error
@@ -64,7 +66,7 @@ class AudioQueue:
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter():  # the reader's loop is gone, and with it the reader
+        if waiter is not None and not waiter():  # the reader's event loop is closed: it has left
             self._closed = True
 
     # ---- the reader's side
@@ -78,8 +80,8 @@ class AudioQueue:
             self._wake()
         self._on_change()
 
-    def _take(self) -> AudioChunk | None:
-        """The next chunk, or None if one has to be waited for. Call with the lock held."""
+    def _pop(self) -> AudioChunk | None:
+        """The next chunk, or None if there is none yet. Call with the lock held. Raises StopIteration at the end."""
         if self._chunks:
             return self._chunks.popleft()
         if self._error is not None:
@@ -89,23 +91,23 @@ class AudioQueue:
         return None
 
     def get(self) -> AudioChunk:
-        """Wait for the next chunk. Raises StopIteration behind the last."""
+        """Wait for the next chunk. Raises StopIteration after the last."""
         while True:
             with self._lock:
-                if (chunk := self._take()) is None:
-                    gate = threading.Event()
-                    self._waiter = partial(_open, gate)
+                if (chunk := self._pop()) is None:
+                    ready = threading.Event()
+                    self._waiter = partial(_set, ready)
             if chunk is not None:
-                self._make_room()
+                self._notify_if_resumable()
                 return chunk
-            gate.wait()
+            ready.wait()
 
     async def get_async(self) -> AudioChunk:
-        """Wait for the next chunk in an event loop. Raises StopAsyncIteration behind the last."""
+        """Wait for the next chunk in an event loop. Raises StopAsyncIteration after the last."""
         while True:
             with self._lock:
                 try:
-                    chunk = self._take()
+                    chunk = self._pop()
                 except StopIteration:
                     raise StopAsyncIteration from None
                 if chunk is None:
@@ -113,18 +115,18 @@ class AudioQueue:
                     future: asyncio.Future[None] = bridge.loop.create_future()
                     self._waiter = partial(bridge.call, partial(_resolve, future))
             if chunk is not None:
-                self._make_room()
+                self._notify_if_resumable()
                 return chunk
             await future
 
-    def _make_room(self) -> None:
-        """A chunk was taken: tell the engine, if that was what it waited for."""
+    def _notify_if_resumable(self) -> None:
+        """A chunk was taken: wake the engine if the queue was full until now."""
         if len(self._chunks) == self._capacity - 1:
             self._on_change()
 
 
-def _open(gate: threading.Event) -> bool:
-    gate.set()
+def _set(ready: threading.Event) -> bool:
+    ready.set()
     return True
 
 
@@ -134,10 +136,10 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 class SpeechStream:
-    """An answer while it is being spoken: iterate it with `for` or `async for`, from one reader.
+    """The audio of one request as it is generated: iterate it with `for` or `async for`, from one reader.
 
-    Leaving early: `close()`, `with`, `async with`, or just dropping it; each frees the slot before the
-    next frame. Iterating raises EngineFailed or EngineClosed if the engine does not get to the end.
+    To cancel, call `close()`, leave `with` or `async with`, or drop the object: the slot is free before the next frame.
+    Iterating raises EngineFailed or EngineClosed if the engine stops before the end.
     """
 
     def __init__(self, queue: AudioQueue, request: SpeechRequest) -> None:
@@ -181,9 +183,9 @@ class SpeechStream:
         self.close()
 
     def collect(self) -> Speech:
-        """Wait for the whole of it."""
+        """Wait for all chunks and join them."""
         with self:
-            chunks = list(self)  # never none: the last says that it is
+            chunks = list(self)  # never empty: the last chunk has ends_speech
         return Speech(
             samples=np.concatenate([chunk.samples for chunk in chunks]),
             codes=np.concatenate([chunk.codes for chunk in chunks]),

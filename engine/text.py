@@ -1,4 +1,4 @@
-"""Pure decisions about text: where it is cut, and how long it can take to say. No torch."""
+"""Text splitting, and the longest duration that a text can take. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .types import FRAME_MILLISECONDS
 _SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？｡]+["'”’」』）]*""")
 _CLAUSE_END = re.compile(r"""[,;:—–]+["'”’)\]]*(?=\s)|\s[-–—](?=\s)|[，；：、]+""")
 _SPACE = re.compile(r"\s")
-# A dot behind one of these, or behind a single letter, ends no sentence.
+# A dot after one of these, or after a single letter, does not end a sentence.
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\"'“‘])(?:[A-Za-z]|mr|mrs|ms|dr|prof|st|vs|etc|no|fig|e\.g|i\.e|jr|sr|approx)\.$", re.I
 )
 
 
 def split_text(text: str, limit: int) -> list[str]:
-    """Cut a text into chunks of at most `limit` characters, none of them empty, in reading order.
+    """Split a text into chunks of at most `limit` characters, none empty, in reading order.
 
-    A chunk ends at a sentence's end where it can, else at a clause's, else between words, else anywhere.
-    White space is folded; a chunk in which nothing can be pronounced is left out, unless that is all there is.
+    A chunk ends at a sentence end if possible, else at a clause end, else between words, else anywhere. Whitespace is
+    collapsed. Chunks without letters or digits are dropped, unless no other chunk is left.
     """
     rest = " ".join(text.split())
     chunks = []
@@ -35,17 +35,17 @@ def split_text(text: str, limit: int) -> list[str]:
 
 
 def sentences_end(text: str) -> int:
-    """Behind the last sentence that has surely ended in a text that is still being written; 0 if none has.
+    """Index after the last complete sentence of a text that is still growing; 0 if there is none.
 
-    A mark ends a sentence once white space follows it: what is "3." now may be "3.5" with the next letter.
+    A mark ends a sentence only once whitespace follows: "3." may become "3.5" with the next character.
     """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     return next((end for end in reversed(ends) if not _ABBREVIATION.search(text[:end])), 0)
 
 
 def _best_cut(text: str, limit: int) -> int:
-    """Where to cut a text that is longer than `limit`: behind the best break in its first `limit` characters."""
-    window = text[: limit + 1]  # the character behind the window tells whether a word ends there
+    """Index after the best break in the first `limit` characters of a longer text."""
+    window = text[: limit + 1]  # one more character shows whether a word ends at the limit
     for pattern in (_SENTENCE_END, _CLAUSE_END, _SPACE):
         ends = [match.end() for match in pattern.finditer(window) if match.end() <= limit]
         if pattern is _SENTENCE_END:
@@ -55,16 +55,16 @@ def _best_cut(text: str, limit: int) -> int:
     return limit
 
 
-# Seconds that one character can take in slow speech. Latin text is spoken at 10 to 18 characters a second;
-# digits and symbols become words, an ideograph is a syllable or two.
+# Seconds per character in slow speech. Latin text is spoken at 10 to 18 characters a second; digits and symbols become
+# words, an ideograph is one or two syllables.
 _SLOW_LETTER, _SLOW_SYMBOL, _SLOW_IDEOGRAPH = 0.15, 0.7, 0.6
 _SILENCE = 1.5  # seconds around the words
 
 
 def max_frames_for(text: str) -> int:
-    """The most frames that saying `text` can reasonably take: CSM sometimes never says that it has finished.
+    """Upper limit on the frames of `text`, since CSM sometimes never generates its stop frame.
 
-    Roughly twice to three times what a slow reader needs, so that only a runaway meets it.
+    Roughly two to three times what a slow reader needs, so that only runaway speech reaches it.
     """
     seconds = _SILENCE + sum(map(_slow_seconds, text))
     return math.ceil(seconds * 1000 / FRAME_MILLISECONDS)

@@ -1,4 +1,4 @@
-"""Recordings to codes, on a thread of their own: seconds of sound are encoded at once, and nobody who speaks waits."""
+"""Encodes voice recordings to codes on a thread of its own, so that decoding does not wait for it."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Encoding:
-    """A recording on its way to codes. The encoder's thread writes what comes of it, once."""
+    """A pending or finished encoding. The encoder thread sets `codes` or `error`, once."""
 
     voice: VoicePrompt
     codes: Codes | None = None
     error: Exception | None = None
-    readers: list[AudioQueue] = field(default_factory=list)  # of the requests that wait for it
+    readers: list[AudioQueue] = field(default_factory=list)  # the queues of the requests that wait for it
 
     @property
     def done(self) -> bool:
         return self.codes is not None or self.error is not None
 
     def result(self) -> Codes:
-        """(frames, codebooks), once it is done. Raises what the encoding raised."""
+        """The codes (frames, codebooks) of a finished encoding. Raises the encoding's exception if it failed."""
         if self.error is not None:
             raise self.error
-        assert self.codes is not None, "not done yet"
+        assert self.codes is not None, "the encoding is not done"
         return self.codes
 
 
 class VoiceEncoder:
-    """Encodes one recording after the other, first come first served, and each once for all who wait for it.
+    """Encodes recordings one at a time in order of arrival, each once for all requests that wait for it.
 
-    encode: makes the codes, (frames, codebooks); called from the encoder's own thread.
-    on_done: called from there behind each.
-    niceness: how many steps of niceness the thread is behind the others of this process, where a thread can be.
+    encode: returns codes (frames, codebooks); called on the encoder thread.
+    on_done: called on the encoder thread after each encoding.
+    niceness: added to the niceness of the encoder thread, on Linux.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class VoiceEncoder:
         self._encode, self._on_done, self._yielding = encode, on_done, niceness
         self._changed = threading.Condition()
         self._waiting: deque[Encoding] = deque()
-        self._by_content: dict[str, Encoding] = {}  # those that nobody has taken yet
+        self._by_content: dict[str, Encoding] = {}  # waiting, running, or done and not taken
         self._done: list[Encoding] = []
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="csm-voices", daemon=True)
@@ -61,7 +61,7 @@ class VoiceEncoder:
     # ---- any thread
 
     def encode(self, voice: VoicePrompt, reader: AudioQueue) -> Encoding:
-        """Have it encoded, unless that is under way. It is left out if its readers are all gone by its turn."""
+        """Queue a recording, or join its pending encoding. Skipped if all its readers have left by its turn."""
         with self._changed:
             encoding = self._by_content.get(voice.key)
             if encoding is None:
@@ -72,7 +72,7 @@ class VoiceEncoder:
             return encoding
 
     def take_finished(self) -> list[Encoding]:
-        """Those that are done, each once. Who asks for such a voice from now on has it encoded anew."""
+        """The finished encodings, each once. A later `encode` of the same recording starts anew."""
         with self._changed:
             taken, self._done = self._done, []
             for encoding in taken:
@@ -80,13 +80,13 @@ class VoiceEncoder:
             return taken
 
     def close(self) -> None:
-        """Encode no more, and wait for the recording that is being encoded. Those that wait never come to an end."""
+        """Stop, after the recording that is being encoded. Waiting encodings are never done."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
 
-    # ---- the encoder's thread
+    # ---- the encoder thread
 
     def _run(self) -> None:
         self._lower_priority()
@@ -95,15 +95,15 @@ class VoiceEncoder:
             try:
                 codes = self._encode(encoding.voice)
             except Exception as raised:
-                log.exception("a recording of %.1f s could not be encoded", encoding.voice.seconds)
-                error = raised.with_traceback(None)  # which would keep what was allocated in there
+                log.exception("encoding a voice recording of %.1f s failed", encoding.voice.seconds)
+                error = raised.with_traceback(None)  # the traceback would keep tensors of its frames alive
             with self._changed:
                 encoding.codes, encoding.error = codes, error
                 self._done.append(encoding)
             self._on_done()
 
     def _next(self) -> Encoding | None:
-        """The next that somebody waits for, as soon as there is one; None when the encoder closes."""
+        """Wait for the next recording with a reader. Returns None when the encoder closes."""
         with self._changed:
             while not self._closing:
                 if not self._waiting:
@@ -116,8 +116,8 @@ class VoiceEncoder:
             return None
 
     def _lower_priority(self) -> None:
-        """On Linux niceness is a thread's, and of those that it starts for its products; elsewhere the process's."""
+        """On Linux niceness belongs to a thread and those that it starts; elsewhere to the whole process."""
         if self._yielding and sys.platform == "linux":
             thread = threading.get_native_id()
-            with contextlib.suppress(OSError):  # a sandbox that does not allow it: then all are alike
+            with contextlib.suppress(OSError):  # a sandbox may forbid it: then all threads have equal priority
                 os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + self._yielding)

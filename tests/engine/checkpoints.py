@@ -1,4 +1,4 @@
-"""The engine's random checkpoints for tests, and the layouts that transformers does not write."""
+"""Random checkpoints for the engine's tests, in the layouts that transformers does not write too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LLAMA3_ROPE = {
     "factor": 32.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 4,  # small, so that every branch of the scaling is met
+    "original_max_position_embeddings": 4,  # small, so that every branch of the scaling is reached
 }
 
 
@@ -37,7 +37,7 @@ def build_model(seed: int = 0, **changes: Any) -> Any:
 
 
 def write_sesame_checkpoint(directory: Path, source: Path) -> Path:
-    """The same weights in Sesame's original layout: torchtune names, interleaved RoPE, Mimi in a file of its own."""
+    """The same weights in Sesame's original layout: torchtune names, interleaved RoPE, Mimi in a separate file."""
     config = json.loads((source / "config.json").read_text())
     weights = load_file(source / "model.safetensors")
     renamed = {}
@@ -83,7 +83,7 @@ def _sesame_shape(prefix: str, config: dict[str, Any]) -> dict[str, int]:
 
 
 def _sesame_name(name: str) -> str:
-    """torchtune's names, written down apart from the loader's own table."""
+    """torchtune's names, written independently of the loader's table."""
     fixed = {
         "embed_text_tokens.weight": "text_embeddings.weight",
         "backbone_model.embed_tokens.embed_audio_tokens.weight": "audio_embeddings.weight",
@@ -113,7 +113,7 @@ def _sesame_name(name: str) -> str:
 
 
 def write_moshi_mimi(path: Path) -> Path:
-    """Mimi as moshi publishes it: its own names, its full size, weights of chance."""
+    """Mimi in moshi's format and full size, with random weights."""
     from moshi.models.loaders import get_mimi
 
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from . import checkpoints
 
 @pytest.fixture(scope="session")
 def model() -> Any:
-    """transformers' own model, of which `checkpoint` holds the weights."""
+    """The transformers model whose weights `checkpoint` contains."""
     return checkpoints.build_model()
 
 
@@ -26,7 +26,7 @@ def checkpoint(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def load() -> Iterator[Callable[..., CsmEngine]]:
-    """Loads engines, float32 on the CPU unless told otherwise, and closes them behind the test."""
+    """Loads engines, by default float32 on the CPU, and closes them after the test."""
     opened: list[CsmEngine] = []
 
     def load_one(directory: Path, **changes: Any) -> CsmEngine:
@@ -44,7 +44,7 @@ def load() -> Iterator[Callable[..., CsmEngine]]:
 
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path) -> Iterator[CsmEngine]:
-    """One engine for all tests of a file that only speak with it."""
+    """One engine for all tests of a module that only send it requests."""
     engine = load_engine(EngineConfig(model=str(checkpoint), device="cpu", dtype="float32", slots=4))
     assert isinstance(engine, CsmEngine)
     yield engine
@@ -53,6 +53,6 @@ def engine(checkpoint: Path) -> Iterator[CsmEngine]:
 
 @pytest.fixture(scope="session")
 def voice() -> VoicePrompt:
-    """Half a second of noise with a transcript, no whole number of frames."""
+    """Half a second of noise with a transcript, not a whole number of frames."""
     rng = np.random.default_rng(5)
     return VoicePrompt(rng.normal(0, 0.1, 12_345).astype(np.float32), transcript="These are my words.")

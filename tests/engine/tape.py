@@ -1,4 +1,4 @@
-"""A CUDA graph's twin on the CPU: what was done is done again, operator by operator, on the same addresses."""
+"""A stand-in for CUDA graphs on the CPU: records operators and replays them on the same addresses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.utils._pytree import tree_leaves
 
 from engine.model.graphs import Work
 
-_ASKS_FOR_VALUES = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item", "masked_select", "unique2"}
-_BRINGS_VALUES = {"lift_fresh", "lift_fresh_copy"}  # torch.tensor([1, 2]): on a device, a copy from the host
+_READS_VALUES = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item", "masked_select", "unique2"}
+_CREATES_VALUES = {"lift_fresh", "lift_fresh_copy"}  # torch.tensor([1, 2]): on a device, a copy from the host
 
 
-class HostMustNotWait(RuntimeError):
-    """What a graph cannot hold: Python asks for a tensor's values or brings some, or a shape depends on them."""
+class HostSynchronization(RuntimeError):
+    """A graph cannot capture this: Python reads or creates a tensor's values, or a shape depends on them."""
 
 
 class _Tape(TorchDispatchMode):
@@ -25,13 +25,13 @@ class _Tape(TorchDispatchMode):
         self.calls: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if operator.overloadpacket.__name__ in _ASKS_FOR_VALUES | _BRINGS_VALUES:
-            raise HostMustNotWait(str(operator))
+        if operator.overloadpacket.__name__ in _READS_VALUES | _CREATES_VALUES:
+            raise HostSynchronization(str(operator))
         result = operator(*args, **(kwargs or {}))
         self.calls.append((operator, args, kwargs or {}, result))
         return result
 
-    def play(self) -> None:
+    def replay(self) -> None:
         for operator, args, kwargs, before in self.calls:
             given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
             after = operator(*args, **kwargs)
@@ -41,15 +41,15 @@ class _Tape(TorchDispatchMode):
 
 
 def _storage(tensor: Tensor) -> int:
-    """Where its values are; of a weight that oneDNN has laid out, nobody may know."""
+    """Address of the storage; a weight in oneDNN's layout has none to read, so its identity."""
     return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage().data_ptr()
 
 
 class TapeCapturer:
-    """Implements engine.model.graphs.GraphCapturer. Counts what is played."""
+    """Implements engine.model.graphs.GraphCapturer. Counts the replays."""
 
     def __init__(self) -> None:
-        self.played = 0
+        self.replays = 0
 
     def capture(self, work: Work) -> Work:
         work()
@@ -58,8 +58,8 @@ class TapeCapturer:
             work()
 
         def replay() -> None:
-            self.played += 1
+            self.replays += 1
             with torch.inference_mode():
-                tape.play()
+                tape.replay()
 
         return replay

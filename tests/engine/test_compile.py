@@ -1,4 +1,4 @@
-"""Compiled at the start and never again: whoever speaks would wait for the compiler."""
+"""Compilation happens only at start-up: later it would stall every stream."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Load = Callable[..., CsmEngine]
 
 
 @pytest.fixture(autouse=True)
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch.compile without a compiler behind it: what is guarded is the same, and it takes a moment."""
+def eager_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.compile with the eager backend: the guards are the same, and it is fast."""
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     yield
     torch.compiler.reset()
 
 
-def test_nothing_is_compiled_after_the_start(load: Load, checkpoint: Path, voice: VoicePrompt) -> None:
+def test_nothing_is_compiled_after_start_up(load: Load, checkpoint: Path, voice: VoicePrompt) -> None:
     engine = load(checkpoint, compile="on", slots=9)
     runner = engine._runner
     with torch.compiler.set_stance("fail_on_recompile"):
@@ -37,5 +37,5 @@ def test_nothing_is_compiled_after_the_start(load: Load, checkpoint: Path, voice
                 runner.reset_row(row, SamplingParams(seed=row, temperature_first=1.0, temperature=1.0, top_k=50))
                 runner.start_row(row, 3)
             runner.step(list(range(rows)))
-        for guidance in (0.0, 1.5):  # on the engine's own thread
+        for guidance in (0.0, 1.5):  # on the engine thread
             engine.generate(SpeechRequest("It goes on.", voice=voice, guidance=guidance, max_frames=3))

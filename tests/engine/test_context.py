@@ -11,7 +11,7 @@ from engine.context import Context, TextChunk, plan_chunks
 from engine.errors import PromptTooLong
 from engine.text import max_frames_for
 
-SILENCE = np.zeros((1, 2), np.int64)
+EOS_FRAME = np.zeros((1, 2), np.int64)
 
 
 def tokenize(text: str) -> list[int]:
@@ -23,15 +23,15 @@ def positions(spans: list[Any]) -> int:
 
 
 @given(st.data())
-def test_whatever_is_said_the_context_holds_it_and_nothing_is_lost(data: st.DataObject) -> None:
-    limit, reserved = 300, data.draw(st.integers(0, 100))
-    context = Context(limit, reserved, SILENCE)
-    occupied = reserved
+def test_chunks_fit_the_context_and_follow_each_other(data: st.DataObject) -> None:
+    limit, voice_length = 300, data.draw(st.integers(0, 100))
+    context = Context(limit, voice_length, EOS_FRAME)
+    occupied = voice_length
     for number in range(data.draw(st.integers(1, 12))):
         tokens = [number] * data.draw(st.integers(2, 40))
         chunk = TextChunk("", tokens, max_frames=data.draw(st.integers(1, 100)))
         prefill = context.begin_chunk(chunk)
-        assert prefill.start in (occupied, reserved)  # behind what is there, or rolled back to the voice
+        assert prefill.start in (occupied, voice_length)  # after the earlier segments, or reset to the voice
         assert prefill.spans[-1] == tokens[:-1]
         assert context.position == prefill.start + positions(prefill.spans)
         assert context.position + 1 + chunk.max_frames <= limit
@@ -42,8 +42,8 @@ def test_whatever_is_said_the_context_holds_it_and_nothing_is_lost(data: st.Data
         assert occupied <= limit
 
 
-def test_a_roll_keeps_the_newest_whole_segments_in_order() -> None:
-    context = Context(100, 10, SILENCE)
+def test_a_full_context_keeps_the_newest_whole_segments_in_order() -> None:
+    context = Context(100, 10, EOS_FRAME)
     for number in (1, 2, 3):
         context.begin_chunk(TextChunk("", [number] * 5, max_frames=10))
         context.finish_chunk(np.full((10, 2), number), fed=10)
@@ -54,21 +54,21 @@ def test_a_roll_keeps_the_newest_whole_segments_in_order() -> None:
     assert [len(span) for span in prefill.spans] == [5, 10, 1, 4]
 
 
-def test_chunks_get_shorter_where_the_room_asks_for_it() -> None:
+def test_chunks_get_shorter_where_space_requires_it() -> None:
     text = "Words, and more words, and then some. " * 20
-    room = 120
-    chunks = plan_chunks(text, 1000, room, tokenize, None)
-    assert all(len(chunk.tokens) + chunk.max_frames <= room for chunk in chunks)
+    free = 120
+    chunks = plan_chunks(text, 1000, free, tokenize, None)
+    assert all(len(chunk.tokens) + chunk.max_frames <= free for chunk in chunks)
     assert " ".join(chunk.text for chunk in chunks).split() == text.split()
 
 
-def test_what_cannot_fit_is_refused_up_front() -> None:
+def test_a_text_that_cannot_fit_is_rejected() -> None:
     with pytest.raises(PromptTooLong, match="shorter recording"):
         plan_chunks("Anything at all, really.", 150, 30, tokenize, None)
     with pytest.raises(PromptTooLong, match="positions"):
         plan_chunks("Fixed.", 150, 100, tokenize, 99)
 
 
-def test_the_bound_is_that_of_the_text() -> None:
+def test_the_frame_limit_of_a_chunk_is_that_of_its_text() -> None:
     (chunk,) = plan_chunks("Hello there.", 150, 1000, tokenize, None)
     assert chunk.max_frames == max_frames_for("Hello there.")

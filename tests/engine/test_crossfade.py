@@ -1,4 +1,4 @@
-"""Crossfader against a plain description of what the request asks, and whatever the slices are."""
+"""The streaming crossfader against a simple reference, for any slices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def request(**values: object) -> SpeechRequest:
 
 
 def slices(text_chunks: list[list[Samples]]) -> Iterator[AudioChunk]:
-    """Every piece of every text chunk as an engine would put it."""
+    """Every piece of every text chunk, as an engine puts it."""
     last = len(text_chunks) - 1
     for index, pieces in enumerate(text_chunks):
         for place, piece in enumerate(pieces):
@@ -36,9 +36,9 @@ def slices(text_chunks: list[list[Samples]]) -> Iterator[AudioChunk]:
             )
 
 
-def joined(text_chunks: list[list[Samples]], asked: SpeechRequest) -> list[AudioChunk]:
-    joiner = Crossfader(asked)
-    return [out for chunk in slices(text_chunks) if (out := joiner.push(chunk)) is not None]
+def joined(text_chunks: list[list[Samples]], settings: SpeechRequest) -> list[AudioChunk]:
+    crossfader = Crossfader(settings)
+    return [out for chunk in slices(text_chunks) if (out := crossfader.push(chunk)) is not None]
 
 
 def whole(chunks: list[AudioChunk]) -> Samples:
@@ -68,45 +68,47 @@ requests = st.builds(
 
 
 @given(text_chunks, requests)
-def test_how_it_is_sliced_changes_nothing(chunks: list[list[Samples]], asked: SpeechRequest) -> None:
+def test_slicing_does_not_change_the_output(chunks: list[list[Samples]], settings: SpeechRequest) -> None:
     in_one_piece = [[np.concatenate(pieces)] for pieces in chunks]
-    np.testing.assert_array_equal(whole(joined(chunks, asked)), whole(joined(in_one_piece, asked)))
+    np.testing.assert_array_equal(whole(joined(chunks, settings)), whole(joined(in_one_piece, settings)))
 
 
 @given(text_chunks, requests)
-def test_the_end_is_told_once_and_last(chunks: list[list[Samples]], asked: SpeechRequest) -> None:
-    assert [chunk.ends_speech for chunk in joined(chunks, asked)][:-1].count(True) == 0
-    assert joined(chunks, asked)[-1].ends_speech
+def test_only_the_last_chunk_ends_the_speech(chunks: list[list[Samples]], settings: SpeechRequest) -> None:
+    assert [chunk.ends_speech for chunk in joined(chunks, settings)][:-1].count(True) == 0
+    assert joined(chunks, settings)[-1].ends_speech
 
 
 @given(text_chunks, requests)
-def test_every_code_comes_out_once_and_in_order(chunks: list[list[Samples]], asked: SpeechRequest) -> None:
+def test_every_code_is_emitted_once_and_in_order(chunks: list[list[Samples]], settings: SpeechRequest) -> None:
     expected = np.concatenate([chunk.codes for chunk in slices(chunks)])
-    np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in joined(chunks, asked)]), expected)
+    np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in joined(chunks, settings)]), expected)
 
 
 @given(text_chunks, st.integers(0, 120), st.integers(0, 120))
-def test_without_a_crossfade_only_the_trims_are_missing(chunks: list[list[Samples]], start: int, end: int) -> None:
+def test_without_crossfade_only_the_trims_are_removed(chunks: list[list[Samples]], start: int, end: int) -> None:
     spoken = np.concatenate([piece for pieces in chunks for piece in pieces])
-    asked = request(overlap="zero", crossfade_milliseconds=30, trim_start_milliseconds=start, trim_end_milliseconds=end)
-    first, behind = start * MILLISECOND, spoken.size - end * MILLISECOND
-    np.testing.assert_array_equal(whole(joined(chunks, asked)), spoken[first : max(behind, first)])
+    settings = request(
+        overlap="zero", crossfade_milliseconds=30, trim_start_milliseconds=start, trim_end_milliseconds=end
+    )
+    first, end_index = start * MILLISECOND, spoken.size - end * MILLISECOND
+    np.testing.assert_array_equal(whole(joined(chunks, settings)), spoken[first : max(end_index, first)])
 
 
 @given(text_chunks, requests)
-def test_nothing_gets_louder(chunks: list[list[Samples]], asked: SpeechRequest) -> None:
+def test_crossfades_do_not_increase_loudness(chunks: list[list[Samples]], settings: SpeechRequest) -> None:
     ones = [[np.ones_like(piece) for piece in pieces] for pieces in chunks]
-    assert np.abs(whole(joined(ones, asked)) - 1).max(initial=0) < 1e-6
+    assert np.abs(whole(joined(ones, settings)) - 1).max(initial=0) < 1e-6
 
 
 @given(st.lists(st.integers(1000, 4000), min_size=2, max_size=4), st.integers(1, 40))
-def test_each_join_shortens_the_whole_by_the_crossfade(sizes: list[int], milliseconds: int) -> None:
+def test_each_join_shortens_the_audio_by_the_crossfade(sizes: list[int], milliseconds: int) -> None:
     chunks = [[tone(size, seed)] for seed, size in enumerate(sizes)]
     result = whole(joined(chunks, request(crossfade_milliseconds=milliseconds)))
     assert result.size == sum(sizes) - (len(sizes) - 1) * milliseconds * MILLISECOND
 
 
-def test_a_crossfade_goes_straight_from_one_to_the_other() -> None:
+def test_a_crossfade_is_linear() -> None:
     chunks = [[np.zeros(2400, np.float32)], [np.ones(2400, np.float32)]]
     result = whole(joined(chunks, request(crossfade_milliseconds=50)))
     steps = np.diff(result[1200:2400])
@@ -115,23 +117,23 @@ def test_a_crossfade_goes_straight_from_one_to_the_other() -> None:
     assert (result[2400:] == 1).all()
 
 
-def test_the_last_text_chunk_waits_for_nothing() -> None:
-    joiner = Crossfader(request(crossfade_milliseconds=500))
+def test_nothing_of_the_last_text_chunk_is_held_back() -> None:
+    crossfader = Crossfader(request(crossfade_milliseconds=500))
     chunk = AudioChunk(tone(100), np.zeros((1, 0), np.int64), in_last_text_chunk=True)
-    given_out = joiner.push(chunk)
-    assert given_out is not None
-    np.testing.assert_array_equal(given_out.samples, chunk.samples)
+    emitted = crossfader.push(chunk)
+    assert emitted is not None
+    np.testing.assert_array_equal(emitted.samples, chunk.samples)
 
 
 @pytest.mark.parametrize("milliseconds", [1, 30, 500])
-def test_no_more_is_held_back_than_the_crossfade(milliseconds: int) -> None:
-    joiner = Crossfader(request(crossfade_milliseconds=milliseconds))
+def test_only_the_crossfade_is_held_back(milliseconds: int) -> None:
+    crossfader = Crossfader(request(crossfade_milliseconds=milliseconds))
     chunk = AudioChunk(tone(24_000), np.zeros((1, 0), np.int64))
-    given_out = joiner.push(chunk)
-    assert given_out is not None
-    assert given_out.samples.size == 24_000 - milliseconds * MILLISECOND
+    emitted = crossfader.push(chunk)
+    assert emitted is not None
+    assert emitted.samples.size == 24_000 - milliseconds * MILLISECOND
 
 
-def test_trims_longer_than_the_speech_leave_an_empty_end() -> None:
+def test_trims_longer_than_the_speech_leave_an_empty_last_chunk() -> None:
     chunks = joined([[tone(2400)]], request(trim_start_milliseconds=60, trim_end_milliseconds=60))
     assert [(chunk.samples.size, chunk.ends_speech) for chunk in chunks] == [(0, True)]

@@ -1,4 +1,4 @@
-"""Many requests at once: each says what it says alone, and none is in another's way."""
+"""Concurrent requests: each gives the same output as alone, and none delays or ends another."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     deadline = threading.Timer(seconds, done.set)
     deadline.start()
     while not condition():
-        assert not done.wait(0.005), "it never came true"
+        assert not done.wait(0.005), "the condition did not become true"
     deadline.cancel()
 
 
-def test_each_says_among_others_what_it_says_alone(engine: CsmEngine, voice: VoicePrompt) -> None:
+def test_concurrent_requests_give_the_same_output_as_alone(engine: CsmEngine, voice: VoicePrompt) -> None:
     alone = [engine.generate(request) for request in requests(voice)]
     streams = []
     collected: list[list[AudioChunk]] = []
-    for request in requests(voice):  # each begins when those before have spoken a while
+    for request in requests(voice):  # each starts after the ones before have emitted a few chunks
         streams.append(engine.stream(request))
         collected.append([next(streams[-1]) for _ in range(3)])
     for stream, chunks, expected in zip(streams, collected, alone, strict=True):
@@ -72,19 +72,19 @@ def test_each_says_among_others_what_it_says_alone(engine: CsmEngine, voice: Voi
         np.testing.assert_allclose(samples, expected.samples, atol=1e-5 * np.abs(expected.samples).max())
 
 
-def test_a_cancelled_neighbour_changes_nothing(engine: CsmEngine, voice: VoicePrompt) -> None:
+def test_cancelling_a_request_does_not_affect_another(engine: CsmEngine, voice: VoicePrompt) -> None:
     request = requests(voice)[1]
     alone = engine.generate(request).codes
-    neighbour = engine.stream(SpeechRequest("I shall not get far.", max_frames=400))
-    next(neighbour)
+    other = engine.stream(SpeechRequest("I shall not get far.", max_frames=400))
+    next(other)
     stream = engine.stream(request)
     chunks = [next(stream), next(stream)]
-    neighbour.close()
+    other.close()
     chunks.extend(stream)
     np.testing.assert_array_equal(np.concatenate([chunk.codes for chunk in chunks]), alone)
 
 
-def test_a_seed_repeats_alone_and_among_others(engine: CsmEngine) -> None:
+def test_a_seed_gives_the_same_codes_alone_and_with_other_requests(engine: CsmEngine) -> None:
     request = SpeechRequest("Say it again.", seed=77, max_frames=20)
     first = engine.generate(request).codes
     others = [engine.stream(SpeechRequest("Some noise.", seed=seed, max_frames=30)) for seed in (1, 2)]
@@ -93,27 +93,27 @@ def test_a_seed_repeats_alone_and_among_others(engine: CsmEngine) -> None:
         other.close()
     assert (engine.generate(replace(request, seed=78)).codes != first).any()
     assert (engine.generate(replace(request, seed=-77)).codes != first).any()
-    assert len(engine.generate(replace(request, seed=77 + (1 << 70))).codes) == len(first)  # any integer will do
+    assert len(engine.generate(replace(request, seed=77 + (1 << 70))).codes) == len(first)  # any integer is accepted
 
 
-def test_without_a_seed_each_time_differs(engine: CsmEngine) -> None:
+def test_without_a_seed_every_run_differs(engine: CsmEngine) -> None:
     request = SpeechRequest("Say it differently.", max_frames=10)
     assert (engine.generate(request).codes != engine.generate(request).codes).any()
 
 
-def test_a_known_voice_says_what_a_new_one_says(load: Load, checkpoint: Path, voice: VoicePrompt) -> None:
+def test_a_cached_voice_gives_the_same_codes_as_a_new_one(load: Load, checkpoint: Path, voice: VoicePrompt) -> None:
     engine = load(checkpoint)
     request = SpeechRequest("Cold, then warm.", voice=voice, seed=5, max_frames=15)
     cold = engine.generate(request).codes
     assert engine.status().detail["voice_cache_bytes"]
     np.testing.assert_array_equal(engine.generate(request).codes, cold)
-    forgetful = load(checkpoint, voice_cache_bytes=0)
+    uncached = load(checkpoint, voice_cache_bytes=0)
     for _ in range(2):
-        np.testing.assert_array_equal(forgetful.generate(request).codes, cold)
-    assert forgetful.status().detail["voice_cache_bytes"] == 0
+        np.testing.assert_array_equal(uncached.generate(request).codes, cold)
+    assert uncached.status().detail["voice_cache_bytes"] == 0
 
 
-def test_a_prepared_voice_is_known(load: Load, checkpoint: Path, voice: VoicePrompt) -> None:
+def test_a_prepared_voice_is_cached(load: Load, checkpoint: Path, voice: VoicePrompt) -> None:
     engine = load(checkpoint)
     engine.prepare_voice(voice, speaker=2)
     known = engine.status().detail["voice_cache_bytes"]
@@ -122,7 +122,7 @@ def test_a_prepared_voice_is_known(load: Load, checkpoint: Path, voice: VoicePro
     assert engine.status().detail["voice_cache_bytes"] == known
 
 
-def test_guidance_takes_two_slots_and_matters(engine: CsmEngine, voice: VoicePrompt) -> None:
+def test_guidance_takes_two_slots_and_changes_the_output(engine: CsmEngine, voice: VoicePrompt) -> None:
     request = SpeechRequest("With or without guidance.", voice=voice, seed=6, max_frames=20)
     plain = engine.generate(request).codes
     guided = engine.generate(replace(request, guidance=2.0)).codes
@@ -137,8 +137,8 @@ def test_guidance_takes_two_slots_and_matters(engine: CsmEngine, voice: VoicePro
         other.close()
 
 
-def test_guidance_is_what_its_formula_says(engine: CsmEngine) -> None:
-    """Greedy with guidance w, against logits of two rows combined by hand."""
+def test_guidance_follows_its_formula(engine: CsmEngine) -> None:
+    """Greedy sampling with guidance, compared with the logits of two rows combined by hand."""
     from engine.model.sampling import SamplingMode, SamplingState, sample
 
     state = SamplingState.allocate(2, torch.device("cpu"))
@@ -156,71 +156,71 @@ def test_guidance_with_one_slot_is_refused(load: Load, checkpoint: Path) -> None
     assert len(engine.generate(SpeechRequest("One is enough.", max_frames=3)).codes) == 3
 
 
-def test_a_prompt_is_read_piece_by_piece_beside_who_speaks(
+def test_prefill_beside_decoding_is_split_within_the_budget(
     load: Load, checkpoint: Path, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No more positions between two frames than listeners can spare, and to the same end."""
+    """No more positions than the budget are prefilled between two frames, and the output is the same."""
     request = SpeechRequest("I have a lot to read before I speak. " * 2, voice=voice, seed=3, max_frames=6)
-    engine = load(checkpoint, voice_cache_bytes=0, audio_queue_slices=1000)  # nobody is held for a slow reader
+    engine = load(checkpoint, voice_cache_bytes=0, audio_queue_slices=1000)  # no request is held for a slow reader
     alone = engine.generate(request).codes
-    runner, done, begun = engine._runner, [], []
-    monkeypatch.setattr(engine._prefill_budget, "budget", lambda leads: 16)
-    prefill, launch, begin = runner.prefill, runner.launch, runner.reset_row
+    runner, events, resets = engine._runner, [], []  # positions prefilled, or minus the rows of a frame
+    monkeypatch.setattr(engine._prefill_budget, "budget", lambda buffers: 16)
+    prefill, launch, reset_row = runner.prefill, runner.launch, runner.reset_row
 
-    def read(row: int, what: Prefill, most: int) -> Prefill | None:
-        rest = prefill(row, what, most)
+    def recording_prefill(row: int, spans: Prefill, max_positions: int) -> Prefill | None:
+        rest = prefill(row, spans, max_positions)
         left = 0 if rest is None else sum(map(len, rest.spans))
-        done.append(sum(map(len, what.spans)) - left)
+        events.append(sum(map(len, spans.spans)) - left)
         return rest
 
-    def speak(rows: list[int]) -> Frame:
-        done.append(-len(rows))
+    def recording_launch(rows: list[int]) -> Frame:
+        events.append(-len(rows))
         return launch(rows)
 
-    def set_up(row: int, how: SamplingParams) -> None:
-        begun.append(len(done))
-        begin(row, how)
+    def recording_reset(row: int, params: SamplingParams) -> None:
+        resets.append(len(events))
+        reset_row(row, params)
 
-    monkeypatch.setattr(runner, "prefill", read)
-    monkeypatch.setattr(runner, "launch", speak)
-    monkeypatch.setattr(runner, "begin", set_up)
-    speaker = engine.stream(SpeechRequest("I speak all the while. " * 9, seed=1, slice_frames=1))
-    next(speaker)
-    del done[:], begun[:]
+    monkeypatch.setattr(runner, "prefill", recording_prefill)
+    monkeypatch.setattr(runner, "launch", recording_launch)
+    monkeypatch.setattr(runner, "reset_row", recording_reset)
+    decoding = engine.stream(SpeechRequest("I speak all the while. " * 9, seed=1, slice_frames=1))
+    next(decoding)
+    del events[:], resets[:]
     streams = [engine.stream(request) for _ in range(3)]
     for stream in streams:
         np.testing.assert_array_equal(stream.collect().codes, alone)
-    speaker.close()
-    pieces = [each for each in done if each > 0]
-    assert len(pieces) > 3
-    assert max(pieces) <= 16
-    for one, other in itertools.pairwise(done):
-        assert max(one, 0) + max(other, 0) <= 16  # the next frame comes before more is read
-    assert len(set(begun)) == len(begun) == len(streams)  # nor is a whole burst set up at once
+    decoding.close()
+    prefills = [each for each in events if each > 0]
+    assert len(prefills) > 3
+    assert max(prefills) <= 16
+    for one, other in itertools.pairwise(events):
+        assert max(one, 0) + max(other, 0) <= 16  # a frame is launched between two prefills
+    assert len(set(resets)) == len(resets) == len(streams)  # rows of a burst are not all set up at once
 
 
-def test_those_that_wait_are_served_in_turn(load: Load, checkpoint: Path) -> None:
+def test_waiting_requests_are_all_served(load: Load, checkpoint: Path) -> None:
     engine = load(checkpoint, slots=2)
     streams = [engine.stream(SpeechRequest(f"Number {n}.", seed=n, max_frames=10)) for n in range(7)]
     assert [len(stream.collect().codes) for stream in streams] == [10] * 7
     eventually(lambda: engine.status().active == 0)
 
 
-def test_a_slow_reader_holds_its_own_slot_and_no_other(load: Load, checkpoint: Path) -> None:
+def test_a_slow_reader_holds_only_its_own_slot(load: Load, checkpoint: Path) -> None:
     engine = load(checkpoint, audio_queue_slices=2)
     request = SpeechRequest("Slowly, slowly.", seed=1, max_frames=60)
     whole = engine.generate(request).codes
     slow = engine.stream(request)
     queue = slow._queue
     eventually(lambda: queue.full)
-    brisk = engine.generate(SpeechRequest("Briskly said, but at some length. " * 3, seed=2, max_frames=100))
-    assert len(brisk.codes) == 100  # a hundred frames went by, in which the slow one was held
+    fast = engine.generate(SpeechRequest("Briskly said, but at some length. " * 3, seed=2, max_frames=100))
+    assert len(fast.codes) == 100  # a hundred frames passed while the slow request was held
     assert len(queue._chunks) == 2
     np.testing.assert_array_equal(slow.collect().codes, whole)
 
 
 @pytest.mark.parametrize("leave", ["close", "with", "drop"])
-def test_leaving_frees_the_slot(load: Load, checkpoint: Path, leave: str) -> None:
+def test_closing_or_dropping_a_stream_frees_its_slot(load: Load, checkpoint: Path, leave: str) -> None:
     engine = load(checkpoint, slots=1)
     stream = engine.stream(SpeechRequest("A long one. " * 20, seed=1))
     next(stream)
@@ -235,7 +235,7 @@ def test_leaving_frees_the_slot(load: Load, checkpoint: Path, leave: str) -> Non
     assert len(engine.generate(SpeechRequest("Next.", max_frames=4)).codes) == 4
 
 
-def test_leaving_while_waiting_leaves_the_queue(load: Load, checkpoint: Path) -> None:
+def test_closing_a_waiting_stream_removes_it_from_the_queue(load: Load, checkpoint: Path) -> None:
     engine = load(checkpoint, slots=1)
     first = engine.stream(SpeechRequest("A long one. " * 20, seed=1))
     next(first)
@@ -247,7 +247,7 @@ def test_leaving_while_waiting_leaves_the_queue(load: Load, checkpoint: Path) ->
     eventually(lambda: engine.status().active == 0)
 
 
-def test_an_event_loop_reads_as_a_thread_does(engine: CsmEngine) -> None:
+def test_async_iteration_gives_the_same_codes_as_sync(engine: CsmEngine) -> None:
     request = SpeechRequest("Async, too.", seed=3, max_frames=21)
 
     async def read() -> Codes:
@@ -262,13 +262,13 @@ def test_an_event_loop_reads_as_a_thread_does(engine: CsmEngine) -> None:
         np.testing.assert_array_equal(codes, whole)
 
 
-def test_a_voice_that_leaves_no_room_is_refused_up_front(engine: CsmEngine) -> None:
+def test_a_voice_too_long_for_the_context_is_rejected_at_once(engine: CsmEngine) -> None:
     long = VoicePrompt(np.zeros(24_000 * 60, np.float32) + 0.1, transcript="Long.")
     with pytest.raises(PromptTooLong, match="shorter recording"):
         engine.stream(SpeechRequest("No room.", voice=long))
 
 
-def test_what_fails_in_one_request_ends_that_one(
+def test_a_failing_request_does_not_affect_the_others(
     engine: CsmEngine, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = engine.stream(SpeechRequest("I go on and on.", seed=1, max_frames=40))
@@ -284,7 +284,9 @@ def test_what_fails_in_one_request_ends_that_one(
     assert engine.status().error is None
 
 
-def test_a_step_that_fails_ends_all_and_says_why(load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_step_fails_all_requests_with_its_error(
+    load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = load(checkpoint)
     streams = [engine.stream(SpeechRequest("A long one. " * 20, seed=n)) for n in range(6)]
     next(streams[0])
@@ -301,7 +303,7 @@ def test_a_step_that_fails_ends_all_and_says_why(load: Load, checkpoint: Path, m
     assert "a kernel broke" in (engine.status().error or "")
 
 
-def test_closing_ends_open_streams_and_refuses_new_ones(load: Load, checkpoint: Path) -> None:
+def test_closing_ends_open_streams_and_rejects_new_ones(load: Load, checkpoint: Path) -> None:
     engine = load(checkpoint, slots=1)
     streams = [engine.stream(SpeechRequest("A long one. " * 20, seed=n)) for n in range(3)]
     next(streams[0])
@@ -316,13 +318,13 @@ def test_closing_ends_open_streams_and_refuses_new_ones(load: Load, checkpoint: 
 
 @pytest.fixture
 def stops_at(engine: CsmEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes the model say, by a frame of zeros, that it has finished after n frames of each text."""
+    """Makes the model generate its stop frame, all zeros, after n frames of each text."""
     model = engine._runner.model
-    whole = model._codes
+    original = model._codes
 
     def set_stop(offset: int) -> None:
         def codes(hidden: Any, state: Any, rows: int, kind: Any) -> Any:
-            made = whole(hidden, state, rows, kind)
+            made = original(hidden, state, rows, kind)
             made[state.sampling.frame[:rows] == offset] = 0
             return made
 
@@ -332,7 +334,7 @@ def stops_at(engine: CsmEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
 
 
 @pytest.mark.parametrize("offset", range(13))
-def test_a_stop_frame_ends_the_speech_right_there(
+def test_a_stop_frame_ends_the_speech_before_it(
     engine: CsmEngine, stops_at: Callable[[int], None], offset: int
 ) -> None:
     request = SpeechRequest("Stop when you are done.", seed=12, max_frames=30)
@@ -347,7 +349,7 @@ def test_a_stop_frame_ends_the_speech_right_there(
     assert sum(chunk.ends_speech for chunk in chunks) == 1
 
 
-def test_ignoring_the_stop_frame_speaks_on(engine: CsmEngine, stops_at: Callable[[int], None]) -> None:
+def test_ignore_stop_continues_after_a_stop_frame(engine: CsmEngine, stops_at: Callable[[int], None]) -> None:
     stops_at(3)
     speech = engine.generate(SpeechRequest("On and on.", seed=1, ignore_stop=True, max_frames=25))
     assert len(speech.codes) == 25

@@ -1,4 +1,4 @@
-"""Frames as graphs, and beside each other: they say what plain ones say, at addresses that never change."""
+"""Captured and overlapped frames: equal to eager ones, on static addresses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.model.graphs import Bucket, BucketGrid, Work
 from engine.model.sampling import SamplingMode
 from engine.model_runner import MAX_PREFILL_POSITIONS, ModelRunner, SamplingParams
 
-from .tape import HostMustNotWait, TapeCapturer
+from .tape import HostSynchronization, TapeCapturer
 
 BUCKETS = BucketGrid((2, 4), (64, 512))
 Load = Callable[..., CsmEngine]
@@ -35,58 +35,58 @@ def runner(checkpoint: Path) -> ModelRunner:
 
 @pytest.fixture
 def fresh(runner: ModelRunner) -> ModelRunner:
-    """A runner on the same weights that has done nothing yet, with the few buckets that graphs are made for."""
+    """A new runner on the same weights, with few buckets to capture."""
     return ModelRunner(runner.model, runner.codec, 4, BUCKETS)
 
 
-def settings(row: int, **changes: Any) -> SamplingParams:
+def params(row: int, **changes: Any) -> SamplingParams:
     return SamplingParams(**({"seed": row, "temperature_first": 0.9, "temperature": 0.8, "top_k": 50} | changes))
 
 
-def record(runner: ModelRunner) -> tuple[TapeCapturer, TapeCapturer]:
+def capture(runner: ModelRunner) -> tuple[TapeCapturer, TapeCapturer]:
     steps, codec = TapeCapturer(), TapeCapturer()
-    runner.frames.record(steps, codec, lambda done, of: None)
+    runner.frames.capture_graphs(steps, codec, lambda done, of: None)
     return steps, codec
 
 
-def conversation(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
-    """Rows that come and go, within one bucket and across all of them."""
-    said: list[np.ndarray[Any, Any]] = []
+def run_rows(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
+    """Outputs of rows that join and leave, within one bucket and across all of them."""
+    outputs: list[np.ndarray[Any, Any]] = []
 
     def speak(rows: list[int], frames: int) -> None:
         for _ in range(frames):
             frame = runner.step(rows)
-            said.extend(part[rows] for part in (frame.codes, frame.stopped, frame.samples))
+            outputs.extend(part[rows] for part in (frame.codes, frame.stopped, frame.samples))
 
-    runner.reset_row(0, settings(0))
+    runner.reset_row(0, params(0))
     runner.start_row(0, 60)
     speak([0], 3)
-    runner.reset_row(2, settings(2, temperature=0, temperature_first=0))
+    runner.reset_row(2, params(2, temperature=0, temperature_first=0))
     runner.start_row(2, 5)
     speak([0, 2], 3)
     speak([2], 2)  # 0 is held
-    runner.reset_row(1, settings(1, top_k=3))
+    runner.reset_row(1, params(1, top_k=3))
     runner.start_row(1, 300)
     speak([0, 1, 2], 4)
-    runner.reset_row(0, settings(7))  # another utterance in a row that has just spoken
+    runner.reset_row(0, params(7))  # another request in a row that was just active
     runner.start_row(0, 1)
     speak([0], 3)
-    return said
+    return outputs
 
 
-def test_replayed_is_plain_bit_for_bit(fresh: ModelRunner, runner: ModelRunner) -> None:
-    plain = conversation(ModelRunner(runner.model, runner.codec, 4, BUCKETS))
-    steps, codec = record(fresh)
-    before = steps.played, codec.played
-    replayed = conversation(fresh)
-    assert steps.played - before[0] == codec.played - before[1] == len(plain) // 3
+def test_replayed_frames_equal_eager_ones_bit_for_bit(fresh: ModelRunner, runner: ModelRunner) -> None:
+    plain = run_rows(ModelRunner(runner.model, runner.codec, 4, BUCKETS))
+    steps, codec = capture(fresh)
+    before = steps.replays, codec.replays
+    replayed = run_rows(fresh)
+    assert steps.replays - before[0] == codec.replays - before[1] == len(plain) // 3
     for one, other in zip(plain, replayed, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_memory_that_is_taken_beforehand_changes_nothing(fresh: ModelRunner, runner: ModelRunner) -> None:
+def test_preallocating_prefill_memory_does_not_change_the_output(fresh: ModelRunner, runner: ModelRunner) -> None:
     def speak(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
-        runner.reset_row(1, settings(1))
+        runner.reset_row(1, params(1))
         assert runner.prefill(1, Prefill(0, [[5] * (MAX_PREFILL_POSITIONS + 20)]), MAX_PREFILL_POSITIONS + 20) is None
         runner.start_row(1, MAX_PREFILL_POSITIONS + 20)
         return [runner.step([1]).codes[1] for _ in range(3)]
@@ -99,52 +99,54 @@ def test_memory_that_is_taken_beforehand_changes_nothing(fresh: ModelRunner, run
         np.testing.assert_array_equal(one, other)
 
 
-def test_greedy_rows_get_from_a_recorded_step_what_a_greedy_one_gives(fresh: ModelRunner) -> None:
+def test_greedy_rows_in_a_captured_step_equal_a_greedy_step(fresh: ModelRunner) -> None:
     def speak() -> list[Any]:
-        fresh.reset_row(0, settings(0, temperature=0.0, temperature_first=0.0))
+        fresh.reset_row(0, params(0, temperature=0.0, temperature_first=0.0))
         fresh.start_row(0, 3)
         return [fresh.step([0]).codes[0].tolist() for _ in range(5)]
 
     plain = speak()
-    record(fresh)
+    capture(fresh)
     assert speak() == plain
 
 
-def test_whatever_a_request_asks_for_is_recorded(fresh: ModelRunner, runner: ModelRunner) -> None:
+def test_every_sampling_mode_is_captured(fresh: ModelRunner, runner: ModelRunner) -> None:
     def speak(runner: ModelRunner) -> list[Any]:
-        runner.reset_row(0, settings(0, guidance=1.5, unconditional=1))
-        runner.reset_row(1, settings(0, sampler=0))
-        runner.reset_row(2, settings(2, top_k=66))
-        runner.reset_row(3, settings(3, temperature=0.0, temperature_first=0.0))
+        runner.reset_row(0, params(0, guidance=1.5, unconditional=1))
+        runner.reset_row(1, params(0, sampler=0))
+        runner.reset_row(2, params(2, top_k=66))
+        runner.reset_row(3, params(3, temperature=0.0, temperature_first=0.0))
         for row in range(4):
             runner.start_row(row, 10 * row)
-        spoken = [[0, 1]] * 3 + [[0, 1, 3]] * 3 + [[2, 3]] * 3  # guided alone, among others, many tokens
+        spoken = [[0, 1]] * 3 + [[0, 1, 3]] * 3 + [[2, 3]] * 3  # guidance alone, guidance with others, a large top_k
         return [runner.step(rows).codes[rows].tolist() for rows in spoken]
 
     plain = speak(ModelRunner(runner.model, runner.codec, 4, BUCKETS))
-    steps, _ = record(fresh)
-    before = steps.played
+    steps, _ = capture(fresh)
+    before = steps.replays
     assert speak(fresh) == plain
-    assert steps.played == before + len(plain)
+    assert steps.replays == before + len(plain)
 
 
-def test_a_kind_that_memory_had_no_room_for_is_done_plainly(fresh: ModelRunner) -> None:
-    steps, codec = record(fresh)
+def test_a_graph_missing_for_want_of_memory_runs_eagerly(fresh: ModelRunner) -> None:
+    steps, codec = capture(fresh)
     fresh.frames.general_graphs.clear()
-    before = steps.played, codec.played
+    before = steps.replays, codec.replays
     assert len(fresh.frames.launch([0], Bucket(2, 64), SamplingMode(64, True, True)).codes) == 2
-    assert (steps.played, codec.played) == (before[0], before[1] + 1)
+    assert (steps.replays, codec.replays) == (before[0], before[1] + 1)
 
 
 def test_progress_counts_every_graph(fresh: ModelRunner) -> None:
     seen: list[tuple[int, int]] = []
-    fresh.frames.record(TapeCapturer(), TapeCapturer(), lambda done, of: seen.append((done, of)))
-    assert seen == [(number, 8) for number in range(1, 9)]  # four buckets; two each of rare steps and of the codec's
-    assert fresh.frames.recorded == "8 of 8"
+    fresh.frames.capture_graphs(TapeCapturer(), TapeCapturer(), lambda done, of: seen.append((done, of)))
+    assert seen == [
+        (number, 8) for number in range(1, 9)
+    ]  # four buckets; two each of the general step and of the codec
+    assert fresh.frames.graph_summary == "8 of 8"
 
 
-class Slips(TapeCapturer):
-    """Plays something else than was recorded, for one of the buckets."""
+class FaultyCapturer(TapeCapturer):
+    """Replays with a wrong result for one of the buckets."""
 
     def __init__(self, state: Tensor) -> None:
         super().__init__()
@@ -155,36 +157,36 @@ class Slips(TapeCapturer):
         if self._count != 3:
             return replay
 
-        def slip() -> None:
+        def wrong_replay() -> None:
             replay()
             self._state[0, 0] += 1
 
-        return slip
+        return wrong_replay
 
 
-def test_a_graph_that_says_something_else_is_found_out(fresh: ModelRunner, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_graph_with_wrong_results_is_detected(fresh: ModelRunner, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        fresh.frames.record(Slips(fresh.state.output), TapeCapturer(), lambda done, of: None)
-    assert "something else" in caplog.text
-    assert fresh.frames.recorded == "none"
+        fresh.frames.capture_graphs(FaultyCapturer(fresh.state.output), TapeCapturer(), lambda done, of: None)
+    assert "differs from the eager step" in caplog.text
+    assert fresh.frames.graph_summary == "none"
     assert not fresh.frames.step_graphs.replay(Bucket(4, 512))
 
 
-def test_where_nothing_can_be_recorded_frames_stay_plain(fresh: ModelRunner, caplog: pytest.LogCaptureFixture) -> None:
+def test_frames_run_eagerly_when_capture_fails(fresh: ModelRunner, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def capture(self, work: Work) -> Work:
             raise RuntimeError("operation not permitted")
 
     with caplog.at_level(logging.WARNING):
-        fresh.frames.record(Broken(), Broken(), lambda done, of: None)
+        fresh.frames.capture_graphs(Broken(), Broken(), lambda done, of: None)
     assert "operation not permitted" in caplog.text
-    assert fresh.frames.recorded == "none"
-    assert len(conversation(fresh))
+    assert fresh.frames.graph_summary == "none"
+    assert len(run_rows(fresh))
 
 
 @pytest.mark.parametrize("kind", [CAPTURED_MODE, SamplingMode(64, False, False), SamplingMode(67, True, True)])
-def test_a_step_asks_for_no_values_and_moves_nothing(fresh: ModelRunner, kind: SamplingMode) -> None:
-    """All of the state stays where it is, and a step can be played again from what it did."""
+def test_a_step_reads_no_values_on_the_host_and_keeps_its_addresses(fresh: ModelRunner, kind: SamplingMode) -> None:
+    """The state's tensors keep their addresses, and a step can be replayed from its operators."""
     state, codec = fresh.state, fresh.codec
 
     def addresses() -> list[int]:
@@ -201,44 +203,42 @@ def test_a_step_asks_for_no_values_and_moves_nothing(fresh: ModelRunner, kind: S
     assert addresses() == before
 
 
-def asks(hidden: Tensor) -> None:
+def read_value(hidden: Tensor) -> None:
     assert bool(hidden.isfinite().all())
 
 
-def brings(hidden: Tensor) -> None:
+def create_from_host(hidden: Tensor) -> None:
     torch.tensor([1, 2])
 
 
-@pytest.mark.parametrize("meddle", [asks, brings])
-def test_the_tape_notices_who_asks_for_values_or_brings_some(
-    fresh: ModelRunner, monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Tensor], None]
+@pytest.mark.parametrize("operation", [read_value, create_from_host])
+def test_the_tape_rejects_reading_or_creating_values_on_the_host(
+    fresh: ModelRunner, monkeypatch: pytest.MonkeyPatch, operation: Callable[[Tensor], None]
 ) -> None:
-    whole = fresh.model._codes
+    original = fresh.model._codes
 
-    def meddling(hidden: Tensor, *rest: Any) -> Tensor:
-        meddle(hidden)
-        return whole(hidden, *rest)
+    def patched(hidden: Tensor, *rest: Any) -> Tensor:
+        operation(hidden)
+        return original(hidden, *rest)
 
-    monkeypatch.setattr(fresh.model, "_codes", meddling)
-    with pytest.raises(HostMustNotWait), torch.inference_mode():
+    monkeypatch.setattr(fresh.model, "_codes", patched)
+    with pytest.raises(HostSynchronization), torch.inference_mode():
         TapeCapturer().capture(lambda: fresh.model.frame_step(fresh.state, 2, 64, CAPTURED_MODE))
 
 
 @pytest.fixture
 def overlapped(load: Load, checkpoint: Path) -> CsmEngine:
-    """An engine that works as it does on a GPU: recorded frames, and each handed out while the next is made."""
+    """An engine that runs as on a GPU: replayed frames, each emitted while the next is computed."""
     engine = load(checkpoint)
     runner = engine._runner
     runner.frames = ModelRunner(runner.model, runner.codec, 4, BUCKETS).frames
     runner.frames._state = runner.state
-    record(runner)
+    capture(runner)
     runner.overlaps = True
     return engine
 
 
-def test_overlapped_frames_say_what_plain_ones_say(
-    overlapped: CsmEngine, engine: CsmEngine, voice: VoicePrompt
-) -> None:
+def test_overlapped_frames_equal_eager_ones(overlapped: CsmEngine, engine: CsmEngine, voice: VoicePrompt) -> None:
     requests = [
         SpeechRequest("One is brief.", seed=1, max_frames=1),
         SpeechRequest(
@@ -261,17 +261,17 @@ def test_overlapped_frames_say_what_plain_ones_say(
 
 
 @pytest.mark.parametrize("offset", [0, 1, 6])
-def test_overlapped_a_stop_frame_ends_the_speech_right_there(
+def test_a_stop_frame_ends_overlapped_speech_before_it(
     overlapped: CsmEngine, monkeypatch: pytest.MonkeyPatch, offset: int
 ) -> None:
     request = SpeechRequest("Stop when you are done.", seed=12, max_frames=9)
     full = overlapped.generate(request)
     model = overlapped._runner.model
-    whole = model._codes
+    original = model._codes
     overlapped._runner.frames._clear_graphs()
 
     def codes(hidden: Any, state: Any, rows: int, kind: Any) -> Any:
-        made = whole(hidden, state, rows, kind)
+        made = original(hidden, state, rows, kind)
         made[state.sampling.frame[:rows] == offset] = 0
         return made
 

@@ -1,4 +1,4 @@
-"""Long texts: every chunk is spoken, in one slot, with what was said before as context, and nothing grows."""
+"""Long texts: every chunk in one slot, with earlier chunks as context, and constant memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ TEXT = TEXT[:5000]
 
 @pytest.fixture
 def brief(engine: CsmEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[CsmEngine]:
-    """The engine, with a model that says after every six frames that it has finished."""
+    """The engine with a model that generates its stop frame after every six frames."""
     model = engine._runner.model
-    whole = model._codes
+    original = model._codes
 
     def codes(hidden: Any, state: Any, rows: int, kind: Any) -> Any:
-        made = whole(hidden, state, rows, kind)
+        made = original(hidden, state, rows, kind)
         made[state.sampling.frame[:rows] % (FRAMES_PER_CHUNK + 1) == FRAMES_PER_CHUNK] = 0
         return made
 
@@ -35,18 +35,20 @@ def brief(engine: CsmEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[CsmEng
     return engine
 
 
-def test_five_thousand_characters(brief: CsmEngine, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, limit = brief._runner, brief._prompt_builder.limit
+def test_a_text_of_five_thousand_characters(
+    brief: CsmEngine, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, limit = brief._runner, brief._prompt_builder.max_positions
     highest = 0
-    prefilled = runner.prefill
+    original = runner.prefill
 
-    def watched(row: int, prefill: Any, most: int) -> Any:
+    def recording_prefill(row: int, prefill: Any, max_positions: int) -> Any:
         nonlocal highest
         highest = max(highest, prefill.start + sum(map(len, prefill.spans)))
-        return prefilled(row, prefill, most)
+        return original(row, prefill, max_positions)
 
-    monkeypatch.setattr(runner, "prefill", watched)
-    brief.generate(SpeechRequest(TEXT, voice=voice, seed=1, chunk_characters=40))  # what memory it takes, it has now
+    monkeypatch.setattr(runner, "prefill", recording_prefill)
+    brief.generate(SpeechRequest(TEXT, voice=voice, seed=1, chunk_characters=40))  # allocates its memory
     before = psutil.Process().memory_info().rss
     seen: dict[int, int] = {}
     positions = 0
@@ -59,8 +61,8 @@ def test_five_thousand_characters(brief: CsmEngine, voice: VoicePrompt, monkeypa
     assert psutil.Process().memory_info().rss - before < 8 << 20
 
 
-def test_the_next_chunk_reads_what_was_said_before(brief: CsmEngine, voice: VoicePrompt) -> None:
-    """Carried on in the slot, a second chunk says what it says when everything before it is prefilled at once."""
+def test_the_next_chunk_has_the_previous_one_as_context(brief: CsmEngine, voice: VoicePrompt) -> None:
+    """A second chunk in the same slot gives the codes that it gives when all before it is prefilled at once."""
     request = SpeechRequest("First of all, this. And then that.", voice=voice, temperature=0, chunk_characters=20)
     speech = brief.generate(request)
     first, second = speech.codes[:FRAMES_PER_CHUNK], speech.codes[FRAMES_PER_CHUNK:]
@@ -78,8 +80,8 @@ def test_the_next_chunk_reads_what_was_said_before(brief: CsmEngine, voice: Voic
     np.testing.assert_array_equal(made, second)
 
 
-def test_a_conversation_is_followed_on_from(brief: CsmEngine, voice: VoicePrompt) -> None:
-    """What was said in an answer before is context as if it had been said in this one."""
+def test_history_is_used_as_context(brief: CsmEngine, voice: VoicePrompt) -> None:
+    """Speech of an earlier request is the same context as an earlier chunk of this one."""
     first, second = "First of all, this.", "And then that."
     request = SpeechRequest(f"{first} {second}", voice=voice, temperature=0, chunk_characters=20)
     both = brief.generate(request).codes
@@ -93,7 +95,7 @@ def test_a_conversation_is_followed_on_from(brief: CsmEngine, voice: VoicePrompt
     ).any()
 
 
-def test_of_a_long_conversation_the_newest_is_kept(brief: CsmEngine) -> None:
+def test_the_newest_segments_of_a_long_history_are_kept(brief: CsmEngine) -> None:
     rng = np.random.default_rng(0)
     turns = tuple(SpeechSegment(f"Turn {n}.", rng.integers(0, 64, (40, 4)), n % 2) for n in range(30))
     request = SpeechRequest("And so it goes.", temperature=0)
@@ -103,12 +105,12 @@ def test_of_a_long_conversation_the_newest_is_kept(brief: CsmEngine) -> None:
 
 
 @pytest.mark.parametrize("codes", [np.zeros((3, 5), np.int64), np.full((3, 4), 64), np.full((3, 4), -1)])
-def test_codes_that_the_engine_cannot_have_made_are_refused(engine: CsmEngine, codes: Any) -> None:
+def test_history_codes_out_of_range_are_rejected(engine: CsmEngine, codes: Any) -> None:
     with pytest.raises(InvalidRequest, match="history"):
         engine.stream(SpeechRequest("What?", history=(SpeechSegment("This.", codes),)))
 
 
-def test_zero_overlap_lays_independent_chunks_end_to_end(brief: CsmEngine, voice: VoicePrompt) -> None:
+def test_zero_overlap_concatenates_independent_chunks(brief: CsmEngine, voice: VoicePrompt) -> None:
     request = SpeechRequest(
         "First of all, this. And then that.", voice=voice, temperature=0, chunk_characters=20, overlap="zero"
     )
@@ -119,7 +121,7 @@ def test_zero_overlap_lays_independent_chunks_end_to_end(brief: CsmEngine, voice
     np.testing.assert_allclose(speech.samples, np.concatenate([part.samples for part in parts]), atol=1e-4)
 
 
-def test_crossfades_shorten_by_their_length_at_each_join(brief: CsmEngine) -> None:
+def test_each_crossfade_shortens_the_audio_by_its_length(brief: CsmEngine) -> None:
     plain = brief.generate(SpeechRequest(TEXT[:600], seed=4))
     faded = brief.generate(SpeechRequest(TEXT[:600], seed=4, crossfade_milliseconds=30))
     joins = len(split_text(TEXT[:600], 150)) - 1
@@ -128,23 +130,23 @@ def test_crossfades_shorten_by_their_length_at_each_join(brief: CsmEngine) -> No
     np.testing.assert_array_equal(plain.codes, faded.codes)
 
 
-def test_a_text_without_an_end_is_ended_by_its_bound(engine: CsmEngine) -> None:
-    """The tiny model never says that it has finished."""
+def test_speech_without_a_stop_frame_ends_at_its_limit(engine: CsmEngine) -> None:
+    """The tiny model never generates a stop frame."""
     from engine.text import max_frames_for
 
     text = "Short."
     assert len(engine.generate(SpeechRequest(text, seed=1)).codes) == max_frames_for(text)
 
 
-def test_max_frames_bounds_the_whole(brief: CsmEngine) -> None:
+def test_max_frames_limits_the_whole_request(brief: CsmEngine) -> None:
     chunks = list(brief.stream(SpeechRequest(TEXT[:600], seed=4, max_frames=2 * FRAMES_PER_CHUNK + 1)))
     assert sum(len(chunk.codes) for chunk in chunks) == 2 * FRAMES_PER_CHUNK + 1
     assert [chunk.ends_speech for chunk in chunks][-1]
     assert chunks[-1].text_chunk == 2
 
 
-def test_ended_by_a_bound_the_last_frame_is_read_before_the_next_chunk(engine: CsmEngine) -> None:
-    """A chunk that meets its bound has a frame that was never fed back: the next prefill must hold it."""
+def test_the_last_frame_of_a_chunk_that_hit_its_limit_is_prefilled_with_the_next(engine: CsmEngine) -> None:
+    """A chunk that reaches its limit has a frame that was never fed back: the next prefill must contain it."""
     from engine.context import Context, TextChunk
 
     context = Context(max_positions=100, voice_length=10, eos_frame=np.zeros((1, 4), np.int64))

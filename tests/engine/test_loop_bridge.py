@@ -10,7 +10,7 @@ from engine.loop_bridge import LoopBridge, running_loop_bridge
 
 
 class CountingLoop:
-    """Counts how often it is woken, and looks only when it is told to."""
+    """Records wake-ups; the test runs their callbacks."""
 
     def __init__(self) -> None:
         self.woken: list[Any] = []
@@ -29,7 +29,7 @@ class CountingLoop:
         self.errors.append(context)
 
 
-def test_a_loop_is_woken_once_for_all_that_comes_before_it_looks() -> None:
+def test_a_loop_is_woken_once_for_all_callbacks_before_it_runs() -> None:
     loop, ran = CountingLoop(), list[int]()
     bridge = LoopBridge(loop)  # type: ignore[arg-type]
     for turn in range(3):
@@ -40,17 +40,17 @@ def test_a_loop_is_woken_once_for_all_that_comes_before_it_looks() -> None:
         assert ran == [*range(100)] * (turn + 1)
 
 
-def test_what_is_handed_in_while_it_looks_is_seen_too() -> None:
+def test_a_callback_submitted_by_a_callback_runs_too() -> None:
     loop, ran = CountingLoop(), list[str]()
     bridge = LoopBridge(loop)  # type: ignore[arg-type]
     bridge.call(lambda: bridge.call(lambda: ran.append("late")))
     loop.woken[0]()
-    for look in loop.woken[1:]:
-        look()
+    for callback in loop.woken[1:]:
+        callback()
     assert ran == ["late"]
 
 
-def test_one_that_fails_keeps_no_other_from_running() -> None:
+def test_a_failing_callback_does_not_stop_the_others() -> None:
     loop, ran = CountingLoop(), list[int]()
     bridge = LoopBridge(loop)  # type: ignore[arg-type]
     bridge.call(lambda: 1 // 0)
@@ -60,18 +60,18 @@ def test_one_that_fails_keeps_no_other_from_running() -> None:
     assert isinstance(loop.errors[0]["exception"], ZeroDivisionError)
 
 
-@pytest.mark.parametrize("handed_in", [0, 1])
-def test_a_closed_loop_runs_nothing_and_says_so(handed_in: int) -> None:
+@pytest.mark.parametrize("submitted", [0, 1])
+def test_call_returns_false_for_a_closed_loop(submitted: int) -> None:
     loop = CountingLoop()
     bridge = LoopBridge(loop)  # type: ignore[arg-type]
-    for _ in range(handed_in):
+    for _ in range(submitted):
         bridge.call(lambda: None)
     loop.closed = True
     assert not bridge.call(lambda: None)
     assert not bridge.call(lambda: None)
 
 
-def test_nothing_from_many_threads_is_lost() -> None:
+def test_no_callback_from_many_threads_is_lost() -> None:
     async def main() -> int:
         bridge, ran, done = running_loop_bridge(), list[int](), asyncio.Event()
         assert running_loop_bridge() is bridge
@@ -81,11 +81,11 @@ def test_nothing_from_many_threads_is_lost() -> None:
             if len(ran) == 4000:
                 done.set()
 
-        def hand_in() -> None:
+        def submit() -> None:
             for _ in range(1000):
                 bridge.call(note)
 
-        threads = [threading.Thread(target=hand_in) for _ in range(4)]
+        threads = [threading.Thread(target=submit) for _ in range(4)]
         for thread in threads:
             thread.start()
         await done.wait()
@@ -96,8 +96,8 @@ def test_nothing_from_many_threads_is_lost() -> None:
     assert asyncio.run(main()) == 4000
 
 
-def test_each_loop_has_its_own() -> None:
-    async def mine() -> LoopBridge:
+def test_each_loop_has_its_own_bridge() -> None:
+    async def bridge() -> LoopBridge:
         return running_loop_bridge()
 
-    assert asyncio.run(mine()) is not asyncio.run(mine())
+    assert asyncio.run(bridge()) is not asyncio.run(bridge())

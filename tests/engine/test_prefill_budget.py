@@ -1,4 +1,4 @@
-"""Prefill takes what listeners can spare, and always a little."""
+"""Prefill takes the time that listeners can spare, and always a minimum."""
 
 from __future__ import annotations
 
@@ -14,81 +14,81 @@ POSITION = 0.0001
 REQUEST = SpeechRequest("Hello.", slice_frames=5)
 
 
-def pace(step: float, fewest: int = 10) -> PrefillBudget:
-    made = PrefillBudget(fewest)
-    made.took(step, 0, spoke=True)
-    made.took(step + 100 * POSITION, 100, spoke=True)
-    return made
+def measured(step: float, min_positions: int = 10) -> PrefillBudget:
+    budget = PrefillBudget(min_positions)
+    budget.record(step, 0, stepped=True)
+    budget.record(step + 100 * POSITION, 100, stepped=True)
+    return budget
 
 
-def test_until_something_was_measured_the_fewest() -> None:
+def test_the_minimum_is_granted_until_there_are_measurements() -> None:
     assert PrefillBudget(10).budget([BufferedAudio(100, 1)]) == 10
 
 
 @pytest.mark.parametrize("step", [0.005, 0.03, 0.07])
 @pytest.mark.parametrize("slice_frames", [1, 5])
-def test_no_listener_is_ever_late_for_what_others_have_to_read(step: float, slice_frames: int) -> None:
-    """A stream is followed frame by frame beside endless prefill, slices growing as the engine lets them."""
-    made, now, given, slice_now = pace(step, fewest=1), 0.0, 0, 1
-    began: float | None = None
+def test_prefill_never_makes_a_listener_run_out_of_audio(step: float, slice_frames: int) -> None:
+    """Simulates a stream frame by frame beside endless prefill, with growing slices."""
+    budget, now, emitted, slice_now = measured(step, min_positions=1), 0.0, 0, 1
+    started: float | None = None
     for _ in range(300):
         for _ in range(slice_now):
-            unheard = given * 0.08 - (now - (began if began is not None else now))
-            lead = BEFORE_PLAYBACK if began is None else BufferedAudio(unheard, slice_now)
-            now += step + made.budget([lead]) * POSITION
-        if began is None:
-            began = now
-        assert given * 0.08 >= now - began - 1e-9  # the next slice is there before the last one is over
-        given += slice_now
-        unheard = given * 0.08 - (now - began)
-        slice_now = max(1, min(2 * slice_now, slice_frames, int(unheard / 2 / (1.25 * step))))
+            buffered = emitted * 0.08 - (now - (started if started is not None else now))
+            buffer = BEFORE_PLAYBACK if started is None else BufferedAudio(buffered, slice_now)
+            now += step + budget.budget([buffer]) * POSITION
+        if started is None:
+            started = now
+        assert emitted * 0.08 >= now - started - 1e-9  # the next slice is emitted before the last one has been played
+        emitted += slice_now
+        buffered = emitted * 0.08 - (now - started)
+        slice_now = max(1, min(2 * slice_now, slice_frames, int(buffered / 2 / (1.25 * step))))
 
 
-def test_the_further_ahead_the_more_is_read() -> None:
-    made = pace(0.01)
-    budgets = [made.budget([BufferedAudio(seconds, 5)]) for seconds in (-1.0, 0.1, 1.0, 2.0)]
+def test_more_buffered_audio_grants_more_prefill() -> None:
+    budget = measured(0.01)
+    budgets = [budget.budget([BufferedAudio(seconds, 5)]) for seconds in (-1.0, 0.1, 1.0, 2.0)]
     assert budgets == sorted(budgets)
     assert budgets[-1] > 10 * budgets[0]
-    assert made.budget([BufferedAudio(2.0, 5), BufferedAudio(0.1, 5)]) == budgets[1]  # the smallest buffer decides
+    assert budget.budget([BufferedAudio(2.0, 5), BufferedAudio(0.1, 5)]) == budgets[1]  # the smallest buffer decides
 
 
-def test_a_machine_that_cannot_keep_up_still_takes_new_speech_in() -> None:
-    assert pace(0.9).budget([BufferedAudio(-5.0, 5)]) * POSITION == pytest.approx(0.9 / 4, abs=POSITION)
+def test_an_engine_slower_than_real_time_still_prefills() -> None:
+    assert measured(0.9).budget([BufferedAudio(-5.0, 5)]) * POSITION == pytest.approx(0.9 / 4, abs=POSITION)
 
 
-def test_what_was_measured_follows_what_happens() -> None:
-    made = pace(0.01)
-    before = made.budget([BEFORE_PLAYBACK])
+def test_measurements_are_moving_averages() -> None:
+    budget = measured(0.01)
+    before = budget.budget([BEFORE_PLAYBACK])
     for _ in range(40):
-        made.took(1.0, 100, spoke=False)
-    assert made.budget([BEFORE_PLAYBACK]) < before / 10
+        budget.record(1.0, 100, stepped=False)
+    assert budget.budget([BEFORE_PLAYBACK]) < before / 10
 
 
-def test_leads_are_never_taken_for_longer_than_they_are() -> None:
+def test_buffered_audio_is_never_overestimated() -> None:
     now = count()
-    listeners = PlaybackClock(clock=lambda: next(now) * 0.08)
-    who = SpeechRequest("anybody")
-    assert listeners.lead(who, 0, REQUEST) == BEFORE_PLAYBACK
-    listeners.hear(who)  # at 0
-    first = listeners.lead(who, 1, REQUEST)  # at 0.08: all of it is heard
+    playback = PlaybackClock(clock=lambda: next(now) * 0.08)
+    key = SpeechRequest("any")
+    assert playback.buffered(key, 0, REQUEST) == BEFORE_PLAYBACK
+    playback.frame_emitted(key)  # at 0
+    first = playback.buffered(key, 1, REQUEST)  # at 0.08: all of it has been played
     assert first.seconds == pytest.approx(0.0)
     assert first.frames == 1
-    later = listeners.lead(who, 30, REQUEST)  # at 0.16: 4 of 30 frames may wait in an unfinished slice
+    later = playback.buffered(key, 30, REQUEST)  # at 0.16: 4 of 30 frames may wait in an unfinished slice
     assert later.seconds == pytest.approx(24 * 0.08)
     assert later.frames == 5
 
 
-def test_who_reads_late_is_not_late() -> None:
+def test_a_held_stream_is_not_counted_as_late() -> None:
     times = iter([0.0, 100.0, 100.0])
-    listeners = PlaybackClock(clock=lambda: next(times))
-    who = SpeechRequest("anybody")
-    listeners.hear(who)
-    listeners.lag(who, 30, REQUEST)
-    assert listeners.lead(who, 30, REQUEST).seconds >= 0.0
+    playback = PlaybackClock(clock=lambda: next(times))
+    key = SpeechRequest("any")
+    playback.frame_emitted(key)
+    playback.hold(key, 30, REQUEST)
+    assert playback.buffered(key, 30, REQUEST).seconds >= 0.0
 
 
-def test_who_has_gone_is_forgotten() -> None:
-    listeners = PlaybackClock()
-    listeners.hear(SpeechRequest("anybody"))
+def test_dropped_streams_are_forgotten() -> None:
+    playback = PlaybackClock()
+    playback.frame_emitted(SpeechRequest("any"))
     gc.collect()
-    assert len(listeners._began) == 0
+    assert len(playback._started) == 0

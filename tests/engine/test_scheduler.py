@@ -14,7 +14,7 @@ class Item:
     rows: list[int] = field(default_factory=list)
 
 
-def test_low_rows_go_first_and_come_back() -> None:
+def test_the_lowest_free_rows_are_assigned_first() -> None:
     scheduler: Scheduler[Item] = Scheduler(3)
     items = [Item() for _ in range(4)]
     for item in items:
@@ -25,7 +25,7 @@ def test_low_rows_go_first_and_come_back() -> None:
     assert [item.rows for item in scheduler.admit()] == [[1]]
 
 
-def test_one_that_needs_two_rows_is_not_overtaken() -> None:
+def test_an_item_that_needs_two_rows_is_not_overtaken() -> None:
     scheduler: Scheduler[Item] = Scheduler(2)
     first, wide, last = Item(), Item(2), Item()
     for item in (first, wide, last):
@@ -37,20 +37,20 @@ def test_one_that_needs_two_rows_is_not_overtaken() -> None:
 
 
 @given(st.lists(st.sampled_from(["enqueue", "enqueue two", "admit", "release"]), max_size=60), st.randoms())
-def test_rows_are_never_lost_nor_given_twice(steps: list[str], random: object) -> None:
+def test_rows_are_never_lost_or_assigned_twice(steps: list[str], random: object) -> None:
     scheduler: Scheduler[Item] = Scheduler(5)
-    alive: list[Item] = []
+    live: list[Item] = []
     for step in steps:
         if step.startswith("enqueue"):
-            alive.append(Item(2 if step.endswith("two") else 1))
-            scheduler.enqueue(alive[-1])
+            live.append(Item(2 if step.endswith("two") else 1))
+            scheduler.enqueue(live[-1])
         elif step == "admit":
             scheduler.admit()
-        elif alive:
-            scheduler.release(alive.pop(random.randrange(len(alive))))  # type: ignore[attr-defined]
+        elif live:
+            scheduler.release(live.pop(random.randrange(len(live))))  # type: ignore[attr-defined]
         held = [row for item in scheduler.running for row in item.rows]
         assert len(held) == len(set(held)) == scheduler.rows_taken
-        assert set(scheduler) == set(alive)
-    for item in alive:
+        assert set(scheduler) == set(live)
+    for item in live:
         scheduler.release(item)
     assert scheduler.rows_taken == scheduler.waiting == 0

@@ -1,4 +1,4 @@
-"""The mailbox between an engine and its reader, in threads and in event loops."""
+"""The queue between an engine and its reader, in threads and in event loops."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def chunk(number: int = 0, ends_speech: bool = False) -> AudioChunk:
     )
 
 
-def nothing() -> None: ...
+def ignore() -> None: ...
 
 
-class Changes:
-    """Counts what the engine's side is told."""
+class CallCounter:
+    """Counts the calls of on_change."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -43,7 +43,7 @@ def stream_of(queue: AudioQueue) -> SpeechStream:
     return SpeechStream(queue, SpeechRequest(text="hello"))
 
 
-def speak(queue: AudioQueue, numbers: range, error: BaseException | None = None) -> None:
+def put_all(queue: AudioQueue, numbers: range, error: BaseException | None = None) -> None:
     for number in numbers:
         queue.put(chunk(number, ends_speech=error is None and number == numbers[-1]))
     queue.end(error)
@@ -60,38 +60,38 @@ def in_thread(work: Callable[[], None]) -> threading.Thread:
 
 
 @given(st.integers(1, 5), st.lists(st.booleans(), max_size=40))
-def test_full_is_what_capacity_says_and_room_is_announced(capacity: int, puts: list[bool]) -> None:
-    changes = Changes()
+def test_full_follows_capacity_and_on_change_fires_when_it_ends(capacity: int, puts: list[bool]) -> None:
+    changes = CallCounter()
     queue = AudioQueue(capacity, changes)
-    waiting = announced = 0
+    queued = expected = 0
     for is_put in puts:
         if is_put:
             queue.put(chunk())
-            waiting += 1
-        elif waiting:
+            queued += 1
+        elif queued:
             queue.get()
-            waiting -= 1
-            announced += waiting == capacity - 1
-        assert queue.full == (waiting >= capacity)
-        assert changes.count == announced
+            queued -= 1
+            expected += queued == capacity - 1
+        assert queue.full == (queued >= capacity)
+        assert changes.count == expected
 
 
-def test_chunks_come_out_in_order_to_a_thread() -> None:
-    queue = AudioQueue(2, nothing)
-    engine = in_thread(lambda: speak(queue, range(100)))
+def test_a_thread_reads_chunks_in_order() -> None:
+    queue = AudioQueue(2, ignore)
+    engine = in_thread(lambda: put_all(queue, range(100)))
     assert [float(chunk.samples[0]) for chunk in stream_of(queue)] == list(range(100))
     engine.join()
 
 
-def test_chunks_come_out_in_order_to_an_event_loop() -> None:
-    queue = AudioQueue(2, nothing)
-    engine = in_thread(lambda: speak(queue, range(100)))
+def test_an_event_loop_reads_chunks_in_order() -> None:
+    queue = AudioQueue(2, ignore)
+    engine = in_thread(lambda: put_all(queue, range(100)))
     assert asyncio.run(collected(stream_of(queue))) == list(range(100))
     engine.join()
 
 
 def test_many_streams_in_one_event_loop_get_their_own_chunks() -> None:
-    queues = [AudioQueue(2, nothing) for _ in range(20)]
+    queues = [AudioQueue(2, ignore) for _ in range(20)]
 
     def engine() -> None:
         for number in range(50):
@@ -108,46 +108,46 @@ def test_many_streams_in_one_event_loop_get_their_own_chunks() -> None:
     thread.join()
 
 
-def test_an_error_comes_behind_what_was_spoken() -> None:
-    queue = AudioQueue(9, nothing)
-    speak(queue, range(3), EngineFailed("broke"))
+def test_an_error_comes_after_the_queued_chunks() -> None:
+    queue = AudioQueue(9, ignore)
+    put_all(queue, range(3), EngineFailed("broke"))
     stream = stream_of(queue)
     assert [float(next(stream).samples[0]) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(EngineFailed, match="broke"):
         next(stream)
 
 
-def test_an_error_comes_behind_what_was_spoken_in_an_event_loop() -> None:
-    queue = AudioQueue(9, nothing)
-    speak(queue, range(3), EngineFailed("broke"))
-    heard: list[float] = []
+def test_an_error_comes_after_the_queued_chunks_in_an_event_loop() -> None:
+    queue = AudioQueue(9, ignore)
+    put_all(queue, range(3), EngineFailed("broke"))
+    received: list[float] = []
 
     async def read() -> None:
         async for piece in stream_of(queue):
-            heard.append(float(piece.samples[0]))  # noqa: PERF401  # a comprehension would lose them
+            received.append(float(piece.samples[0]))  # noqa: PERF401  # a comprehension would lose them
 
     with pytest.raises(EngineFailed, match="broke"):
         asyncio.run(read())
-    assert heard == [0, 1, 2]
+    assert received == [0, 1, 2]
 
 
-def test_the_first_end_counts() -> None:
-    queue = AudioQueue(9, nothing)
-    speak(queue, range(1))
+def test_only_the_first_end_counts() -> None:
+    queue = AudioQueue(9, ignore)
+    put_all(queue, range(1))
     queue.end(EngineClosed("too late"))
     assert len(list(stream_of(queue))) == 1
 
 
-def leave_by_close(stream: SpeechStream) -> None:
+def close_by_method(stream: SpeechStream) -> None:
     stream.close()
 
 
-def leave_by_with(stream: SpeechStream) -> None:
+def close_by_with(stream: SpeechStream) -> None:
     with stream:
         pass
 
 
-def leave_by_async_with(stream: SpeechStream) -> None:
+def close_by_async_with(stream: SpeechStream) -> None:
     async def enter() -> None:
         async with stream:
             pass
@@ -155,13 +155,13 @@ def leave_by_async_with(stream: SpeechStream) -> None:
     asyncio.run(enter())
 
 
-@pytest.mark.parametrize("leave", [leave_by_close, leave_by_with, leave_by_async_with])
-def test_leaving_tells_the_engine_once(leave: Callable[[SpeechStream], None]) -> None:
-    changes = Changes()
+@pytest.mark.parametrize("close", [close_by_method, close_by_with, close_by_async_with])
+def test_closing_calls_on_change_once(close: Callable[[SpeechStream], None]) -> None:
+    changes = CallCounter()
     queue = AudioQueue(1, changes)
     queue.put(chunk())
     stream = stream_of(queue)
-    leave(stream)
+    close(stream)
     assert queue.closed
     assert queue.done
     assert not queue.full
@@ -171,8 +171,8 @@ def test_leaving_tells_the_engine_once(leave: Callable[[SpeechStream], None]) ->
     assert list(stream) == []
 
 
-def test_dropping_a_stream_tells_the_engine() -> None:
-    changes = Changes()
+def test_dropping_a_stream_calls_on_change() -> None:
+    changes = CallCounter()
     queue = AudioQueue(1, changes)
     stream_of(queue)
     gc.collect()
@@ -181,29 +181,29 @@ def test_dropping_a_stream_tells_the_engine() -> None:
 
 
 def test_closing_wakes_a_waiting_thread() -> None:
-    queue = AudioQueue(1, nothing)
+    queue = AudioQueue(1, ignore)
     stream = stream_of(queue)
-    heard: list[list[AudioChunk]] = []
-    reader = in_thread(lambda: heard.append(list(stream)))
+    received: list[list[AudioChunk]] = []
+    reader = in_thread(lambda: received.append(list(stream)))
     stream.close()
     reader.join(timeout=30)
-    assert heard == [[]]
+    assert received == [[]]
 
 
 def test_closing_wakes_a_waiting_task() -> None:
     async def read_and_close() -> list[float]:
-        stream = stream_of(AudioQueue(1, nothing))
+        stream = stream_of(AudioQueue(1, ignore))
         reader = asyncio.create_task(collected(stream))
-        await asyncio.sleep(0)  # the task runs to where it waits
+        await asyncio.sleep(0)  # the task runs until it waits
         stream.close()
         return await asyncio.wait_for(reader, timeout=30)
 
     assert asyncio.run(read_and_close()) == []
 
 
-def test_a_cancelled_wait_loses_nothing() -> None:
+def test_cancelling_a_wait_loses_no_chunk() -> None:
     async def read_twice() -> float:
-        queue = AudioQueue(1, nothing)
+        queue = AudioQueue(1, ignore)
         stream = stream_of(queue)
         reader = asyncio.ensure_future(stream.__anext__())
         await asyncio.sleep(0)
@@ -215,8 +215,8 @@ def test_a_cancelled_wait_loses_nothing() -> None:
     assert asyncio.run(read_twice()) == 7
 
 
-def test_a_reader_whose_event_loop_is_gone_has_left() -> None:
-    queue = AudioQueue(1, nothing)
+def test_a_reader_with_a_closed_event_loop_counts_as_gone() -> None:
+    queue = AudioQueue(1, ignore)
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(queue.get_async())
     loop.call_soon(loop.stop)
@@ -228,9 +228,9 @@ def test_a_reader_whose_event_loop_is_gone_has_left() -> None:
     assert queue.closed
 
 
-def test_collect_is_the_whole() -> None:
-    queue = AudioQueue(9, nothing)
-    speak(queue, range(3))
+def test_collect_joins_all_chunks() -> None:
+    queue = AudioQueue(9, ignore)
+    put_all(queue, range(3))
     speech = stream_of(queue).collect()
     assert speech.samples.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert speech.codes.tolist() == [[0, 0], [1, 1], [2, 2]]

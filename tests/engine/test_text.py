@@ -8,11 +8,11 @@ from engine.text import max_frames_for, sentences_end, split_text
 
 
 @given(st.text(max_size=600), st.integers(20, 200))
-def test_chunks_are_short_and_none_is_empty(text: str, limit: int) -> None:
+def test_chunks_are_within_the_limit_and_not_empty(text: str, limit: int) -> None:
     chunks = split_text(text, limit)
     assert all(0 < len(chunk) <= limit for chunk in chunks)
-    said = "".join(character for character in text if character.isalnum())
-    assert "".join(character for chunk in chunks for character in chunk if character.isalnum()) == said
+    spoken = "".join(character for character in text if character.isalnum())
+    assert "".join(character for chunk in chunks for character in chunk if character.isalnum()) == spoken
     assert bool(chunks) == bool(text.strip())
 
 
@@ -36,17 +36,17 @@ def test_chunks_are_short_and_none_is_empty(text: str, limit: int) -> None:
         ("Really. !!! Truly so, they say.", 20, ["Really. !!!", "Truly so, they say."]),
     ],
 )
-def test_where_a_text_is_cut(text: str, limit: int, chunks: list[str]) -> None:
+def test_split_positions(text: str, limit: int, chunks: list[str]) -> None:
     assert split_text(text, limit) == chunks
 
 
-def test_a_bound_is_generous_and_still_a_bound() -> None:
+def test_the_frame_limit_is_generous_but_finite() -> None:
     for text, slow_seconds in (("Hello there.", 1.5), ("In 1999 it cost $1,234.56!", 7.0), ("こんにちは世界", 2.0)):
         assert slow_seconds < max_frames_for(text) * 0.08 < 5 * slow_seconds + 2
 
 
 @given(st.text(min_size=1, max_size=200), st.text(min_size=1, max_size=200))
-def test_more_text_never_has_less_time(one: str, other: str) -> None:
+def test_more_text_never_has_a_lower_frame_limit(one: str, other: str) -> None:
     assert max_frames_for(one + other) >= max(max_frames_for(one), max_frames_for(other)) > 0
 
 
@@ -55,7 +55,7 @@ def test_more_text_never_has_less_time(one: str, other: str) -> None:
     [
         ("", ""),
         ("Hello there", ""),
-        ("Hello there.", ""),  # it may go on: "there.com"
+        ("Hello there.", ""),  # may continue as "there.com"
         ("Hello there. ", "Hello there."),
         ("It costs 3.", ""),
         ("Dr. Smith ", ""),
@@ -64,12 +64,12 @@ def test_more_text_never_has_less_time(one: str, other: str) -> None:
         ("你好。今", "你好。"),
     ],
 )
-def test_only_what_has_surely_ended_is_a_sentence(text: str, ended: str) -> None:
+def test_only_complete_sentences_count(text: str, ended: str) -> None:
     assert text[: sentences_end(text)] == ended
 
 
 @given(st.text(alphabet="ab. !?3", max_size=60), st.integers(0, 60))
-def test_what_has_ended_stays_ended_whatever_follows(text: str, cut: int) -> None:
+def test_a_complete_sentence_stays_complete_when_text_follows(text: str, cut: int) -> None:
     early = sentences_end(text[:cut])
     assert early == 0 or text[early].isspace()
     assert sentences_end(text) >= early

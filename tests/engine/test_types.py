@@ -1,4 +1,4 @@
-"""What may go into the engine."""
+"""Validation of requests, voice prompts and engine configuration."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ def request(**values: object) -> SpeechRequest:
 
 
 @pytest.mark.parametrize(("name", "low", "high"), BOUNDS)
-def test_bounds_belong_to_the_range(name: str, low: float, high: float) -> None:
+def test_range_limits_are_accepted(name: str, low: float, high: float) -> None:
     assert getattr(request(**{name: low}), name) == low
     assert getattr(request(**{name: high}), name) == high
 
 
 @pytest.mark.parametrize(("name", "low", "high"), BOUNDS)
 @given(data=st.data())
-def test_outside_is_refused_with_name_value_and_range(name: str, low: float, high: float, data: st.DataObject) -> None:
+def test_values_out_of_range_are_rejected_with_name_value_and_range(
+    name: str, low: float, high: float, data: st.DataObject
+) -> None:
     outside = data.draw(
         st.integers(max_value=int(low) - 1)
         | st.integers(min_value=int(high) + 1)
@@ -42,13 +44,13 @@ def test_outside_is_refused_with_name_value_and_range(name: str, low: float, hig
         | st.floats(min_value=high, exclude_min=True)
         | st.just(float("nan"))
     )
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         request(**{name: outside})
-    assert f"{name} must be from {low} to {high}, not {outside}" == str(refused.value)
+    assert f"{name} must be from {low} to {high}, not {outside}" == str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("values", "named"),
+    ("values", "message"),
     [
         ({"text": ""}, "text is empty"),
         ({"text": " \n\t"}, "text is empty"),
@@ -59,21 +61,21 @@ def test_outside_is_refused_with_name_value_and_range(name: str, low: float, hig
         ({"overlap": "half"}, "overlap must be 'full' or 'zero', not 'half'"),
     ],
 )
-def test_what_cannot_be_spoken_is_refused(values: dict[str, object], named: str) -> None:
-    with pytest.raises(InvalidRequest, match=named):
+def test_invalid_requests_are_rejected(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         request(**values)
 
 
-def test_channels_become_one() -> None:
+def test_channels_are_averaged() -> None:
     stereo = np.array([[0.0, 1.0], [0.5, -0.5]])
-    voice = VoicePrompt(stereo, sample_rate=8000)  # type: ignore[arg-type]  # a list or float64 will do as well
+    voice = VoicePrompt(stereo, sample_rate=8000)  # type: ignore[arg-type]  # float64 is accepted as well
     assert voice.samples.tolist() == [0.5, 0.0]
     assert voice.samples.dtype == np.float32
     assert voice.seconds == 2 / 8000
 
 
 @pytest.mark.parametrize(
-    ("samples", "rate", "named"),
+    ("samples", "rate", "message"),
     [
         (np.zeros(0), 24_000, "at least one sample"),
         (np.zeros((2, 2, 2)), 24_000, "at least one sample"),
@@ -84,8 +86,8 @@ def test_channels_become_one() -> None:
         (np.zeros(4), -1, "sample_rate must be above 0 Hz, not -1"),
     ],
 )
-def test_a_recording_that_is_none_is_refused(samples: np.ndarray, rate: int, named: str) -> None:
-    with pytest.raises(InvalidRequest, match=named):
+def test_invalid_recordings_are_rejected(samples: np.ndarray, rate: int, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         VoicePrompt(samples, sample_rate=rate)
 
 
@@ -99,7 +101,7 @@ prompts = st.builds(
 
 
 @given(prompts, prompts)
-def test_keys_are_equal_where_the_content_is(one: VoicePrompt, other: VoicePrompt) -> None:
+def test_keys_are_equal_exactly_for_equal_content(one: VoicePrompt, other: VoicePrompt) -> None:
     same = (
         np.array_equal(one.samples, other.samples)
         and one.transcript == other.transcript
@@ -109,11 +111,11 @@ def test_keys_are_equal_where_the_content_is(one: VoicePrompt, other: VoicePromp
     assert (one.key == other.key) == same
 
 
-def test_a_speech_knows_how_long_it_is() -> None:
+def test_speech_has_its_duration_in_seconds() -> None:
     assert Speech(np.zeros(36_000, np.float32), np.zeros((19, 0), np.int64)).seconds == 1.5
 
 
 @pytest.mark.parametrize(("name", "value"), [("slots", -1), ("audio_queue_slices", 0)])
-def test_an_engine_needs_at_least_one_of_each(name: str, value: int) -> None:
+def test_slots_and_audio_queue_slices_have_a_minimum(name: str, value: int) -> None:
     with pytest.raises(InvalidRequest, match=rf"{name} must be at least 1.*, not {value}"):
         EngineConfig(model="x", **{name: value})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Voices that are known: the newest of them, within a bound of bytes."""
+"""The voice cache evicts by last use, within its limit of bytes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def key(content: str) -> VoiceKey:
 
 
 def voice(size: int) -> CachedVoice:
-    return CachedVoice(length=3, saved=np.zeros(size, np.uint8))
+    return CachedVoice(length=3, kv=np.zeros(size, np.uint8))
 
 
-def test_what_was_not_used_for_longest_goes_first() -> None:
+def test_the_least_recently_used_entry_is_evicted_first() -> None:
     cache = VoiceCache(100)
     for content in "abc":
         cache.put(key(content), voice(30))
@@ -26,26 +26,26 @@ def test_what_was_not_used_for_longest_goes_first() -> None:
     assert cache.nbytes == 90
 
 
-def test_codes_are_kept_beside_what_was_made_of_them() -> None:
+def test_codes_are_cached_beside_keys_and_values() -> None:
     cache, codes = VoiceCache(200), np.zeros((5, 4), np.int64)
     cache.put_codes("a", codes)
     assert cache.codes("a") is codes
     assert cache.get(key("a")) is None
     cache.put(key("a"), voice(30))
     assert cache.nbytes == codes.nbytes + 30
-    cache.put_codes("b", codes)  # codes of a go, what was made of them may stay
+    cache.put_codes("b", codes)  # evicts the codes of a; its keys and values stay
     assert cache.codes("a") is None
     assert key("a") in cache
 
 
-def test_in_place_of_what_it_was() -> None:
+def test_put_replaces_an_entry() -> None:
     cache = VoiceCache(100)
     cache.put(key("a"), voice(30))
     cache.put(key("a"), voice(40))
     assert cache.nbytes == 40
 
 
-def test_what_is_larger_than_the_bound_is_not_kept() -> None:
+def test_an_entry_larger_than_the_limit_is_not_cached() -> None:
     cache = VoiceCache(100)
     cache.put(key("a"), voice(101))
     assert key("a") not in cache

@@ -1,4 +1,4 @@
-"""A new voice is encoded beside everybody else: once for all who want it, in nobody's way, and nothing hangs on it."""
+"""Voices are encoded beside decoding, once for all requests that need them, without blocking other requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from engine.voice_encoder import VoiceEncoder
 from .test_engine_core import eventually
 
 Load = Callable[..., CsmEngine]
-PATIENCE = 20.0  # seconds until something is said never to happen
+TIMEOUT = 20.0  # seconds
 
 
 def new_voice(seed: int) -> VoicePrompt:
@@ -31,31 +31,31 @@ def new_voice(seed: int) -> VoicePrompt:
 
 
 class Gate:
-    """An encoding that begins, and goes on when it is let."""
+    """An encode function that blocks until the gate is opened."""
 
     def __init__(self, encode: Callable[[Samples, int], Codes]) -> None:
         self._encode = encode
         self._opened = threading.Event()
-        self._begun = threading.Semaphore(0)
-        self.sizes: list[int] = []  # of the recordings that were begun with
+        self._started = threading.Semaphore(0)
+        self.sizes: list[int] = []  # of the recordings whose encoding has started
         self.error: Exception | None = None  # raised instead
 
     def encode(self, samples: Samples, sample_rate: int) -> Codes:
         self.sizes.append(samples.size)
-        self._begun.release()
-        assert self._opened.wait(PATIENCE)
+        self._started.release()
+        assert self._opened.wait(TIMEOUT)
         if self.error is not None:
             raise self.error
         return self._encode(samples, sample_rate)
 
     def wait_for_one(self) -> None:
-        assert self._begun.acquire(timeout=PATIENCE)
+        assert self._started.acquire(timeout=TIMEOUT)
 
     def open(self) -> None:
         self._opened.set()
 
 
-# ---- by itself
+# ---- the encoder alone
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def reader() -> AudioQueue:
     return AudioQueue(1, lambda: None)
 
 
-def test_one_after_the_other_and_each_once(encoder: VoiceEncoder, gate: Gate, done: threading.Semaphore) -> None:
+def test_recordings_are_encoded_in_order_and_once(encoder: VoiceEncoder, gate: Gate, done: threading.Semaphore) -> None:
     first = encoder.encode(new_voice(1), reader())
     gate.wait_for_one()
     second = encoder.encode(new_voice(2), reader())
@@ -92,15 +92,15 @@ def test_one_after_the_other_and_each_once(encoder: VoiceEncoder, gate: Gate, do
     assert not first.done
     gate.open()
     for _ in range(2):
-        assert done.acquire(timeout=PATIENCE)
-    assert encoder.encode(new_voice(1), reader()) is first  # done, but nobody has taken it yet
+        assert done.acquire(timeout=TIMEOUT)
+    assert encoder.encode(new_voice(1), reader()) is first  # done, but not taken yet
     assert encoder.take_finished() == [first, second]
     assert encoder.take_finished() == []
     np.testing.assert_array_equal(first.result(), np.full((3, 4), 9001))
     assert gate.sizes == [9001, 9002]
 
 
-def test_what_nobody_waits_for_any_more_is_left_out(encoder: VoiceEncoder, gate: Gate, done: Any) -> None:
+def test_a_recording_without_readers_is_skipped(encoder: VoiceEncoder, gate: Gate, done: Any) -> None:
     leaving, staying = reader(), reader()
     encoder.encode(new_voice(1), reader())
     gate.wait_for_one()
@@ -110,43 +110,43 @@ def test_what_nobody_waits_for_any_more_is_left_out(encoder: VoiceEncoder, gate:
     leaving.close()
     gate.open()
     for _ in range(2):
-        assert done.acquire(timeout=PATIENCE)
+        assert done.acquire(timeout=TIMEOUT)
     assert gate.sizes == [9001, 9003]
-    encoder.encode(new_voice(2), staying)  # somebody wants it again
-    assert done.acquire(timeout=PATIENCE)
+    encoder.encode(new_voice(2), staying)  # requested again
+    assert done.acquire(timeout=TIMEOUT)
     assert gate.sizes == [9001, 9003, 9002]
 
 
-def test_one_that_fails_says_why_and_the_next_is_encoded(encoder: VoiceEncoder, gate: Gate, done: Any) -> None:
-    gate.error = ValueError("it squeaks")
+def test_a_failed_encoding_raises_and_the_next_one_runs(encoder: VoiceEncoder, gate: Gate, done: Any) -> None:
+    gate.error = ValueError("bad recording")
     gate.open()
     failed = encoder.encode(new_voice(1), reader())
-    assert done.acquire(timeout=PATIENCE)
-    with pytest.raises(ValueError, match="squeaks"):
+    assert done.acquire(timeout=TIMEOUT)
+    with pytest.raises(ValueError, match="bad recording"):
         failed.result()
     assert encoder.take_finished() == [failed]
     gate.error = None
     again = encoder.encode(new_voice(1), reader())
-    assert done.acquire(timeout=PATIENCE)
+    assert done.acquire(timeout=TIMEOUT)
     assert len(again.result()) == 3
 
 
-def test_closing_waits_for_the_one_and_leaves_out_the_others(encoder: VoiceEncoder, gate: Gate) -> None:
-    under_way = encoder.encode(new_voice(1), reader())
+def test_closing_waits_for_the_running_encoding_only(encoder: VoiceEncoder, gate: Gate) -> None:
+    running = encoder.encode(new_voice(1), reader())
     gate.wait_for_one()
     waiting = encoder.encode(new_voice(2), reader())
     closing = threading.Thread(target=encoder.close)
     closing.start()
     gate.open()
-    closing.join(PATIENCE)
+    closing.join(TIMEOUT)
     assert not closing.is_alive()
-    assert under_way.done
+    assert running.done
     assert not waiting.done
     assert gate.sizes == [9001]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a whole process's here")
-def test_it_yields_to_the_other_threads_and_changes_nothing_for_them() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process here")
+def test_niceness_applies_to_the_encoder_thread_only() -> None:
     seen: list[int] = []
 
     def nice() -> int:
@@ -159,7 +159,7 @@ def test_it_yields_to_the_other_threads_and_changes_nothing_for_them() -> None:
     before, done = nice(), threading.Event()
     encoder = VoiceEncoder(encode, done.set, niceness=5)
     encoder.encode(new_voice(1), reader())
-    assert done.wait(PATIENCE)
+    assert done.wait(TIMEOUT)
     encoder.close()
     assert seen == [min(before + 5, 19)]
     assert nice() == before
@@ -170,7 +170,7 @@ def test_it_yields_to_the_other_threads_and_changes_nothing_for_them() -> None:
 
 @pytest.fixture
 def gated(load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[CsmEngine, Gate]]:
-    """An engine whose encoding goes on when it is let."""
+    """An engine whose voice encoding blocks until the gate is opened."""
     engine = load(checkpoint)
     gate = Gate(engine._runner.encode)
     monkeypatch.setattr(engine._runner, "encode", gate.encode)
@@ -178,7 +178,7 @@ def gated(load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     gate.open()
 
 
-def test_others_speak_while_a_voice_is_encoded(gated: tuple[CsmEngine, Gate], engine: CsmEngine) -> None:
+def test_other_requests_run_while_a_voice_is_encoded(gated: tuple[CsmEngine, Gate], engine: CsmEngine) -> None:
     busy, gate = gated
     request = SpeechRequest("In a new voice.", voice=new_voice(1), seed=1, max_frames=12)
     other = SpeechRequest("I go on and on.", seed=2, max_frames=30)
@@ -188,16 +188,16 @@ def test_others_speak_while_a_voice_is_encoded(gated: tuple[CsmEngine, Gate], en
     first = next(speaking)
     stream = busy.stream(request)
     gate.wait_for_one()
-    codes = np.concatenate([first.codes, *(chunk.codes for chunk in speaking)])  # to the end, the gate being closed
+    codes = np.concatenate([first.codes, *(chunk.codes for chunk in speaking)])  # to the end, while the gate is closed
     np.testing.assert_array_equal(codes, alone.codes)
     assert busy.status().active == 1
-    eventually(lambda: busy.status().stalled_seconds == 0.0)  # it sleeps, and is not stuck
+    eventually(lambda: busy.status().stalled_seconds == 0.0)  # it sleeps and is not stuck
     assert not busy._has_work()
     gate.open()
     np.testing.assert_array_equal(stream.collect().codes, expected.codes)
 
 
-def test_one_voice_is_encoded_once_whoever_speaks_like_it(gated: tuple[CsmEngine, Gate], engine: CsmEngine) -> None:
+def test_a_voice_is_encoded_once_for_all_requests(gated: tuple[CsmEngine, Gate], engine: CsmEngine) -> None:
     busy, gate = gated
     requests = [
         SpeechRequest("One.", voice=new_voice(1), seed=1, max_frames=8),
@@ -231,7 +231,7 @@ def test_a_voice_is_encoded_while_its_request_waits_for_a_slot(
     assert len(gate.sizes) == 1
 
 
-def test_leaving_while_the_voice_is_encoded_frees_the_slot(gated: tuple[CsmEngine, Gate]) -> None:
+def test_closing_a_stream_while_its_voice_is_encoded_frees_the_slot(gated: tuple[CsmEngine, Gate]) -> None:
     engine, gate = gated
     leaving = [engine.stream(SpeechRequest("Never mind.", voice=new_voice(seed), max_frames=4)) for seed in (1, 2)]
     gate.wait_for_one()
@@ -245,10 +245,11 @@ def test_leaving_while_the_voice_is_encoded_frees_the_slot(gated: tuple[CsmEngin
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(RuntimeError("it squeaks"), EngineFailed), (torch.OutOfMemoryError(), EngineOutOfMemory)]
+    ("error", "expected"),
+    [(RuntimeError("bad recording"), EngineFailed), (torch.OutOfMemoryError(), EngineOutOfMemory)],
 )
-def test_a_voice_that_cannot_be_encoded_fails_who_waits_for_it(
-    gated: tuple[CsmEngine, Gate], error: Exception, told: type[EngineFailed]
+def test_a_failed_encoding_fails_the_requests_that_wait_for_it(
+    gated: tuple[CsmEngine, Gate], error: Exception, expected: type[EngineFailed]
 ) -> None:
     engine, gate = gated
     speaking = engine.stream(SpeechRequest("I go on and on.", seed=2, max_frames=40))
@@ -260,12 +261,12 @@ def test_a_voice_that_cannot_be_encoded_fails_who_waits_for_it(
     gate.error = error
     gate.open()
     for stream in waiting:
-        with pytest.raises(told):
+        with pytest.raises(expected):
             stream.collect()
     assert sum(len(chunk.codes) for chunk in speaking) == 39
     assert engine.status().error is None
     gate.error = None
-    assert len(engine.generate(request).codes) == 4  # it is tried anew
+    assert len(engine.generate(request).codes) == 4  # encoded anew
 
 
 def test_closing_while_a_voice_is_encoded(gated: tuple[CsmEngine, Gate]) -> None:
@@ -274,29 +275,29 @@ def test_closing_while_a_voice_is_encoded(gated: tuple[CsmEngine, Gate]) -> None
     gate.wait_for_one()
     closing = threading.Thread(target=engine.close)
     closing.start()
-    for stream in streams:  # they need not wait for what nobody needs any more
+    for stream in streams:  # they end without waiting for the encoder
         with pytest.raises(EngineClosed):
             stream.collect()
     gate.open()
-    closing.join(PATIENCE)
+    closing.join(TIMEOUT)
     assert not closing.is_alive()
     assert not engine._encoder._thread.is_alive()
     assert len(gate.sizes) == 1
 
 
-def test_a_voice_that_had_to_go_while_its_request_waited_is_encoded_again(
+def test_a_voice_evicted_while_its_request_waits_is_encoded_again(
     load: Load, checkpoint: Path, engine: CsmEngine
 ) -> None:
     requests = [SpeechRequest("Mine.", voice=new_voice(seed), seed=seed, max_frames=6) for seed in (1, 2)]
     expected = [engine.generate(request).codes for request in requests]
     probe = load(checkpoint)
     probe.prepare_voice(new_voice(2))
-    narrow = load(checkpoint, slots=1, voice_cache_bytes=probe.status().detail["voice_cache_bytes"])  # for one of them
+    narrow = load(checkpoint, slots=1, voice_cache_bytes=probe.status().detail["voice_cache_bytes"])  # for one voice
     narrow.prepare_voice(new_voice(1))
     speaking = narrow.stream(SpeechRequest("A long one. " * 20, seed=1))
     next(speaking)
     second, first = narrow.stream(requests[1]), narrow.stream(requests[0])
     eventually(lambda: narrow.status().queued == 2)
     speaking.close()
-    np.testing.assert_array_equal(second.collect().codes, expected[1])  # in place of the first
+    np.testing.assert_array_equal(second.collect().codes, expected[1])  # evicts the first
     np.testing.assert_array_equal(first.collect().codes, expected[0])

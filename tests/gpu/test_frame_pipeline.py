@@ -45,11 +45,11 @@ def runner_of(checkpoint: Path, dtype: Any, graphs: bool, ragged: bool = True) -
         model.ragged_attention = verified_ragged_attention(model.config.backbone, model.device, model.dtype)
         assert model.ragged_attention is not None
     if graphs:
-        runner.frames.record(
+        runner.frames.capture_graphs(
             *(CudaGraphCapturer(runner.device, StreamPriority.FRAMES) for _ in range(2)), lambda done, of: None
         )
         count = len(runner.frames.buckets.largest_first()) + 2 * len(runner.frames.buckets.rows)
-        assert runner.frames.recorded == f"{count} of {count}"
+        assert runner.frames.graph_summary == f"{count} of {count}"
     return runner
 
 
