@@ -1,0 +1,161 @@
+"""Every package that the code imports is declared and locked, and the locks hold nothing that must not be there."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+OWN = ("app", "engine", "training", "models", "bench", "scripts")
+SERVING, DEVELOPMENT = "requirements.lock", "requirements-dev.lock"
+LOCK_OF = {
+    "app": SERVING,
+    "engine": SERVING,
+    "training": SERVING,
+    "models": SERVING,
+    "bench": DEVELOPMENT,
+    "scripts": DEVELOPMENT,
+}
+# The extras of pyproject.toml whose packages a directory may import, beside the dependencies.
+EXTRAS_OF = {
+    "app": [],
+    "engine": [],
+    "training": ["train"],
+    "models": ["train"],
+    "bench": ["dev", "train"],
+    "scripts": ["dev"],
+}
+FORBIDDEN = ("sphn", "bitsandbytes", "sounddevice", "aiohttp")
+
+# Imports whose distribution pyproject.toml does not declare, and why it is there.
+UNDECLARED = {
+    "anyio": "starlette's interface to the event loop; starlette requires it",
+    "dotenv": "pydantic-settings reads .env with it, and requires it",
+    "pydantic": "fastapi's models; fastapi requires it",
+    "triton": "the compiler of torch's wheels, which require it",
+    "typing_extensions": "pydantic requires it",
+    "websockets": "uvicorn[standard] requires it",
+}
+# Imports that requirements.lock does not hold, and why. The development lock does.
+UNLOCKED = {"pocketsphinx": "csm-mini's recipe alone takes its pronunciations; no wheels for every Python and machine"}
+# What a locked package loads only where something else has installed it.
+LOADED_IF_THERE = {"socks": "urllib3's SOCKS proxies; selenium brings it"}
+
+
+def imported_by(source: str) -> set[str]:
+    """The top-level modules that a source imports, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module)
+    return {name.partition(".")[0] for name in found}
+
+
+def imports_of(directory: str) -> set[str]:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / directory).rglob("*.py")]
+    assert sources
+    return set().union(*map(imported_by, sources)) - set(sys.stdlib_module_names) - set(OWN)
+
+
+def distributions_of(module: str) -> set[str]:
+    """More than one where they share a namespace; none if it is not installed here."""
+    return {canonicalize_name(name) for name in packages_distributions().get(module, [])}
+
+
+def pins(lock: str) -> dict[str, list[str]]:
+    """Package -> the versions that a lock pins."""
+    found: dict[str, list[str]] = {}
+    for name, version in re.findall(
+        r"^([A-Za-z0-9._-]+)==(\S+)", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        found.setdefault(canonicalize_name(name), []).append(version)
+    return found
+
+
+def declared(directory: str) -> set[str]:
+    project = PROJECT["project"]
+    lines = [*project["dependencies"]]
+    for extra in EXTRAS_OF[directory]:
+        lines += project["optional-dependencies"][extra]
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def unpinned(modules: set[str], lock: str) -> set[str]:
+    """Those of which a distribution is missing in a lock, or which are not installed."""
+    locked = set(pins(lock))
+    return {module for module in modules if not (found := distributions_of(module)) or not found <= locked}
+
+
+def test_the_walker_sees_imports_inside_functions_and_none_of_its_own_package() -> None:
+    source = "import a.b\nfrom c.d import e\nfrom . import f\ndef g():\n    import h as i\n    from ..j import k\n"
+    assert imported_by(source) == {"a", "c", "h"}
+    assert unpinned({"torch", "pytest", "no_such_module"}, SERVING) == {"pytest", "no_such_module"}
+
+
+@pytest.mark.parametrize("directory", LOCK_OF)
+def test_what_is_imported_is_locked(directory: str) -> None:
+    assert unpinned(imports_of(directory) - UNLOCKED.keys(), LOCK_OF[directory]) == set()
+
+
+@pytest.mark.parametrize("directory", LOCK_OF)
+def test_what_is_imported_is_declared(directory: str) -> None:
+    known = declared(directory)
+    modules = imports_of(directory) - UNDECLARED.keys() - UNLOCKED.keys()
+    assert {module for module in modules if not distributions_of(module) & known} == set()
+
+
+def test_every_exception_is_needed() -> None:
+    imported = {directory: imports_of(directory) for directory in LOCK_OF}
+    for module in UNDECLARED:
+        users = [directory for directory, modules in imported.items() if module in modules]
+        assert any(not distributions_of(module) & declared(directory) for directory in users), module
+    assert UNLOCKED.keys() <= set().union(*imported.values())
+    development_alone = set(pins(DEVELOPMENT)) - set(pins(SERVING))
+    assert {canonicalize_name(name) for name in UNLOCKED} <= development_alone
+    assert all(distributions_of(name) <= development_alone for name in LOADED_IF_THERE)
+
+
+def test_what_the_codec_really_loads_is_locked() -> None:
+    """moshi declares packages that are left out of the locks: what the project uses of it must do without them."""
+    program = (
+        "import json, sys; before = set(sys.modules); import engine.codec.mimi; "
+        "print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(json.loads(ran.stdout)) - set(sys.stdlib_module_names) - set(OWN)
+    packages = {module for module in loaded if distributions_of(module)}  # others are made by a package at run time
+    assert {"moshi", "torch", "sentencepiece"} <= packages
+    assert unpinned(packages - LOADED_IF_THERE.keys(), SERVING) == set()
+    assert not loaded & set(FORBIDDEN)
+
+
+@pytest.mark.parametrize("lock", [SERVING, DEVELOPMENT])
+def test_a_lock_has_one_version_of_each_package_and_none_that_is_forbidden(lock: str) -> None:
+    found = pins(lock)
+    assert found
+    assert {name: versions for name, versions in found.items() if len(versions) > 1} == {}
+    assert not set(FORBIDDEN) & set(found)
+
+
+def test_what_serves_is_locked_alike_for_development() -> None:
+    development = pins(DEVELOPMENT)
+    differing = {
+        name: (versions, development.get(name))
+        for name, versions in pins(SERVING).items()
+        if development.get(name) != versions
+    }
+    assert differing == {}
