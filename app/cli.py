@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from .commands import recordings, speak, train, voices
 from .commands.outcome import run
 from .gpus import visible_gpus
+from .preflight import cannot_start, check
 from .settings import Settings, SettingsError, load_settings
 from .worker import places_of
 
@@ -20,7 +21,7 @@ _BASE = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns its exit status; `serve` returns 2 if the settings cannot be used, else it never does."""
+    """Run a command. Returns its exit status; `serve` returns 2 if its settings cannot be used here, else never."""
     parsed = _parser().parse_args(arguments)
     return _serve(parsed) if parsed.command is _serve else run(parsed.command, parsed)
 
@@ -32,8 +33,9 @@ def _serve(parsed: argparse.Namespace) -> int:
     try:
         settings = load_settings()
         places_of(settings, visible_gpus(settings.device, os.environ))
+        check(settings, [(settings.host, settings.port)])
     except SettingsError as error:
-        print(f"csm-serve cannot start:\n{error}", file=sys.stderr)
+        print(cannot_start(error), file=sys.stderr)
         return 2
     command = serve_command()
     return os.execv(command[0], command)
