@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
-from app.gpus import visible_gpus
-from app.pool.master import the_master
-from app.pool.process import ServiceLogger, ServiceWorker, master_seconds
-from app.settings import SettingsError, load_settings
-from app.worker import places_of, settle
+from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
+
+try:
+    from app.gpus import visible_gpus
+    from app.pool import endings
+    from app.pool.master import the_master
+    from app.pool.process import ServiceLogger, ServiceWorker, master_seconds
+    from app.preflight import cannot_start, check
+    from app.settings import SettingsError, load_settings
+    from app.worker import places_of, settle
+except ImportError as missing:  # gunicorn would print a traceback
+    sys.stderr.write(f"csm-serve cannot start: {missing} (the Python environment is not complete: `make install`)\n")
+    raise SystemExit(1) from None
+
+
+def _refuse(error: SettingsError) -> NoReturn:
+    sys.stderr.write(f"{cannot_start(error)}\n")
+    raise SystemExit(2) from None
+
 
 try:
     _settings = load_settings()
     _master = the_master(places_of(_settings, visible_gpus(_settings.device, os.environ)))
 except SettingsError as error:
-    raise SystemExit(str(error)) from None
+    _refuse(error)
 
+wsgi_app = "app.main:app"
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 worker_class = ServiceWorker
 logger_class = ServiceLogger
@@ -32,7 +48,18 @@ accesslog = None  # the service writes a line for each request itself, without q
 
 
 def on_starting(server: Any) -> None:
+    """Not at a reload, when this process listens itself."""
+    inherited = server.cfg.reuse_port or not {"GUNICORN_FD", "LISTEN_FDS"}.isdisjoint(os.environ)
+    addresses = [] if inherited else [each for each in server.cfg.address if isinstance(each, tuple)]
+    try:
+        check(_settings, addresses)
+    except SettingsError as error:
+        _refuse(error)
     _master.open()
+
+
+def when_ready(server: Any) -> None:
+    endings.watch(server)
 
 
 def pre_fork(server: Any, worker: ServiceWorker) -> None:
@@ -45,7 +72,9 @@ def post_fork(server: Any, worker: ServiceWorker) -> None:
 
 
 def child_exit(server: Any, worker: ServiceWorker) -> None:
-    _master.bury(worker.place, worker.pid)
+    _master.bury(worker.place, worker.pid, endings.of(worker.pid))
+    if server.LISTENERS and (why := _master.hopeless()):  # a master that stops has none
+        raise HaltServer(cannot_start(why), 1)
 
 
 def on_exit(server: Any) -> None:

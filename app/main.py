@@ -102,9 +102,13 @@ def _layers(settings: Settings, metrics: Metrics) -> list[Middleware]:
 @asynccontextmanager
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     service: Service = application.state.service
-    _log_limits()
-    service.strain.start()
-    await service.pool.start(lambda: _get_ready(service))
+    try:
+        _log_limits()
+        service.strain.start()
+        await service.pool.start(lambda: _get_ready(service))
+    except Exception as error:
+        application.state.start_error = error  # uvicorn tells its caller only that something was wrong
+        raise
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -16,12 +17,15 @@ from typing import Any
 from ..telemetry.metrics import RESTARTS, count_lost, new_tally
 from ..telemetry.tally import Tally
 from ..worker import Place
-from .board import COMING, Board, Spot
+from .board import COMING, Board, Spot, pause_before
 
 _log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.5  # before a worker that crashed is started again; twice as long after each more
 LONGEST_PAUSE_SECONDS = 300.0
+LONGEST_BOOT_PAUSE_SECONDS = 5.0  # where it did not come as far as its application
+SAME_FAILURES = 3  # in a row, of a worker that was never ready: its next start would end as they did
+IMPORTING = "importing the application"  # what a worker says that it was doing
 STEADY_SECONDS = 60.0  # a worker that was ready for so long has not crashed "in a row"
 _LONGEST_FOLDER = 64  # the path of a socket has 107 bytes at most
 _SPARE_LOOKS_EVERY = 0.2  # seconds
@@ -40,6 +44,23 @@ class Seat:
     tally: Tally
     index: int
     sockets: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Failing:
+    """The crashes in a row, before it was ready, of the workers in one place.
+
+    reason: of the last one. times: how often in a row it was this one. booted: its application had been loaded.
+    for_good: another start cannot end better.
+    """
+
+    reason: str
+    times: int
+    booted: bool
+    for_good: bool
+
+    def __str__(self) -> str:
+        return self.reason if self.times == 1 else f"{self.reason}, {self.times} times in a row"
 
 
 def alone(place: Place) -> Seat:
@@ -64,6 +85,8 @@ class Master:
         self.board = _board(places)
         self.tally = new_tally(len(places))
         self._left: set[int] = set()  # places that a worker has been in, and is no more
+        self._failing: dict[int, _Failing] = {}  # by place
+        self._was_ready = False  # some worker was, at some time
         self.sockets: Path | None = None
 
     def open(self) -> None:
@@ -88,8 +111,11 @@ class Master:
             self.tally.add(index, RESTARTS)
         return index
 
-    def bury(self, index: int | None, pid: int) -> None:
-        """A worker has ended. One that was not on its way out has crashed, and its successor has to wait."""
+    def bury(self, index: int | None, pid: int, ending: str = "its process died") -> None:
+        """A worker has ended. One that was not on its way out has crashed, and its successor has to wait.
+
+        ending: how, for people, where it has not said why itself.
+        """
         records = self.board.records()
         if index is None or records[index].pid not in (pid, 0):  # a spare: it may have found a place since
             index = next((at for at, each in enumerate(records) if each.pid == pid), None)
@@ -98,6 +124,9 @@ class Master:
         count_lost(self.tally, index)  # before anybody else may write that row
         self._left.add(index)
         record, now = records[index], time.monotonic()
+        if record.ready_since > 0:
+            self._was_ready = True
+            self._failing.pop(index, None)
         if record.state == "draining":
             self.board.vacate(index)
             return
@@ -107,16 +136,43 @@ class Master:
             return
         steady = record.ready_since > 0 and now - record.ready_since >= STEADY_SECONDS
         failures = 1 if steady else record.failures + 1
-        pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
-        error = record.error or f"its process (pid {pid}) died"
+        error = record.error or (f"{ending} while {record.doing}" if record.doing else ending)
+        booted = record.state != "starting"
+        if record.ready_since == 0:
+            self._failing[index] = self._one_more(index, error, booted, record.doing == IMPORTING)
+        longest = LONGEST_PAUSE_SECONDS if booted else LONGEST_BOOT_PAUSE_SECONDS
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), longest)
         self.board.vacate(index, failures=failures, retry_at=now + pause, error=error)
+        if self.hopeless() is not None:
+            return  # it is told as what ends the service
         _log.error(
-            "worker %s has crashed (%s), for the %d. time in a row: it loads again in %g seconds",
+            "worker %s (pid %d) has crashed (%s), for the %d. time in a row: it loads again in %g seconds",
             record.worker_id,
+            pid,
             error,
             failures,
             pause,
         )
+
+    def hopeless(self) -> str | None:
+        """Why the whole service cannot start; None while a worker is ready or was, or one may still come to be.
+
+        One whose engine cannot load has not crashed: it is there to tell why, in /health.
+        """
+        records = self.board.records()
+        if self._was_ready or not self._failing or any(each.ready_since > 0 for each in records):
+            return None
+        for index, record in enumerate(records):
+            failing = self._failing.get(index)
+            if not failing.for_good if failing is not None else record.state != "empty":
+                return None
+        return "; ".join(dict.fromkeys(map(str, self._failing.values())))
+
+    def _one_more(self, index: int, reason: str, booted: bool, importing: bool) -> _Failing:
+        before = self._failing.get(index)
+        again = before is not None and _without_numbers(before.reason) == _without_numbers(reason)
+        times = before.times + 1 if before is not None and again else 1
+        return _Failing(reason, times, booted, for_good=importing or times >= SAME_FAILURES)
 
     # ---- behind the fork, in the worker
 
@@ -131,14 +187,37 @@ class Master:
             worker.init_signals()  # those of the master are still in force: nobody would hear them here
             _log.info("all %d places are taken: this worker waits for one", len(self.places))
             while (index := self.board.claim(os.getpid())) is None:
-                worker.notify()
-                if os.getppid() != worker.ppid:
-                    signal.raise_signal(signal.SIGTERM)
-                time.sleep(_SPARE_LOOKS_EVERY)
+                _sit(worker)
         else:
             self.board.arrive(index, os.getpid())
+            self._wait_to_boot(index, worker)
         _here = Seat(self.places[index], self.board, self.tally, index, self.sockets)
         return _here
+
+    def _wait_to_boot(self, index: int, worker: Any) -> None:
+        """Keep the pause that is due where the last worker did not come as far as its application; gunicorn forks at
+        once. An application that was loaded keeps it itself, and answers /health meanwhile."""
+        failing = self._failing.get(index)
+        if failing is None or failing.booted:
+            return
+        worker.init_signals()
+        while (pause := pause_before(self.board.record(index))) is not None:
+            self.board.tell(index, pause.state)
+            _sit(worker)
+        self.board.tell(index, "starting", error="")
+
+
+def _sit(worker: Any) -> None:
+    """A moment of waiting, in which the master hears of this worker, and it leaves with the master."""
+    worker.notify()
+    if os.getppid() != worker.ppid:
+        signal.raise_signal(signal.SIGTERM)
+    time.sleep(_SPARE_LOOKS_EVERY)
+
+
+def _without_numbers(reason: str) -> str:
+    """The same for failures that differ in seconds, bytes or process ids only."""
+    return re.sub(r"\d+", "#", reason)
 
 
 def _board(places: Sequence[Place]) -> Board:

@@ -13,16 +13,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
-from gunicorn.errors import AppImportError  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from ..edge.deadlines import DeadlineProtocol
 from ..live.protocol import LiveProtocol
-from ..settings import load_settings
+from ..settings import SettingsError, load_settings
 from ..telemetry.logs import configure_logging
-from .master import here
+from .master import IMPORTING, here
 from .watchdog import Exit, Watchdog
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_BOOT_PAUSE_SECONDS = 5.0  # gunicorn forks again at once
 _OPEN_FILES = 16_384
 _LOOK_SECONDS = 0.05
 _SIBLINGS_SECONDS = 0.3  # in which all workers have their signal, if the whole service is to stop
@@ -53,6 +51,20 @@ def allow_many_connections() -> None:
     most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _is_plain(error: Exception) -> bool:
+    """What its one line says all of: no trace of a program helps there."""
+    return isinstance(error, ImportError | SettingsError | OSError)
+
+
+def _reason(error: Exception) -> str:
+    """One line on why a worker cannot boot, short enough for the board."""
+    told = " ".join(str(error).split())
+    line = told if isinstance(error, SettingsError) else f"{type(error).__name__}: {told}"
+    return (
+        f"{line} (the Python environment is not complete: `make install`)" if isinstance(error, ImportError) else line
+    )
 
 
 class ServiceLogger(Logger):  # type: ignore[misc]  # it has no types
@@ -113,18 +125,25 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
         self.config.ws_max_size = load_settings().json_limit
 
     def init_process(self) -> None:
-        """Boot and run. What goes wrong in that concerns this worker alone, as long as others speak: see `Exit`."""
+        """Boot and run. What goes wrong in that is left on the board; the master tells it and starts another worker,
+        or ends the service: see `Master.hopeless`."""
         allow_many_connections()
         try:
             super().init_process()
         except (Exception, SystemExit) as error:
             if isinstance(error, SystemExit) and error.code != Arbiter.WORKER_BOOT_ERROR:
                 raise
-            if isinstance(error, AppImportError) and all(each.state != "ready" for each in here().board.records()):
-                raise  # the application cannot be loaded, and nobody has it loaded: there is no service to save
-            _log.exception("this worker cannot boot; another is started in %g seconds", _BOOT_PAUSE_SECONDS)
-            time.sleep(_BOOT_PAUSE_SECONDS)
+            cause = error if isinstance(error, Exception) else self._start_error()
+            _log.log(logging.DEBUG if _is_plain(cause) else logging.ERROR, "this worker cannot boot", exc_info=cause)
+            seat = here()
+            doing = IMPORTING if isinstance(cause, ImportError) else ""
+            seat.board.tell(seat.index, "starting", doing=doing, error=_reason(cause))
             sys.exit(Exit.BOOT_FAILED)
+
+    def _start_error(self) -> Exception:
+        """Why the application did not start: uvicorn only says that it did not."""
+        failure = getattr(self.wsgi.state, "start_error", None)
+        return failure if isinstance(failure, Exception) else RuntimeError("the application did not start")
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
