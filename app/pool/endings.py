@@ -41,5 +41,5 @@ def _described(code: int, status: int) -> str:
     if code == os.CLD_EXITED:
         return f"its process exited with status {status}"
     name = signal.Signals(status).name if status in set(signal.Signals) else f"signal {status}"
-    hint = ": the machine may be out of memory" if status == signal.SIGKILL else ""
+    hint = " (the machine may be out of memory)" if status == signal.SIGKILL else ""
     return f"its process was ended by {name}{hint}"

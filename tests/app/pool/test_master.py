@@ -9,9 +9,18 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.pool import master as master_module
-from app.pool.master import LONGEST_PAUSE_SECONDS, STEADY_SECONDS, Master, here
+from app.pool.board import State
+from app.pool.master import (
+    IMPORTING,
+    LONGEST_BOOT_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    STEADY_SECONDS,
+    Master,
+    here,
+)
 from app.worker import Place
 
+Patch = pytest.MonkeyPatch
 PLACES = [Place(index, str(index)) for index in range(2)]
 
 
@@ -79,6 +88,107 @@ def test_each_crash_in_a_row_doubles_the_pause(master: Master, caplog: pytest.Lo
     assert max(pauses) <= LONGEST_PAUSE_SECONDS
     assert master.board.record(0).failures == 12
     assert "worker 0 (pid 77) has crashed (its process died)" in caplog.text
+
+
+def fail(master: Master, index: int, reason: str, *, doing: str = "", state: State = "loading") -> None:
+    """A worker comes into a place, says what goes wrong with it, and dies."""
+    assert master.assign() == index
+    master.board.arrive(index, 77)
+    master.board.tell(index, state, doing=doing, error=reason)
+    master.bury(index, 77)
+
+
+def test_a_service_that_fails_three_times_in_the_same_way_has_no_hope() -> None:
+    master = Master(PLACES[:1])
+    for seconds in (600, 601):
+        fail(master, 0, f"loading has got nowhere for {seconds} s")
+        assert master.hopeless() is None
+    fail(master, 0, "loading has got nowhere for 600 s")
+    assert master.hopeless() == "loading has got nowhere for 600 s, 3 times in a row"
+
+
+def test_failures_of_different_kinds_are_tried_on() -> None:
+    master = Master(PLACES[:1])
+    for reason in ("out of memory", "no such file", "out of memory", "out of memory"):
+        fail(master, 0, reason)
+        assert master.hopeless() is None
+    fail(master, 0, "out of memory")
+    assert master.hopeless() == "out of memory, 3 times in a row"
+
+
+def test_an_application_that_cannot_be_imported_is_tried_once() -> None:
+    master = Master(PLACES[:1])
+    fail(master, 0, "ModuleNotFoundError: No module named 'x'", doing=IMPORTING, state="starting")
+    assert master.hopeless() == "ModuleNotFoundError: No module named 'x'"
+
+
+def test_there_is_hope_while_another_worker_loads(master: Master) -> None:
+    master.board.tell(1, "loading")
+    for _ in range(5):
+        fail(master, 0, "out of memory")
+        assert master.hopeless() is None
+    master.board.vacate(1)
+    assert master.hopeless() == "out of memory, 5 times in a row"
+
+
+def test_there_is_hope_while_another_worker_tells_why_its_engine_cannot_load(master: Master) -> None:
+    master.board.tell(1, "failed", error="no such checkpoint")
+    for _ in range(5):
+        fail(master, 0, "out of memory")
+    assert master.hopeless() is None
+
+
+def test_all_places_have_to_fail_and_every_reason_is_told(master: Master) -> None:
+    assert [master.assign(), master.assign()] == [0, 1]
+    for index in (0, 1, 0, 1, 0, 1):
+        assert master.hopeless() is None
+        master.board.tell(index, "loading", error=f"GPU {index} is lost")
+        master.bury(index, master.board.record(index).pid)
+        assert master.board.claim(77) == index
+    assert master.hopeless() == "GPU 0 is lost, 3 times in a row; GPU 1 is lost, 3 times in a row"
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_service_that_was_ready_once_never_ends_by_itself(master: Master, left: bool) -> None:
+    assert [master.assign(), master.assign()] == [0, 1]
+    master.board.tell(1, "ready", capacity=1)
+    if left:
+        master.board.tell(1, "draining")
+        master.bury(1, master.board.record(1).pid)
+    for _ in range(5):
+        master.board.tell(0, "loading", error="out of memory")
+        master.bury(0, master.board.record(0).pid)
+        assert master.assign() == 0
+    assert master.hopeless() is None
+
+
+def test_the_ending_of_a_process_stands_in_for_its_own_words(master: Master) -> None:
+    assert master.assign() == 0
+    master.board.tell(0, "loading", doing="reading weights", error="")
+    master.bury(0, master.board.record(0).pid, "its process was ended by SIGSEGV")
+    assert master.board.record(0).error == "its process was ended by SIGSEGV while reading weights"
+
+
+def test_a_worker_waits_before_it_boots_where_the_last_one_could_not(master: Master, monkeypatch: Patch) -> None:
+    fail(master, 0, "RuntimeError: broken", state="starting")
+    pause = master.board.record(0).retry_at - time.monotonic()
+    assert 0 < pause <= LONGEST_BOOT_PAUSE_SECONDS
+    worker, seen, begun = Worker(), [], time.monotonic()
+    worker.on_notify = lambda: seen.append(master.board.record(0).state)
+    monkeypatch.setattr(master_module, "_SPARE_LOOKS_EVERY", 0.01)
+    assert master.assign() == 0
+    master.seat(0, worker)
+    assert time.monotonic() - begun >= pause - 0.01
+    assert set(seen) == {"restarting"}
+    assert (master.board.record(0).state, master.board.record(0).error) == ("starting", "")
+
+
+def test_a_worker_whose_predecessor_had_booted_boots_at_once(master: Master) -> None:
+    fail(master, 0, "out of memory")
+    worker = Worker()
+    assert master.assign() == 0
+    master.seat(0, worker)
+    assert worker.notified == 0  # its application keeps the pause, and answers /health meanwhile
 
 
 def test_who_ends_while_it_waits_has_not_crashed_once_more(master: Master) -> None:
