@@ -75,8 +75,7 @@ def test_each_voice_has_its_own_tone_and_keeps_it(make: Make) -> None:
 def test_more_requests_than_slots_wait_in_the_order_they_came(make: Make) -> None:
     fake = make(slots=1, audio_queue_slices=1)
     first, second, third = (fake.stream(SpeechRequest(name * 9)) for name in "abc")
-    eventually(lambda: fake.status().queued == 2)
-    assert fake.status().active == 1
+    eventually(lambda: (fake.status().active, fake.status().queued) == (1, 2))  # two may queue before one is admitted
     assert sum(chunk.samples.size for chunk in first) == 9 * FRAME_SAMPLES
     next(second)
     eventually(lambda: fake.status().queued == 1)
@@ -181,7 +180,7 @@ def test_a_hang_shows_as_a_stall_and_waiting_does_not(make: Make) -> None:
 
 def test_the_exit_fault_ends_the_process() -> None:
     code = "from engine import *; from engine.testing import *; FakeEngine().generate(SpeechRequest('[exit@1] now'))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == EXIT_STATUS
+    assert subprocess.run([sys.executable, "-c", code], timeout=110, check=False).returncode == EXIT_STATUS
 
 
 def test_prepared_voices_are_counted_and_bounded(make: Make) -> None:
