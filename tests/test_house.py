@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import stat
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ def files() -> list[Path]:
         [need("git"), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
         capture_output=True,
+        timeout=60,
         check=True,
     )
     paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
@@ -89,7 +92,9 @@ def test_no_source_is_ignored() -> None:
         "bench",
         "tests",
     ]
-    listed = subprocess.run(ignored, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        ignored, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout.splitlines()
     assert [name for name in listed if "__pycache__" not in name] == []
 
 
@@ -258,3 +263,85 @@ def test_the_pages_name_the_pythons_that_the_project_supports() -> None:
     oldest, newest = re.search(r"^>=(3\.\d+),<3\.(\d+)$", PROJECT["project"]["requires-python"]).groups()  # type: ignore[union-attr]
     named = f"Python {oldest} to 3.{int(newest) - 1} with"
     assert all(named in text_of(name) for name in ("README.md", "CONTRIBUTING.md", "scripts/make-venv"))
+
+
+_PROCESSES = {"run", "call", "check_call", "check_output"}  # of subprocess, with a timeout by name alone
+_WAITS = {"wait", "join", "communicate", "acquire"}  # without an argument they wait for ever
+_WAITS_OF = {"queue": "get", "multiprocessing": "get", "concurrent.futures": "result"}  # so do these, of those modules
+
+
+def endless_waits(source: str) -> Iterator[int]:
+    """The lines of calls that wait without a limit. What an event loop waits for is ended by the limit of its test."""
+
+    def look(node: ast.AST, in_loop: bool) -> Iterator[int]:
+        if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef | ast.Lambda):
+            in_loop = isinstance(node, ast.AsyncFunctionDef)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name, named = node.func.attr, {each.arg for each in node.keywords}
+            of_subprocess = isinstance(node.func.value, ast.Name) and node.func.value.id == "subprocess"
+            if of_subprocess and name in _PROCESSES and "timeout" not in named:
+                yield node.lineno
+            if name in waits and not node.args and not named & {"timeout", "blocking"} and not in_loop:
+                yield node.lineno
+            if name == "communicate" and node.args and "timeout" not in named and not in_loop:
+                yield node.lineno
+        for child in ast.iter_child_nodes(node):
+            yield from look(child, in_loop)
+
+    tree = ast.parse(source)
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    waits = _WAITS | {name for module, name in _WAITS_OF.items() if module in imported}
+    return look(tree, False)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
+def test_no_test_waits_for_ever(path: Path) -> None:
+    assert list(endless_waits(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "subprocess.run(['true'], check=True)",
+        "process.wait()",
+        "process.communicate(b'')",
+        "thread.join()",
+        "from queue import Queue\nQueue().get()",
+        "from concurrent.futures import Future\nFuture().result()",
+        "lambda: gate.wait()",
+        "async def test():\n    def work():\n        gate.wait()",
+    ],
+)
+def test_a_wait_for_ever_is_found(line: str) -> None:
+    assert len(list(endless_waits(line))) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "subprocess.run(['true'], check=True, timeout=60)",
+        "process.wait(timeout=60)",
+        "process.communicate(b'', timeout=60)",
+        "gate.wait(0.01)",
+        "', '.join(names)",
+        "import queue\nnames.get('a')",
+        "audio.get()",
+        "async def test():\n    await gate.wait()",
+        "lock.acquire(blocking=False)",
+    ],
+)
+def test_a_wait_with_a_limit_is_none(line: str) -> None:
+    assert list(endless_waits(line)) == []
+
+
+def test_a_test_that_hangs_ends_itself_and_the_run() -> None:
+    settings = PROJECT["tool"]["pytest"]["ini_options"]
+    assert settings["timeout_func_only"] is False  # fixtures count
+    assert settings["faulthandler_exit_on_timeout"] is True  # also in the middle of C
+    longest = max(
+        int(limit)
+        for path in (ROOT / "tests").rglob("*.py")
+        for limit in re.findall(r"^@pytest\.mark\.timeout\((\d+)\)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert max(longest, settings["timeout"]) < settings["faulthandler_timeout"] < settings["session_timeout"]

@@ -57,6 +57,7 @@ class Machine:
             env={"PATH": str(self.path), "OS_RELEASE": str(release), **environ},
             capture_output=True,
             text=True,
+            timeout=110,
             check=False,
         )
 

@@ -38,7 +38,7 @@ def start(settings: Settings) -> Iterator[Start]:
         hosts.append(host)
         host.start()
         assert host._loading is not None
-        host._loading.join()
+        host._loading.join(60)
         return host
 
     yield begin
@@ -103,7 +103,7 @@ def test_a_small_csm_stands_in_before_the_fallback_does(
         host = EngineHost(changed, Place(), voices, loader, small)
         host.start()
         assert host._loading is not None
-        host._loading.join()
+        host._loading.join(60)
         found.append((host.status().engine, host.status().model))
         host.close()
     assert found == [("csm", "csm-small"), (FALLBACK_MODEL, "espeak-ng")]
@@ -174,18 +174,18 @@ def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings)
 
     def load(config: EngineConfig, progress: Progress) -> Engine:
         reached.set()
-        go_on.wait()
+        go_on.wait(60)
         made.append(FakeEngine())
         return made[0]
 
     settings = settings.model_copy(update={"model_path": None})
     host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
     host.start()
-    reached.wait()
+    reached.wait(60)
     host.close()
     go_on.set()
     assert host._loading is not None
-    host._loading.join()
+    host._loading.join(60)
     assert host.status().state == "closed"
     assert not made[0]._thread.is_alive()
     with pytest.raises(Unavailable, match="shutting down"):
@@ -219,7 +219,7 @@ def test_the_engine_is_told_how_many_workers_share_the_machine(settings: Setting
     host = EngineHost(settings, Place(workers=3), voices, load)
     host.start()
     assert host._loading is not None
-    host._loading.join()
+    host._loading.join(60)
     host.close()
     assert asked == [3]
 
@@ -237,7 +237,7 @@ def test_a_pause_is_kept_before_loading_and_a_close_ends_it(settings: Settings) 
         _ = host.engine
     host.close()
     assert host._loading is not None
-    host._loading.join()
+    host._loading.join(60)
     assert host.status().state == "closed"
 
 
@@ -247,7 +247,7 @@ def test_loading_that_gets_nowhere_shows(settings: Settings) -> None:
     def load(config: EngineConfig, progress: Progress) -> Engine:
         progress(0.5, "reading weights")
         reached.set()
-        go_on.wait()
+        go_on.wait(60)
         return FakeEngine(config.slots)
 
     settings = settings.model_copy(update={"model_path": None})
@@ -255,13 +255,13 @@ def test_loading_that_gets_nowhere_shows(settings: Settings) -> None:
     heard_of: list[str] = []
     host.on_change = lambda: heard_of.append(host.status().state)
     host.start()
-    reached.wait()
+    reached.wait(60)
     before = host.stalled_seconds()
     while host.stalled_seconds() == before:
         pass
     go_on.set()
     assert host._loading is not None
-    host._loading.join()
+    host._loading.join(60)
     assert host.stalled_seconds() == 0
     assert (host.load(), host.broken) == ((2, 0, 0), False)
     assert heard_of[0] == "loading"

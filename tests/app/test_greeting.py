@@ -14,9 +14,9 @@ from app.settings import Settings, load_settings
 def pasted(line: str, environ: dict[str, str]) -> list[str]:
     """What curl gets when a shell runs the line."""
     script = f"curl() {{ printf '%s\\n' \"$@\"; }}; {line}"
-    return subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
+    return subprocess.run(
+        ["sh", "-c", script], env=environ, capture_output=True, text=True, timeout=110, check=True
+    ).stdout.split("\n")
 
 
 @pytest.mark.parametrize(

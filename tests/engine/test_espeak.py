@@ -171,7 +171,7 @@ def test_two_engines_share_the_library() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     for each in engines:
         each.close()
     np.testing.assert_array_equal(*results)

@@ -251,5 +251,5 @@ def test_a_process_in_a_real_group_knows_its_limits() -> None:
         )
         for group in groups:
             (group / "cgroup.procs").write_text(str(ran.pid))
-        told, _ = ran.communicate("go\n")
+        told, _ = ran.communicate("go\n", timeout=110)
     assert told.split() == ["0.5", str(512 * MIB), "True", "True"]

@@ -33,7 +33,7 @@ def test_the_interpreted_kernel_passes_the_gpu_tests() -> None:
     pytest.importorskip("triton")
     program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu/test_ragged_attention.py"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ran = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "14 passed, 1 skipped" in ran.stdout
 

@@ -80,14 +80,14 @@ def test_a_thread_reads_chunks_in_order() -> None:
     queue = AudioQueue(2, ignore)
     engine = in_thread(lambda: put_all(queue, range(100)))
     assert [float(chunk.samples[0]) for chunk in stream_of(queue)] == list(range(100))
-    engine.join()
+    engine.join(60)
 
 
 def test_an_event_loop_reads_chunks_in_order() -> None:
     queue = AudioQueue(2, ignore)
     engine = in_thread(lambda: put_all(queue, range(100)))
     assert asyncio.run(collected(stream_of(queue))) == list(range(100))
-    engine.join()
+    engine.join(60)
 
 
 def test_many_streams_in_one_event_loop_get_their_own_chunks() -> None:
@@ -105,7 +105,7 @@ def test_many_streams_in_one_event_loop_get_their_own_chunks() -> None:
 
     thread = in_thread(engine)
     assert asyncio.run(read_all()) == [list(range(50))] * 20
-    thread.join()
+    thread.join(60)
 
 
 def test_an_error_comes_after_the_queued_chunks() -> None:

@@ -82,7 +82,7 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait()
+        return self.process.wait(timeout=60)
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -91,7 +91,7 @@ class Server:
             for child in children:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
-        self.process.wait()
+        self.process.wait(timeout=60)
         assert self.process.stdout is not None
         self.process.stdout.close()
 

@@ -44,7 +44,7 @@ class Served:
 
     def __exit__(self, *_: Any) -> None:
         self.server.should_exit = True
-        self._thread.join()
+        self._thread.join(60)
 
     def wait_until(self, holds: Any) -> None:
         pause = threading.Event()

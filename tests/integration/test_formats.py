@@ -50,7 +50,7 @@ def body(server: Server, **query: object) -> bytes:
 def curl(server: Server, query: str, *options: str) -> subprocess.CompletedProcess[bytes]:
     url = f"{server.url}/tts/generate?{query}"
     command = [need("curl"), "-sS", "-g", "--max-time", "30", "-H", f"X-API-Key: {KEY}", *options, url]
-    return subprocess.run(command, capture_output=True, check=False)
+    return subprocess.run(command, capture_output=True, timeout=110, check=False)
 
 
 def outcome_of(server: Server, request_id: str) -> str | None:

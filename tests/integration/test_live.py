@@ -175,7 +175,7 @@ def test_at_the_end_the_text_that_is_spoken_is_said_and_those_that_wait_are_refu
                     connection.recv()
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code == 1012
-        assert server.process.wait() == 0
+        assert server.process.wait(timeout=60) == 0
     assert "Traceback" not in server.log
 
 
@@ -186,4 +186,4 @@ def test_at_the_end_a_text_that_goes_on_for_too_long_is_cut(tmp_path: Path) -> N
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(ConnectionClosed):
                 hear(connection)
-        assert server.process.wait() == 0
+        assert server.process.wait(timeout=60) == 0

@@ -146,7 +146,7 @@ def test_polling_delays_no_stream(server: Server) -> None:
                 pass
     finally:
         done.set()
-        polling.join()
+        polling.join(60)
     server.wait_until(lambda: at_rest(server))
     seen = counts(server)
     assert seen["csm_requests_finished_total"] == before["csm_requests_finished_total"] + 1

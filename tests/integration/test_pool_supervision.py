@@ -107,7 +107,7 @@ def test_who_waits_goes_where_a_slot_is_free(server: Server, listener: Make) -> 
     answers.start()
     server.wait_until(lambda: sum(queued(server)) == 4)
     second.leave()  # all four are spoken there, whoever they waited for
-    answers.join()
+    answers.join(60)
     assert {each.worker for each in waiting} == {second.worker}
     first.leave()
 
@@ -129,14 +129,14 @@ def test_stopping_lets_remote_streams_finish_and_tells_the_others(server: Server
     told.start()
     server.wait_until(lambda: sum(queued(server)) == 1)
     server.process.send_signal(signal.SIGTERM)
-    told.join()
+    told.join(60)
     assert (waiting.status, waiting.error()["code"]) == (503, "draining")
     assert server.get("/readyz") == 503
     late = listener().ask("Hi")
     assert (late.status, late.error()["code"]) == (503, "draining")
     assert int(late.headers["retry-after"]) > 0
     assert [len(each.rest()) for each in speaking] == [100 * 3840] * 2
-    assert server.process.wait() == 0
+    assert server.process.wait(timeout=60) == 0
     assert gone(children)
     assert not any(folder.exists() for folder in folders)
 
@@ -154,7 +154,7 @@ def test_stopping_waits_for_no_stream_longer_than_it_may(tmp_path: Path) -> None
             with pytest.raises((http.client.IncompleteRead, ConnectionError)):
                 each.rest()
             each.leave()
-        assert server.process.wait() == 0
+        assert server.process.wait(timeout=60) == 0
         assert gone(children)
 
 

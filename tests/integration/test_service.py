@@ -34,7 +34,9 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([need("curl"), "-sS", "--max-time", "30", *arguments], capture_output=True, check=False)
+    return subprocess.run(
+        [need("curl"), "-sS", "--max-time", "30", *arguments], capture_output=True, timeout=110, check=False
+    )
 
 
 def test_first_bytes_leave_while_it_is_still_speaking(serve: Any) -> None:
@@ -139,7 +141,7 @@ def test_stopping_lets_streams_finish(serve: Any) -> None:
         got += read_all(connection)
     assert got.endswith(b"0\r\n\r\n")
     assert len(got) > 50 * 3840
-    assert server.process.wait() == 0
+    assert server.process.wait(timeout=60) == 0
     assert not any(child.is_running() for child in children)
 
 
@@ -150,7 +152,7 @@ def test_a_stream_that_takes_too_long_is_cut_at_the_limit(serve: Any) -> None:
         server.process.send_signal(signal.SIGTERM)
         got += read_all(connection)
     assert not got.endswith(b"0\r\n\r\n")
-    assert server.process.wait() == 0
+    assert server.process.wait(timeout=60) == 0
 
 
 def test_an_interrupt_waits_for_nobody(serve: Any) -> None:
@@ -160,7 +162,7 @@ def test_an_interrupt_waits_for_nobody(serve: Any) -> None:
         read_until(connection, b"RIFF")
         server.process.send_signal(signal.SIGINT)
         assert not read_all(connection).endswith(b"0\r\n\r\n")
-    assert server.process.wait() == 0
+    assert server.process.wait(timeout=60) == 0
     assert not any(child.is_running() for child in children)
 
 
@@ -197,7 +199,11 @@ def test_a_line_of_the_start_makes_a_file_that_plays(serve: Any, tmp_path: Path,
     line = next(each for each in printed if Path(each.partition(" ")[0]).name == command)
     assert "first-key" not in line
     subprocess.run(
-        ["sh", "-c", line], cwd=tmp_path, check=True, env={"API_KEY": "first-key,b", "PATH": "/usr/bin:/bin"}
+        ["sh", "-c", line],
+        cwd=tmp_path,
+        timeout=60,
+        check=True,
+        env={"API_KEY": "first-key,b", "PATH": "/usr/bin:/bin"},
     )
     header = (tmp_path / "speech.wav").read_bytes()[:44]
     assert (header[:4], header[8:12]) == (b"RIFF", b"WAVE")
@@ -222,7 +228,7 @@ def test_a_log_in_json_is_json_in_every_line(serve: Any) -> None:
 
 def test_settings_that_cannot_be_used_stop_the_start(serve: Any) -> None:
     server = serve(wait=False, TTS_TOP_K="0", API_KEY="")
-    assert server.process.wait() == 2
+    assert server.process.wait(timeout=60) == 2
     assert "TTS_TOP_K is '0'" in server.log
     assert "API_KEY is not set" in server.log
     assert "Traceback" not in server.log

@@ -219,6 +219,6 @@ def test_stopping_waits_for_no_upload_that_drips(tmp_path: Path) -> None:
         own.wait_until(lambda: spooled(own, tmp_path) == 1)
         children = own.workers()
         own.process.send_signal(signal.SIGTERM)
-        assert own.process.wait() == 0
+        assert own.process.wait(timeout=60) == 0
         assert not any(child.is_running() for child in children)
         assert left_behind(tmp_path) == []

@@ -16,7 +16,7 @@ from scripts import test_image as image
 
 def ended() -> subprocess.Popen[bytes]:
     process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
+    process.wait(timeout=60)
     return process
 
 

@@ -24,7 +24,7 @@ def test_two_processes_train_the_same_weights_as_one(base_directory: Path, tmp_p
     distributed = tmp_path / "two"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "tests.training.distributed_worker", str(base_directory), str(distributed)]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=290, check=False)
     assert process.returncode == 0, process.stderr
     weights = [load_file(distributed / f"weights-{rank}.safetensors") for rank in (0, 1)]
     for name, tensor in single.items():

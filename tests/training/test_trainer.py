@@ -66,7 +66,7 @@ def test_a_killed_run_resumes_like_an_unbroken_one(base_directory: Path, tmp_pat
     assert outcome == Outcome(10, finished=True)
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "tests.training.killed_run", str(base_directory), str(out)]
-    process = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
+    process = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=290, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert [path.name for path in (out / "state").iterdir()] == ["step-00000006.pt"]
     assert [line["step"] for line in read_log(out / "log.jsonl")] == [2, 4, 6, 8]

@@ -23,5 +23,7 @@ def test_every_format_of_the_service_can_be_asked_for() -> None:
 def test_the_client_needs_little() -> None:
     program = "import sys, app.client; print(sorted({'fastapi', 'torch', 'numpy', 'pydantic'} & sys.modules.keys()))"
     root = Path(__file__).parents[3]
-    ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=110, check=True
+    )
     assert ran.stdout.strip() == "[]"

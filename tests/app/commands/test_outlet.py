@@ -71,7 +71,7 @@ def test_a_named_pipe_is_fed_as_it_comes(tmp_path: Path) -> None:
     reader.start()
     with opened(str(path), None) as outlet:
         outlet.write(wav_header(None) + b"12")
-    reader.join()
+    reader.join(60)
     assert path.is_fifo()
     assert got == [wav_header(None) + b"12"]
 

@@ -220,12 +220,12 @@ def test_an_encoder_may_move_from_thread_to_thread(name: str) -> None:
     pieces = np.split(said, every(FRAME_SAMPLES, said))
 
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
-        encoder = one.submit(FORMATS[name].make).result()
+        encoder = one.submit(FORMATS[name].make).result(60)
         moved = [
-            thread.submit(encoder.encode, piece).result()
+            thread.submit(encoder.encode, piece).result(60)
             for thread, piece in zip([one, other] * 5, pieces, strict=True)
         ]
-        moved.append(other.submit(encoder.flush).result())
+        moved.append(other.submit(encoder.flush).result(60))
 
     assert moved == encode(name, said, every(FRAME_SAMPLES, said))
 

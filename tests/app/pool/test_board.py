@@ -29,7 +29,7 @@ def board() -> Board:
 def in_a_fork(work: object) -> None:
     process = fork.Process(target=work)  # type: ignore[arg-type]
     process.start()
-    process.join()
+    process.join(60)
     assert process.exitcode == 0
 
 
@@ -107,7 +107,7 @@ def test_many_processes_and_threads_at_once_lose_nothing(board: Board) -> None:
     for each in processes:
         each.start()
     for each in processes:
-        each.join()
+        each.join(60)
     assert [each.load for each in board.records()] == [200, 200, 0]
 
 
@@ -117,12 +117,12 @@ def test_who_is_killed_with_the_lock_in_hand_leaves_it_free(board: Board) -> Non
     def hold_for_ever() -> None:
         with board._locked():
             holds.set()
-            threading.Event().wait()
+            threading.Event().wait(60)
 
     process = fork.Process(target=hold_for_ever)
     process.start()
-    holds.wait()
+    holds.wait(60)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     assert board.reserve(0, 1) is not None
-    process.join()
+    process.join(60)

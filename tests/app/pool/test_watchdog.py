@@ -78,6 +78,6 @@ def test_it_ends_the_process_once_and_says_why_before(host: Host, monkeypatch: p
     dog = watch(host, last_words=said.append, end=end)
     dog.start()
     host.stalled = 50
-    ended.wait()
+    ended.wait(60)
     dog.stop()
     assert said == ["the engine has hung for 50 s with speech to make", Exit.ENGINE_HUNG]

@@ -35,7 +35,7 @@ async def test_while_it_loads_and_when_it_is_ready(settings: Settings, wait: Any
     def load(config: EngineConfig, progress: Progress) -> Engine:
         progress(0.5, "reading weights")
         reached.set()
-        go_on.wait()
+        go_on.wait(60)
         return FakeEngine()
 
     app = create_app(settings, Place(1, "GPU-7"), load)

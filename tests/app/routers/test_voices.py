@@ -156,7 +156,7 @@ async def test_the_answer_does_not_wait_for_the_voice_to_be_prepared(
 
     def slowly(engine: FakeEngine, voice: Any, speaker: int = 0) -> None:
         begun.set()
-        go_on.wait()
+        go_on.wait(60)
         prepared.append(voice.transcript)
 
     async with run(settings) as app:
@@ -191,7 +191,7 @@ async def test_uploads_hold_up_neither_speech_nor_lists(
 
         def slowly(*voice: Any) -> Any:
             busy.release()
-            go_on.wait()
+            go_on.wait(60)
             return add(*voice)
 
         monkeypatch.setattr(service.voices, "add", slowly)

@@ -150,7 +150,7 @@ async def test_a_driver_that_hangs_gives_what_it_said_last(
         before = await asked.gpus()
 
     def hang(handle: int) -> Any:
-        go_on.wait()
+        go_on.wait(60)
         raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
 
     monkeypatch.setattr(driver, "nvmlDeviceGetUtilizationRates", hang)

@@ -209,7 +209,7 @@ def test_threads_of_one_worker_lose_nothing() -> None:
     for each in threads:
         each.start()
     for each in threads:
-        each.join()
+        each.join(60)
     assert read(counting)["csm_voices_encoded_total"] == 2000
 
 

@@ -29,15 +29,15 @@ def test_each_thread_is_counted_under_its_part() -> None:
     def work() -> None:
         burn(0.05)
         counted.set()
-        go_on.wait()
+        go_on.wait(60)
 
     thread = threading.Thread(target=work, name="fake-engine")
     thread.start()
-    counted.wait()
+    counted.wait(60)
     burn(0.02)
     watched.count(threading.get_native_id())
     go_on.set()
-    thread.join()
+    thread.join(60)
     used = dict(
         zip(CPU.labels["part"], [now - then for now, then in zip(tally.sums(CPU), before, strict=True)], strict=True)
     )

@@ -69,7 +69,9 @@ for _ in range(2):
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 print(tally.sums(counter))
 """
-    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=110, check=True
+    )
     assert ran.stdout.strip() == "[21.0]"
 
 
@@ -80,5 +82,7 @@ from app.telemetry.metrics import new_tally
 new_tally(8)
 print({"numpy", "av", "engine"} & sys.modules.keys())
 """
-    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=110, check=True
+    )
     assert ran.stdout.strip() == "set()"

@@ -228,7 +228,7 @@ for attempt in (lambda: open("/dev/null"), lambda: open("/tmp/canary", "w"), soc
     sys.exit("it could")
 print("nothing")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=110, check=False)
     assert done.stdout == "nothing\n", done.stderr
 
 

@@ -55,7 +55,7 @@ def canary(tmp_path: Path) -> Iterator[Canary]:
     thread.start()
     yield canary
     canary.server.shutdown()
-    thread.join()
+    thread.join(60)
     canary.server.server_close()
 
 

@@ -51,7 +51,7 @@ def test_many_who_ask_at_once_wait_for_one_maker(fake: Counting, tmp_path: Path)
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(found) == 8
     assert len(set(found)) == 1
     assert fake.spoken == 1

@@ -143,7 +143,7 @@ def test_threads_that_want_the_same_voice_decode_it_once(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(decoded) == 1
     assert len(prompts) == 6
     assert len(set(map(id, prompts))) == 1
