@@ -136,7 +136,9 @@ class Master:
             return
         steady = record.ready_since > 0 and now - record.ready_since >= STEADY_SECONDS
         failures = 1 if steady else record.failures + 1
-        error = record.error or (f"{ending} while {record.doing}" if record.doing else ending)
+        error = record.error or (
+            f"{ending} while {record.doing}" if record.doing and not record.ready_since else ending
+        )
         booted = record.state != "starting"
         if record.ready_since == 0:
             self._failing[index] = self._one_more(index, error, booted, record.doing == IMPORTING)
