@@ -135,7 +135,9 @@ def test_what_the_codec_really_loads_is_locked() -> None:
         "import json, sys; before = set(sys.modules); import engine.codec.mimi; "
         "print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
     )
-    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=110, check=True
+    )
     loaded = set(json.loads(ran.stdout)) - set(sys.stdlib_module_names) - set(OWN)
     packages = {module for module in loaded if distributions_of(module)}  # others are made by a package at run time
     assert {"moshi", "torch", "sentencepiece"} <= packages
