@@ -41,6 +41,7 @@ REMOVE_SECONDS = 30.0
 _SETTINGS = re.compile(
     r"(PIP|UV)_(?!CACHE_DIR).*|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|(https?|no|all)_proxy", re.IGNORECASE
 )
+_APT_SETTINGS = re.compile(r'^Acquire::(Check-Valid-Until|Check-Date|Retries|Force|http).* "[^"]+";$', re.MULTILINE)
 _FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/uv/uv.toml")
 
 
@@ -65,6 +66,7 @@ class FreshSystem:
             "--quiet",
             "--variant=minbase",
             f"--include={PACKAGES}",
+            *apt_options(),
             suite,
             str(root),
         ]
@@ -133,6 +135,14 @@ class FreshSystem:
 
 def index_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if _SETTINGS.fullmatch(name) and not os.path.isdir(value)}
+
+
+def apt_options() -> list[str]:
+    """How this machine's apt reaches Debian, as options of mmdebstrap."""
+    if not shutil.which("apt-config"):
+        return []
+    settings = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
+    return [f"--aptopt={each[0]}" for each in _APT_SETTINGS.finditer(settings)]
 
 
 def _run(command: list[str]) -> None:

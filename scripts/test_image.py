@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .test_fresh import Failed, free_port, wait_until_ready
+from .test_fresh import Failed, apt_options, free_port, wait_until_ready
 
 PROJECT = Path(__file__).resolve().parent.parent
 MOST_BYTES = 8_000_000_000
@@ -56,7 +56,9 @@ def stand_in(suite: str) -> str:
     """The id of a base image with nothing but a minimal Debian in it."""
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "root.tar"
-        if subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", suite, archive], check=False).returncode:
+        if subprocess.run(
+            ["mmdebstrap", "--quiet", "--variant=minbase", *apt_options(), suite, archive], check=False
+        ).returncode:
             raise Failed(f"mmdebstrap cannot build {suite}")
         container = buildah("from", "scratch")
         try:
