@@ -26,7 +26,7 @@ from engine.model.kv_cache import DecodeView, KvCache, RaggedAttention
 from engine.model.ragged_attention import verified_ragged_attention
 from engine.model_runner import MIN_ROWS
 
-from .machine import bandwidth_of, median_seconds, name_of
+from .machine import device_name, measure_bandwidth, median_seconds
 
 
 def attention_of_frame(
@@ -88,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     csm, device = read_config(chosen.model / "config.json"), _device(chosen.device)
     config, dtype = csm.backbone, _dtype(chosen.dtype, device)
-    live, bandwidth = verified_ragged_attention(config, device, dtype), bandwidth_of(device)
+    live, bandwidth = verified_ragged_attention(config, device, dtype), measure_bandwidth(device)
     buckets = graph_buckets(MIN_ROWS, max(*chosen.rows, MIN_ROWS + 1), csm.positions)
     table = []
-    print(f"{name_of(device)}: {bandwidth}, {dtype}, {config.layers} layers\n")
+    print(f"{device_name(device)}: {bandwidth}, {dtype}, {config.layers} layers\n")
     heads = ("rows", "live", "longest", "bucket", "masked ms", "live ms", "floor ms")
     print("".join(f"{head:>{len(head) + 2}}" for head in heads))
     with torch.inference_mode():
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         json.dumps(
             {
                 "benchmark": "attention",
-                "machine": name_of(device),
+                "machine": device_name(device),
                 "torch": torch.__version__,
                 "dtype": str(dtype),
                 "gb_per_second": round(bandwidth.best / 1e9, 1),

@@ -23,7 +23,7 @@ from typing import Any
 CLAIMED_GPUS, CLAIMED_USERS = 13, 50  # one model per user, as its forerunner says of itself
 
 
-class NoFigureError(Exception):
+class NoMeasurementError(Exception):
     """There is no measured figure to work with."""
 
 
@@ -38,7 +38,7 @@ class Cost:
     claimed_price: float
 
 
-def per_gpu_of_the_claim() -> int:
+def claimed_users_per_gpu() -> int:
     """The most users of one GPU with which 50 users still take the 13 GPUs that are claimed."""
     return max(n for n in range(1, CLAIMED_USERS + 1) if math.ceil(CLAIMED_USERS / n) >= CLAIMED_GPUS)
 
@@ -46,29 +46,31 @@ def per_gpu_of_the_claim() -> int:
 def cost_of(users: int, streams: int, price: float) -> Cost:
     """streams: real-time streams of one GPU. price: of one GPU for an hour."""
     gpus = math.ceil(users / streams)
-    claimed = math.ceil(users / per_gpu_of_the_claim())
+    claimed = math.ceil(users / claimed_users_per_gpu())
     return Cost(users, gpus, gpus * price, claimed, claimed * price)
 
 
 def measured_streams(text: str) -> tuple[int, str]:
     """Streams of one GPU, and where the figure is from: the last line of what bench.load printed.
 
-    The largest closed load that held, the smaller of its tracks if there are two. Raises NoFigureError.
+    The largest closed load that held, the smaller of its tracks if there are two. Raises NoMeasurementError.
     """
     try:
         data: Any = json.loads(text.strip().splitlines()[-1])
         benchmark, runs, workers = data["benchmark"], data["runs"], data["workers"]
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise NoFigureError(f"its last line is not the JSON of bench.load ({type(error).__name__}: {error})") from None
+        raise NoMeasurementError(
+            f"its last line is not the JSON of bench.load ({type(error).__name__}: {error})"
+        ) from None
     if benchmark != "load":
-        raise NoFigureError(f"it is of bench.{benchmark}, and bench.load is wanted")
+        raise NoMeasurementError(f"it is of bench.{benchmark}, and bench.load is wanted")
     tracks: dict[str, float] = {}
     for run in runs:
         if run["loop"] == "closed":
             held = run["load"] if run["holds"] else 0
             tracks[run["track"]] = max(tracks.get(run["track"], 0), held)
     if not tracks or not min(tracks.values()):
-        raise NoFigureError("no load of its closed loop holds: there are no real-time streams to count")
+        raise NoMeasurementError("no load of its closed loop holds: there are no real-time streams to count")
     track = min(tracks, key=lambda name: tracks[name])
     streams, engines = int(tracks[track]), sorted({str(each["engine"]) for each in workers})
     count = len(workers)
@@ -77,7 +79,7 @@ def measured_streams(text: str) -> tuple[int, str]:
         f"{track} track, on {data['machine']}"
     )
     if streams < count:
-        raise NoFigureError(f"{source}: less than one stream for each")
+        raise NoMeasurementError(f"{source}: less than one stream for each")
     return streams // count, source
 
 
@@ -111,10 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = chosen.load.read_text(encoding="utf-8")
             streams, origin = measured_streams(text)
             remarks = warnings(text)
-    except (OSError, UnicodeDecodeError, NoFigureError) as error:
+    except (OSError, UnicodeDecodeError, NoMeasurementError) as error:
         print(f"bench.cost: {chosen.load}: {error}", file=sys.stderr)
         return 1
-    each = per_gpu_of_the_claim()
+    each = claimed_users_per_gpu()
     print(f"streams of one GPU: {streams} ({origin})")
     print(f"price of one GPU: {chosen.currency}{chosen.price:.2f} an hour (given), the same on both sides")
     print(f"one model per user: {CLAIMED_GPUS} GPUs for {CLAIMED_USERS} users is at most {each} users a GPU")

@@ -7,7 +7,7 @@ import platform
 from engine import MachineLimits
 
 
-def processor() -> str:
+def cpu_name() -> str:
     """Its name and how many cores this process may use."""
     name = platform.processor() or platform.machine()
     try:

@@ -34,8 +34,8 @@ from engine.model.kv_cache import DepthView, KvCache
 from engine.model.sampling import SamplingMode
 from engine.model_runner import ModelRunner, SamplingParams
 
-from .frame import prepare, rewind, weights_of_frame
-from .machine import name_of, timed
+from .frame import prepare, rewind, weights_per_frame
+from .machine import device_name, timed
 from .texts import SENTENCES
 
 CONTEXT = 256  # of a row whose step is timed
@@ -161,8 +161,8 @@ def main() -> None:
     exact, rounded = loaded_with("auto"), loaded_with("int8")
     runners = (exact.runner, rounded.runner)
     kinds = [str(each.detail["depth_weights"]) for each in (exact, rounded)]
-    nbytes = [weights_of_frame(runner.model)[0] for runner in runners]
-    machine = name_of(runners[0].device)
+    nbytes = [weights_per_frame(runner.model)[0] for runner in runners]
+    machine = device_name(runners[0].device)
     print(
         f"\n{machine}: " + ", ".join(f"{kind} {n / 1e6:.1f} MB" for kind, n in zip(kinds, nbytes, strict=True)), end=""
     )

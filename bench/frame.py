@@ -30,10 +30,10 @@ from engine.model.csm import CsmModel
 from engine.model.graphs import Bucket
 from engine.model_runner import ModelRunner, SamplingParams
 
-from .machine import bandwidth_of, matmul_rate, median_seconds, name_of, timed
+from .machine import device_name, matmul_rate, measure_bandwidth, median_seconds, timed
 
 
-def weights_of_frame(model: CsmModel) -> tuple[int, int]:
+def weights_per_frame(model: CsmModel) -> tuple[int, int]:
     """What one frame has to read of the weights, in bytes, and with how many numbers each row is multiplied."""
     parts = ((model.backbone, 1), (model.depth, model.config.codebooks - 1), (model.heads, 1))
     read = [(parameter, times) for part, times in parts for parameter in part.parameters()]
@@ -41,7 +41,7 @@ def weights_of_frame(model: CsmModel) -> tuple[int, int]:
 
 
 def floor_seconds(runner: ModelRunner, rows: int, context: int, bandwidth: float, rate: float) -> float:
-    nbytes, numbers = weights_of_frame(runner.model)
+    nbytes, numbers = weights_per_frame(runner.model)
     live = 2 * runner.state.backbone.keys[:, 0, :, 0].nbytes * context * rows
     return max((nbytes + live) / bandwidth, 2 * rows * numbers / rate)
 
@@ -137,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start_seconds = time.perf_counter() - begun
     runner = loaded.runner
     device, dtype = runner.device, runner.model.dtype
-    bandwidth, rate = bandwidth_of(device), matmul_rate(device, dtype)
-    print(f"\n{name_of(device)}: {bandwidth}, multiplies {rate / 1e12:.2f} TFLOP/s in {dtype}")
+    bandwidth, rate = measure_bandwidth(device), matmul_rate(device, dtype)
+    print(f"\n{device_name(device)}: {bandwidth}, multiplies {rate / 1e12:.2f} TFLOP/s in {dtype}")
 
     contexts = [context for context in chosen.contexts if context <= runner.model.config.positions]
     table = [measure(runner, rows, context, chosen.rounds) for context in contexts for rows in chosen.rows]
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         json.dumps(
             {
                 "benchmark": "frame",
-                "machine": name_of(device),
+                "machine": device_name(device),
                 "torch": torch.__version__,
                 "dtype": str(dtype),
                 "depth_weights": loaded.detail["depth_weights"],

@@ -30,12 +30,12 @@ from typing import Any
 
 from app.settings import SettingsError, load_client_settings
 
-from .cpu_info import processor
-from .load_test.load_generator import Crowd
-from .load_test.metrics import Figures, figures_of
-from .load_test.report import HEADER, LIMITS, as_data, end_progress, line, plot, progress, remarks
+from .cpu_info import cpu_name
+from .load_test.load_generator import LoadGenerator
+from .load_test.metrics import LoadMetrics, compute_metrics
+from .load_test.report import HEADER, LIMITS, caveats, clear_progress, line, plot, progress_bar, to_json
 from .load_test.search import Found, largest_load
-from .load_test.server import ServerError, served, status_of, wait_until_idle
+from .load_test.server import ServerError, running_server, system_status, wait_until_idle
 from .load_test.trial import FORMATS, Address, Loop, NotLoopbackError, Track, TrackName, Trial
 
 IDLE_SECONDS = 40.0  # for what a trial left behind to end; the service's queue lets nobody wait longer than 30
@@ -71,10 +71,10 @@ def parser() -> argparse.ArgumentParser:
 class Bench:
     """Trials against one service, shown as they end."""
 
-    def __init__(self, arguments: argparse.Namespace, address: Address, crowd: Crowd) -> None:
-        self._arguments, self._address, self._crowd = arguments, address, crowd
+    def __init__(self, arguments: argparse.Namespace, address: Address, generator: LoadGenerator) -> None:
+        self._arguments, self._address, self._generator = arguments, address, generator
         self._ends: float = time.monotonic() + arguments.minutes * 60
-        self.runs: list[Figures] = []
+        self.runs: list[LoadMetrics] = []
         self.found: list[dict[str, Any]] = []
 
     @property
@@ -88,21 +88,21 @@ class Bench:
     def warm_up(self) -> None:
         """One answer heard, so that what the service does once is done."""
         trial = Trial(self._address, self.track("fixed"), "closed", 1, 0.0, 0.1, self._arguments.clip_seconds * 2 + 10)
-        figures = figures_of(trial, self._crowd.run(trial, progress(trial)))
-        end_progress()
+        figures = compute_metrics(trial, self._generator.run(trial, progress_bar(trial)))
+        clear_progress()
         if not figures.answered:
             raise ServerError(f"the service does not speak: {figures.rejects or 'no answer'}")
 
-    def trial(self, loop: Loop, name: TrackName, load: float) -> Figures:
+    def trial(self, loop: Loop, name: TrackName, load: float) -> LoadMetrics:
         chosen = self._arguments
         trial = Trial(
             self._address, self.track(name), loop, load, chosen.ramp, chosen.seconds, chosen.drain, chosen.seed
         )
-        figures = figures_of(trial, self._crowd.run(trial, progress(trial)))
-        end_progress()
+        figures = compute_metrics(trial, self._generator.run(trial, progress_bar(trial)))
+        clear_progress()
         self.runs.append(figures)
         print(line(figures), flush=True)
-        for remark in remarks(figures):
+        for remark in caveats(figures):
             print(f"{'':11}{remark}", flush=True)
         if not wait_until_idle(self._address, IDLE_SECONDS):
             print(f"{'':11}the service is still busy after {IDLE_SECONDS:.0f} s: the next line is no fresh start")
@@ -175,7 +175,7 @@ def service(arguments: argparse.Namespace) -> Iterator[Address]:
         "DEVICE": arguments.device,
     }
     wanted = {name: str(value) for name, value in chosen.items() if value is not None}
-    with served(arguments.serve, {"LOG_LEVEL": "WARNING", **wanted}, arguments.start_seconds) as address:
+    with running_server(arguments.serve, {"LOG_LEVEL": "WARNING", **wanted}, arguments.start_seconds) as address:
         yield address
 
 
@@ -188,11 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
     try:
         with service(chosen) as address:
-            before = status_of(address)
+            before = system_status(address)
             workers = [f"{each['engine']} with {each['capacity']} slots" for each in before["workers"]]
-            print(f"{', '.join(workers)}; {processor()}\n{LIMITS}", flush=True)
-            with Crowd(chosen.processes) as crowd:
-                bench = Bench(chosen, address, crowd)
+            print(f"{', '.join(workers)}; {cpu_name()}\n{LIMITS}", flush=True)
+            with LoadGenerator(chosen.processes) as generator:
+                bench = Bench(chosen, address, generator)
                 bench.warm_up()
                 failure = bench.all()
     except (ServerError, NotLoopbackError, SettingsError) as error:
@@ -202,13 +202,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(plot(bench.runs, chosen.plot) or f"plot: {chosen.plot}")
     data = {
         "benchmark": "load",
-        "machine": processor(),
+        "machine": cpu_name(),
         "gpus": before["gpus"],
         "workers": [{key: each[key] for key in ("engine", "gpu", "capacity")} for each in before["workers"]],
         "format": chosen.format,
         "clip_seconds": chosen.clip_seconds,
         "seconds": chosen.seconds,
-        "runs": [as_data(each) for each in bench.runs],
+        "runs": [to_json(each) for each in bench.runs],
         "largest": bench.found,
         "error": failure,
     }

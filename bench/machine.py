@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .cpu_info import processor
+from .cpu_info import cpu_name
 
 
 def synchronize(device: torch.device) -> None:
@@ -50,7 +50,7 @@ class Bandwidth:
         return f"reads {self.read / 1e9:.1f} GB/s, copies at {self.copy / 1e9:.1f} GB/s"
 
 
-def bandwidth_of(device: torch.device) -> Bandwidth:
+def measure_bandwidth(device: torch.device) -> Bandwidth:
     block = torch.ones(1 << 27, dtype=torch.float32, device=device)  # 512 MiB
     other = torch.empty_like(block)
     other.copy_(block)
@@ -66,7 +66,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / min(timed(lambda: a @ b, device) for _ in range(3))
 
 
-def name_of(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"

@@ -32,9 +32,9 @@ import torch
 from engine import FRAME_MILLISECONDS, EngineConfig, SpeechRequest, load_engine
 from engine.engine_core import CsmEngine
 
-from .machine import bandwidth_of, name_of, timed
+from .machine import device_name, measure_bandwidth, timed
 from .texts import SENTENCES
-from .transformers_baseline import TransformersPeer, why_not_compiled
+from .transformers_baseline import TransformersBaseline, compile_unavailable_reason
 
 # Of every side, request n says text n. The longest first: a static cache is as long as the first text needs.
 TEXTS = sorted(SENTENCES, key=len, reverse=True)
@@ -65,12 +65,12 @@ def engine_side(engine: CsmEngine, rows: int, frames: int) -> Side:
     return Side(f"csm-serve, {rows} at once", rows, speak)
 
 
-def peer_sides(peer: TransformersPeer, rows: Sequence[int], compiled: bool) -> list[Side]:
+def peer_sides(peer: TransformersBaseline, rows: Sequence[int], compiled: bool) -> list[Side]:
     sides = [Side("transformers, one after the other", 1, partial(peer.speak, TEXTS[0]))]
     if compiled:
         sides.append(Side("transformers, static and compiled", 1, partial(peer.speak, TEXTS[0], compiled=True)))
     sides += [
-        Side(f"transformers, {count} on streams", count, partial(peer.speak_at_once, said_by(count)))
+        Side(f"transformers, {count} on streams", count, partial(peer.generate_concurrently, said_by(count)))
         for count in rows
         if count > 1
     ]
@@ -132,13 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     assert isinstance(engine, CsmEngine)
     device, dtype = engine._runner.device, engine._runner.model.dtype
-    bandwidth = bandwidth_of(device)
+    bandwidth = measure_bandwidth(device)
     floor = floor_seconds(engine, bandwidth.best)
-    print(f"{name_of(device)}: {bandwidth}; all in {dtype}", flush=True)
-    left_out = "--peer-compile off" if chosen.peer_compile == "off" else why_not_compiled(device)
+    print(f"{device_name(device)}: {bandwidth}; all in {dtype}", flush=True)
+    left_out = "--peer-compile off" if chosen.peer_compile == "off" else compile_unavailable_reason(device)
     if left_out:
         print(f"left out: transformers, static and compiled: {left_out}", flush=True)
-    peer = TransformersPeer(chosen.model, device, dtype, frames)
+    peer = TransformersBaseline(chosen.model, device, dtype, frames)
     sides = peer_sides(peer, chosen.streams, compiled=not left_out)
     sides += [engine_side(engine, rows, frames) for rows in chosen.rows]
     seconds = measure(sides, chosen.rounds, device)
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "left_out": [side.name for side in sides if side.name not in seconds]
                 + (["transformers, static and compiled"] if left_out else []),
                 "torch": torch.__version__,
-                "machine": name_of(device),
+                "machine": device_name(device),
             }
         )
     )

@@ -20,12 +20,12 @@ SENTENCES = (
 _CHARACTERS_PER_SECOND = 40
 
 
-def natural(number: int) -> str:
+def natural_text(number: int) -> str:
     """One to three sentences, another choice for each number: answers of different lengths."""
     return " ".join(SENTENCES[(number + each) % len(SENTENCES)] for each in range(1 + number % 3))
 
 
-def longer_than(number: int, seconds: float) -> str:
+def text_longer_than(number: int, seconds: float) -> str:
     """A text that surely takes longer to say than that, another for each number."""
     text = SENTENCES[number % len(SENTENCES)]
     each = number

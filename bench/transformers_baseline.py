@@ -15,7 +15,7 @@ from engine import MachineLimits
 from engine.random_checkpoint import SPECIAL_TOKENS
 
 
-def why_not_compiled(device: torch.device) -> str | None:
+def compile_unavailable_reason(device: torch.device) -> str | None:
     """Why torch.compile cannot be had for this device; None if it can."""
     if device.type == "cuda":
         return None if torch.cuda.is_available() else "there is no CUDA device"
@@ -26,7 +26,7 @@ def why_not_compiled(device: torch.device) -> str | None:
 _RECOMPILATIONS = 64  # its wrapper is shared by all of its models, and each counts: 8 would end in eager
 
 
-class TransformersPeer:
+class TransformersBaseline:
     """One set of weights for all of its ways to speak. Every text is spoken in exactly `frames` frames.
 
     transformers keeps what a call is about in the modules themselves (hooks, caches, generation configurations), so
@@ -88,7 +88,7 @@ class TransformersPeer:
         if codes.shape[1] != self._frames:
             raise RuntimeError(f"transformers made {codes.shape[1]} frames and not {self._frames}: unequal work")
 
-    def speak_at_once(self, texts: Sequence[str]) -> None:
+    def generate_concurrently(self, texts: Sequence[str]) -> None:
         """Every text in a thread of its own, on a GPU on a stream of its own; on a CPU they share the cores."""
         before = torch.get_num_threads()
         share = MachineLimits().cores().threads(len(texts))

@@ -30,13 +30,13 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
-from .cpu_info import processor
+from .cpu_info import cpu_name
 from .encoders import cpu_ms_per_frame, voice_like
-from .load_test.load_generator import Crowd
-from .load_test.metrics import Figures, figures_of
-from .load_test.report import end_progress, progress
-from .load_test.server import ServerError, served, status_of, wait_until_idle
-from .load_test.trial import FORMATS, SOCKETS, Address, Track, Trial
+from .load_test.load_generator import LoadGenerator
+from .load_test.metrics import LoadMetrics, compute_metrics
+from .load_test.report import clear_progress, progress_bar
+from .load_test.server import ServerError, running_server, system_status, wait_until_idle
+from .load_test.trial import FORMATS, WEBSOCKET_FORMATS, Address, Track, Trial
 
 CLIP_SECONDS = 10.0
 _COUNT_SECONDS = 1.5  # a worker counts what it has used once a second
@@ -73,7 +73,7 @@ class Snapshot:
 
 
 def snapshot(address: Address) -> Snapshot:
-    pids = [int(each["pid"]) for each in status_of(address)["workers"]]
+    pids = [int(each["pid"]) for each in system_status(address)["workers"]]
     times = [psutil.Process(pid).cpu_times() for pid in pids]
     with closing(http.client.HTTPConnection(address.host, address.port, timeout=10)) as connection:
         connection.request("GET", "/metrics", headers={"X-API-Key": address.key})
@@ -93,24 +93,24 @@ def lag_at(share: float, before: Snapshot, after: Snapshot) -> float | None:
 
 def floor_ms(name: str) -> float:
     """Milliseconds that encoding a second of speech takes in slices of one frame; nothing for what is not encoded."""
-    if name in SOCKETS:
+    if name in WEBSOCKET_FORMATS:
         return 0.0
     from app.encoders import FORMATS as ENCODERS
 
     return cpu_ms_per_frame(ENCODERS[name], voice_like(10.0), 1) * _FRAMES_A_SECOND
 
 
-def cost_of(address: Address, crowd: Crowd, name: str, listeners: int, ramp: float, seconds: float) -> Cost:
+def cost_of(address: Address, generator: LoadGenerator, name: str, listeners: int, ramp: float, seconds: float) -> Cost:
     track = Track("fixed", CLIP_SECONDS, name)
     trial = Trial(address, track, "closed", listeners, ramp, seconds, CLIP_SECONDS + 10)
     time.sleep(_COUNT_SECONDS)
     before = snapshot(address)
-    heard = crowd.run(trial, progress(trial))
-    end_progress()
+    heard = generator.run(trial, progress_bar(trial))
+    clear_progress()
     wait_until_idle(address, 30)
     time.sleep(_COUNT_SECONDS)
     after = snapshot(address)
-    figures: Figures = figures_of(trial, heard)
+    figures: LoadMetrics = compute_metrics(trial, heard)
     spoken = after.audio - before.audio
     if not spoken:
         raise ServerError(f"nothing was spoken as {name}: {figures.rejects}")
@@ -165,15 +165,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {"LOG_LEVEL": "WARNING", "CONCURRENT_REQUESTS_PER_WORKER": str(chosen.listeners), "WORKERS": "1"}
     costs: list[Cost] = []
     try:
-        with served(model, settings, 60) as address, Crowd(chosen.processes) as crowd:
-            print(f"{processor()}; a frame in {chosen.frame_ms:g} ms\n{HEADER}", flush=True)
+        with running_server(model, settings, 60) as address, LoadGenerator(chosen.processes) as generator:
+            print(f"{cpu_name()}; a frame in {chosen.frame_ms:g} ms\n{HEADER}", flush=True)
             for name in chosen.formats:
-                costs.append(cost_of(address, crowd, name, chosen.listeners, chosen.ramp, chosen.seconds))
+                costs.append(cost_of(address, generator, name, chosen.listeners, chosen.ramp, chosen.seconds))
                 print(line(costs[-1]), flush=True)
     except ServerError as error:
         print(f"bench.worker: {error}", file=sys.stderr)
         return 1
-    data = {"benchmark": "worker", "machine": processor(), "frame_ms": chosen.frame_ms}
+    data = {"benchmark": "worker", "machine": cpu_name(), "frame_ms": chosen.frame_ms}
     print(json.dumps({**data, "costs": [asdict(each) for each in costs]}))
     return 0
 

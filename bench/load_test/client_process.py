@@ -11,24 +11,24 @@ from collections.abc import Coroutine, Iterator, MutableSequence
 from dataclasses import dataclass, field
 
 from .audio_meters import METERS, SAMPLE_RATE
-from .http_client import Answer, Listening
-from .stream_timing import End, Hearing, Outcome
+from .http_client import AudioConnection, HttpStream
+from .stream_timing import End, RequestResult, StreamTiming
 from .trial import Trial
-from .websocket_client import Talk
+from .websocket_client import WebSocketStream
 
 _PAUSE_SECONDS = 0.5  # of a listener that was not answered: it does not ask again in a loop
-SPEAKING, ENDED, UNANSWERED = range(3)  # the columns of a process's row in the live counts
+ACTIVE, ENDED, UNANSWERED = range(3)  # the columns of a process's row in the live counts
 COLUMNS = 3
 
 
 @dataclass
-class Heard:
+class ClientResults:
     """What a share has to tell: every request that ended, and the audio that came in the measured seconds.
 
     processor: seconds that listening itself took.
     """
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[RequestResult] = field(default_factory=list)
     window_samples: int = 0
     processor: float = 0.0
 
@@ -38,28 +38,28 @@ class Heard:
         return self.window_samples / SAMPLE_RATE
 
 
-def run_share(trial: Trial, index: int, shares: int, starts: float, counts: MutableSequence[int]) -> Heard:
+def run_clients(trial: Trial, index: int, shares: int, starts: float, counts: MutableSequence[int]) -> ClientResults:
     """Be every `shares`-th listener, from `index` on. starts: when the trial does (time.monotonic()).
 
     counts: live counts of all processes; this one writes its own row.
     """
     _allow_many_connections()
     began = time.process_time()
-    heard = asyncio.run(_Share(trial, index, shares, starts, counts).run())
+    heard = asyncio.run(_ClientProcess(trial, index, shares, starts, counts).run())
     heard.processor = time.process_time() - began
     return heard
 
 
-class _Share:
+class _ClientProcess:
     def __init__(self, trial: Trial, index: int, shares: int, starts: float, counts: MutableSequence[int]) -> None:
         self._trial, self._index, self._shares, self._starts = trial, index, shares, starts
         self._counts, self._row = counts, index * COLUMNS
         self._opens, self._closes = starts + trial.ramp, starts + trial.ramp + trial.seconds
         self._ends = starts + trial.longest
-        self._heard = Heard()
-        self._measured: set[asyncio.Task[Outcome]] = set()
+        self._heard = ClientResults()
+        self._measured: set[asyncio.Task[RequestResult]] = set()
 
-    async def run(self) -> Heard:
+    async def run(self) -> ClientResults:
         closed = self._trial.loop == "closed"
         senders = [asyncio.create_task(sender) for sender in (self._listeners() if closed else [self._arrivals()])]
         await _until(self._closes)
@@ -99,7 +99,7 @@ class _Share:
 
     # ---- one request
 
-    def _ask(self, number: int, due: float) -> asyncio.Task[Outcome]:
+    def _ask(self, number: int, due: float) -> asyncio.Task[RequestResult]:
         measured = self._opens <= due < self._closes
         task = asyncio.create_task(self._hear_out(number, due, measured))
         if measured:
@@ -107,11 +107,11 @@ class _Share:
             task.add_done_callback(self._measured.discard)
         return task
 
-    async def _hear_out(self, number: int, due: float, measured: bool) -> Outcome:
+    async def _hear_out(self, number: int, due: float, measured: bool) -> RequestResult:
         trial = self._trial
         request = trial.track.request(trial.address, number)
         sent = time.monotonic()
-        hearing = Hearing(sent)
+        hearing = StreamTiming(sent)
         answer = self._answer(number, request, hearing)
         reached, in_time = False, True
         with self._speaking():
@@ -128,7 +128,7 @@ class _Share:
                 raise
             finally:
                 answer.leave()
-                outcome = Outcome(
+                outcome = RequestResult(
                     measured=measured,
                     sent=sent - self._starts,
                     late=max(sent - due, 0.0),
@@ -145,27 +145,27 @@ class _Share:
                 self._counts[self._row + UNANSWERED] += not outcome.answered
         return outcome
 
-    def _answer(self, number: int, request: bytes, hearing: Hearing) -> Listening:
+    def _answer(self, number: int, request: bytes, hearing: StreamTiming) -> AudioConnection:
         def on_audio(now: float, samples: int) -> None:
             hearing.hear(now, samples)
             if self._opens <= now < self._closes:
                 self._heard.window_samples += samples
 
         track = self._trial.track
-        if track.on_socket:
-            return Talk(request, track.parameters(number), on_audio)
-        return Answer(request, METERS[track.format](), on_audio)
+        if track.uses_websocket:
+            return WebSocketStream(request, track.parameters(number), on_audio)
+        return HttpStream(request, METERS[track.format](), on_audio)
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:
-        self._counts[self._row + SPEAKING] += 1
+        self._counts[self._row + ACTIVE] += 1
         try:
             yield
         finally:
-            self._counts[self._row + SPEAKING] -= 1
+            self._counts[self._row + ACTIVE] -= 1
 
 
-def _end(answer: Listening, hearing: Hearing, reached: bool, in_time: bool) -> End:
+def _end(answer: AudioConnection, hearing: StreamTiming, reached: bool, in_time: bool) -> End:
     if answer.status is not None and answer.status != 200:
         return "rejected"
     if hearing.first is None:

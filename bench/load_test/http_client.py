@@ -16,7 +16,7 @@ _LONGEST_HEAD = 64 << 10  # bytes
 OnAudio = Callable[[float, int], None]  # told when (time.monotonic()) and how many samples came
 
 
-class BadAnswerError(Exception):
+class InvalidResponseError(Exception):
     """What came is not an answer in HTTP/1.1."""
 
 
@@ -30,7 +30,7 @@ class ChunkedBody:
         self._trailer = False
 
     def feed(self, data: bytes) -> bytes:
-        """The content in these bytes. Raises BadAnswerError."""
+        """The content in these bytes. Raises InvalidResponseError."""
         content, at = [], 0
         while at < len(data) and not self.ended:
             if self._left:
@@ -55,7 +55,7 @@ class ChunkedBody:
         try:
             size = int(line.partition(b";")[0], 16)
         except ValueError:
-            raise BadAnswerError(f"a chunk begins with {line[:20]!r} and not with its size") from None
+            raise InvalidResponseError(f"a chunk begins with {line[:20]!r} and not with its size") from None
         self._trailer = size == 0
         self._left = size + 2 if size else 0
 
@@ -76,7 +76,7 @@ class SizedBody:
         return taken
 
 
-class Listening(asyncio.Protocol):
+class AudioConnection(asyncio.Protocol):
     """One connection on which something is asked for once, and heard.
 
     opening: what is sent first. on_audio: told of all sound as it comes.
@@ -110,7 +110,7 @@ class Listening(asyncio.Protocol):
             self.over.set_result(None)
 
 
-class Answer(Listening):
+class HttpStream(AudioConnection):
     """One request sent, one answer heard. The connection is closed when it has ended, or was no 200."""
 
     def __init__(self, request: bytes, meter: Meter, on_audio: OnAudio) -> None:
@@ -129,7 +129,7 @@ class Answer(Listening):
                 if samples:
                     self.on_audio(now, samples)
                 self.whole = self._body.ended
-        except BadAnswerError:
+        except InvalidResponseError:
             self.leave()
         if self.whole:
             self.leave()
@@ -140,7 +140,7 @@ class Answer(Listening):
         end = self._head.find(b"\r\n\r\n")
         if end < 0:
             if len(self._head) > _LONGEST_HEAD:
-                raise BadAnswerError("the head of the answer does not end")
+                raise InvalidResponseError("the head of the answer does not end")
             return b""
         status, headers = parse_head(self._head[:end])
         self.status = status
@@ -156,10 +156,10 @@ class Answer(Listening):
 
 
 def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """The status and the headers, their names in small letters. Raises BadAnswerError."""
+    """The status and the headers, their names in small letters. Raises InvalidResponseError."""
     first, *lines = head.decode("latin-1").split("\r\n")
     parts = first.split(" ")
     if not first.startswith("HTTP/1.") or len(parts) < 2 or not parts[1].isdigit():
-        raise BadAnswerError(f"the answer begins with {first[:40]!r}")
+        raise InvalidResponseError(f"the answer begins with {first[:40]!r}")
     pairs = (line.partition(":") for line in lines)
     return int(parts[1]), {name.strip().lower(): value.strip().lower() for name, _, value in pairs}

@@ -11,35 +11,37 @@ from types import TracebackType
 
 from engine import MachineLimits
 
-from .client_process import COLUMNS, ENDED, SPEAKING, UNANSWERED, Heard, run_share
+from .client_process import ACTIVE, COLUMNS, ENDED, UNANSWERED, ClientResults, run_clients
 from .trial import Trial
 
 LISTENERS_PER_PROCESS = 128  # one core reads about that many streams at several times real time
 _LEAD_SECONDS = 0.3  # for every process to have its share in hand when the trial starts
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 _START_SECONDS = 60.0  # for the processes to be there
 
-Watch = Callable[[float, int, int, int], None]  # seconds since the start; speaking, ended and unanswered requests
+ProgressCallback = Callable[
+    [float, int, int, int], None
+]  # seconds since the start; speaking, ended and unanswered requests
 
 _counts: MutableSequence[int] = []  # in a listening process: the live counts of all of them
 _all_here: Barrier | None = None
 
 
-def _enter(counts: MutableSequence[int], all_here: Barrier) -> None:
+def _init_process(counts: MutableSequence[int], all_here: Barrier) -> None:
     global _counts, _all_here  # an executor hands shared memory to its processes in no other way
     _counts, _all_here = counts, all_here
 
 
-def _meet() -> None:
+def _wait_for_all() -> None:
     assert _all_here is not None
     _all_here.wait(_START_SECONDS)
 
 
-def _be_a_share(trial: Trial, index: int, shares: int, starts: float) -> Heard:
-    return run_share(trial, index, shares, starts, _counts)
+def _run_share(trial: Trial, index: int, shares: int, starts: float) -> ClientResults:
+    return run_clients(trial, index, shares, starts, _counts)
 
 
-class Crowd:
+class LoadGenerator:
     """processes: at most so many; each trial takes as many of them as its load needs."""
 
     def __init__(self, processes: int | None = None) -> None:
@@ -49,13 +51,13 @@ class Crowd:
         self._executor = ProcessPoolExecutor(
             self._processes,
             mp_context=context,
-            initializer=_enter,
+            initializer=_init_process,
             initargs=(self._counts, context.Barrier(self._processes)),
         )
-        for meeting in [self._executor.submit(_meet) for _ in range(self._processes)]:
+        for meeting in [self._executor.submit(_wait_for_all) for _ in range(self._processes)]:
             meeting.result()  # each waits for all the others, so none takes two
 
-    def __enter__(self) -> Crowd:
+    def __enter__(self) -> LoadGenerator:
         return self
 
     def __exit__(
@@ -63,19 +65,19 @@ class Crowd:
     ) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    def run(self, trial: Trial, watch: Watch) -> Heard:
+    def run(self, trial: Trial, watch: ProgressCallback) -> ClientResults:
         """Hold the load and listen. watch: told a few times a second how it goes."""
         at_once = trial.load * (1 if trial.loop == "closed" else max(trial.track.seconds, 1.0))
         shares = min(self._processes, max(1, round(at_once / LISTENERS_PER_PROCESS)))
         self._counts[:] = [0] * len(self._counts)
         starts = time.monotonic() + _LEAD_SECONDS
-        futures = [self._executor.submit(_be_a_share, trial, index, shares, starts) for index in range(shares)]
+        futures = [self._executor.submit(_run_share, trial, index, shares, starts) for index in range(shares)]
         pending = set(futures)
         while pending:
-            _, pending = wait(pending, timeout=_LOOK_SECONDS)
-            watch(time.monotonic() - starts, *(sum(self._counts[n::COLUMNS]) for n in (SPEAKING, ENDED, UNANSWERED)))
+            _, pending = wait(pending, timeout=_POLL_SECONDS)
+            watch(time.monotonic() - starts, *(sum(self._counts[n::COLUMNS]) for n in (ACTIVE, ENDED, UNANSWERED)))
         parts = [future.result() for future in futures]
-        return Heard(
+        return ClientResults(
             [outcome for part in parts for outcome in part.outcomes],
             sum(part.window_samples for part in parts),
             sum(part.processor for part in parts),

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .client_process import Heard
-from .stream_timing import Outcome
+from .client_process import ClientResults
+from .stream_timing import RequestResult
 from .trial import Loop, TrackName, Trial
 
 FIRST_AUDIO_LIMIT = 0.300  # seconds, at p95
@@ -19,7 +19,7 @@ UNDERRUNS = (50, 100, 200)  # ms
 
 
 @dataclass(frozen=True)
-class Figures:
+class LoadMetrics:
     """Times in seconds; None where nothing was heard.
 
     streams: requests that were measured. answered: those with sound and no failure. rejects: by status, or by how they
@@ -66,13 +66,13 @@ class Figures:
         return broken
 
 
-def figures_of(trial: Trial, heard: Heard) -> Figures:
+def compute_metrics(trial: Trial, heard: ClientResults) -> LoadMetrics:
     opens, closes = trial.ramp, trial.ramp + trial.seconds
     measured = [each for each in heard.outcomes if each.measured]
     audible = [each for each in measured if each.first_audio is not None]
     under_way = sum(max(min(each.ended, closes) - max(each.sent, opens), 0.0) for each in heard.outcomes)
     lengths = [each.audio for each in measured if each.end == "whole"]
-    return Figures(
+    return LoadMetrics(
         loop=trial.loop,
         track=trial.track.name,
         load=trial.load,
@@ -92,7 +92,7 @@ def figures_of(trial: Trial, heard: Heard) -> Figures:
     )
 
 
-def _reason(outcome: Outcome) -> str:
+def _reason(outcome: RequestResult) -> str:
     return str(outcome.status) if outcome.end == "rejected" else outcome.end
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .load_generator import Watch
-from .metrics import FIRST_AUDIO_LIMIT, PERCENTILES, UNDERRUN_SHARE, UNDERRUNS, Figures
+from .load_generator import ProgressCallback
+from .metrics import FIRST_AUDIO_LIMIT, PERCENTILES, UNDERRUN_SHARE, UNDERRUNS, LoadMetrics
 from .trial import Trial
 
 _BAR = 24  # characters
@@ -21,7 +21,7 @@ HEADER = (
 LIMITS = f"limits: p95 {FIRST_AUDIO_LIMIT * 1000:.0f} ms, C100 {UNDERRUN_SHARE:.0%}, all answered; floor of each: 1.0"
 
 
-def progress(trial: Trial) -> Watch:
+def progress_bar(trial: Trial) -> ProgressCallback:
     """A bar on stderr, rewritten in place; nothing where nobody looks."""
 
     def draw(seconds: float, speaking: int, ended: int, unanswered: int) -> None:
@@ -29,7 +29,7 @@ def progress(trial: Trial) -> Watch:
             return
         done = round(_BAR * min(max(seconds, 0.0) / trial.longest, 1.0))
         sys.stderr.write(
-            f"\r[{'#' * done:{_BAR}}] {trial.loop} {shown(trial.load)} {max(seconds, 0):4.0f} s of at most "
+            f"\r[{'#' * done:{_BAR}}] {trial.loop} {format_load(trial.load)} {max(seconds, 0):4.0f} s of at most "
             f"{trial.longest:.0f}: {speaking} under way, {ended} ended, {unanswered} not answered \033[K"
         )
         sys.stderr.flush()
@@ -37,17 +37,17 @@ def progress(trial: Trial) -> Watch:
     return draw
 
 
-def end_progress() -> None:
+def clear_progress() -> None:
     if sys.stderr.isatty():
         sys.stderr.write("\r\033[K")
         sys.stderr.flush()
 
 
-def shown(load: float) -> str:
+def format_load(load: float) -> str:
     return f"{load:g}" if load == round(load) else f"{load:.2f}"
 
 
-def line(figures: Figures) -> str:
+def line(figures: LoadMetrics) -> str:
     first = figures.first_audio or {}
     times = [f"{first[percent] * 1000:.0f}" if first else "-" for percent in PERCENTILES]
     shares = [f"{figures.c[ms]:.1%}" if figures.c else "-" for ms in UNDERRUNS]
@@ -55,13 +55,13 @@ def line(figures: Figures) -> str:
     rejects = ", ".join(f"{count} x {reason}" for reason, count in sorted(figures.rejects.items()))
     verdict = "holds" if figures.holds else "; ".join(figures.broken) + (f" ({rejects})" if rejects else "")
     return (
-        f"{shown(figures.load):>9}{figures.streams:9}  {times[0]:>20}{times[1]:>7}{times[2]:>7}{times[3]:>7}"
+        f"{format_load(figures.load):>9}{figures.streams:9}  {times[0]:>20}{times[1]:>7}{times[2]:>7}{times[3]:>7}"
         f"{shares[0]:>8}{shares[1]:>8}{shares[2]:>8}{gap:>8}{figures.at_once:9.1f}{figures.rate:11.2f}"
         f"{figures.each:7.2f}  {verdict}"
     )
 
 
-def remarks(figures: Figures) -> list[str]:
+def caveats(figures: LoadMetrics) -> list[str]:
     """What a reader must know before believing a line."""
     found = []
     if figures.late > 0.02:
@@ -74,7 +74,7 @@ def remarks(figures: Figures) -> list[str]:
     return found
 
 
-def as_data(figures: Figures) -> dict[str, Any]:
+def to_json(figures: LoadMetrics) -> dict[str, Any]:
     """For JSON; times in milliseconds where the name says so."""
 
     def ms(seconds: float | None) -> float | None:
@@ -102,7 +102,7 @@ def as_data(figures: Figures) -> dict[str, Any]:
     }
 
 
-def plot(runs: Sequence[Figures], path: Path) -> str | None:
+def plot(runs: Sequence[LoadMetrics], path: Path) -> str | None:
     """First audio and C100 against the load, one curve a loop and track. Returns why there is none, if so."""
     try:
         matplotlib: Any = importlib.import_module("matplotlib")

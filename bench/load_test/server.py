@@ -23,7 +23,7 @@ from .trial import Address
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tiny"
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _STOP_SECONDS = 45.0  # it lets its clients hear out for 30
 
 
@@ -40,7 +40,7 @@ def get(address: Address, path: str, timeout: float = 10.0) -> tuple[int, Any]:
         return answer.status, json.loads(text) if text.startswith(b"{") else None
 
 
-def status_of(address: Address) -> dict[str, Any]:
+def system_status(address: Address) -> dict[str, Any]:
     """/system-status. Raises ServerError, which says what to do."""
     where = f"http://{address.host}:{address.port}"
     try:
@@ -59,15 +59,15 @@ def status_of(address: Address) -> dict[str, Any]:
 def wait_until_idle(address: Address, seconds: float) -> bool:
     """Whether nothing is spoken or waits any more, within that time."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
-    while any(worker["active"] or worker["queued"] for worker in status_of(address)["workers"]):
+    while any(worker["active"] or worker["queued"] for worker in system_status(address)["workers"]):
         if time.monotonic() > deadline:
             return False
-        pause.wait(_LOOK_SECONDS)
+        pause.wait(_POLL_SECONDS)
     return True
 
 
 @contextmanager
-def served(model: str, settings: Mapping[str, str], start_seconds: float) -> Iterator[Address]:
+def running_server(model: str, settings: Mapping[str, str], start_seconds: float) -> Iterator[Address]:
     """A service of real processes on a free port of this machine, stopped at the end.
 
     model: `fake` (with options, as engine.testing takes them), `tiny` (a small checkpoint of chance) or a MODEL_PATH.
@@ -121,7 +121,7 @@ def _wait_until_ready(address: Address, process: subprocess.Popen[bytes], log: P
         if process.poll() is not None or status == 500 or time.monotonic() > deadline:
             tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
             raise ServerError(f"the service is not ready within {seconds:.0f} s: {answer}\nIts log ends:\n{tail}")
-        pause.wait(_LOOK_SECONDS)
+        pause.wait(_POLL_SECONDS)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,7 @@ End = Literal["whole", "cut", "rejected", "silent", "unreachable", "left"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestResult:
     """How one request went. Times are in seconds; of those that are moments, zero is the start of the trial.
 
     end: whole; cut (the connection ended before the audio did); rejected (another status than 200); silent (no sound
@@ -38,7 +38,7 @@ class Outcome:
         return self.end in ("whole", "left")
 
 
-class Hearing:
+class StreamTiming:
     """Fed with every arrival. A stream underruns when the audio so far is shorter than the time since its first.
 
     sent: when the request was.

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ..texts import longer_than, natural
+from ..texts import natural_text, text_longer_than
 from .audio_meters import METERS
 from .websocket_client import upgrade
 
 Loop = Literal["closed", "open"]
 TrackName = Literal["fixed", "natural"]
-PATH, SOCKET_PATH = "/tts/generate", "/ws"
-SOCKETS = ("ws", "ws-binary")  # audio as base64 in JSON, and as it is
-FORMATS = (*METERS, *SOCKETS)  # those whose length in seconds can be told without decoding them
+PATH, WEBSOCKET_PATH = "/tts/generate", "/ws"
+WEBSOCKET_FORMATS = ("ws", "ws-binary")  # audio as base64 in JSON, and as it is
+FORMATS = (*METERS, *WEBSOCKET_FORMATS)  # those whose length in seconds can be told without decoding them
 
 
 class NotLoopbackError(ValueError):
@@ -70,26 +70,26 @@ class Track:
     voice_id: str | None = None
 
     @property
-    def on_socket(self) -> bool:
-        return self.format in SOCKETS
+    def uses_websocket(self) -> bool:
+        return self.format in WEBSOCKET_FORMATS
 
     def parameters(self, number: int) -> dict[str, Any]:
         """Of the request of that number: the same each time, its seed too."""
-        how: dict[str, Any] = {"binary": self.format == "ws-binary"} if self.on_socket else {"format": self.format}
+        how: dict[str, Any] = {"binary": self.format == "ws-binary"} if self.uses_websocket else {"format": self.format}
         wanted: dict[str, Any] = {**how, "seed": number}
         if self.voice_id is not None:
             wanted["voice_id"] = self.voice_id
         if self.name == "natural":
-            return wanted | {"text": natural(number)}
+            return wanted | {"text": natural_text(number)}
         return wanted | {
-            "text": longer_than(number, self.seconds),
+            "text": text_longer_than(number, self.seconds),
             "max_audio_length_ms": round(self.seconds * 1000),
         }
 
     def request(self, address: Address, number: int) -> bytes:
         """What opens the connection: the whole of a request, or the handshake before it."""
-        if self.on_socket:
-            return upgrade(address.head("GET", SOCKET_PATH, connection="Upgrade"))
+        if self.uses_websocket:
+            return upgrade(address.head("GET", WEBSOCKET_PATH, connection="Upgrade"))
         body = json.dumps(self.parameters(number)).encode()
         head = address.head("POST", PATH)
         return head + f"\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body

@@ -9,7 +9,7 @@ import struct
 import time
 from typing import Any
 
-from .http_client import Listening, OnAudio, parse_head
+from .http_client import AudioConnection, OnAudio, parse_head
 
 _TEXT, _BINARY, _CLOSE = 1, 2, 8
 _FINAL, _MASKED = 0x80, 0x80
@@ -32,7 +32,7 @@ def text_frame(text: str) -> bytes:
     return head + (b"" if short else struct.pack(">H", len(data))) + bytes(4) + data
 
 
-class Talk(Listening):
+class WebSocketStream(AudioConnection):
     """Says one text once the connection stands, and listens to its completion.
 
     status: of the handshake if it is refused, 200 once audio may come, or the code of the error that came instead.

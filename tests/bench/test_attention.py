@@ -19,7 +19,7 @@ def nothing(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tenso
 def test_both_ways_stand_beside_the_floor(
     checkpoint: Path, live: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "bandwidth_of", lambda device: machine.Bandwidth(1e10, 2e10))
+    monkeypatch.setattr(attention, "measure_bandwidth", lambda device: machine.Bandwidth(1e10, 2e10))
     monkeypatch.setattr(attention, "verified_ragged_attention", lambda *how: live)
     sizes = ["--rows", "1", "3", "--live", "50", "--longest", "50", "300", "9999", "--rounds", "1"]
     main(["--model", str(checkpoint), "--device", "cpu", "--dtype", "float32", *sizes])

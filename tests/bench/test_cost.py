@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.cost import CLAIMED_GPUS, CLAIMED_USERS, NoFigureError, cost_of, main, measured_streams
+from bench.cost import CLAIMED_GPUS, CLAIMED_USERS, NoMeasurementError, cost_of, main, measured_streams
 
 
 def load_json(runs: list[tuple[str, str, int, bool]], workers: int = 1) -> str:
@@ -35,7 +35,7 @@ def test_the_track_that_carries_less_counts_for_each_worker() -> None:
 
 @pytest.mark.parametrize("text", ["", "no json", "[]", load_json([]), load_json([("closed", "fixed", 8, False)])])
 def test_without_a_load_that_holds_there_is_no_figure(text: str) -> None:
-    with pytest.raises(NoFigureError):
+    with pytest.raises(NoMeasurementError):
         measured_streams(text)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.depth_weights import Spoken, compare, depth_logits, speak
-from bench.frame import weights_of_frame
+from bench.frame import weights_per_frame
 from engine import EngineConfig
 from engine.loading import Loaded, load
 from engine.model.sampling import SamplingMode
@@ -56,6 +56,6 @@ def test_equal_weights_differ_in_nothing_and_others_do(exact: Loaded, rounded: L
     other = compare(exact.runner, rounded.runner, spoken)
     assert other.kl.shape == (TINY["num_codebooks"] - 1,)
     assert bool((other.kl > 0).all())
-    read, numbers = weights_of_frame(exact.runner.model)
+    read, numbers = weights_per_frame(exact.runner.model)
     assert read == 4 * numbers
-    assert weights_of_frame(rounded.runner.model)[0] < read
+    assert weights_per_frame(rounded.runner.model)[0] < read

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import frame, machine
-from bench.frame import floor_seconds, main, weights_of_frame
+from bench.frame import floor_seconds, main, weights_per_frame
 from engine import EngineConfig
 from engine.loading import load
 
@@ -15,7 +15,7 @@ from engine.loading import load
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine can do takes gigabytes to measure, and no figure is looked at here."""
-    monkeypatch.setattr(frame, "bandwidth_of", lambda device: machine.Bandwidth(1e10, 2e10))
+    monkeypatch.setattr(frame, "measure_bandwidth", lambda device: machine.Bandwidth(1e10, 2e10))
     monkeypatch.setattr(frame, "matmul_rate", lambda device, dtype: 1e12)
 
 
@@ -38,7 +38,7 @@ def test_the_floor_is_what_has_to_be_read_or_the_arithmetic(checkpoint: Path) ->
     config = EngineConfig(str(checkpoint), "cpu", "float32", slots=2)
     runner = load(config, lambda share, what: None).runner
     model = runner.model
-    nbytes, numbers = weights_of_frame(model)
+    nbytes, numbers = weights_per_frame(model)
     once = sum(each.nbytes for part in (model.backbone, model.heads) for each in part.parameters())
     assert nbytes == once + sum(each.nbytes for each in model.depth.parameters()) * (model.config.codebooks - 1)
     backbone = model.config.backbone
@@ -56,5 +56,5 @@ def test_what_a_machine_can_do_is_measured(monkeypatch: pytest.MonkeyPatch) -> N
     ones, seconds = torch.ones, iter([0.5] * 5 + [0.25] * 5)
     monkeypatch.setattr(torch, "ones", lambda size, **how: ones(1 << 10, **how))
     monkeypatch.setattr(machine, "timed", lambda work, device: (work(), next(seconds))[1])
-    found = machine.bandwidth_of(torch.device("cpu"))
+    found = machine.measure_bandwidth(torch.device("cpu"))
     assert (found.read, found.copy) == (4096 / 0.5, 2 * 4096 / 0.25)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.load_test.http_client import BadAnswerError, ChunkedBody, SizedBody, parse_head
+from bench.load_test.http_client import ChunkedBody, InvalidResponseError, SizedBody, parse_head
 
 
 def chunked(*pieces: bytes) -> bytes:
@@ -27,7 +27,7 @@ def test_a_body_that_is_cut_has_not_ended() -> None:
 
 
 def test_what_is_no_chunk_is_refused() -> None:
-    with pytest.raises(BadAnswerError, match="size"):
+    with pytest.raises(InvalidResponseError, match="size"):
         ChunkedBody().feed(b"hello\r\n")
 
 
@@ -38,5 +38,5 @@ def test_a_sized_body_ends_with_its_size() -> None:
 
 def test_a_head_is_read_whatever_its_case() -> None:
     assert parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked") == (200, {"transfer-encoding": "chunked"})
-    with pytest.raises(BadAnswerError):
+    with pytest.raises(InvalidResponseError):
         parse_head(b"SSH-2.0-nothing")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench.load import main
-from bench.load_test.load_generator import Crowd
-from bench.load_test.metrics import figures_of
+from bench.load_test.load_generator import LoadGenerator
+from bench.load_test.metrics import compute_metrics
 from bench.load_test.report import plot
-from bench.load_test.server import served
+from bench.load_test.server import running_server
 from bench.load_test.trial import FORMATS, Track, Trial
 
 SHORT = ["--ramp", "0.5", "--seconds", "1.5", "--drain", "5", "--clip-seconds", "0.8", "--processes", "2"]
@@ -75,10 +75,10 @@ def test_an_engine_that_is_late_and_stalls_is_seen_to(capfd: pytest.CaptureFixtu
 
 def test_every_format_is_heard_to_its_end() -> None:
     slots = {"CONCURRENT_REQUESTS_PER_WORKER": "4"}
-    with served("fake:frame_seconds=0.01", slots, 60) as address, Crowd(1) as crowd:
+    with running_server("fake:frame_seconds=0.01", slots, 60) as address, LoadGenerator(1) as generator:
         for name in FORMATS:
             trial = Trial(address, Track("fixed", 0.8, name), "closed", 2, 0.0, 0.5, 20.0)
-            figures = figures_of(trial, crowd.run(trial, lambda *how: None))
+            figures = compute_metrics(trial, generator.run(trial, lambda *how: None))
             assert figures.answered == figures.streams > 0, name
             assert figures.lengths is not None
             assert figures.lengths[0] >= 0.8, name

@@ -13,7 +13,7 @@ from engine.loading import _cpu_is_fast_at_bfloat16
 def test_all_sides_say_as_much_and_are_told_as_ratios(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "bandwidth_of", lambda device: machine.Bandwidth(1e10, 2e10))
+    monkeypatch.setattr(peers, "measure_bandwidth", lambda device: machine.Bandwidth(1e10, 2e10))
     sizes = ["--rows", "1", "2", "--streams", "2", "--frames", "3", "--rounds", "1", "--peer-compile", "off"]
     main(["--model", str(checkpoint), "--device", "cpu", *sizes])
     data = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.load_test.trial import Address, NotLoopbackError, Track
-from bench.texts import longer_than
+from bench.texts import text_longer_than
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://localhost:8000", "http://[::1]:8000/"])
@@ -44,4 +44,4 @@ def test_a_request_is_the_same_each_time_and_says_its_length() -> None:
 
 
 def test_a_fixed_text_is_longer_than_anybody_reads_in_its_time() -> None:
-    assert all(5000 > len(longer_than(number, 60.0)) >= 60 * 20 for number in range(20))
+    assert all(5000 > len(text_longer_than(number, 60.0)) >= 60 * 20 for number in range(20))

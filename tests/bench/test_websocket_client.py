@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from bench.load_test.trial import Address, Track
-from bench.load_test.websocket_client import Talk, text_frame
+from bench.load_test.websocket_client import WebSocketStream, text_frame
 
 pytestmark = pytest.mark.anyio
 
@@ -41,9 +41,12 @@ class Transport:
         self.aborted = True
 
 
-def talk() -> tuple[Talk, Transport, list[int]]:
+def talk() -> tuple[WebSocketStream, Transport, list[int]]:
     heard: list[int] = []
-    made, transport = Talk(b"GET", {"text": "Hello."}, lambda now, samples: heard.append(samples)), Transport()
+    made, transport = (
+        WebSocketStream(b"GET", {"text": "Hello."}, lambda now, samples: heard.append(samples)),
+        Transport(),
+    )
     made._transport = cast(Any, transport)
     return made, transport, heard
 
