@@ -1,11 +1,11 @@
-"""What the backbone's attention takes of a frame: over each row's live positions, and over the longest row's bucket.
+"""Attention time per frame of the backbone: ragged over filled positions, and masked over the context bucket.
 
     python -m bench.attention --model DIRECTORY [--rows 1 32 256] [--live 600] [--longest 600 1500] [--device cuda]
 
-All layers of one frame step, on a cache filled by chance; of the checkpoint only its config.json is read. --live: what
-every row has filled but one, which has filled --longest. The floor is the time to read what is live once. Both ways are
-graphs on a GPU, as in a service, so that launching them does not count. Without a GPU there is only the plain way. The
-last line is JSON.
+Measures all layers of one frame step on a random cache; only the checkpoint's config.json is read. --live: filled
+positions of every row but one, which has --longest. The floor is the time to read the filled positions once. On a GPU
+both run as CUDA graphs, as in the service, so launch overhead does not count. Without a GPU only masked attention is
+measured. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from .machine import device_name, measure_bandwidth, median_seconds
 
 
 def attention_of_frame(
-    cache: KvCache, groups: int, lengths: Sequence[int], context: int, live: RaggedAttention | None
+    cache: KvCache, groups: int, lengths: Sequence[int], context: int, ragged: RaggedAttention | None
 ) -> Callable[[], None]:
-    """The backbone's attention of one frame step, without the products around it."""
+    """The backbone's attention of one frame step, without its projections."""
     layers, rows, kv_heads, _, head_dim = cache.keys.shape
     device, dtype = cache.keys.device, cache.keys.dtype
     q = torch.randn(rows, kv_heads, groups, head_dim, device=device, dtype=dtype)
     positions = torch.tensor(lengths, device=device) - 1
 
     def work() -> None:
-        view = DecodeView(cache, positions, context, live)
+        view = DecodeView(cache, positions, context, ragged)
         for layer in range(layers):
             view.attend(q, cache.keys[layer, :, :, :context], cache.values[layer, :, :, :context])
 
@@ -53,14 +53,14 @@ def measure(
     cache: KvCache,
     lengths: Sequence[int],
     context: int,
-    live: RaggedAttention | None,
+    ragged: RaggedAttention | None,
     rounds: int,
 ) -> dict[str, Any]:
-    """Seconds of both ways, the second None where it is not to be had, and the bytes that each row has filled."""
+    """Seconds of masked and ragged attention (None if unavailable), and the bytes of bucket and filled positions."""
     groups, device = config.heads // config.kv_heads, cache.keys.device
 
-    def seconds(way: RaggedAttention | None) -> float:
-        return median_seconds(attention_of_frame(cache, groups, lengths, context, way), device, rounds)
+    def seconds(kernel: RaggedAttention | None) -> float:
+        return median_seconds(attention_of_frame(cache, groups, lengths, context, kernel), device, rounds)
 
     position = 2 * cache.keys[:, 0, :, 0].nbytes
     return {
@@ -71,7 +71,7 @@ def measure(
         "bucket_bytes": len(lengths) * context * position,
         "live_bytes": sum(lengths) * position,
         "masked_seconds": seconds(None),
-        "live_seconds": None if live is None else seconds(live),
+        "live_seconds": None if ragged is None else seconds(ragged),
     }
 
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     csm, device = read_config(chosen.model / "config.json"), _device(chosen.device)
     config, dtype = csm.backbone, _dtype(chosen.dtype, device)
-    live, bandwidth = verified_ragged_attention(config, device, dtype), measure_bandwidth(device)
+    ragged, bandwidth = verified_ragged_attention(config, device, dtype), measure_bandwidth(device)
     buckets = graph_buckets(MIN_ROWS, max(*chosen.rows, MIN_ROWS + 1), csm.positions)
     table = []
     print(f"{device_name(device)}: {bandwidth}, {dtype}, {config.layers} layers\n")
@@ -102,14 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for longest in sorted({min(each, csm.positions) for each in chosen.longest}):
                 lengths = [min(chosen.live, longest)] * (rows - 1) + [longest]
                 context = buckets.bucket_for(1, longest).context
-                line = measure(config, cache, lengths, context, live, chosen.rounds)
+                line = measure(config, cache, lengths, context, ragged, chosen.rounds)
                 line["floor_seconds"] = line["live_bytes"] / bandwidth.best
                 table.append(line)
                 keys = ("masked_seconds", "live_seconds", "floor_seconds")
                 times = ["-" if line[key] is None else f"{line[key] * 1e3:.3f}" for key in keys]
                 cells = [*(str(line[key]) for key in heads[:4]), *times]
                 print("".join(f"{cell:>{len(head) + 2}}" for head, cell in zip(heads, cells, strict=True)), flush=True)
-            del cache  # before the next is made
+            del cache  # free it before allocating the next
     print(
         json.dumps(
             {

@@ -1,12 +1,12 @@
-"""How many GPUs so many listeners take and what they cost an hour: arithmetic on a measured figure.
+"""Number of GPUs and price per hour for a number of concurrent users, computed from a measured load.
 
-    python -m bench.cost --load load.json --price 3.50          the last line that bench.load printed
+    python -m bench.cost --load load.json --price 3.50          output of bench.load
     python -m bench.cost --streams 64 --price 3.50 --users 1 50 500
 
-A stream is one listener whose speech arrives in time without a pause (p95 of first audio at most 300 ms, C100 at
-least 99%): what bench.load calls a load that holds. Beside it stands one model per user, as a forerunner has it:
-13 GPUs for 50 users by its own claim, on GPUs of its own choice, at the same price here. Nothing is measured here
-and nothing is assumed: the streams and the price come from whoever runs it. The last line is JSON.
+A stream is a client whose audio arrives in real time (p95 of first audio at most 300 ms, C100 at least 99%): a load
+that holds in bench.load. The comparison is one model per user, as in an earlier CSM service that claims 13 GPUs for 50
+users on unspecified GPUs, at the same price here. Nothing is measured or assumed: streams and price are inputs. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-CLAIMED_GPUS, CLAIMED_USERS = 13, 50  # one model per user, as its forerunner says of itself
+CLAIMED_GPUS, CLAIMED_USERS = 13, 50  # one model per user, as claimed by that service
 
 
 class NoMeasurementError(Exception):
-    """There is no measured figure to work with."""
+    """The input has no usable measurement."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """users listen at once. price: of all GPUs for an hour."""
+    """Cost for `users` concurrent users. price: of all GPUs per hour."""
 
     users: int
     gpus: int
@@ -39,91 +39,89 @@ class Cost:
 
 
 def claimed_users_per_gpu() -> int:
-    """The most users of one GPU with which 50 users still take the 13 GPUs that are claimed."""
+    """The largest number of users per GPU at which 50 users still need the claimed 13 GPUs."""
     return max(n for n in range(1, CLAIMED_USERS + 1) if math.ceil(CLAIMED_USERS / n) >= CLAIMED_GPUS)
 
 
 def cost_of(users: int, streams: int, price: float) -> Cost:
-    """streams: real-time streams of one GPU. price: of one GPU for an hour."""
+    """streams: real-time streams per GPU. price: of one GPU per hour."""
     gpus = math.ceil(users / streams)
     claimed = math.ceil(users / claimed_users_per_gpu())
     return Cost(users, gpus, gpus * price, claimed, claimed * price)
 
 
 def measured_streams(text: str) -> tuple[int, str]:
-    """Streams of one GPU, and where the figure is from: the last line of what bench.load printed.
+    """Streams per GPU and a description of their source, from the output of bench.load.
 
-    The largest closed load that held, the smaller of its tracks if there are two. Raises NoMeasurementError.
+    Uses the largest closed-loop load that held, of the worse track if there are two. Raises NoMeasurementError.
     """
     try:
         data: Any = json.loads(text.strip().splitlines()[-1])
         benchmark, runs, workers = data["benchmark"], data["runs"], data["workers"]
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise NoMeasurementError(
-            f"its last line is not the JSON of bench.load ({type(error).__name__}: {error})"
-        ) from None
+        raise NoMeasurementError(f"the last line is not JSON of bench.load ({type(error).__name__}: {error})") from None
     if benchmark != "load":
-        raise NoMeasurementError(f"it is of bench.{benchmark}, and bench.load is wanted")
+        raise NoMeasurementError(f"it is output of bench.{benchmark}, not of bench.load")
     tracks: dict[str, float] = {}
     for run in runs:
         if run["loop"] == "closed":
             held = run["load"] if run["holds"] else 0
             tracks[run["track"]] = max(tracks.get(run["track"], 0), held)
     if not tracks or not min(tracks.values()):
-        raise NoMeasurementError("no load of its closed loop holds: there are no real-time streams to count")
+        raise NoMeasurementError("no closed-loop load holds, so there are no real-time streams")
     track = min(tracks, key=lambda name: tracks[name])
     streams, engines = int(tracks[track]), sorted({str(each["engine"]) for each in workers})
     count = len(workers)
     source = (
-        f"{streams} listeners at once held on {count} worker{'s' if count != 1 else ''} ({', '.join(engines)}), "
+        f"{streams} concurrent clients held on {count} worker{'s' if count != 1 else ''} ({', '.join(engines)}), "
         f"{track} track, on {data['machine']}"
     )
     if streams < count:
-        raise NoMeasurementError(f"{source}: less than one stream for each")
+        raise NoMeasurementError(f"{source}: less than one stream per worker")
     return streams // count, source
 
 
 def warnings(text: str) -> list[str]:
-    """Why a figure says nothing about a GPU with CSM, if so."""
+    """Reasons why the measurement does not represent CSM on a GPU."""
     workers = json.loads(text.strip().splitlines()[-1])["workers"]
     found = []
     if any(each["engine"] != "csm" for each in workers):
-        found.append("this was not measured on CSM: the table shows the arithmetic and no cost of anything")
+        found.append("not measured on CSM: the table only shows the arithmetic")
     if any(each["gpu"] is None for each in workers):
-        found.append("this was measured without a GPU: a worker on the processor stands in its place")
+        found.append("measured without a GPU: each CPU worker counts as one")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--load", type=Path, metavar="FILE", help="what bench.load printed; its last line is read")
-    source.add_argument("--streams", type=int, help="real-time streams that one GPU was measured to hold")
-    parser.add_argument("--price", type=float, required=True, help="of one GPU for an hour")
+    source.add_argument("--load", type=Path, metavar="FILE", help="output of bench.load; its last line is read")
+    source.add_argument("--streams", type=int, help="measured real-time streams per GPU")
+    parser.add_argument("--price", type=float, required=True, help="of one GPU per hour")
     parser.add_argument("--currency", default="$")
-    parser.add_argument("--users", type=int, nargs="+", default=[1, 50, 500], help="who listen at once")
+    parser.add_argument("--users", type=int, nargs="+", default=[1, 50, 500], help="concurrent users")
     chosen = parser.parse_args(arguments)
     if chosen.price <= 0 or min(chosen.users) < 1 or (chosen.streams is not None and chosen.streams < 1):
         parser.error("--price is above 0, --streams and --users are at least 1")
-    remarks: list[str] = []
+    notes: list[str] = []
     try:
         if chosen.load is None:
             streams, origin = chosen.streams, "given with --streams"
         else:
             text = chosen.load.read_text(encoding="utf-8")
             streams, origin = measured_streams(text)
-            remarks = warnings(text)
+            notes = warnings(text)
     except (OSError, UnicodeDecodeError, NoMeasurementError) as error:
         print(f"bench.cost: {chosen.load}: {error}", file=sys.stderr)
         return 1
     each = claimed_users_per_gpu()
-    print(f"streams of one GPU: {streams} ({origin})")
-    print(f"price of one GPU: {chosen.currency}{chosen.price:.2f} an hour (given), the same on both sides")
-    print(f"one model per user: {CLAIMED_GPUS} GPUs for {CLAIMED_USERS} users is at most {each} users a GPU")
-    for remark in remarks:
-        print(f"NOTE: {remark}")
+    print(f"streams per GPU: {streams} ({origin})")
+    print(f"price of one GPU: {chosen.currency}{chosen.price:.2f} per hour (given), the same on both sides")
+    print(f"one model per user: {CLAIMED_GPUS} GPUs for {CLAIMED_USERS} users is at most {each} users per GPU")
+    for note in notes:
+        print(f"NOTE: {note}")
     costs = [cost_of(users, streams, chosen.price) for users in chosen.users]
-    print(f"\n{'users':>6}{'GPUs':>7}{'an hour':>12}{'per user':>11}   one model per user:{'GPUs':>6}{'an hour':>12}")
+    print(f"\n{'users':>6}{'GPUs':>7}{'per hour':>12}{'per user':>11}   one model per user:{'GPUs':>6}{'per hour':>12}")
     for cost in costs:
         print(
             f"{cost.users:6}{cost.gpus:7}{cost.price:12.2f}{cost.price / cost.users:11.4f}"
@@ -140,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "currency": chosen.currency,
                 "users_per_gpu_one_model_each": each,
                 "costs": [asdict(cost) for cost in costs],
-                "notes": remarks,
+                "notes": notes,
             }
         )
     )

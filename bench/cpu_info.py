@@ -1,4 +1,4 @@
-"""Which processor this is, for the record of a figure. No torch."""
+"""Name of the CPU, recorded with every result. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine import MachineLimits
 
 
 def cpu_name() -> str:
-    """Its name and how many cores this process may use."""
+    """CPU model name and number of cores this process may use."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -1,16 +1,16 @@
-"""What 8-bit depth weights win, and what they change.
+"""Speed and accuracy of int8 depth weights.
 
     python -m bench.depth_weights --model DIRECTORY [--rows 1 8 16] [--speakers 4] [--frames 16] [--device cuda]
 
-Loads the checkpoint twice, as it is and with depth weights of 8 bits, and times the model's step of both in turn. Then
-the first speaks, and both depth decoders are given what its backbone says, so that they differ in their weights alone:
+Loads the checkpoint twice, unchanged and with int8 depth weights, and times the model's step of both in turn. Then the
+first generates frames, and both depth decoders get the same backbone hidden states, so they differ only in weights:
 
-- same next: how often the likeliest code is the same, all codes of the frame before it being the same;
-- same alone: how often it is the same where each goes on from the codes that it chose itself, within a frame;
-- KL: nats between what they make of the next code, KL(as it is || 8 bits), the codes before being the same.
+- same next: share of equal argmax codes, given the same previous codes of the frame;
+- same alone: share of equal argmax codes when each decoder continues from its own codes within a frame;
+- KL: KL(unchanged || int8) of the next code's distribution in nats, given the same previous codes.
 
-Weights of chance make no speech, and what is likely by chance is easily overtaken: a real checkpoint may well differ,
-and decides. Memory: twice the checkpoint's. The last line is JSON.
+Random weights have flat distributions whose argmax changes easily, so results of a real checkpoint may differ and are
+decisive. Needs twice the checkpoint's memory. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from .frame import prepare, rewind, weights_per_frame
 from .machine import device_name, timed
 from .texts import SENTENCES
 
-CONTEXT = 256  # of a row whose step is timed
+CONTEXT = 256  # context of the timed steps
 _GREEDY = SamplingMode(top_k=1, sampled=False, guided=False)
 
 
 @dataclass(frozen=True)
-class Spoken:
-    hidden: Tensor  # (frames, rows, 1, hidden): what the backbone gave the depth decoder
+class Generated:
+    hidden: Tensor  # (frames, rows, 1, hidden): backbone hidden states, input of the depth decoder
     codes: Tensor  # (frames, rows, codebooks)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Each (codebooks - 1,): the first codebook is the backbone's, and the same."""
+    """Each (codebooks - 1,): codebook 0 comes from the backbone and is always equal."""
 
     same_next: Tensor
     same_alone: Tensor
@@ -58,7 +58,7 @@ class Agreement:
 
 
 def step_seconds(runners: Sequence[ModelRunner], rows: int, rounds: int) -> list[float]:
-    """The median of the model's step for each, measured in turn: what disturbs one disturbs the others."""
+    """Median step time of each model, measured in turn, so that noise affects all."""
     bucket = runners[0].frames.buckets.bucket_for(rows, CONTEXT)
     for runner in runners:
         prepare(runner, rows, CONTEXT)
@@ -72,8 +72,8 @@ def step_seconds(runners: Sequence[ModelRunner], rows: int, rounds: int) -> list
     return [statistics.median(seconds) for seconds in took]
 
 
-def speak(loaded: Loaded, rows: int, count: int) -> Spoken:
-    """So many frames of so many rows, each with a text of its own, drawn as a service draws them."""
+def generate(loaded: Loaded, rows: int, count: int) -> Generated:
+    """Generate `count` frames of `rows` rows, each with its own text, with the service's sampling settings."""
     runner = loaded.runner
     frames, state = runner.frames, runner.state
     prompts = [loaded.tokenizer.encode(SENTENCES[row % len(SENTENCES)], 0)[:-1] for row in range(rows)]
@@ -96,13 +96,13 @@ def speak(loaded: Loaded, rows: int, count: int) -> Spoken:
         frames._set_active_rows([])
         frames.model_stream.record_event().wait()
     hook.remove()
-    return Spoken(torch.stack(hidden), torch.stack(codes))
+    return Generated(torch.stack(hidden), torch.stack(codes))
 
 
 def depth_logits(model: CsmModel, hidden: Tensor, codes: Tensor) -> Tensor:
     """hidden (rows, 1, hidden), codes (rows, codebooks) -> float32 (codebooks - 1, rows, vocab).
 
-    What the depth decoder makes of each codebook after the first, given the codes before it: all in one pass.
+    Logits of the depth decoder for each codebook after the first, given the codes before it, in one pass.
     """
     config, rows = model.config, len(codes)
     cache = KvCache(config.depth, rows, config.codebooks, model.device, model.dtype)
@@ -112,20 +112,22 @@ def depth_logits(model: CsmModel, hidden: Tensor, codes: Tensor) -> Tensor:
     return torch.stack([head(y[:, position]) for position, head in enumerate(model.heads, start=1)]).float()
 
 
-def compare(exact: ModelRunner, rounded: ModelRunner, spoken: Spoken) -> Agreement:
+def compare(exact: ModelRunner, quantized: ModelRunner, generated: Generated) -> Agreement:
     same_next, same_alone, kl = [], [], []
     with torch.inference_mode():
-        for hidden, codes in zip(spoken.hidden, spoken.codes, strict=True):
-            expected, found = (depth_logits(runner.model, hidden, codes) for runner in (exact, rounded))
-            same_next.append(expected.argmax(-1) == found.argmax(-1))
-            log_p, log_q = expected.log_softmax(-1), found.log_softmax(-1)
+        for hidden, codes in zip(generated.hidden, generated.codes, strict=True):
+            expected, actual = (depth_logits(runner.model, hidden, codes) for runner in (exact, quantized))
+            same_next.append(expected.argmax(-1) == actual.argmax(-1))
+            log_p, log_q = expected.log_softmax(-1), actual.log_softmax(-1)
             kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
-            one, other = (runner.model._codes(hidden, runner.state, len(codes), _GREEDY) for runner in (exact, rounded))
+            one, other = (
+                runner.model._codes(hidden, runner.state, len(codes), _GREEDY) for runner in (exact, quantized)
+            )
             same_alone.append((one == other)[:, 1:].t())
     return Agreement(*(torch.cat(each, 1).float().mean(1).cpu() for each in (same_next, same_alone, kl)))
 
 
-def show(agreement: Agreement) -> None:
+def print_agreement(agreement: Agreement) -> None:
     print(f"\n{'codebook':>10}{'same next':>12}{'same alone':>12}{'KL, nats':>12}")
     lines = torch.stack((agreement.same_next, agreement.same_alone, agreement.kl), dim=1).tolist()
     for codebook, (same_next, same_alone, kl) in enumerate(lines, start=1):
@@ -137,10 +139,10 @@ def show(agreement: Agreement) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 16], help="of the steps that are timed")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 16], help="batch sizes of the timed steps")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--speakers", type=int, default=4, help="who speaks at once, of whom codes are compared")
-    parser.add_argument("--frames", type=int, default=16, help="of each speaker")
+    parser.add_argument("--speakers", type=int, default=4, help="rows whose codes are compared")
+    parser.add_argument("--frames", type=int, default=16, help="frames per row")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
@@ -158,22 +160,22 @@ def main() -> None:
         )
         return load(config, lambda share, what: print(f"{depth_weights}: {share:4.0%} {what}", flush=True))
 
-    exact, rounded = loaded_with("auto"), loaded_with("int8")
-    runners = (exact.runner, rounded.runner)
-    kinds = [str(each.detail["depth_weights"]) for each in (exact, rounded)]
+    exact, quantized = loaded_with("auto"), loaded_with("int8")
+    runners = (exact.runner, quantized.runner)
+    kinds = [str(each.detail["depth_weights"]) for each in (exact, quantized)]
     nbytes = [weights_per_frame(runner.model)[0] for runner in runners]
     machine = device_name(runners[0].device)
     print(
         f"\n{machine}: " + ", ".join(f"{kind} {n / 1e6:.1f} MB" for kind, n in zip(kinds, nbytes, strict=True)), end=""
     )
-    print(f" of weights to read a frame\n{'rows':>6}" + "".join(f"{kind + ' ms':>14}" for kind in kinds) + "   ratio")
+    print(f" of weights read per frame\n{'rows':>6}" + "".join(f"{kind + ' ms':>14}" for kind in kinds) + "   ratio")
     steps = []
     for rows in arguments.rows:
         one, other = step_seconds(runners, rows, arguments.rounds)
         steps.append({"rows": rows, "seconds": round(one, 6), "int8_seconds": round(other, 6)})
         print(f"{rows:>6}{one * 1e3:>14.2f}{other * 1e3:>14.2f}{other / one:>8.2f}", flush=True)
-    agreement = compare(*runners, speak(exact, arguments.speakers, arguments.frames))
-    show(agreement)
+    agreement = compare(*runners, generate(exact, arguments.speakers, arguments.frames))
+    print_agreement(agreement)
     print(
         json.dumps(
             {

@@ -1,10 +1,10 @@
-"""What encoding costs: CPU milliseconds per 80 ms frame of audio, for every format.
+"""Encoder cost: CPU milliseconds per 80 ms frame of audio, for every format.
 
     python bench/encoders.py [--seconds 20] [--slice-frames 5]
 
-Beside each format: what building an encoder costs, the bytes that leave with the first slice of one frame, the bit
-rate, and how many real-time streams one core could encode. A frame may cost 80 ms at most; the floor is raw_pcm.
-CPU time, not wall time: the figures hold on a busy machine.
+Also per format: the cost of creating an encoder, the bytes of the first slice of one frame, the bit rate, and the
+number of real-time streams one core can encode. A frame may cost at most 80 ms; the floor is raw_pcm. CPU time is
+independent of other load on the machine.
 The last line is JSON.
 """
 
@@ -28,13 +28,13 @@ class Cost:
     build_ms: float  # one encoder, header included
     one_frame_ms: float  # per 80 ms frame, in slices of one frame
     sliced_ms: float  # per 80 ms frame, in slices as long as a running stream's
-    first_bytes: int  # of the first slice of one frame
+    first_bytes: int  # bytes of the first slice of one frame
     kilobits_per_second: float
     streams_per_core: int  # at sliced_ms
 
 
 def voice_like(seconds: float) -> Samples:
-    """A buzz with harmonics and breath, louder and softer three times a second: codecs work as on speech."""
+    """Speech-like test signal: harmonics plus noise, amplitude-modulated at 3 Hz, so that codecs work as on speech."""
     time_axis = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     pitch = 120 + 20 * np.sin(2 * np.pi * 0.7 * time_axis)
     phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
@@ -44,9 +44,9 @@ def voice_like(seconds: float) -> Samples:
     return np.asarray(0.3 * syllables * (buzz + breath), dtype=np.float32)
 
 
-def cpu_ms_per_frame(kind: Format, samples: Samples, slice_frames: int) -> float:
+def cpu_ms_per_frame(audio_format: Format, samples: Samples, slice_frames: int) -> float:
     step = slice_frames * FRAME_SAMPLES
-    encoder = kind.make()
+    encoder = audio_format.make()
     started = time.process_time()
     for start in range(0, samples.size, step):
         encoder.encode(samples[start : start + step])
@@ -54,19 +54,19 @@ def cpu_ms_per_frame(kind: Format, samples: Samples, slice_frames: int) -> float
     return (time.process_time() - started) * 1000 / (samples.size / FRAME_SAMPLES)
 
 
-def measure(kind: Format, samples: Samples, slice_frames: int) -> Cost:
-    encoder = kind.make()  # warm: libraries loaded
+def measure(audio_format: Format, samples: Samples, slice_frames: int) -> Cost:
+    encoder = audio_format.make()  # warm-up: loads libraries
     first = encoder.encode(samples[:FRAME_SAMPLES])
     size = len(first) + len(encoder.encode(samples[FRAME_SAMPLES:])) + len(encoder.flush())
     builds = 20
     started = time.process_time()
     for _ in range(builds):
-        kind.make()
+        audio_format.make()
     build_ms = (time.process_time() - started) * 1000 / builds
-    one_frame_ms = cpu_ms_per_frame(kind, samples, 1)
-    sliced_ms = cpu_ms_per_frame(kind, samples, slice_frames)
+    one_frame_ms = cpu_ms_per_frame(audio_format, samples, 1)
+    sliced_ms = cpu_ms_per_frame(audio_format, samples, slice_frames)
     return Cost(
-        format=kind.name,
+        format=audio_format.name,
         build_ms=round(build_ms, 3),
         one_frame_ms=round(one_frame_ms, 3),
         sliced_ms=round(sliced_ms, 3),
@@ -83,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     samples = voice_like(arguments.seconds)
     print(f"{'format':8} {'build ms':>9} {'ms/frame':>9} {'sliced':>9} {'1st bytes':>9} {'kbit/s':>7} {'per core':>8}")
-    costs = [measure(kind, samples, arguments.slice_frames) for kind in FORMATS.values()]
+    costs = [measure(audio_format, samples, arguments.slice_frames) for audio_format in FORMATS.values()]
     for cost in costs:
         print(
             f"{cost.format:8} {cost.build_ms:9.3f} {cost.one_frame_ms:9.3f} {cost.sliced_ms:9.3f} "

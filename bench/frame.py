@@ -1,12 +1,12 @@
-"""What one frame costs, by rows and context, beside the floor.
+"""Frame time by rows and context, compared with its floor.
 
     python -m bench.frame --model DIRECTORY [--rows 1 8 16] [--contexts 256 1024] [--device cuda]
 
-The floor is the larger of two times: reading every weight that a frame needs once (the depth decoder once per
-codebook) and each row's live context, at the measured bandwidth of the memory (the better of summing up and copying);
-and the arithmetic for all rows, at the measured speed of a large matrix product. Beside it stand the model's step alone
-and the codec's, what a frame takes when each is launched while the one before still sounds, as the engine does it on a
-GPU, and a prefill of 128 positions. The start's phases and what memory went where follow; the last line is JSON.
+The floor is the larger of two times: reading the weights of a frame (the depth decoder once per codebook) and each
+row's filled context at the measured memory bandwidth (the better of sum and copy); and the arithmetic of all rows at
+the measured rate of a large matrix product. Also measured: the model's step and the codec's alone, the time per frame
+when frames overlap with the codec of the previous one, as in the engine on a GPU, and a prefill of 128 positions. The
+startup phases and memory by use follow. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .machine import device_name, matmul_rate, measure_bandwidth, median_seconds
 
 
 def weights_per_frame(model: CsmModel) -> tuple[int, int]:
-    """What one frame has to read of the weights, in bytes, and with how many numbers each row is multiplied."""
+    """Weights of one frame: bytes read, and number of weights that each row is multiplied with."""
     parts = ((model.backbone, 1), (model.depth, model.config.codebooks - 1), (model.heads, 1))
     read = [(parameter, times) for part, times in parts for parameter in part.parameters()]
     return sum(each.nbytes * times for each, times in read), sum(each.numel() * times for each, times in read)
@@ -47,7 +47,7 @@ def floor_seconds(runner: ModelRunner, rows: int, context: int, bandwidth: float
 
 
 def prepare(runner: ModelRunner, rows: int, context: int) -> list[int]:
-    """Rows in the middle of speaking, their contexts filled up to `context`."""
+    """Set up active rows whose contexts are filled up to about `context`."""
     for row in range(rows):
         runner.reset_row(row, SamplingParams(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
     rewind(runner, rows, context)
@@ -55,38 +55,38 @@ def prepare(runner: ModelRunner, rows: int, context: int) -> list[int]:
 
 
 def rewind(runner: ModelRunner, rows: int, context: int) -> None:
-    """Put rows back to where they were: the figure is for this context."""
+    """Reset the rows' positions, so that every round measures the same context."""
     for row in range(rows):
         runner.start_row(row, context - 32)
         runner.is_prefilled(row, wait=True)
 
 
-_TOGETHER = 8  # frames in a row, fewer than a context has to spare
+_OVERLAPPED_FRAMES = 8  # consecutive frames; fits into the space that `rewind` leaves
 
 
 def measure(runner: ModelRunner, rows: int, context: int, rounds: int) -> dict[str, Any]:
-    speaking, device = prepare(runner, rows, context), runner.device
+    active, device = prepare(runner, rows, context), runner.device
     frames, bucket = runner.frames, runner.frames.buckets.bucket_for(rows, context)
 
     def whole() -> None:
-        runner.step(speaking)
+        runner.step(active)
 
     def overlapped() -> None:
-        before = runner.launch(speaking)
-        for _ in range(_TOGETHER - 1):
-            assert len(before.codes)  # waited for, as the engine does: who stops is known before the next begins
-            frame = runner.launch(speaking)
-            assert len(before.samples)
-            before = frame
-        assert len(before.samples)
+        previous = runner.launch(active)
+        for _ in range(_OVERLAPPED_FRAMES - 1):
+            assert len(previous.codes)  # waits, as the engine does to know which rows stopped before the next frame
+            frame = runner.launch(active)
+            assert len(previous.samples)
+            previous = frame
+        assert len(previous.samples)
 
     def seconds(work: Callable[[], None], frames: int = 1) -> float:
-        def from_the_start() -> float:
+        def once() -> float:
             rewind(runner, rows, context)
             return timed(work, device)
 
-        from_the_start()
-        return statistics.median(from_the_start() for _ in range(rounds)) / frames
+        once()
+        return statistics.median(once() for _ in range(rounds)) / frames
 
     with torch.inference_mode():
         return {
@@ -94,7 +94,7 @@ def measure(runner: ModelRunner, rows: int, context: int, rounds: int) -> dict[s
             "context": context,
             "graph": bucket in frames.step_graphs,
             "seconds": seconds(whole),
-            "overlapped_seconds": seconds(overlapped, _TOGETHER),
+            "overlapped_seconds": seconds(overlapped, _OVERLAPPED_FRAMES),
             "step_seconds": seconds(lambda: frames._step(bucket, CAPTURED_MODE)),
             "codec_seconds": seconds(
                 lambda: None if frames.codec_graphs.replay(Bucket(bucket.rows)) else frames._decode(Bucket(bucket.rows))
@@ -102,13 +102,13 @@ def measure(runner: ModelRunner, rows: int, context: int, rounds: int) -> dict[s
         }
 
 
-def kernels(runner: ModelRunner) -> int:
-    """How many kernels (on a CPU, operators) one frame sets off, the codec's among them."""
-    speaking = prepare(runner, 1, 256)
+def kernels_per_frame(runner: ModelRunner) -> int:
+    """Number of kernels (operators on a CPU) that one frame launches, codec included."""
+    active = prepare(runner, 1, 256)
     cuda = runner.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
-        runner.step(speaking)
-    there = DeviceType.CUDA if cuda else DeviceType.CPU  # not the calls of the host that set them off
+        runner.step(active)
+    there = DeviceType.CUDA if cuda else DeviceType.CPU  # not the host calls that launch them
     return sum(event.count for event in profiler.key_averages() if event.device_type == there)
 
 
@@ -159,14 +159,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("".join(f"{cell:>{len(head) + 2}}" for head, cell in zip(heads, cells, strict=True)))
     prefill = Prefill(0, [[runner.model.end_of_text] * 128])
     prefill_seconds = median_seconds(lambda: runner.prefill(0, prefill, 128), device, chosen.rounds)
-    count = kernels(runner)
-    by_use = loaded.detail["memory"]  # of the start: nothing is taken later, but by this benchmark
+    count = kernels_per_frame(runner)
+    by_use = loaded.detail["memory"]  # at startup: the engine allocates nothing later
     assert isinstance(by_use, dict)
     memory = sum(by_use.values())
     what = "kernels" if device.type == "cuda" else "operators"
-    print(f"\nprefill of 128 positions: {prefill_seconds * 1e3:.1f} ms; {count} {what} a frame")
+    print(f"\nprefill of 128 positions: {prefill_seconds * 1e3:.1f} ms; {count} {what} per frame")
     print(f"attention reads {loaded.detail['attention']}")
-    print(f"start: {start_seconds:.1f} s, of which {loaded.detail['start_seconds']}; {loaded.detail['graphs']} graphs")
+    print(
+        f"startup: {start_seconds:.1f} s, of which {loaded.detail['start_seconds']}; {loaded.detail['graphs']} graphs"
+    )
     parts = ", ".join(f"{part} {nbytes / 2**20:.1f}" for part, nbytes in by_use.items())
     print(f"memory: {memory / 2**20:.1f} MiB, of which {parts}")
     print(

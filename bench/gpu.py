@@ -1,14 +1,14 @@
-"""Everything that needs a GPU, in one call of under ten minutes: the tests first, then the figures.
+"""Runs all GPU tests and benchmarks in one call of under ten minutes.
 
     python -m bench.gpu [--results DIRECTORY] [--cpu | --tiny] [--price 3.50]
 
-Runs tests/gpu, then the benchmarks on a checkpoint of chance at CSM-1B's full size: a frame, its attention in both
-ways, what a service carries over HTTP, the peers, 8-bit depth weights beside the others, and the same frame without
-compiling. Each step's output is kept in DIRECTORY. No step may take longer than its limit, all together than --minutes;
-what does not fit is told of and left out. Where a price for an hour of this GPU is given, bench.cost follows.
---cpu: the same on the processor with few rows, for the ratios (3.5 GB of weights, 16 GB of memory, half an hour).
---tiny: a small checkpoint on whatever there is, to see that the scripts work.
-Ends with status 1 if a step failed.
+Runs tests/gpu, then the benchmarks on a random checkpoint of CSM-1B's full size: frame time, attention, load over HTTP,
+comparison with transformers, int8 depth weights, and frame time without compilation. Each step's output is saved in
+DIRECTORY. Each step has a time limit, all steps together --minutes; steps that do not fit are skipped with a message.
+With --price, the price of this GPU per hour, bench.cost follows.
+--cpu: the same on the CPU with few rows, for the ratios (3.5 GB of weights, 16 GB of memory, half an hour).
+--tiny: a small checkpoint on any device, to check that the scripts work.
+Exits with status 1 if a step failed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 
 @dataclass(frozen=True)
 class Step:
-    """limit: most seconds that it may take."""
+    """One command. limit: its maximum seconds."""
 
     name: str
     limit: float
@@ -39,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. rows: of a frame. loads: listeners at once over HTTP."""
+    """Sizes of the benchmarks. rows: batch sizes of bench.frame. loads: concurrent clients over HTTP."""
 
     size: str
     rows: tuple[int, ...]
@@ -50,7 +50,7 @@ class Plan:
     seconds: int
     clip_seconds: int
     minutes: float
-    limits: float = 1.0  # times what the steps are given on a GPU
+    limits: float = 1.0  # factor on the steps' limits, which are for a GPU
 
 
 GPU = Plan("full", (1, 8, 32, 64, 128, 256), (1, 8, 64), (8,), 25, (1, 64, 256, 512), 12, 8, 9.5)
@@ -59,7 +59,7 @@ TINY = Plan("tiny", (1, 4), (1, 4), (2,), 5, (1, 2), 4, 2, 9.5)
 
 
 def steps_of(plan: Plan, folder: str, device: str, tests: bool) -> list[Step]:
-    """In the order of what one would miss most."""
+    """The steps, most important first."""
     common = ("--model", folder, "--device", device)
     rows = tuple(map(str, plan.rows))
     load = [
@@ -72,7 +72,7 @@ def steps_of(plan: Plan, folder: str, device: str, tests: bool) -> list[Step]:
         *("bench.peers", *common, "--rows", *map(str, plan.peer_rows), "--streams", *map(str, plan.streams)),
         *("--frames", str(plan.frames), "--rounds", "2"),
     ]
-    every = [
+    steps = [
         Step("checkpoint", 120, ("engine.random_checkpoint", folder, "--size", plan.size)),
         Step("frame", 120, ("bench.frame", *common, "--rows", *rows)),
         Step("attention", 40, ("bench.attention", *common, "--rows", *rows[::2])),
@@ -82,26 +82,26 @@ def steps_of(plan: Plan, folder: str, device: str, tests: bool) -> list[Step]:
         Step("frame-plain", 60, ("bench.frame", *common, "--rows", *rows[:3], "--compile", "off")),
     ]
     if tests:
-        every.insert(0, Step("tests", 120, ("pytest", "-q", "-p", "no:cacheprovider", "tests/gpu")))
-    return every
+        steps.insert(0, Step("tests", 120, ("pytest", "-q", "-p", "no:cacheprovider", "tests/gpu")))
+    return steps
 
 
 def run(step: Step, results: Path, seconds: float) -> bool:
-    """One step, its output shown and kept. True if it went well, and in time."""
+    """Run one step, printing and saving its output. True if it succeeded in time."""
     print(f"\n==== {step.name}: {' '.join(step.command)}", flush=True)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     command = [sys.executable, "-u", "-m", *step.command]
     with (
         (results / f"{step.name}.txt").open("w", encoding="utf-8") as log,
-        # In a session of its own, with all that it starts, it can be ended as one.
+        # In its own session, so that it can be killed with all its child processes.
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         ) as process,
     ):
         assert process.stdout is not None
         alarms = [
-            threading.Timer(seconds + grace, _end, (process.pid, how))
-            for grace, how in ((0, signal.SIGTERM), (20, signal.SIGKILL))
+            threading.Timer(seconds + grace, _kill, (process.pid, signal_number))
+            for grace, signal_number in ((0, signal.SIGTERM), (20, signal.SIGKILL))
         ]
         for alarm in alarms:
             alarm.daemon = True
@@ -110,20 +110,20 @@ def run(step: Step, results: Path, seconds: float) -> bool:
             for line in process.stdout:
                 sys.stdout.write(line)
                 log.write(line)
-            good = process.wait() == 0
+            succeeded = process.wait() == 0
         finally:
             for alarm in alarms:
                 alarm.cancel()
-            _end(process.pid, signal.SIGKILL)
-    took = time.perf_counter() - begun
+            _kill(process.pid, signal.SIGKILL)
+    took = time.perf_counter() - started
     late = f", over its {seconds:.0f} s" if took > seconds else ""
-    print(f"==== {step.name}: {'ok' if good else 'FAILED'} in {took:.0f} s{late}", flush=True)
-    return good
+    print(f"==== {step.name}: {'ok' if succeeded else 'FAILED'} in {took:.0f} s{late}", flush=True)
+    return succeeded
 
 
-def _end(session: int, how: signal.Signals) -> None:
+def _kill(session: int, signal_number: signal.Signals) -> None:
     try:
-        os.killpg(session, how)
+        os.killpg(session, signal_number)
     except ProcessLookupError:
         return
 
@@ -131,17 +131,17 @@ def _end(session: int, how: signal.Signals) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("bench-results"))
-    parser.add_argument("--price", type=float, help="of this GPU for an hour: then bench.cost follows")
-    parser.add_argument("--minutes", type=float, help="for everything (default 9.5, with --cpu 40)")
+    parser.add_argument("--price", type=float, help="of this GPU per hour; runs bench.cost")
+    parser.add_argument("--minutes", type=float, help="total time (default 9.5, with --cpu 40)")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--cpu", action="store_true", help="full size on the processor")
+    kind.add_argument("--cpu", action="store_true", help="full size on the CPU")
     kind.add_argument("--tiny", action="store_true", help="a small checkpoint")
     chosen = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() and not chosen.cpu else "cpu"
     if device == "cpu" and not (chosen.cpu or chosen.tiny):
         print(
-            "PyTorch finds no CUDA device here: --cpu measures the processor at full size (half an hour, 16 GB of "
-            "memory), --tiny only shows that the scripts work",
+            "PyTorch finds no CUDA device: use --cpu to measure the CPU at full size (half an hour, 16 GB of memory), "
+            "or --tiny to check that the scripts work",
             file=sys.stderr,
         )
         return 1
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for step in steps:
             seconds = min(step.limit * plan.limits, ends - time.monotonic())
             if seconds < 10:
-                print(f"==== {step.name}: left out, the time is up", flush=True)
+                print(f"==== {step.name}: skipped, the time is up", flush=True)
             good.append(seconds >= 10 and run(step, chosen.results, seconds))
     return 0 if all(good) else 1
 

@@ -1,18 +1,18 @@
-"""How much a running service carries, measured over HTTP as its listeners have it. Loopback alone.
+"""Load test of a running service over HTTP or WebSockets: finds the largest load it serves in real time. Loopback only.
 
     python -m bench.load                          the service of this directory's .env, or --url and API_KEY
-    python -m bench.load --serve fake             one that is started for it: fake, tiny or a MODEL_PATH
+    python -m bench.load --serve fake             starts a service: fake, tiny or a MODEL_PATH
     python -m bench.load --loop closed --track fixed --loads 1 16 64
 
-Closed loop: so many listeners, each asking again as soon as its answer has ended. Open loop: so many requests a
-second at random moments (Poisson), whoever still speaks. Fixed track: every answer is cut at --clip-seconds, by
-max_audio_length_ms and a text that takes longer to say; natural: answers end where their texts do.
+Closed loop: a number of clients, each sending its next request when the last has ended. Open loop: requests per second
+as a Poisson process, regardless of active streams. Fixed track: every answer is cut at --clip-seconds, by
+max_audio_length_ms and a text that takes longer to speak. Natural track: answers end with their texts.
 
-First audio is counted from before the connection is made to the first PCM sample behind any header. A stream
-underruns when the audio so far is shorter than the time since its first sample; C100 is the share of streams whose
-worst underrun is under 100 ms. A load holds if p95 of first audio is at most 300 ms, C100 at least 99%, and every
-request is answered. Without --loads the largest one that holds is searched: doubling, then bisection, never more
-than --trials trials and --minutes minutes. Progress goes to stderr; the last line is JSON.
+First audio is measured from before the connection is made to the first PCM sample after any header. A stream underruns
+when its audio so far is shorter than the time since its first sample; C100 is the share of streams whose worst underrun
+is under 100 ms. A load holds if p95 of first audio is at most 300 ms, C100 is at least 99%, and every request is
+answered. Without --loads, the largest load that holds is searched by doubling and bisection, within --trials trials and
+--minutes minutes. Progress goes to stderr; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -33,138 +33,140 @@ from app.settings import SettingsError, load_client_settings
 from .cpu_info import cpu_name
 from .load_test.load_generator import LoadGenerator
 from .load_test.metrics import LoadMetrics, compute_metrics
-from .load_test.report import HEADER, LIMITS, caveats, clear_progress, line, plot, progress_bar, to_json
+from .load_test.report import HEADER, LIMITS, caveats, clear_progress, plot, progress_bar, table_row, to_json
 from .load_test.search import Found, largest_load
 from .load_test.server import ServerError, running_server, system_status, wait_until_idle
 from .load_test.trial import FORMATS, Address, Loop, NotLoopbackError, Track, TrackName, Trial
 
-IDLE_SECONDS = 40.0  # for what a trial left behind to end; the service's queue lets nobody wait longer than 30
+IDLE_SECONDS = 40.0  # for streams of the last trial to end; the service's queue timeout is 30
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--url", help="the service (default: CSM_URL, or HOST and PORT, also from .env)")
-    made.add_argument("--serve", metavar="MODEL", help="start a service for it: fake[:options], tiny or a MODEL_PATH")
-    made.add_argument("--slots", type=int, help="of the service that is started (default: what it chooses)")
-    made.add_argument("--workers", type=int, help="of the service that is started (default: what it chooses)")
-    made.add_argument("--device", help="of the service that is started (default: auto)")
-    made.add_argument("--start-seconds", type=float, default=300.0, help="for it to be ready (default 300)")
+    made.add_argument("--url", help="URL of the service (default: CSM_URL, or HOST and PORT, also from .env)")
+    made.add_argument("--serve", metavar="MODEL", help="start a service: fake[:options], tiny or a MODEL_PATH")
+    made.add_argument("--slots", type=int, help="slots per worker of the started service (default: automatic)")
+    made.add_argument("--workers", type=int, help="workers of the started service (default: automatic)")
+    made.add_argument("--device", help="device of the started service (default: auto)")
+    made.add_argument(
+        "--start-seconds", type=float, default=300.0, help="startup timeout of the started service (default 300)"
+    )
     made.add_argument("--loop", choices=("closed", "open", "both"), default="both")
     made.add_argument("--track", choices=("fixed", "natural", "both"), default="both")
-    made.add_argument("--clip-seconds", type=float, default=10.0, help="of a fixed answer (default 10)")
+    made.add_argument("--clip-seconds", type=float, default=10.0, help="length of a fixed answer (default 10)")
     made.add_argument("--format", choices=FORMATS, default="raw_pcm")
-    made.add_argument("--voice", help="a voice_id (default: the service's own)")
-    made.add_argument("--loads", type=float, nargs="+", help="measure these and search for none")
+    made.add_argument("--voice", help="a voice_id (default: the service's)")
+    made.add_argument("--loads", type=float, nargs="+", help="measure these loads instead of searching")
     made.add_argument("--first", type=float, default=1.0, help="load of the first trial (default 1)")
     made.add_argument("--most", type=float, default=1024.0, help="the largest load to try (default 1024)")
-    made.add_argument("--trials", type=int, default=14, help="of each search, at most (default 14)")
-    made.add_argument("--minutes", type=float, default=20.0, help="for everything; no trial begins later (default 20)")
-    made.add_argument("--seconds", type=float, default=20.0, help="measured of each trial (default 20)")
-    made.add_argument("--ramp", type=float, default=5.0, help="seconds before them (default 5)")
-    made.add_argument("--drain", type=float, default=15.0, help="most seconds behind them (default 15)")
-    made.add_argument("--processes", type=int, help="of listeners, at most (default: cores less one)")
-    made.add_argument("--seed", type=int, default=0, help="of who comes when")
-    made.add_argument("--plot", type=Path, metavar="PNG", help="draw the trials, where matplotlib is installed")
+    made.add_argument("--trials", type=int, default=14, help="maximum per search (default 14)")
+    made.add_argument("--minutes", type=float, default=20.0, help="total time; no trial starts later (default 20)")
+    made.add_argument("--seconds", type=float, default=20.0, help="measured per trial (default 20)")
+    made.add_argument("--ramp", type=float, default=5.0, help="seconds before the measurement (default 5)")
+    made.add_argument("--drain", type=float, default=15.0, help="maximum seconds after the measurement (default 15)")
+    made.add_argument("--processes", type=int, help="maximum client processes (default: cores less one)")
+    made.add_argument("--seed", type=int, default=0, help="of the request times")
+    made.add_argument("--plot", type=Path, metavar="PNG", help="plot the trials; needs matplotlib")
     return made
 
 
 class Bench:
-    """Trials against one service, shown as they end."""
+    """Runs trials against one service and prints each as it ends."""
 
     def __init__(self, arguments: argparse.Namespace, address: Address, generator: LoadGenerator) -> None:
         self._arguments, self._address, self._generator = arguments, address, generator
-        self._ends: float = time.monotonic() + arguments.minutes * 60
+        self._deadline: float = time.monotonic() + arguments.minutes * 60
         self.runs: list[LoadMetrics] = []
         self.found: list[dict[str, Any]] = []
 
     @property
-    def in_time(self) -> bool:
-        return time.monotonic() < self._ends
+    def has_time(self) -> bool:
+        return time.monotonic() < self._deadline
 
     def track(self, name: TrackName) -> Track:
         chosen = self._arguments
         return Track(name, chosen.clip_seconds, chosen.format, chosen.voice)
 
     def warm_up(self) -> None:
-        """One answer heard, so that what the service does once is done."""
+        """Run one request, so that one-time work of the service is done."""
         trial = Trial(self._address, self.track("fixed"), "closed", 1, 0.0, 0.1, self._arguments.clip_seconds * 2 + 10)
-        figures = compute_metrics(trial, self._generator.run(trial, progress_bar(trial)))
+        metrics = compute_metrics(trial, self._generator.run(trial, progress_bar(trial)))
         clear_progress()
-        if not figures.answered:
-            raise ServerError(f"the service does not speak: {figures.rejects or 'no answer'}")
+        if not metrics.answered:
+            raise ServerError(f"the service returns no audio: {metrics.rejects or 'no answer'}")
 
     def trial(self, loop: Loop, name: TrackName, load: float) -> LoadMetrics:
         chosen = self._arguments
         trial = Trial(
             self._address, self.track(name), loop, load, chosen.ramp, chosen.seconds, chosen.drain, chosen.seed
         )
-        figures = compute_metrics(trial, self._generator.run(trial, progress_bar(trial)))
+        metrics = compute_metrics(trial, self._generator.run(trial, progress_bar(trial)))
         clear_progress()
-        self.runs.append(figures)
-        print(line(figures), flush=True)
-        for remark in caveats(figures):
+        self.runs.append(metrics)
+        print(table_row(metrics), flush=True)
+        for remark in caveats(metrics):
             print(f"{'':11}{remark}", flush=True)
         if not wait_until_idle(self._address, IDLE_SECONDS):
-            print(f"{'':11}the service is still busy after {IDLE_SECONDS:.0f} s: the next line is no fresh start")
-        return figures
+            print(f"{'':11}the service is still busy after {IDLE_SECONDS:.0f} s; the next trial overlaps")
+        return metrics
 
-    def search(self, loop: Loop, name: TrackName, ends: float) -> Found:
+    def search(self, loop: Loop, name: TrackName, deadline: float) -> Found:
         chosen = self._arguments
         return largest_load(
             lambda load: self.trial(loop, name, load).holds,
             chosen.first,
             chosen.most,
-            whole=loop == "closed",
+            integer=loop == "closed",
             trials=chosen.trials,
-            in_time=lambda: time.monotonic() < ends,
+            has_time=lambda: time.monotonic() < deadline,
         )
 
     def all(self) -> str | None:
-        """Everything that was asked for. Returns why it ended before that, if it did: what was measured is kept."""
+        """Run all requested trials. Returns the error that ended them early, if any; results so far are kept."""
         try:
             self._all()
         except ServerError as error:
-            print(f"bench.load: it ends here: {error}", file=sys.stderr)
+            print(f"bench.load: stopped: {error}", file=sys.stderr)
             return str(error)
         return None
 
     def _all(self) -> None:
-        """Every loop with every track; the time that is left is shared evenly between those still to come."""
+        """Every loop with every track; the remaining time is shared evenly between them."""
         chosen = self._arguments
         loops: list[Loop] = ["closed", "open"] if chosen.loop == "both" else [chosen.loop]
         tracks: list[TrackName] = ["fixed", "natural"] if chosen.track == "both" else [chosen.track]
         kinds = [(loop, track) for track in tracks for loop in loops]
         for number, (loop, track) in enumerate(kinds):
-            length = f"answers of {chosen.clip_seconds:g} s" if track == "fixed" else "answers of their own length"
-            load = "listeners at once" if loop == "closed" else "requests a second"
+            length = f"answers of {chosen.clip_seconds:g} s" if track == "fixed" else "answers of natural length"
+            load = "concurrent clients" if loop == "closed" else "requests per second"
             print(f"\n{loop} loop, {track} track: load is {load}, {length}\n{HEADER}", flush=True)
             if chosen.loads:
                 for each in chosen.loads:
-                    if self.in_time:
+                    if self.has_time:
                         self.trial(loop, track, each)
                     else:
-                        print(f"{each:9g}  not measured: --minutes {chosen.minutes:g} are over")
+                        print(f"{each:9g}  not measured: --minutes {chosen.minutes:g} used up")
                 continue
             now = time.monotonic()
-            found = self.search(loop, track, now + max(self._ends - now, 0.0) / (len(kinds) - number))
+            found = self.search(loop, track, now + max(self._deadline - now, 0.0) / (len(kinds) - number))
             self.found.append({"loop": loop, "track": track, **asdict(found)})
-            print(f"{'':11}{told(found, load)}", flush=True)
+            print(f"{'':11}{describe(found, load)}", flush=True)
 
 
-def told(found: Found, unit: str) -> str:
+def describe(found: Found, unit: str) -> str:
     if found.load is None:
         return f"no load holds, not even {found.fails:g} {unit}"
     why = {
-        "most": "the largest allowed: --most may be raised",
-        "trials": "not exact: --trials are used up",
-        "time": "not exact: --minutes are used up",
-    }.get(found.ended, f"{found.fails:g} do not" if found.fails is not None else "")
-    return f"largest that holds: {found.load:g} {unit} ({why})"
+        "most": "the largest allowed; raise --most",
+        "trials": "not exact: --trials used up",
+        "time": "not exact: --minutes used up",
+    }.get(found.ended, f"{found.fails:g} does not" if found.fails is not None else "")
+    return f"largest load that holds: {found.load:g} {unit} ({why})"
 
 
 @contextlib.contextmanager
 def service(arguments: argparse.Namespace) -> Iterator[Address]:
-    """Where to measure. Raises ServerError, NotLoopbackError, SettingsError."""
+    """The service under test, started if requested. Raises ServerError, NotLoopbackError, SettingsError."""
     if arguments.serve is None:
         settings = load_client_settings()
         yield Address.of(arguments.url or settings.url, settings.key or "")
@@ -174,8 +176,8 @@ def service(arguments: argparse.Namespace) -> Iterator[Address]:
         "WORKERS": arguments.workers,
         "DEVICE": arguments.device,
     }
-    wanted = {name: str(value) for name, value in chosen.items() if value is not None}
-    with running_server(arguments.serve, {"LOG_LEVEL": "WARNING", **wanted}, arguments.start_seconds) as address:
+    overrides = {name: str(value) for name, value in chosen.items() if value is not None}
+    with running_server(arguments.serve, {"LOG_LEVEL": "WARNING", **overrides}, arguments.start_seconds) as address:
         yield address
 
 
@@ -184,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.loop != "open":
         chosen.first, chosen.most = max(round(chosen.first), 1), max(round(chosen.most), 1)
         if any(load != round(load) or load < 1 for load in chosen.loads or ()):
-            print("--loads of a closed loop are whole numbers from 1: so many listeners", file=sys.stderr)
+            print("--loads of a closed loop are numbers of clients: integers from 1", file=sys.stderr)
             return 2
     try:
         with service(chosen) as address:
@@ -217,5 +219,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also then, the service that was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops the started service on SIGTERM
     sys.exit(main())

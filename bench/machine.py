@@ -1,4 +1,4 @@
-"""What the machine can do at best, and how benchmarks time: shared by all of them."""
+"""Hardware limits (memory bandwidth, matmul rate) and timing helpers, shared by all benchmarks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .cpu_info import cpu_name
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has completed all submitted work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds that `work` takes, to the end of what it set off."""
+    """Seconds that `work` takes, including the device work it submits."""
     synchronize(device)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     work()
     synchronize(device)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def median_seconds(work: Callable[[], Any], device: torch.device, rounds: int, warmups: int = 2) -> float:
@@ -36,14 +36,14 @@ def median_seconds(work: Callable[[], Any], device: torch.device, rounds: int, w
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Bytes of memory a second, of more than any cache holds: summed up, and copied (what is read and written)."""
+    """Memory bandwidth in bytes per second on blocks larger than any cache: of a sum, and of a copy (both ways)."""
 
     read: float
     copy: float
 
     @property
     def best(self) -> float:
-        """What a floor is worked out with: on some machines a sum is held up by its additions."""
+        """The bandwidth for floors: on some machines a sum is limited by its additions."""
         return max(self.read, self.copy)
 
     def __str__(self) -> str:

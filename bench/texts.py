@@ -1,4 +1,4 @@
-"""What is spoken in benchmarks: the same texts for everybody who is measured."""
+"""Texts of the benchmarks, shared by all systems under test."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SENTENCES = (
     "Nobody had told the children that the train would stop for so long, and yet they were the only patient ones.",
     "Good morning, and thank you for waiting. How can I help you?",
 )
-# Twice as many characters as the fastest reader says in a second: what is cut after so long never ends before.
+# Twice the fastest speaking rate, so that a cut answer never ends before its limit.
 _CHARACTERS_PER_SECOND = 40
 
 
 def natural_text(number: int) -> str:
-    """One to three sentences, another choice for each number: answers of different lengths."""
+    """One to three sentences selected by `number`: answers of different lengths."""
     return " ".join(SENTENCES[(number + each) % len(SENTENCES)] for each in range(1 + number % 3))
 
 
 def text_longer_than(number: int, seconds: float) -> str:
-    """A text that surely takes longer to say than that, another for each number."""
+    """A text, selected by `number`, that takes longer than `seconds` to speak."""
     text = SENTENCES[number % len(SENTENCES)]
     each = number
     while len(text) < seconds * _CHARACTERS_PER_SECOND:

@@ -1,4 +1,4 @@
-"""transformers' own CSM, run as well as it can be: eager, compiled, and several requests at once."""
+"""Baseline: transformers' CsmForConditionalGeneration, eager, compiled, and with several concurrent requests."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from engine.random_checkpoint import SPECIAL_TOKENS
 
 
 def compile_unavailable_reason(device: torch.device) -> str | None:
-    """Why torch.compile cannot be had for this device; None if it can."""
+    """Why torch.compile is unavailable on this device; None if it is available."""
     if device.type == "cuda":
         return None if torch.cuda.is_available() else "there is no CUDA device"
     compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
-    return None if compiler else "torch.compile needs a C++ compiler for a CPU, and none is in PATH"
+    return None if compiler else "torch.compile on a CPU needs a C++ compiler, and none is in PATH"
 
 
-_RECOMPILATIONS = 64  # its wrapper is shared by all of its models, and each counts: 8 would end in eager
+_RECOMPILATIONS = 64  # all models share one wrapper and count together: the default of 8 would fall back to eager
 
 
 class TransformersBaseline:
-    """One set of weights for all of its ways to speak. Every text is spoken in exactly `frames` frames.
+    """Generates exactly `frames` frames per text; all modes share one set of weights.
 
-    transformers keeps what a call is about in the modules themselves (hooks, caches, generation configurations), so
-    each request at once has modules of its own, on the same weights.
+    transformers stores per-call state in the modules (hooks, caches, generation configurations), so each concurrent
+    request uses its own copy of the modules on the same weights.
     """
 
     def __init__(self, model: str, device: torch.device, dtype: torch.dtype, frames: int) -> None:
@@ -45,30 +45,30 @@ class TransformersBaseline:
         self._compiled: Any = None
         self._tokenizer = tokenizers.Tokenizer.from_file(f"{model}/tokenizer.json")
         compiling = transformers.CompileConfig(mode="reduce-overhead" if device.type == "cuda" else "default")
-        compiling._compile_all_devices = True  # by itself it compiles for GPUs only
+        compiling._compile_all_devices = True  # by default it compiles only for GPUs
         self._compiling = compiling
-        unspeakable = list(range(csm.config.codec_config.codebook_size, csm.config.vocab_size))
+        invalid_codes = list(range(csm.config.codec_config.codebook_size, csm.config.vocab_size))
         sampling = {"do_sample": True, "temperature": 0.8, "top_k": 50}
-        # A stop frame is one of this code alone: never sampled first, it never stops.
-        first = {**sampling, "suppress_tokens": [csm.config.codebook_eos_token_id, *unspeakable]}
+        # A stop frame consists of this code only: suppressing it in codebook 0 prevents stopping.
+        first = {**sampling, "suppress_tokens": [csm.config.codebook_eos_token_id, *invalid_codes]}
         self._sampling = first | {
-            f"depth_decoder_{name}": value for name, value in {**sampling, "suppress_tokens": unspeakable}.items()
+            f"depth_decoder_{name}": value for name, value in {**sampling, "suppress_tokens": invalid_codes}.items()
         }
 
-    def speak(self, text: str, compiled: bool = False) -> None:
-        """Text to audio, the audio on the host."""
+    def generate(self, text: str, compiled: bool = False) -> None:
+        """Generate audio for a text and copy it to the host."""
         if compiled and self._compiled is None:
             torch._dynamo.config.recompile_limit = _RECOMPILATIONS
-            self._compiled = self._twin()
-        self._speak(self._compiled if compiled else self._models[0], text, compiled)
+            self._compiled = self._copy_modules()
+        self._generate(self._compiled if compiled else self._models[0], text, compiled)
 
-    def _twin(self) -> Any:
-        """Modules of their own on the same weights."""
+    def _copy_modules(self) -> Any:
+        """A copy of the modules that shares the weights."""
         csm = self._models[0]
         weights = {id(tensor): tensor for tensor in (*csm.parameters(), *csm.buffers())}
         return copy.deepcopy(csm, weights)
 
-    def _speak(self, csm: Any, text: str, compiled: bool) -> None:
+    def _generate(self, csm: Any, text: str, compiled: bool) -> None:
         prompt = self._prompt(text)
         cache = {
             "cache_implementation": "static" if compiled else None,
@@ -86,26 +86,26 @@ class TransformersBaseline:
             )
             csm.codec_model.decode(codes.transpose(1, 2)).audio_values.cpu()
         if codes.shape[1] != self._frames:
-            raise RuntimeError(f"transformers made {codes.shape[1]} frames and not {self._frames}: unequal work")
+            raise RuntimeError(f"transformers made {codes.shape[1]} frames instead of {self._frames}")
 
     def generate_concurrently(self, texts: Sequence[str]) -> None:
-        """Every text in a thread of its own, on a GPU on a stream of its own; on a CPU they share the cores."""
+        """Each text in its own thread, with its own stream on a GPU; on a CPU the threads share the cores."""
         before = torch.get_num_threads()
         share = MachineLimits().cores().threads(len(texts))
         while len(self._models) < len(texts):
-            self._models.append(self._twin())
-        # Threads are made for each call, so that none holds on to a share that another count of texts gave it.
+            self._models.append(self._copy_modules())
+        # New threads for each call, because a thread keeps the number of cores of its initializer.
         with ThreadPoolExecutor(len(texts), initializer=lambda: torch.set_num_threads(share)) as threads:
             pairs = zip(self._models, texts, strict=False)
-            for spoken in [threads.submit(self._speak_on_a_stream, csm, text) for csm, text in pairs]:
-                spoken.result()
+            for future in [threads.submit(self._generate_on_stream, csm, text) for csm, text in pairs]:
+                future.result()
         torch.set_num_threads(before)
 
-    def _speak_on_a_stream(self, csm: Any, text: str) -> None:
+    def _generate_on_stream(self, csm: Any, text: str) -> None:
         cuda = self._device.type == "cuda"
         stream: Any = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream) if cuda else contextlib.nullcontext():
-            self._speak(csm, text, compiled=False)
+            self._generate(csm, text, compiled=False)
 
     def _prompt(self, text: str) -> torch.Tensor:
         begin, end = (self._tokenizer.token_to_id(token) for token in SPECIAL_TOKENS[:2])

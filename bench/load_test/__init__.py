@@ -1,1 +1,1 @@
-"""Those who listen while the service is measured: what they send, hear and make of it. No torch, no numpy."""
+"""Load test over HTTP and WebSockets: clients, timing, metrics and reports. Imports neither torch nor numpy."""

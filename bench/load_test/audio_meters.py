@@ -1,4 +1,4 @@
-"""How much sound the bytes of an answer are, told without decoding them: the one who measures has hundreds to hear."""
+"""Counts the audio samples in response bytes without decoding, so that one process can read hundreds of streams."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Callable
 from typing import Protocol
 
 SAMPLE_RATE = 24_000
-_MP3_SAMPLES_PER_BYTE = 3  # 64 kbit/s, each frame by itself: 192 bytes are 576 samples
-_AAC_SAMPLES = 1024  # of a packet
-_TRUN_COUNT_AT = 4  # behind version and flags
+_MP3_SAMPLES_PER_BYTE = 3  # 64 kbit/s without bit reservoir: a frame of 192 bytes has 576 samples
+_AAC_SAMPLES = 1024  # per packet
+_TRUN_COUNT_AT = 4  # offset after version and flags
 
 
 class Meter(Protocol):
-    """Counts the sound of one answer."""
+    """Counts the samples of one response."""
 
     def feed(self, data: bytes) -> int:
-        """How many samples these bytes are, beyond those before."""
+        """Return the number of samples that these bytes add."""
         ...
 
 
 class PcmMeter:
-    """s16le behind a header of so many bytes."""
+    """16-bit PCM after a header of `header_bytes` bytes."""
 
     def __init__(self, header_bytes: int) -> None:
         self._bytes = -header_bytes
@@ -33,14 +33,14 @@ class PcmMeter:
 
 
 class Mp3Meter:
-    """MP3 of constant bit rate, as the service makes it."""
+    """MP3 at the service's constant bit rate."""
 
     def feed(self, data: bytes) -> int:
         return len(data) * _MP3_SAMPLES_PER_BYTE
 
 
 class Fmp4Meter:
-    """AAC in fragments: each `moof` says in its `trun` how many packets the `mdat` behind it has."""
+    """AAC in fragmented MP4: the `trun` box of each `moof` has the number of packets in the following `mdat`."""
 
     def __init__(self) -> None:
         self._pending = b""
@@ -58,7 +58,7 @@ class Fmp4Meter:
                 break
             size, kind = int.from_bytes(self._pending[:4], "big"), self._pending[4:8]
             if kind in (b"moof", b"traf"):
-                self._pending = self._pending[8:]  # its inside comes next
+                self._pending = self._pending[8:]  # container box: continue with its content
             elif kind == b"trun":
                 if len(self._pending) < size:
                     break

@@ -1,4 +1,4 @@
-"""A process's share of the listeners of a trial."""
+"""Client process: runs a share of a trial's clients in one event loop."""
 
 from __future__ import annotations
 
@@ -16,140 +16,140 @@ from .stream_timing import End, RequestResult, StreamTiming
 from .trial import Trial
 from .websocket_client import WebSocketStream
 
-_PAUSE_SECONDS = 0.5  # of a listener that was not answered: it does not ask again in a loop
-ACTIVE, ENDED, UNANSWERED = range(3)  # the columns of a process's row in the live counts
+_PAUSE_SECONDS = 0.5  # before a client retries after a failed request
+ACTIVE, ENDED, UNANSWERED = range(3)  # columns of a process's row in the live counters
 COLUMNS = 3
 
 
 @dataclass
 class ClientResults:
-    """What a share has to tell: every request that ended, and the audio that came in the measured seconds.
+    """Results of one client process: all ended requests, and the audio that arrived in the measured seconds.
 
-    processor: seconds that listening itself took.
+    cpu_seconds: CPU time of the client process.
     """
 
-    outcomes: list[RequestResult] = field(default_factory=list)
+    requests: list[RequestResult] = field(default_factory=list)
     window_samples: int = 0
-    processor: float = 0.0
+    cpu_seconds: float = 0.0
 
     @property
     def window_audio(self) -> float:
-        """Seconds."""
+        """Seconds of audio."""
         return self.window_samples / SAMPLE_RATE
 
 
-def run_clients(trial: Trial, index: int, shares: int, starts: float, counts: MutableSequence[int]) -> ClientResults:
-    """Be every `shares`-th listener, from `index` on. starts: when the trial does (time.monotonic()).
+def run_clients(trial: Trial, index: int, shares: int, start: float, counts: MutableSequence[int]) -> ClientResults:
+    """Run every `shares`-th client of the trial, from `index` on. start: of the trial, by time.monotonic().
 
-    counts: live counts of all processes; this one writes its own row.
+    counts: live counters of all processes; this one writes its own row.
     """
-    _allow_many_connections()
-    began = time.process_time()
-    heard = asyncio.run(_ClientProcess(trial, index, shares, starts, counts).run())
-    heard.processor = time.process_time() - began
-    return heard
+    _raise_file_limit()
+    cpu_start = time.process_time()
+    results = asyncio.run(_ClientProcess(trial, index, shares, start, counts).run())
+    results.cpu_seconds = time.process_time() - cpu_start
+    return results
 
 
 class _ClientProcess:
-    def __init__(self, trial: Trial, index: int, shares: int, starts: float, counts: MutableSequence[int]) -> None:
-        self._trial, self._index, self._shares, self._starts = trial, index, shares, starts
+    def __init__(self, trial: Trial, index: int, shares: int, start: float, counts: MutableSequence[int]) -> None:
+        self._trial, self._index, self._shares, self._start = trial, index, shares, start
         self._counts, self._row = counts, index * COLUMNS
-        self._opens, self._closes = starts + trial.ramp, starts + trial.ramp + trial.seconds
-        self._ends = starts + trial.longest
-        self._heard = ClientResults()
+        self._window_start, self._window_end = start + trial.ramp, start + trial.ramp + trial.seconds
+        self._deadline = start + trial.max_seconds
+        self._results = ClientResults()
         self._measured: set[asyncio.Task[RequestResult]] = set()
 
     async def run(self) -> ClientResults:
         closed = self._trial.loop == "closed"
-        senders = [asyncio.create_task(sender) for sender in (self._listeners() if closed else [self._arrivals()])]
-        await _until(self._closes)
+        senders = [asyncio.create_task(sender) for sender in (self._closed_loop() if closed else [self._open_loop()])]
+        await _sleep_until(self._window_end)
         if self._measured:
-            await asyncio.wait(self._measured, timeout=max(self._ends - time.monotonic(), 0.0))
+            await asyncio.wait(self._measured, timeout=max(self._deadline - time.monotonic(), 0.0))
         everything = asyncio.all_tasks() - {asyncio.current_task()}
         for task in everything:
             task.cancel()
         for result in await asyncio.gather(*senders, *everything, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
-        return self._heard
+        return self._results
 
-    # ---- who asks when
+    # ---- request scheduling
 
-    def _listeners(self) -> list[Coroutine[None, None, None]]:
+    def _closed_loop(self) -> list[Coroutine[None, None, None]]:
         count = int(self._trial.load)
-        return [self._listener(number, count) for number in range(self._index, count, self._shares)]
+        return [self._client(number, count) for number in range(self._index, count, self._shares)]
 
-    async def _listener(self, number: int, count: int) -> None:
-        due = self._starts + self._trial.ramp * number / count
-        asked = 0
-        while due < self._ends:
-            await _until(due)
-            outcome = await self._ask(number + asked * count, due)
-            asked += 1
-            due = time.monotonic() + (0.0 if outcome.answered else _PAUSE_SECONDS)
+    async def _client(self, number: int, count: int) -> None:
+        due = self._start + self._trial.ramp * number / count
+        sent = 0
+        while due < self._deadline:
+            await _sleep_until(due)
+            result = await self._send(number + sent * count, due)
+            sent += 1
+            due = time.monotonic() + (0.0 if result.answered else _PAUSE_SECONDS)
 
-    async def _arrivals(self) -> None:
-        """Poisson streams added up are one again, so each process has its own."""
-        chance = random.Random(self._trial.seed * self._shares + self._index)
-        number, due = self._index, self._starts
-        while (due := due + chance.expovariate(self._trial.load / self._shares)) < self._ends:
-            await _until(due)
-            self._ask(number, due)
+    async def _open_loop(self) -> None:
+        """Independent Poisson processes add up to one, so each client process runs its own."""
+        rng = random.Random(self._trial.seed * self._shares + self._index)
+        number, due = self._index, self._start
+        while (due := due + rng.expovariate(self._trial.load / self._shares)) < self._deadline:
+            await _sleep_until(due)
+            self._send(number, due)
             number += self._shares
 
     # ---- one request
 
-    def _ask(self, number: int, due: float) -> asyncio.Task[RequestResult]:
-        measured = self._opens <= due < self._closes
-        task = asyncio.create_task(self._hear_out(number, due, measured))
+    def _send(self, number: int, due: float) -> asyncio.Task[RequestResult]:
+        measured = self._window_start <= due < self._window_end
+        task = asyncio.create_task(self._run_request(number, due, measured))
         if measured:
             self._measured.add(task)
             task.add_done_callback(self._measured.discard)
         return task
 
-    async def _hear_out(self, number: int, due: float, measured: bool) -> RequestResult:
+    async def _run_request(self, number: int, due: float, measured: bool) -> RequestResult:
         trial = self._trial
         request = trial.track.request(trial.address, number)
         sent = time.monotonic()
-        hearing = StreamTiming(sent)
-        answer = self._answer(number, request, hearing)
-        reached, in_time = False, True
-        with self._speaking():
+        timing = StreamTiming(sent)
+        connection = self._connection(number, request, timing)
+        connected, in_time = False, True
+        with self._count_active():
             try:
                 await asyncio.get_running_loop().create_connection(
-                    lambda: answer, trial.address.host, trial.address.port
+                    lambda: connection, trial.address.host, trial.address.port
                 )
-                reached = True
-                await answer.over
+                connected = True
+                await connection.closed
             except OSError:
                 pass
             except asyncio.CancelledError:
                 in_time = False
                 raise
             finally:
-                answer.leave()
-                outcome = RequestResult(
+                connection.abort()
+                result = RequestResult(
                     measured=measured,
-                    sent=sent - self._starts,
+                    sent=sent - self._start,
                     late=max(sent - due, 0.0),
-                    ended=time.monotonic() - self._starts,
-                    end=_end(answer, hearing, reached, in_time),
-                    status=answer.status,
-                    first_audio=hearing.first_audio,
-                    audio=hearing.audio,
-                    underrun=hearing.underrun,
-                    gap=hearing.gap,
+                    ended=time.monotonic() - self._start,
+                    end=_end(connection, timing, connected, in_time),
+                    status=connection.status,
+                    first_audio=timing.first_audio,
+                    audio=timing.audio,
+                    underrun=timing.underrun,
+                    gap=timing.gap,
                 )
-                self._heard.outcomes.append(outcome)
+                self._results.requests.append(result)
                 self._counts[self._row + ENDED] += 1
-                self._counts[self._row + UNANSWERED] += not outcome.answered
-        return outcome
+                self._counts[self._row + UNANSWERED] += not result.answered
+        return result
 
-    def _answer(self, number: int, request: bytes, hearing: StreamTiming) -> AudioConnection:
+    def _connection(self, number: int, request: bytes, timing: StreamTiming) -> AudioConnection:
         def on_audio(now: float, samples: int) -> None:
-            hearing.hear(now, samples)
-            if self._opens <= now < self._closes:
-                self._heard.window_samples += samples
+            timing.add(now, samples)
+            if self._window_start <= now < self._window_end:
+                self._results.window_samples += samples
 
         track = self._trial.track
         if track.uses_websocket:
@@ -157,7 +157,7 @@ class _ClientProcess:
         return HttpStream(request, METERS[track.format](), on_audio)
 
     @contextlib.contextmanager
-    def _speaking(self) -> Iterator[None]:
+    def _count_active(self) -> Iterator[None]:
         self._counts[self._row + ACTIVE] += 1
         try:
             yield
@@ -165,21 +165,21 @@ class _ClientProcess:
             self._counts[self._row + ACTIVE] -= 1
 
 
-def _end(answer: AudioConnection, hearing: StreamTiming, reached: bool, in_time: bool) -> End:
-    if answer.status is not None and answer.status != 200:
+def _end(connection: AudioConnection, timing: StreamTiming, connected: bool, in_time: bool) -> End:
+    if connection.status is not None and connection.status != 200:
         return "rejected"
-    if hearing.first is None:
-        return "silent" if reached else "unreachable"
-    if answer.whole:
+    if timing.first is None:
+        return "silent" if connected else "unreachable"
+    if connection.complete:
         return "whole"
     return "cut" if in_time else "left"
 
 
-async def _until(moment: float) -> None:
+async def _sleep_until(moment: float) -> None:
     await asyncio.sleep(max(moment - time.monotonic(), 0.0))
 
 
-def _allow_many_connections() -> None:
+def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

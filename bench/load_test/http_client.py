@@ -1,6 +1,6 @@
-"""Just enough of HTTP/1.1 to listen: one request on one connection, its body counted and not kept.
+"""Minimal HTTP/1.1 client for load tests: one request per connection, response audio counted and not stored.
 
-Written for this alone, since hundreds of streams must not make the one who measures the bottleneck.
+A general client would make the load generator the bottleneck with hundreds of streams.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from collections.abc import Callable
 
 from .audio_meters import Meter
 
-_LONGEST_HEAD = 64 << 10  # bytes
+_MAX_HEAD_BYTES = 64 << 10
 
-OnAudio = Callable[[float, int], None]  # told when (time.monotonic()) and how many samples came
+OnAudio = Callable[[float, int], None]  # (arrival by time.monotonic(), number of samples)
 
 
 class InvalidResponseError(Exception):
-    """What came is not an answer in HTTP/1.1."""
+    """The data received is not a valid HTTP/1.1 response."""
 
 
 class ChunkedBody:
-    """A body in chunked coding, taken apart as it comes."""
+    """Incremental parser of a chunked body."""
 
     def __init__(self) -> None:
         self.ended = False
-        self._left = 0  # bytes of the present chunk, with the line's end behind it
-        self._line = b""  # the beginning of a line
+        self._left = 0  # remaining bytes of the current chunk, including the final CRLF
+        self._line = b""  # an incomplete line
         self._trailer = False
 
     def feed(self, data: bytes) -> bytes:
-        """The content in these bytes. Raises InvalidResponseError."""
+        """Return the content in these bytes. Raises InvalidResponseError."""
         content, at = [], 0
         while at < len(data) and not self.ended:
             if self._left:
@@ -55,13 +55,13 @@ class ChunkedBody:
         try:
             size = int(line.partition(b";")[0], 16)
         except ValueError:
-            raise InvalidResponseError(f"a chunk begins with {line[:20]!r} and not with its size") from None
+            raise InvalidResponseError(f"a chunk starts with {line[:20]!r}, not with its size") from None
         self._trailer = size == 0
         self._left = size + 2 if size else 0
 
 
 class SizedBody:
-    """A body that said how long it is; None: that ends with the connection, so nobody knows whether it is whole."""
+    """A body with a Content-Length. size None: it ends with the connection, so completeness is unknown."""
 
     def __init__(self, size: int | None) -> None:
         self._left = size
@@ -77,41 +77,41 @@ class SizedBody:
 
 
 class AudioConnection(asyncio.Protocol):
-    """One connection on which something is asked for once, and heard.
+    """A connection that sends one request and counts the audio of the response.
 
-    opening: what is sent first. on_audio: told of all sound as it comes.
-    status: of the answer, or the code of its error; None until there is one. whole: it came to its end. over: done
+    request: the bytes sent on connection. on_audio: called with every arrival of audio.
+    status: HTTP status or error code; None before a response. complete: the response ended normally. closed: resolves
     when the connection is closed.
     """
 
-    def __init__(self, opening: bytes, on_audio: OnAudio) -> None:
+    def __init__(self, request: bytes, on_audio: OnAudio) -> None:
         self.status: int | str | None = None
-        self.whole = False
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.complete = False
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_audio = on_audio
-        self._opening = opening
+        self._request = request
         self._transport: asyncio.Transport | None = None
 
     def send(self, data: bytes) -> None:
         assert self._transport is not None
         self._transport.write(data)
 
-    def leave(self) -> None:
+    def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(self._opening)
+        transport.write(self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
 
 
 class HttpStream(AudioConnection):
-    """One request sent, one answer heard. The connection is closed when it has ended, or was no 200."""
+    """Reads one HTTP response. Closes the connection at its end, or if the status is not 200."""
 
     def __init__(self, request: bytes, meter: Meter, on_audio: OnAudio) -> None:
         super().__init__(request, on_audio)
@@ -128,24 +128,24 @@ class HttpStream(AudioConnection):
                 samples = self._meter.feed(self._body.feed(data))
                 if samples:
                     self.on_audio(now, samples)
-                self.whole = self._body.ended
+                self.complete = self._body.ended
         except InvalidResponseError:
-            self.leave()
-        if self.whole:
-            self.leave()
+            self.abort()
+        if self.complete:
+            self.abort()
 
     def _read_head(self, data: bytes) -> bytes:
-        """Take in the head; what lies behind it comes back."""
+        """Parse the head from the data received so far and return the body bytes after it."""
         self._head += data
         end = self._head.find(b"\r\n\r\n")
         if end < 0:
-            if len(self._head) > _LONGEST_HEAD:
-                raise InvalidResponseError("the head of the answer does not end")
+            if len(self._head) > _MAX_HEAD_BYTES:
+                raise InvalidResponseError("the response head is too long")
             return b""
         status, headers = parse_head(self._head[:end])
         self.status = status
         if status != 200:
-            self.leave()
+            self.abort()
             return b""
         if "chunked" in headers.get("transfer-encoding", ""):
             self._body = ChunkedBody()
@@ -156,10 +156,10 @@ class HttpStream(AudioConnection):
 
 
 def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """The status and the headers, their names in small letters. Raises InvalidResponseError."""
+    """Parse status and headers; names and values in lower case. Raises InvalidResponseError."""
     first, *lines = head.decode("latin-1").split("\r\n")
     parts = first.split(" ")
     if not first.startswith("HTTP/1.") or len(parts) < 2 or not parts[1].isdigit():
-        raise InvalidResponseError(f"the answer begins with {first[:40]!r}")
+        raise InvalidResponseError(f"the response starts with {first[:40]!r}, not an HTTP status line")
     pairs = (line.partition(":") for line in lines)
     return int(parts[1]), {name.strip().lower(): value.strip().lower() for name, _, value in pairs}

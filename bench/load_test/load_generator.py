@@ -1,4 +1,4 @@
-"""All listeners: processes that share the load, so that the one who measures is never the bottleneck."""
+"""LoadGenerator: distributes the clients of a trial over processes, so that measuring is not the bottleneck."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from engine import MachineLimits
 from .client_process import ACTIVE, COLUMNS, ENDED, UNANSWERED, ClientResults, run_clients
 from .trial import Trial
 
-LISTENERS_PER_PROCESS = 128  # one core reads about that many streams at several times real time
-_LEAD_SECONDS = 0.3  # for every process to have its share in hand when the trial starts
+CLIENTS_PER_PROCESS = 128  # one core reads about this many streams at several times real time
+_LEAD_SECONDS = 0.3  # lets every process receive its task before the trial starts
 _POLL_SECONDS = 0.25
-_START_SECONDS = 60.0  # for the processes to be there
+_START_SECONDS = 60.0  # timeout for starting the processes
 
 ProgressCallback = Callable[
     [float, int, int, int], None
-]  # seconds since the start; speaking, ended and unanswered requests
+]  # (seconds since the start, active, ended, unanswered requests)
 
-_counts: MutableSequence[int] = []  # in a listening process: the live counts of all of them
-_all_here: Barrier | None = None
+_counts: MutableSequence[int] = []  # in a client process: live counters of all processes
+_all_started: Barrier | None = None
 
 
-def _init_process(counts: MutableSequence[int], all_here: Barrier) -> None:
-    global _counts, _all_here  # an executor hands shared memory to its processes in no other way
-    _counts, _all_here = counts, all_here
+def _init_process(counts: MutableSequence[int], all_started: Barrier) -> None:
+    global _counts, _all_started  # shared memory reaches executor processes only through the initializer
+    _counts, _all_started = counts, all_started
 
 
 def _wait_for_all() -> None:
-    assert _all_here is not None
-    _all_here.wait(_START_SECONDS)
+    assert _all_started is not None
+    _all_started.wait(_START_SECONDS)
 
 
-def _run_share(trial: Trial, index: int, shares: int, starts: float) -> ClientResults:
-    return run_clients(trial, index, shares, starts, _counts)
+def _run_share(trial: Trial, index: int, shares: int, start: float) -> ClientResults:
+    return run_clients(trial, index, shares, start, _counts)
 
 
 class LoadGenerator:
-    """processes: at most so many; each trial takes as many of them as its load needs."""
+    """Runs trials in client processes. processes: their maximum; a trial uses as many as its load needs."""
 
     def __init__(self, processes: int | None = None) -> None:
         self._processes = processes or max(1, MachineLimits().cores().threads() - 1)
@@ -54,8 +54,8 @@ class LoadGenerator:
             initializer=_init_process,
             initargs=(self._counts, context.Barrier(self._processes)),
         )
-        for meeting in [self._executor.submit(_wait_for_all) for _ in range(self._processes)]:
-            meeting.result()  # each waits for all the others, so none takes two
+        for started in [self._executor.submit(_wait_for_all) for _ in range(self._processes)]:
+            started.result()  # each task waits for all others, so every process takes exactly one
 
     def __enter__(self) -> LoadGenerator:
         return self
@@ -65,20 +65,20 @@ class LoadGenerator:
     ) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    def run(self, trial: Trial, watch: ProgressCallback) -> ClientResults:
-        """Hold the load and listen. watch: told a few times a second how it goes."""
-        at_once = trial.load * (1 if trial.loop == "closed" else max(trial.track.seconds, 1.0))
-        shares = min(self._processes, max(1, round(at_once / LISTENERS_PER_PROCESS)))
+    def run(self, trial: Trial, on_progress: ProgressCallback) -> ClientResults:
+        """Run a trial and collect its results. on_progress: called a few times per second."""
+        concurrency = trial.load * (1 if trial.loop == "closed" else max(trial.track.seconds, 1.0))
+        shares = min(self._processes, max(1, round(concurrency / CLIENTS_PER_PROCESS)))
         self._counts[:] = [0] * len(self._counts)
-        starts = time.monotonic() + _LEAD_SECONDS
-        futures = [self._executor.submit(_run_share, trial, index, shares, starts) for index in range(shares)]
+        start = time.monotonic() + _LEAD_SECONDS
+        futures = [self._executor.submit(_run_share, trial, index, shares, start) for index in range(shares)]
         pending = set(futures)
         while pending:
             _, pending = wait(pending, timeout=_POLL_SECONDS)
-            watch(time.monotonic() - starts, *(sum(self._counts[n::COLUMNS]) for n in (ACTIVE, ENDED, UNANSWERED)))
+            on_progress(time.monotonic() - start, *(sum(self._counts[n::COLUMNS]) for n in (ACTIVE, ENDED, UNANSWERED)))
         parts = [future.result() for future in futures]
         return ClientResults(
-            [outcome for part in parts for outcome in part.outcomes],
+            [request for part in parts for request in part.requests],
             sum(part.window_samples for part in parts),
-            sum(part.processor for part in parts),
+            sum(part.cpu_seconds for part in parts),
         )

@@ -1,4 +1,4 @@
-"""The largest load that holds, found in few trials. Pure: what a trial is, the caller knows."""
+"""Finds the largest load that holds, by doubling and bisection. Pure: the caller runs the trials."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-PRECISION = 0.1  # the answer is within a tenth of the smallest load that does not hold
-_HALVINGS = 6  # how far below the first load it looks
+PRECISION = 0.1  # stop when the smallest failing load is within 10% of the largest that holds
+_HALVINGS = 6  # how often a failing first load is halved
 
 
 @dataclass(frozen=True)
 class Found:
-    """load: the largest that held; None if none did. fails: the smallest that did not.
+    """Result of a search. load: the largest that held, or None. fails: the smallest that did not.
 
-    ended: exact (within the precision); most (the largest allowed holds); trials or time (used up before it was
-    exact); nothing (none holds).
+    ended: exact (within PRECISION); most (the largest allowed load holds); trials or time (limit reached first);
+    nothing (no load holds).
     """
 
     load: float | None
@@ -26,41 +26,41 @@ class Found:
 def largest_load(
     holds: Callable[[float], bool],
     first: float,
-    most: float,
+    max_load: float,
     *,
-    whole: bool,
+    integer: bool,
     trials: int,
-    in_time: Callable[[], bool] = lambda: True,
+    has_time: Callable[[], bool] = lambda: True,
 ) -> Found:
-    """Double from `first` until it fails or `most` holds, then bisect. Fails at once: halve.
+    """Double from `first` until a load fails or `max_load` holds, then bisect. If `first` fails, halve.
 
-    holds: runs a trial. whole: loads are whole numbers from 1. trials: never more than so many. in_time: asked before
-    each but the first.
+    holds: runs a trial. integer: loads are integers from 1. trials: maximum number of trials. has_time: checked before
+    every trial but the first.
     """
     good: float | None = None
     bad: float | None = None
-    load = min(first, most)
+    load = min(first, max_load)
     for trial in range(trials):
-        if trial and not in_time():
+        if trial and not has_time():
             return Found(good, bad, "time")
         if holds(load):
             good = load
         else:
             bad = load
-        following = _next(good, bad, first, most, whole)
-        if following is None:
+        next_load = _next(good, bad, first, max_load, integer)
+        if next_load is None:
             return Found(good, bad, "nothing" if good is None else "most" if bad is None else "exact")
-        load = following
+        load = next_load
     return Found(good, bad, "trials")
 
 
-def _next(good: float | None, bad: float | None, first: float, most: float, whole: bool) -> float | None:
+def _next(good: float | None, bad: float | None, first: float, max_load: float, integer: bool) -> float | None:
     if bad is None:
         assert good is not None
-        return None if good >= most else min(good * 2, most)
+        return None if good >= max_load else min(good * 2, max_load)
     if good is None:
-        half = bad // 2 if whole else bad / 2
-        return None if half < (1 if whole else first / 2**_HALVINGS) else half
-    if bad - good <= max(PRECISION * good, 1 if whole else 0):
+        half = bad // 2 if integer else bad / 2
+        return None if half < (1 if integer else first / 2**_HALVINGS) else half
+    if bad - good <= max(PRECISION * good, 1 if integer else 0):
         return None
-    return (good + bad) // 2 if whole else (good + bad) / 2
+    return (good + bad) // 2 if integer else (good + bad) / 2

@@ -1,4 +1,4 @@
-"""The service that is measured: asked how it is, and, where that is wanted, started and stopped."""
+"""Status queries to the service under test, and starting and stopping one."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .trial import Address
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tiny"
 _POLL_SECONDS = 0.2
-_STOP_SECONDS = 45.0  # it lets its clients hear out for 30
+_STOP_SECONDS = 45.0  # the service drains streams for 30
 
 
 class ServerError(Exception):
-    """The service is not there, not ready, or does not let us in."""
+    """The service is unreachable, not ready, or denies access."""
 
 
 def get(address: Address, path: str, timeout: float = 10.0) -> tuple[int, Any]:
-    """Status and JSON of a path. Raises OSError if nobody answers."""
+    """GET a path: status and parsed JSON. Raises OSError if the connection fails."""
     with closing(http.client.HTTPConnection(address.host, address.port, timeout=timeout)) as connection:
         connection.request("GET", path, headers={"X-API-Key": address.key} if address.key else {})
         answer = connection.getresponse()
@@ -41,23 +41,21 @@ def get(address: Address, path: str, timeout: float = 10.0) -> tuple[int, Any]:
 
 
 def system_status(address: Address) -> dict[str, Any]:
-    """/system-status. Raises ServerError, which says what to do."""
+    """The service's /system-status. Raises ServerError with the remedy."""
     where = f"http://{address.host}:{address.port}"
     try:
         status, answer = get(address, "/system-status")
     except (OSError, http.client.HTTPException) as error:
-        raise ServerError(
-            f"nobody answers at {where} ({error}): start the service, or let --serve fake start one"
-        ) from None
+        raise ServerError(f"no service at {where} ({error}): start it, or use --serve fake") from None
     if status == 401:
-        raise ServerError(f"{where} wants a key: put its API_KEY into the environment or into .env")
+        raise ServerError(f"{where} requires a key: set API_KEY in the environment or in .env")
     if status != 200 or not isinstance(answer, dict):
         raise ServerError(f"{where}/system-status answered {status}: is that csm-serve?")
     return answer
 
 
 def wait_until_idle(address: Address, seconds: float) -> bool:
-    """Whether nothing is spoken or waits any more, within that time."""
+    """Wait until no request is active or queued. False if that takes longer than `seconds`."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
     while any(worker["active"] or worker["queued"] for worker in system_status(address)["workers"]):
         if time.monotonic() > deadline:
@@ -68,10 +66,10 @@ def wait_until_idle(address: Address, seconds: float) -> bool:
 
 @contextmanager
 def running_server(model: str, settings: Mapping[str, str], start_seconds: float) -> Iterator[Address]:
-    """A service of real processes on a free port of this machine, stopped at the end.
+    """Run the service as a real process on a free loopback port, and stop it at the end.
 
-    model: `fake` (with options, as engine.testing takes them), `tiny` (a small checkpoint of chance) or a MODEL_PATH.
-    settings: what else it shall be set to. Raises ServerError if it is not ready in time.
+    model: `fake` (with options of engine.testing), `tiny` (a small random checkpoint) or a MODEL_PATH.
+    settings: further environment variables. Raises ServerError if it is not ready within `start_seconds`.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -85,7 +83,7 @@ def running_server(model: str, settings: Mapping[str, str], start_seconds: float
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = Address("127.0.0.1", free.getsockname()[1], secrets.token_hex(16))
-        ours = {
+        environment = {
             "API_KEY": address.key,
             "HOST": address.host,
             "PORT": str(address.port),
@@ -95,8 +93,8 @@ def running_server(model: str, settings: Mapping[str, str], start_seconds: float
             "PYTHONPATH": str(ROOT),
             **settings,
         }
-        # `env` adds these to what the user has set; the folder has no .env of its own.
-        command = ["env", *(f"{key}={value}" for key, value in ours.items())]
+        # `env` adds these to the current environment; the folder has no .env file.
+        command = ["env", *(f"{key}={value}" for key, value in environment.items())]
         log = folder / "service.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -125,11 +123,11 @@ def _wait_until_ready(address: Address, process: subprocess.Popen[bytes], log: P
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end; whatever of it is still there then is killed."""
+    """Send SIGTERM, wait, then kill whatever is left of the process tree."""
     try:
-        family = psutil.Process(process.pid).children(recursive=True)
+        descendants = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        family = []
+        descendants = []
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
@@ -137,7 +135,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    for child in family:
+    for child in descendants:
         try:
             child.kill()
         except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""The account of one stream: when its first sample came, and whether there was always something to hear."""
+"""Timing of one stream: first audio, underruns and gaps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ End = Literal["whole", "cut", "rejected", "silent", "unreachable", "left"]
 
 @dataclass(frozen=True)
 class RequestResult:
-    """How one request went. Times are in seconds; of those that are moments, zero is the start of the trial.
+    """Result of one request. Times are in seconds; points in time count from the start of the trial.
 
-    end: whole; cut (the connection ended before the audio did); rejected (another status than 200); silent (no sound
-        by the end of the trial, or none at all); unreachable; left (still speaking when the trial ended, and left).
-    measured: it was due in the seconds that count.
-    late: how much later it was sent than it was due: the fault of the one who measures.
-    first_audio: from before the connection was made to the first sample; None if none came.
-    underrun: the longest that a listener was without sound. gap: the longest between two arrivals.
+    end: whole (complete); cut (the connection ended before the audio); rejected (status other than 200); silent (no
+        audio); unreachable (no connection); left (still streaming when the trial ended, aborted by the client).
+    measured: it was due within the measured seconds.
+    late: how much later than due it was sent, a delay of the load generator.
+    first_audio: from before the connection was made to the first sample; None if none arrived.
+    underrun: longest pause in playback. gap: longest time between two arrivals.
     """
 
     measured: bool
@@ -39,9 +39,9 @@ class RequestResult:
 
 
 class StreamTiming:
-    """Fed with every arrival. A stream underruns when the audio so far is shorter than the time since its first.
+    """Tracks audio arrivals. A stream underruns when its audio so far is shorter than the time since its first sample.
 
-    sent: when the request was.
+    sent: time at which the request was sent.
     """
 
     def __init__(self, sent: float) -> None:
@@ -54,15 +54,15 @@ class StreamTiming:
 
     @property
     def audio(self) -> float:
-        """Seconds that can be heard so far."""
+        """Seconds of audio received so far."""
         return self._samples / SAMPLE_RATE
 
     @property
     def first_audio(self) -> float | None:
         return None if self.first is None else self.first - self._sent
 
-    def hear(self, now: float, samples: int) -> None:
-        """So many samples came, at least one."""
+    def add(self, now: float, samples: int) -> None:
+        """Record the arrival of `samples` samples, at least one."""
         if self.first is None:
             self.first = now
         else:

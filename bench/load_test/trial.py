@@ -1,4 +1,4 @@
-"""What one trial asks of all listeners together: a load, held for a while. Plain data, sent to every process."""
+"""Definition of a trial: address, requests, load and duration. Plain data, sent to every client process."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .websocket_client import upgrade
 Loop = Literal["closed", "open"]
 TrackName = Literal["fixed", "natural"]
 PATH, WEBSOCKET_PATH = "/tts/generate", "/ws"
-WEBSOCKET_FORMATS = ("ws", "ws-binary")  # audio as base64 in JSON, and as it is
-FORMATS = (*METERS, *WEBSOCKET_FORMATS)  # those whose length in seconds can be told without decoding them
+WEBSOCKET_FORMATS = ("ws", "ws-binary")  # audio as base64 in JSON, and as binary messages
+FORMATS = (*METERS, *WEBSOCKET_FORMATS)  # formats whose duration can be counted without decoding
 
 
 class NotLoopbackError(ValueError):
-    """The address is not of this machine alone."""
+    """The address is not a loopback address."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the service is, on this machine, and the key to it."""
+    """Loopback address of the service, and its API key."""
 
     host: str
     port: int
@@ -33,9 +33,9 @@ class Address:
 
     @staticmethod
     def of(url: str, key: str) -> Address:
-        """Raises NotLoopbackError for any other than a loopback address: nothing else is ever put under load.
+        """Parse a URL. Raises NotLoopbackError unless it is a loopback address: no other host is ever put under load.
 
-        A name is not looked up: what `localhost` stands for is known.
+        Host names are not resolved, except `localhost`.
         """
         parts = urlsplit(url)
         host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname or ""
@@ -44,9 +44,7 @@ class Address:
         except ValueError:
             loopback = False
         if parts.scheme != "http" or not loopback:
-            raise NotLoopbackError(
-                f"{url} is not the address of a service on this machine: load is put on http://127.0.0.1:PORT alone"
-            )
+            raise NotLoopbackError(f"{url} is not the address of a service on this machine: use http://127.0.0.1:PORT")
         return Address(host, parts.port or 80, key)
 
     def head(self, method: str, target: str, connection: str = "close") -> bytes:
@@ -59,7 +57,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Track:
-    """What is asked for. fixed: every answer is cut at `seconds`; natural: each ends where its text does.
+    """What every request asks for. fixed: answers are cut at `seconds`; natural: they end with their text.
 
     format: one of FORMATS.
     """
@@ -74,20 +72,22 @@ class Track:
         return self.format in WEBSOCKET_FORMATS
 
     def parameters(self, number: int) -> dict[str, Any]:
-        """Of the request of that number: the same each time, its seed too."""
-        how: dict[str, Any] = {"binary": self.format == "ws-binary"} if self.uses_websocket else {"format": self.format}
-        wanted: dict[str, Any] = {**how, "seed": number}
+        """Parameters of request `number`; deterministic, including the seed."""
+        format_parameters: dict[str, Any] = (
+            {"binary": self.format == "ws-binary"} if self.uses_websocket else {"format": self.format}
+        )
+        parameters: dict[str, Any] = {**format_parameters, "seed": number}
         if self.voice_id is not None:
-            wanted["voice_id"] = self.voice_id
+            parameters["voice_id"] = self.voice_id
         if self.name == "natural":
-            return wanted | {"text": natural_text(number)}
-        return wanted | {
+            return parameters | {"text": natural_text(number)}
+        return parameters | {
             "text": text_longer_than(number, self.seconds),
             "max_audio_length_ms": round(self.seconds * 1000),
         }
 
     def request(self, address: Address, number: int) -> bytes:
-        """What opens the connection: the whole of a request, or the handshake before it."""
+        """First bytes of the connection: a complete HTTP request, or the WebSocket handshake."""
         if self.uses_websocket:
             return upgrade(address.head("GET", WEBSOCKET_PATH, connection="Upgrade"))
         body = json.dumps(self.parameters(number)).encode()
@@ -97,11 +97,11 @@ class Track:
 
 @dataclass(frozen=True)
 class Trial:
-    """closed: `load` listeners, each asking again as soon as it has heard its answer. open: `load` requests a second,
-    at random moments (Poisson), however many still speak.
+    """One load held for a while. closed loop: `load` clients, each sending its next request when the last has ended.
+    open loop: `load` requests per second as a Poisson process, regardless of how many are active.
 
-    Listeners of a closed loop come one after another during `ramp`. Requests sent in the `seconds` behind it are
-    measured; the load goes on until these have ended, or `drain` is over: who then still listens, leaves.
+    Clients of a closed loop start one after another during `ramp`. Requests sent in the following `seconds` are
+    measured. The load continues until these have ended or `drain` is over; then remaining streams are aborted.
     """
 
     address: Address
@@ -114,6 +114,6 @@ class Trial:
     seed: int = 0
 
     @property
-    def longest(self) -> float:
-        """Seconds."""
+    def max_seconds(self) -> float:
+        """Longest possible duration in seconds."""
         return self.ramp + self.seconds + self.drain

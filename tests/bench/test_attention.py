@@ -11,16 +11,16 @@ from bench import attention, machine
 from bench.attention import main
 
 
-def nothing(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
+def zero_attention(q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Tensor:
     return torch.zeros_like(q)
 
 
-@pytest.mark.parametrize("live", [None, nothing])
-def test_both_ways_stand_beside_the_floor(
-    checkpoint: Path, live: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ragged", [None, zero_attention])
+def test_masked_and_ragged_times_are_printed_with_the_floor(
+    checkpoint: Path, ragged: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "measure_bandwidth", lambda device: machine.Bandwidth(1e10, 2e10))
-    monkeypatch.setattr(attention, "verified_ragged_attention", lambda *how: live)
+    monkeypatch.setattr(attention, "verified_ragged_attention", lambda *args: ragged)
     sizes = ["--rows", "1", "3", "--live", "50", "--longest", "50", "300", "9999", "--rounds", "1"]
     main(["--model", str(checkpoint), "--device", "cpu", "--dtype", "float32", *sizes])
     data = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -33,5 +33,5 @@ def test_both_ways_stand_beside_the_floor(
     assert table[4]["bucket_bytes"] == 3 * 512 * position
     for line in table:
         assert line["masked_seconds"] > 0
-        assert (line["live_seconds"] is None) == (live is None)
+        assert (line["live_seconds"] is None) == (ragged is None)
         assert line["floor_seconds"] == pytest.approx(line["live_bytes"] / 2e10)

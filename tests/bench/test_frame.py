@@ -13,13 +13,13 @@ from engine.loading import load
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the machine can do takes gigabytes to measure, and no figure is looked at here."""
+def fixed_hardware_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring the real limits takes gigabytes, and no test depends on them."""
     monkeypatch.setattr(frame, "measure_bandwidth", lambda device: machine.Bandwidth(1e10, 2e10))
     monkeypatch.setattr(frame, "matmul_rate", lambda device, dtype: 1e12)
 
 
-def test_a_frame_stands_beside_its_floor(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_frame_times_are_printed_with_the_floor(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--rows", "1", "3", "--contexts", "64", "9999", "--rounds", "1"]
     main(["--model", str(checkpoint), "--device", "cpu", "--dtype", "float32", *sizes])
     data = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -34,7 +34,7 @@ def test_a_frame_stands_beside_its_floor(checkpoint: Path, capsys: pytest.Captur
     assert (data["read_gb_per_second"], data["copy_gb_per_second"]) == (10, 20)
 
 
-def test_the_floor_is_what_has_to_be_read_or_the_arithmetic(checkpoint: Path) -> None:
+def test_the_floor_is_the_larger_of_memory_and_arithmetic_time(checkpoint: Path) -> None:
     config = EngineConfig(str(checkpoint), "cpu", "float32", slots=2)
     runner = load(config, lambda share, what: None).runner
     model = runner.model
@@ -47,14 +47,14 @@ def test_the_floor_is_what_has_to_be_read_or_the_arithmetic(checkpoint: Path) ->
     assert floor_seconds(runner, 2, 10, 1e30, 1e9) == pytest.approx(2 * 2 * numbers / 1e9)
 
 
-def test_the_better_of_reading_and_copying_counts() -> None:
+def test_the_better_of_read_and_copy_bandwidth_is_used() -> None:
     assert machine.Bandwidth(3.0, 2.0).best == 3.0
     assert machine.Bandwidth(1.0, 2.0).best == 2.0
 
 
-def test_what_a_machine_can_do_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bandwidth_is_computed_from_the_fastest_round(monkeypatch: pytest.MonkeyPatch) -> None:
     ones, seconds = torch.ones, iter([0.5] * 5 + [0.25] * 5)
-    monkeypatch.setattr(torch, "ones", lambda size, **how: ones(1 << 10, **how))
+    monkeypatch.setattr(torch, "ones", lambda size, **options: ones(1 << 10, **options))
     monkeypatch.setattr(machine, "timed", lambda work, device: (work(), next(seconds))[1])
     found = machine.measure_bandwidth(torch.device("cpu"))
     assert (found.read, found.copy) == (4096 / 0.5, 2 * 4096 / 0.25)

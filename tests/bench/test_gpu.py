@@ -1,4 +1,4 @@
-"""The one call for a machine with a GPU: what it runs is there, ends in time, and is told of."""
+"""bench.gpu: its commands exist, respect their limits, and are reported."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ class _Parsed(Exception):
 
 
 @pytest.mark.parametrize("plan", [GPU, CPU, TINY])
-def test_every_step_is_a_command_that_takes_its_arguments(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_every_step_is_a_valid_command(plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     parse = argparse.ArgumentParser.parse_args
 
     def only_parse(self: argparse.ArgumentParser, arguments: list[str] | None = None) -> None:
@@ -46,16 +44,16 @@ def test_every_step_is_a_command_that_takes_its_arguments(
             mains[step.command[0]]()
 
 
-def test_it_is_over_in_less_than_ten_minutes() -> None:
+def test_the_plans_take_less_than_ten_minutes() -> None:
     assert GPU.minutes < 10
     assert TINY.minutes < 10
 
 
-def test_each_step_is_kept_and_one_that_fails_is_told(
+def test_output_is_saved_and_failed_steps_are_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = [Step("good", 20, ("platform",)), Step("bad", 20, ("no_such_module",))]
-    monkeypatch.setattr(gpu, "steps_of", lambda *how, **more: list(steps))
+    monkeypatch.setattr(gpu, "steps_of", lambda *args, **kwargs: list(steps))
     assert main(["--tiny", "--results", str(tmp_path)]) == 1
     printed = capsys.readouterr().out
     assert "==== good: ok" in printed
@@ -63,16 +61,16 @@ def test_each_step_is_kept_and_one_that_fails_is_told(
     assert "no_such_module" in (tmp_path / "bad.txt").read_text(encoding="utf-8")
     assert (tmp_path / "good.txt").read_text(encoding="utf-8")
     assert main(["--tiny", "--results", str(tmp_path), "--minutes", "0.1"]) == 1
-    assert capsys.readouterr().out.count("left out, the time is up") == len(steps)
+    assert capsys.readouterr().out.count("skipped, the time is up") == len(steps)
 
 
-def test_a_step_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+def test_a_step_that_exceeds_its_limit_is_killed(tmp_path: Path) -> None:
     long = Step("long", 1, ("timeit", "-n", "1", "-r", "1", "-s", "import time", "time.sleep(60)"))
     assert not run(long, tmp_path, 1.0)
 
 
-def test_without_a_gpu_it_says_what_can_be_done(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_without_a_gpu_the_alternatives_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     if torch.cuda.is_available():
-        pytest.skip("here is one")
+        pytest.skip("this machine has a GPU")
     assert main(["--results", str(tmp_path)]) == 1
     assert "--tiny" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The load against a real service on the fake engine: few listeners for a moment, since no figure is looked at."""
+"""bench.load against a real service on the fake engine, briefly and with few clients: no result is evaluated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def test_a_service_is_started_measured_and_stopped(capfd: pytest.CaptureFixture[
     assert fixed["audio_seconds_per_second"] > 0
 
 
-def test_a_full_service_is_seen_to_refuse(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_rejected_by_a_full_service_are_counted(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MAX_QUEUED_REQUESTS", "0")
     serve = ["--serve", "fake:frame_seconds=0.05", "--slots", "1", "--loop", "closed", "--track", "fixed"]
     assert main([*serve, "--first", "4", "--most", "4", "--trials", "1", *SHORT]) == 0
@@ -44,41 +46,41 @@ def test_a_full_service_is_seen_to_refuse(capfd: pytest.CaptureFixture[str], mon
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--url", "http://192.0.2.1:8000"], "on this machine"),
-        (["--url", "http://127.0.0.1:9"], "nobody answers"),
+        (["--url", "http://127.0.0.1:9"], "no service at"),
         (["--serve", "fake:load_fails=true"], "loading fails"),
     ],
 )
-def test_what_cannot_be_measured_is_told(arguments: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_reported(arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 1
-    assert says in capfd.readouterr().err
+    assert message in capfd.readouterr().err
 
 
-def test_a_plot_needs_its_library_alone(tmp_path: Path) -> None:
+def test_plotting_needs_only_matplotlib(tmp_path: Path) -> None:
     path = tmp_path / "load.png"
     assert (plot([], path) is None) == path.exists()
 
 
-def test_an_engine_that_is_late_and_stalls_is_seen_to(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_slow_and_stalling_engine_is_detected(capfd: pytest.CaptureFixture[str]) -> None:
     serve = ["--serve", "fake:frame_seconds=0.04,first_frame_seconds=0.12,stall_seconds=1,stall_after=4"]
     short = ["--ramp", "0", "--seconds", "1", "--drain", "8", "--clip-seconds", "1.6", "--processes", "1"]
     assert main([*serve, "--slots", "2", "--loop", "closed", "--track", "fixed", "--loads", "2", *short]) == 0
     (run,) = json.loads(capfd.readouterr().out.splitlines()[-1])["runs"]
     assert run["answered"] == run["streams"] > 0
     assert run["first_audio_ms"]["p50"] >= 120
-    assert run["worst_gap_ms"] >= 950  # a second, less what its first frame may have come late
+    assert run["worst_gap_ms"] >= 950  # one second, minus a possible delay of the first frame
     assert (run["c50"], run["c100"], run["c200"]) == (0, 0, 0)
     assert not run["holds"]
 
 
-def test_every_format_is_heard_to_its_end() -> None:
+def test_every_format_is_read_to_its_end() -> None:
     slots = {"CONCURRENT_REQUESTS_PER_WORKER": "4"}
     with running_server("fake:frame_seconds=0.01", slots, 60) as address, LoadGenerator(1) as generator:
         for name in FORMATS:
             trial = Trial(address, Track("fixed", 0.8, name), "closed", 2, 0.0, 0.5, 20.0)
-            figures = compute_metrics(trial, generator.run(trial, lambda *how: None))
-            assert figures.answered == figures.streams > 0, name
-            assert figures.lengths is not None
-            assert figures.lengths[0] >= 0.8, name
+            metrics = compute_metrics(trial, generator.run(trial, lambda *args: None))
+            assert metrics.answered == metrics.streams > 0, name
+            assert metrics.answer_seconds is not None
+            assert metrics.answer_seconds[0] >= 0.8, name
