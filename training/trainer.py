@@ -166,9 +166,7 @@ class _Run:
         minutes = self.settings.minutes
         time_is_up = minutes is not None and time.monotonic() - started >= minutes * 60
         stop = time_is_up or (self.hooks.should_stop is not None and self.hooks.should_stop())
-        if (
-            self.accelerator.num_processes > 1
-        ):  # all processes must stop after the same step, or the others would wait forever
+        if self.accelerator.num_processes > 1:  # all must stop after the same step, or the others would wait forever
             stop_flag = torch.tensor(float(stop), device=self.device)
             stop = bool(self.accelerator.reduce(stop_flag, "sum").item() > 0)
         return stop

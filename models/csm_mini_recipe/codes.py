@@ -1,4 +1,4 @@
-"""All recordings as codes of the codec that has learnt, kept beside them."""
+"""Encodes the data set with the trained codec, and reserves codes for the language model."""
 
 from __future__ import annotations
 
@@ -18,58 +18,59 @@ from training.example import Example
 from training.sequence import Ids
 
 from .codec import CODES
-from .pronunciation import SAID
-from .speech import Clip, Recording, read_speech
+from .pronunciation import FRAME_TOKENS
+from .speech import Clip, Recording, read_dataset
 
-_FRAME = 1920
+_FRAME_SAMPLES = 1920
 _BATCH = 16
 _THREADS = 2
-_AWAY = 4.0  # how many times the farthest entry's length the reserved ones lie away: nothing falls to them
-LABELS = len(SAID)  # reserved codes of the last codebook, one for each token that is a frame
-_FIRST_LABEL = CODES - LABELS
+_FAR_FACTOR = 4.0  # norm of reserved entries, relative to the largest norm: no vector is assigned to them
+LABEL_COUNT = len(FRAME_TOKENS)  # reserved codes of the last codebook, one per frame token
+_FIRST_LABEL = CODES - LABEL_COUNT
 
 
 @torch.no_grad()
 def reserve_codes(codec: Any) -> None:
-    """Keep some codes out of what the encoder gives, for the language model alone.
+    """Reserve some codes that the encoder never emits, for the language model.
 
-    Code 0 of the first codebook: a frame of zeros ends speech, and no sound may look like that. The last codes of the
-    last codebook: there it says which token a frame is (`label`).
+    Code 0 of the first codebook: a frame of zeros is the stop frame, so no audio may be encoded to it. The last codes
+    of the last codebook: token labels (`add_token_labels`).
     """
     quantizer = codec.quantizer
     first = quantizer.semantic_residual_vector_quantizer.layers[0].codebook
     last = quantizer.acoustic_residual_vector_quantizer.layers[-1].codebook
-    means = _means(first)
-    means[int(first.cluster_usage.argmin())] = means[0]
-    means[0] = _away(means[0], means)
-    _put(first, means)
-    means = _means(last)
-    directions = torch.randn(LABELS, means.shape[1], generator=torch.Generator().manual_seed(0))
-    means[_FIRST_LABEL:] = _away(directions.to(means), means)
-    _put(last, means)
+    entries = _entries(first)
+    entries[int(first.cluster_usage.argmin())] = entries[0]
+    entries[0] = _far_entries(entries[0], entries)
+    _set_entries(first, entries)
+    entries = _entries(last)
+    directions = torch.randn(LABEL_COUNT, entries.shape[1], generator=torch.Generator().manual_seed(0))
+    entries[_FIRST_LABEL:] = _far_entries(directions.to(entries), entries)
+    _set_entries(last, entries)
 
 
-def _means(book: Any) -> Tensor:
-    means: Tensor = book.embed_sum / book.cluster_usage.clamp(min=1e-3)[:, None]
-    return means
+def _entries(codebook: Any) -> Tensor:
+    entries: Tensor = codebook.embed_sum / codebook.cluster_usage.clamp(min=1e-3)[:, None]
+    return entries
 
 
-def _put(book: Any, means: Tensor) -> None:
-    book.cluster_usage.fill_(1.0)
-    book.embed_sum.copy_(means)
-    book._embed = None
+def _set_entries(codebook: Any, entries: Tensor) -> None:
+    codebook.cluster_usage.fill_(1.0)
+    codebook.embed_sum.copy_(entries)
+    codebook._embed = None
 
 
-def _away(directions: Tensor, means: Tensor) -> Tensor:
-    away: Tensor = directions / directions.norm(dim=-1, keepdim=True) * means.norm(dim=1).max() * _AWAY
-    return away
+def _far_entries(directions: Tensor, entries: Tensor) -> Tensor:
+    """Entries along the given directions, far enough from all vectors that none is assigned to them."""
+    far: Tensor = directions / directions.norm(dim=-1, keepdim=True) * entries.norm(dim=1).max() * _FAR_FACTOR
+    return far
 
 
-def label(codes: Codes, tokens: Ids) -> Codes:
-    """The same frames, (frames, codebooks), with the last codebook telling which token each of them is, (frames,).
+def add_token_labels(codes: Codes, tokens: Ids) -> Codes:
+    """The frames (frames, codebooks) with the last codebook replaced by each frame's token (frames,).
 
-    A codec of 45 bits a frame keeps too little of a vowel's second formant to tell it from others. Who knows the text
-    knows the vowel, and this is where to say so: the decoder learns what it sounds like.
+    A codec of 45 bits per frame keeps too little of a vowel's second formant to tell vowels apart. The language model
+    knows the vowel from the text, passes it on as a label, and the decoder learns how it sounds.
     """
     labelled = codes.copy()
     labelled[:, -1] = _FIRST_LABEL + tokens
@@ -83,27 +84,27 @@ def encode(codec: Any, wave: Tensor) -> Tensor:
     return codes.transpose(1, 2).cpu()
 
 
-def make_codes(codec: Any, speech: Path, path: Path) -> None:
-    """Encode every clip there is into one safetensors file, unless it is there."""
+def encode_dataset(codec: Any, speech: Path, path: Path) -> None:
+    """Encode every clip into one safetensors file, unless it exists."""
     if path.exists():
         return
-    clips = [(name, samples) for name, _, samples in read_speech(speech)]
+    clips = [(name, samples) for name, _, samples in read_dataset(speech)]
     clips.sort(key=lambda each: each[1].size)
     batches = [clips[start : start + _BATCH] for start in range(0, len(clips), _BATCH)]
-    made: dict[str, np.ndarray[Any, Any]] = {}
+    codes: dict[str, np.ndarray[Any, Any]] = {}
     with ThreadPoolExecutor(_THREADS) as threads:
-        for number, batch in enumerate(threads.map(partial(_encode_some, codec), batches), 1):
-            made.update(batch)
+        for number, batch in enumerate(threads.map(partial(_encode_batch, codec), batches), 1):
+            codes.update(batch)
             if number % 50 == 0 or number == len(batches):
-                print(f"codes: {len(made)} of {len(clips)} clips", flush=True)
-    unfinished = path.with_suffix(".part")
-    save_file(made, unfinished)
-    os.replace(unfinished, path)
+                print(f"codes: {len(codes)} of {len(clips)} clips", flush=True)
+    partial_path = path.with_suffix(".part")
+    save_file(codes, partial_path)
+    os.replace(partial_path, path)
 
 
-def _encode_some(codec: Any, batch: list[tuple[str, Recording]]) -> dict[str, np.ndarray[Any, Any]]:
-    frames = [-(-samples.size // _FRAME) for _, samples in batch]
-    wave = np.zeros((len(batch), max(frames) * _FRAME), np.float32)
+def _encode_batch(codec: Any, batch: list[tuple[str, Recording]]) -> dict[str, np.ndarray[Any, Any]]:
+    frames = [-(-samples.size // _FRAME_SAMPLES) for _, samples in batch]
+    wave = np.zeros((len(batch), max(frames) * _FRAME_SAMPLES), np.float32)
     for row, (_, samples) in zip(wave, batch, strict=True):
         row[: samples.size] = samples.astype(np.float32) / 32768
     encoded: np.ndarray[Any, Any] = encode(codec, torch.from_numpy(wave)).numpy().astype(np.int16)
@@ -111,6 +112,6 @@ def _encode_some(codec: Any, batch: list[tuple[str, Recording]]) -> dict[str, np
 
 
 def read_codes(speech: Path, path: Path) -> list[tuple[Clip, Example]]:
-    """Every clip with its codes."""
+    """All clips with their codes."""
     codes = load_file(path)
-    return [(clip, Example(name, clip.text, 0, codes[name].astype(np.int64))) for name, clip, _ in read_speech(speech)]
+    return [(clip, Example(name, clip.text, 0, codes[name].astype(np.int64))) for name, clip, _ in read_dataset(speech)]

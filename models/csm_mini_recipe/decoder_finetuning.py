@@ -1,7 +1,7 @@
-"""Codes as the language model says them, of recordings that are there: a frame for each frame of what was recorded.
+"""Samples codes from the language model under teacher forcing, one frame for each recorded frame.
 
-What it says is not what the codec's encoder gives: the finer codebooks are half chance. A decoder that has learnt from
-such codes what the recording sounds like makes of chance what is likely, and speaks clearer.
+Sampled codes differ from the encoder's, since the finer codebooks are half random. A decoder finetuned from sampled
+codes to the recordings maps them to likely audio and is more intelligible.
 """
 
 from __future__ import annotations
@@ -24,36 +24,38 @@ from .codec import CODES
 
 
 @torch.no_grad()
-def draw(model: Any, batch: Batch, temperature: float, top_k: int) -> Tensor:
-    """Codes for every frame that is to be learnt, after what was really said before it: int64 (targets, codebooks).
+def sample_codes(model: Any, batch: Batch, temperature: float, top_k: int) -> Tensor:
+    """Sample codes for every target frame, given the recorded frames before it: int64 (targets, codebooks).
 
-    Takes torch's global random numbers.
+    Uses torch's global generator.
     """
     losses = CsmLosses(model)
-    before = losses.backbone_hidden(batch)
-    codes = _pick(model.lm_head(before), temperature, top_k)[:, None]
+    hidden = losses.backbone_hidden(batch)
+    codes = _sample(model.lm_head(hidden), temperature, top_k)[:, None]
     for _ in range(1, losses.codebooks):
-        more = _pick(losses.depth_logits(before, codes)[-1], temperature, top_k)
-        codes = torch.cat((codes, more[:, None]), dim=1)
+        next_codes = _sample(losses.depth_logits(hidden, codes)[-1], temperature, top_k)
+        codes = torch.cat((codes, next_codes[:, None]), dim=1)
     return codes
 
 
-def draw_all(
+def sample_all_codes(
     model: Any, layout: Layout, examples: Sequence[Example], max_positions: int, temperature: float, top_k: int
 ) -> Iterator[tuple[str, Codes]]:
-    """Of each example its name and (frames, codebooks), in any order. The speaker's number tells the voice."""
-    of = {example.name: example for example in examples}
+    """Yields (name, sampled codes (frames, codebooks)) in any order. The speaker number selects the voice."""
+    by_name = {example.name: example for example in examples}
     for group in group_by_length([Row((example,)) for example in examples], layout, max_positions):
-        drawn = draw(model, collate(group, layout, 0.0, np.random.default_rng(0)), temperature, top_k).cpu().numpy()
+        sampled = (
+            sample_codes(model, collate(group, layout, 0.0, np.random.default_rng(0)), temperature, top_k).cpu().numpy()
+        )
         for row in group:
             name = row.segments[0].name
-            frames, drawn = np.split(drawn, [len(of[name].codes) + 1])
-            yield name, frames[:-1]  # without the closing one
+            frames, sampled = np.split(sampled, [len(by_name[name].codes) + 1])
+            yield name, frames[:-1]  # without the closing frame
 
 
-def _pick(logits: Tensor, temperature: float, top_k: int) -> Tensor:
-    """(n, vocab) -> (n,), a code that the codec has"""
+def _sample(logits: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Logits (n, vocab) -> codes (n,) that the codec has."""
     logits = logits[:, :CODES]
-    least = logits.topk(top_k).values[:, -1:]
-    chances = (logits / temperature).masked_fill(logits < least, float("-inf")).softmax(-1)
-    return torch.multinomial(chances, 1)[:, 0]
+    threshold = logits.topk(top_k).values[:, -1:]
+    probabilities = (logits / temperature).masked_fill(logits < threshold, float("-inf")).softmax(-1)
+    return torch.multinomial(probabilities, 1)[:, 0]

@@ -1,10 +1,10 @@
-"""Voices tuned to the codec's frames: words begin with one, and each holds whole periods from its own beginning.
+"""Aligns speech to the codec's frames with TD-PSOLA: words start at frames, pitch periods at frame boundaries.
 
-A codec of twelve frames a second spends its few bits on when in a frame something happens, and a language model has
-to learn all of that from its text: a word has other codes wherever it begins. And pitch is what a small codec learns
-last: first it buzzes at the rate of its own layers. Here a word begins with a frame, and its pitch is one of a few
-with the phase always the same; and it takes as many frames as its text has tokens, so that nobody has to learn where in
-the text the speech is. What is heard is speech on a grid: its melody moves in steps of 12.5 Hz, its rhythm is even.
+A codec of 12.5 frames per second spends its few bits on timing within the frame, and the language model has to learn
+that timing: a word gets different codes wherever it starts. Pitch is also what a small codec learns last; it first
+buzzes at the rate of its own layers. After alignment a word starts at a frame, its pitch is one of a few values with
+constant phase, and it takes as many frames as its text has tokens, so that the text-to-frame alignment is known. The
+price is audible: pitch in steps of 12.5 Hz and an even rhythm.
 """
 
 from __future__ import annotations
@@ -20,82 +20,84 @@ from engine.types import FRAME_SAMPLES, SAMPLE_RATE
 Wave = npt.NDArray[np.floating]  # (samples,)
 
 _HOP, _WINDOW = 240, 1200  # samples
-_VOICED = 0.6  # of 1: how alike a period and the next one are
-_QUIET = 200.0  # of 32,768
-_BAND = (0.66, 1.5)  # where a clip's periods lie, of its median
-_BREATH = 120  # samples from grain to grain where there are no periods
+_MIN_CORRELATION = 0.6  # normalized autocorrelation from which a window is voiced
+_MIN_RMS = 200.0  # of 32,768
+_PERIOD_RANGE = (0.66, 1.5)  # range of a clip's periods, relative to its median
+_UNVOICED_HOP = 120  # samples between grains in unvoiced speech
 
 
-def tune(
+def align_to_frames(
     recording: npt.NDArray[np.int16], words: Sequence[int] = (0,), frames: Sequence[int] | None = None
 ) -> npt.NDArray[np.int16]:
-    """The same speech at 24 kHz, in whole frames (TD-PSOLA, Moulines 1990).
+    """Align speech at 24 kHz to whole frames (TD-PSOLA, Moulines 1990).
 
-    words: the samples at which words begin, the first one at 0, each behind the one before; each will begin with a
-    frame. frames: how many each of them is to take; None is what comes nearest to how long it is.
+    words: start samples of the words, ascending, the first at 0; each will start at a frame. frames: number of frames
+    of each word; None rounds its duration.
     """
     wave = recording.astype(np.float64)
     source = np.array([*words, wave.size], dtype=np.float64)
     lengths = np.maximum(np.rint(np.diff(source) / FRAME_SAMPLES), 1) if frames is None else np.array(frames)
     target = np.concatenate(([0.0], np.cumsum(lengths * FRAME_SAMPLES)))
-    middle = median_pitch((wave / 32768).astype(np.float32), SAMPLE_RATE)
-    periods = _periods(wave, SAMPLE_RATE / middle) if middle else np.zeros(wave.size // _HOP + 1)
-    marks = np.array([mark for run in _runs(periods > 0) for mark in _marks(wave, periods, *run)] or [-wave.size])
-    tuned, weight = np.zeros(int(target[-1])), np.full(int(target[-1]), 1e-9)
-    place = 0.0
-    while place < tuned.size:
-        heard = float(np.interp(place, target, source))
-        period = _period_of_frame(periods, place, target, source) if periods[int(heard) // _HOP] else 0.0
+    pitch = median_pitch((wave / 32768).astype(np.float32), SAMPLE_RATE)
+    periods = _periods(wave, SAMPLE_RATE / pitch) if pitch else np.zeros(wave.size // _HOP + 1)
+    marks = np.array(
+        [mark for run in _voiced_runs(periods > 0) for mark in _pitch_marks(wave, periods, *run)] or [-wave.size]
+    )
+    output, weight = np.zeros(int(target[-1])), np.full(int(target[-1]), 1e-9)
+    position = 0.0
+    while position < output.size:
+        source_position = float(np.interp(position, target, source))
+        period = _frame_period(periods, position, target, source) if periods[int(source_position) // _HOP] else 0.0
         if period:
-            start = place // FRAME_SAMPLES * FRAME_SAMPLES
-            spot = start + np.ceil((place - start) / period - 0.5) * period  # on the frame's grid
-            wanted = float(np.interp(spot, target, source))
-            nearest = int(marks[np.abs(marks - wanted).argmin()])
-            if abs(nearest - wanted) < period:
-                _lay(tuned, weight, wave, round(spot), nearest, round(period))
-                place = spot + period
+            start = position // FRAME_SAMPLES * FRAME_SAMPLES
+            target_mark = start + np.ceil((position - start) / period - 0.5) * period  # on the frame's period grid
+            source_mark = float(np.interp(target_mark, target, source))
+            pitch_mark = int(marks[np.abs(marks - source_mark).argmin()])
+            if abs(pitch_mark - source_mark) < period:
+                _overlap_add(output, weight, wave, round(target_mark), pitch_mark, round(period))
+                position = target_mark + period
                 continue
-        _lay(tuned, weight, wave, round(place), round(heard), _BREATH)
-        place += _BREATH
-    laid: npt.NDArray[np.int16] = np.clip((tuned / np.maximum(weight, 0.3)).round(), -32768, 32767).astype(np.int16)
-    return laid
+        _overlap_add(output, weight, wave, round(position), round(source_position), _UNVOICED_HOP)
+        position += _UNVOICED_HOP
+    aligned: npt.NDArray[np.int16] = np.clip((output / np.maximum(weight, 0.3)).round(), -32768, 32767).astype(np.int16)
+    return aligned
 
 
-def _periods(wave: Wave, middle: float) -> Wave:
-    """Samples a period for every 10 ms, 0 where there is none."""
+def _periods(wave: Wave, median_period: float) -> Wave:
+    """Pitch period in samples per 10 ms, 0 if unvoiced."""
     padded = np.pad(wave, (_WINDOW // 2, _WINDOW))
     windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[: wave.size + 1 : _HOP] * np.hanning(_WINDOW)
-    likeness = _autocorrelation(windows) / _autocorrelation(np.hanning(_WINDOW)[None]).clip(0.05)
-    low, high = (int(middle * share) for share in _BAND)
-    best = likeness[:, low:high].argmax(axis=1) + low
+    correlation = _autocorrelation(windows) / _autocorrelation(np.hanning(_WINDOW)[None]).clip(0.05)
+    low, high = (int(median_period * share) for share in _PERIOD_RANGE)
+    best = correlation[:, low:high].argmax(axis=1) + low
     rows = np.arange(len(best))
-    before, at, behind = likeness[rows, best - 1], likeness[rows, best], likeness[rows, best + 1]
-    bend = before - 2 * at + behind
-    between = np.where(bend < 0, (before - behind) / np.where(bend < 0, 2 * bend, 1), 0).clip(-0.5, 0.5)
-    loud = np.sqrt((windows**2).mean(axis=1)) > _QUIET
-    found = np.where((at > _VOICED) & loud, best + between, 0.0)
-    smooth = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(found, 2, mode="edge"), 5), axis=1)
-    return np.where((found > 0) & (smooth > 0), smooth, 0.0)
+    before, at, behind = correlation[rows, best - 1], correlation[rows, best], correlation[rows, best + 1]
+    curvature = before - 2 * at + behind
+    offset = np.where(curvature < 0, (before - behind) / np.where(curvature < 0, 2 * curvature, 1), 0).clip(-0.5, 0.5)
+    loud = np.sqrt((windows**2).mean(axis=1)) > _MIN_RMS
+    periods = np.where((at > _MIN_CORRELATION) & loud, best + offset, 0.0)
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(periods, 2, mode="edge"), 5), axis=1)
+    return np.where((periods > 0) & (smooth > 0), smooth, 0.0)
 
 
 def _autocorrelation(windows: Wave) -> Wave:
     spectrum = np.abs(np.fft.rfft(windows, 2 * _WINDOW)) ** 2
-    likeness = np.fft.irfft(spectrum)[:, :_WINDOW]
-    normal: Wave = likeness / np.maximum(likeness[:, :1], 1e-9)
+    correlation = np.fft.irfft(spectrum)[:, :_WINDOW]
+    normal: Wave = correlation / np.maximum(correlation[:, :1], 1e-9)
     return normal
 
 
-def _runs(voiced: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Each stretch of at least 30 ms, from sample to sample."""
+def _voiced_runs(voiced: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Voiced stretches of at least 30 ms, as (start, end) samples."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], voiced, [False]))))
     return [(int(a) * _HOP, int(b) * _HOP) for a, b in edges.reshape(-1, 2) if b - a >= 3]
 
 
-def _marks(wave: Wave, periods: Wave, begin: int, end: int) -> list[int]:
-    """The peak of every period, from left to right.
+def _pitch_marks(wave: Wave, periods: Wave, begin: int, end: int) -> list[int]:
+    """Peak of every pitch period, in order.
 
-    By what is like the last period, since another formant's peak may be higher, and by height, since what is only
-    ever like the last one drifts away from the peaks.
+    Chosen by correlation with the previous period, since another formant's peak may be higher, plus height, since
+    correlation alone drifts away from the peaks.
     """
     period = int(periods[begin // _HOP])
     reach = period // 3
@@ -109,32 +111,32 @@ def _marks(wave: Wave, periods: Wave, begin: int, end: int) -> list[int]:
     while mark < end and mark + 2 * period + reach < wave.size:
         marks.append(mark)
         period = round(periods[min(mark // _HOP, len(periods) - 1)]) or period
-        around = wave[mark - reach : mark + reach]
+        previous = wave[mark - reach : mark + reach]
         left = mark + int(0.85 * period)
         ahead = np.lib.stride_tricks.sliding_window_view(
             wave[left - reach : mark + int(1.15 * period) + reach], 2 * reach
         )
-        likeness = ahead @ around / (np.linalg.norm(ahead, axis=1) * np.linalg.norm(around) + 1)
+        correlation = ahead @ previous / (np.linalg.norm(ahead, axis=1) * np.linalg.norm(previous) + 1)
         height = sign * ahead[:, reach] / (np.abs(ahead[:, reach]).max() + 1)
-        mark = left + int((likeness + height).argmax())
+        mark = left + int((correlation + height).argmax())
     return marks
 
 
-def _period_of_frame(periods: Wave, place: float, target: Wave, source: Wave) -> float:
-    """A whole part of a frame: what is nearest to the periods that are heard in it."""
-    start = place // FRAME_SAMPLES * FRAME_SAMPLES
-    heard = np.interp(np.arange(start, start + FRAME_SAMPLES, _HOP), target, source).astype(int) // _HOP
-    here = periods[np.minimum(heard, len(periods) - 1)]
-    return FRAME_SAMPLES / round(FRAME_SAMPLES / float(np.median(here[here > 0]))) if (here > 0).any() else 0.0
+def _frame_period(periods: Wave, position: float, target: Wave, source: Wave) -> float:
+    """The integer fraction of a frame closest to the median period of the source in it; 0 if unvoiced."""
+    start = position // FRAME_SAMPLES * FRAME_SAMPLES
+    source_position = np.interp(np.arange(start, start + FRAME_SAMPLES, _HOP), target, source).astype(int) // _HOP
+    voiced = periods[np.minimum(source_position, len(periods) - 1)]
+    return FRAME_SAMPLES / round(FRAME_SAMPLES / float(np.median(voiced[voiced > 0]))) if (voiced > 0).any() else 0.0
 
 
-def _lay(tuned: Wave, weight: Wave, wave: Wave, place: int, heard: int, reach: int) -> None:
-    """Add what is around one sample of the source around a place of the target."""
-    left = max(0, reach - heard, reach - place)
-    right = max(0, heard + reach - wave.size, place + reach - tuned.size)
+def _overlap_add(output: Wave, weight: Wave, wave: Wave, position: int, source_position: int, reach: int) -> None:
+    """Overlap-add the windowed grain around a source position to a target position."""
+    left = max(0, reach - source_position, reach - position)
+    right = max(0, source_position + reach - wave.size, position + reach - output.size)
     if left + right < 2 * reach:
         window = np.hanning(2 * reach + 1)[left : 2 * reach - right]
-        tuned[place - reach + left : place + reach - right] += (
-            wave[heard - reach + left : heard + reach - right] * window
+        output[position - reach + left : position + reach - right] += (
+            wave[source_position - reach + left : source_position + reach - right] * window
         )
-        weight[place - reach + left : place + reach - right] += window
+        weight[position - reach + left : position + reach - right] += window

@@ -1,10 +1,10 @@
-"""How words are said: a tokenizer of phonemes, so that nobody has to learn English spelling from a few hours of speech.
+"""A phoneme tokenizer, so that the model need not learn English spelling from a few hours of speech.
 
-A token is a frame: 80 ms of a phoneme, of which long ones have two, or of silence at a mark. At the end stands a token
-for how many they are (pointing.py tells why).
+A token is a frame: 80 ms of a phoneme (long ones have two tokens), or of silence at a punctuation mark. A count token
+for their number ends the text (alignment_init.py says why).
 
-All of it is in `tokenizer.json`: a list of words with the phonemes that espeak-ng has for them, and rules for letters
-in any other word. What reads the file needs neither espeak-ng nor this module.
+All of it is in `tokenizer.json`: a lexicon with espeak-ng's phonemes, and letter-to-sound rules for other words.
+Reading the file needs neither espeak-ng nor this module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.fallback.espeak_library import EspeakLibrary
 from engine.fallback.voices import EspeakVoice
 from engine.random_checkpoint import SPECIAL_TOKENS
 
-# Vowels bear the stress of their syllable, or none; espeak-ng's secondary stress counts as none.
+# Vowels with and without primary stress; espeak-ng's secondary stress is dropped.
 _VOWELS = [
     "i", "iː", "ɪ", "ᵻ", "iə", "ɛ", "ɛɹ", "eɪ", "æ", "ɐ", "ə", "əl", "ɚ", "ʌ", "ɜː", "ɑː", "ɑːɹ", "ɔ", "ɔː", "ɔːɹ",
     "oʊ", "ʊ", "ʊɹ", "uː", "aɪ", "aɪə", "aɪɚ", "aʊ", "ɔɪ", "ɪɹ", "n̩",
@@ -33,20 +33,20 @@ _LONG = {
     f"ˈ{vowel}" for vowel in ("iː", "eɪ", "ɜː", "ɑː", "ɑːɹ", "ɔː", "ɔːɹ", "oʊ", "uː", "aɪ", "aɪə", "aɪɚ", "aʊ", "ɔɪ")
 }
 PHONEMES = (*_CONSONANTS, *_VOWELS, *(f"ˈ{vowel}" for vowel in _VOWELS))
-_SYMBOLS = {phoneme: chr(0xE000 + number) for number, phoneme in enumerate(PHONEMES)}  # a character for each
-MARKS = ",.;:?!"  # a frame of silence each
-COUNTS = {number: chr(0xE800 + number) for number in range(1, 301)}  # ends a text of that many frames
-_UNCOUNTED = f"[^\\]{COUNTS[1]}-{COUNTS[len(COUNTS)]}]"
-SAID = "".join(_SYMBOLS.values()) + MARKS  # a frame each
-# Digits stand in the speaker's brackets alone.
-ALPHABET = SAID + "[]0123456789" + "".join(COUNTS.values())
+_SYMBOLS = {phoneme: chr(0xE000 + number) for number, phoneme in enumerate(PHONEMES)}  # one private-use character each
+PUNCTUATION = ",.;:?!"  # one frame of silence each
+COUNT_TOKENS = {number: chr(0xE800 + number) for number in range(1, 301)}  # ends a text of that many frames
+_NOT_COUNT = f"[^\\]{COUNT_TOKENS[1]}-{COUNT_TOKENS[len(COUNT_TOKENS)]}]"
+FRAME_TOKENS = "".join(_SYMBOLS.values()) + PUNCTUATION  # one frame each
+# Digits occur only in the speaker's brackets.
+ALPHABET = FRAME_TOKENS + "[]0123456789" + "".join(COUNT_TOKENS.values())
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_CARRIER = ("they say", "then")  # around a word, which alone would be said like a heading
+_CARRIER_SENTENCE = ("they say", "then")  # a carrier sentence: words alone are pronounced like headings
 
-# Letters of words that nobody listed, from the first rule to the last: a pattern, and what is said for it.
-# `^` and `$` are a word's beginning and end, `_` is any place behind its first letter, C a consonant's letter.
-_RULES = (
+# Letter-to-sound rules for words not in the lexicon, applied in order: pattern, phonemes.
+# `^` and `$` match a word's beginning and end, `_` any position after its first letter, C a consonant letter.
+_LETTER_RULES = (
     ("'", ""), ("tions?$", "ʃ ə n"), ("sion$", "ʒ ə n"), ("tious|cious", "ʃ ə s"), ("cial|tial", "ʃ əl"),
     ("ture$", "tʃ ɚ"), ("ough(?=t)", "ˈɔː"), ("ough", "ˈʌ f"), ("augh", "ˈɔː"), ("eigh", "ˈeɪ"), ("igh", "ˈaɪ"),
     ("^kn", "n"), ("^wr", "ɹ"), ("^ps", "s"), ("tch", "tʃ"), ("sch", "s k"), ("ch(?=[lr])", "k"), ("ch", "tʃ"),
@@ -64,22 +64,22 @@ _RULES = (
     ("k", "k"), ("l", "l"), ("m", "m"), ("n", "n"), ("p", "p"), ("q", "k"), ("r", "ɹ"), ("s", "s"), ("t", "t"),
     ("v", "v"), ("w", "w"), ("z", "z"),
 )  # fmt: skip
-_BETWEEN_WORDS = r" ,.;:?!\[\]-"
-_IN_PATTERNS = {
-    "^": f"(?<![^{_BETWEEN_WORDS}])",
-    "$": f"(?![^{_BETWEEN_WORDS}])",
-    "_": f"(?<=[^{_BETWEEN_WORDS}])",
+_WORD_SEPARATORS = r" ,.;:?!\[\]-"
+_PATTERN_SYMBOLS = {
+    "^": f"(?<![^{_WORD_SEPARATORS}])",
+    "$": f"(?![^{_WORD_SEPARATORS}])",
+    "_": f"(?<=[^{_WORD_SEPARATORS}])",
     "C": "[bcdfgklmnprstvz]",
 }
 
 
 def pronounce(words: Sequence[str], voice: EspeakVoice) -> dict[str, list[str]]:
-    """Each word's phonemes, all of PHONEMES, as espeak-ng says them within a sentence."""
-    before, behind = _CARRIER
+    """Phonemes of each word, all in PHONEMES, as espeak-ng pronounces it within a sentence."""
+    before, after = _CARRIER_SENTENCE
     place = len(before.split())
-    said = EspeakLibrary().phonemes([f"{before} {word} {behind}" for word in words], voice)
+    spoken = EspeakLibrary().phonemes([f"{before} {word} {after}" for word in words], voice)
     found = {}
-    for word, line in zip(words, said, strict=True):
+    for word, line in zip(words, spoken, strict=True):
         parts = line.replace("ˌ", "").split(" ")
         if len(parts) == place + 2:
             phonemes = [each.replace("ːː", "ː") for each in parts[place].split("_") if each]
@@ -89,12 +89,12 @@ def pronounce(words: Sequence[str], voice: EspeakVoice) -> dict[str, list[str]]:
 
 
 def build_tokenizer(lexicon: Mapping[str, Sequence[str]]) -> Any:
-    """A token for each frame that is to be said. lexicon: lower-case words and their phonemes.
+    """Build the tokenizer, one token per frame. lexicon: lower-case words -> phonemes.
 
-    Digits are read one by one, but for the speaker's number at the beginning of a text.
+    Digits are read one by one, except in the speaker's number at the beginning of a text.
     """
-    table = {character: number for number, character in enumerate(ALPHABET)}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=table, merges=[]))
+    vocabulary = {character: number for number, character in enumerate(ALPHABET)}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     steps: list[Any] = [
         normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(),
         normalizers.Replace(Regex("[’‘`]"), "'"), normalizers.Replace(Regex("[–—]"), ", "),
@@ -104,13 +104,16 @@ def build_tokenizer(lexicon: Mapping[str, Sequence[str]]) -> Any:
         steps.append(normalizers.Replace(Regex(rf"(?<!^\[)(?<!^\[\d){digit}"), f" {word} "))
     steps.append(normalizers.Replace(Regex(r"[^a-z' ,.;:?!\[\]0-9-]|(?<!^)\[|(?<!^\[\d)(?<!^\[\d\d)\]"), " "))
     steps.append(normalizers.Replace(Regex("(?<![a-z])'+|'+(?![a-z])"), ""))
-    known = sorted(lexicon, key=lambda each: "'" not in each)  # "don't" before "don"
-    steps += [normalizers.Replace(Regex(rf"\b{re.escape(word)}\b"), _written(lexicon[word])) for word in known]
-    steps += [normalizers.Replace(Regex(_pattern(rule)), _written(said.split())) for rule, said in _RULES]
-    steps.append(normalizers.Replace(Regex("[ -]+"), ""))
-    steps.append(normalizers.Replace(Regex(f"(?<=[{MARKS}])[{MARKS}]+"), ""))
+    words = sorted(lexicon, key=lambda each: "'" not in each)  # "don't" before "don"
+    steps += [normalizers.Replace(Regex(rf"\b{re.escape(word)}\b"), _frame_symbols(lexicon[word])) for word in words]
     steps += [
-        normalizers.Replace(Regex(rf"(?<=\]{_UNCOUNTED}{{{number}}})\z"), symbol) for number, symbol in COUNTS.items()
+        normalizers.Replace(Regex(_to_regex(rule)), _frame_symbols(spoken.split())) for rule, spoken in _LETTER_RULES
+    ]
+    steps.append(normalizers.Replace(Regex("[ -]+"), ""))
+    steps.append(normalizers.Replace(Regex(f"(?<=[{PUNCTUATION}])[{PUNCTUATION}]+"), ""))
+    steps += [
+        normalizers.Replace(Regex(rf"(?<=\]{_NOT_COUNT}{{{number}}})\z"), symbol)
+        for number, symbol in COUNT_TOKENS.items()
     ]
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -123,21 +126,21 @@ def build_tokenizer(lexicon: Mapping[str, Sequence[str]]) -> Any:
     return tokenizer
 
 
-def read_back(tokens: Sequence[str]) -> str:
-    """The tokens' names with phonemes in IPA: what a text is read as, for people."""
+def to_ipa(tokens: Sequence[str]) -> str:
+    """Convert token names to IPA, for display."""
     names = {symbol: phoneme for phoneme, symbol in _SYMBOLS.items()}
     return "".join(names.get(token, token) for token in tokens)
 
 
-def _pattern(rule: str) -> str:
-    """A rule's pattern as a regular expression."""
-    return "".join(_IN_PATTERNS.get(character, character) for character in rule)
+def _to_regex(rule: str) -> str:
+    """Convert a rule's pattern to a regular expression."""
+    return "".join(_PATTERN_SYMBOLS.get(character, character) for character in rule)
 
 
-def frames_of(phonemes: Sequence[str]) -> int:
-    """How long a word of these lasts, which is how many tokens it has."""
-    return len(_written(phonemes))
+def frame_count(phonemes: Sequence[str]) -> int:
+    """Duration of a word in frames, which is its number of tokens."""
+    return len(_frame_symbols(phonemes))
 
 
-def _written(phonemes: Sequence[str]) -> str:
+def _frame_symbols(phonemes: Sequence[str]) -> str:
     return "".join(_SYMBOLS[phoneme] * (2 if phoneme in _LONG else 1) for phoneme in phonemes)

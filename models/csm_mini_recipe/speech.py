@@ -1,4 +1,4 @@
-"""Recordings to learn from: sentences spoken by espeak-ng in several voices, with their transcripts."""
+"""Generates the training data: sentences synthesized by espeak-ng in several voices, with transcripts."""
 
 from __future__ import annotations
 
@@ -22,108 +22,108 @@ from engine.fallback.espeak_library import RATE, EspeakLibrary, Word
 from engine.fallback.voices import HIGH, LOW, EspeakVoice
 from engine.types import SAMPLE_RATE
 
-from .pitch_alignment import tune
-from .pronunciation import MARKS, build_tokenizer, frames_of, pronounce
+from .pitch_alignment import align_to_frames
+from .pronunciation import PUNCTUATION, build_tokenizer, frame_count, pronounce
 from .texts import sentences, vocabulary
 
 Recording = npt.NDArray[np.int16]  # (samples,) at 24 kHz
 
-# The four that are shipped: far from each other in pitch, and each well understood by a recogniser.
+# The four shipped voices: distinct in pitch, and each well recognised by ASR.
 VOICES = {
     "anna": EspeakVoice("f2", 190),
     "clara": EspeakVoice("f5", 200, pitch=66),
     "bruno": EspeakVoice("m2", 99),
     "david": EspeakVoice("edward", 99, pitch=72),
 }
-SPEAKERS = ("bruno", "clara", "anna", "david")  # by their numbers; 0 speaks where nobody names a voice
-# What each of them says in the recording that is its voice.
+SPEAKERS = ("bruno", "clara", "anna", "david")  # by speaker number; 0 is the default voice
+# Transcripts of the voices' recordings.
 PROMPTS = {
     "anna": "Good morning, and welcome. It is a pleasure to read to you today.",
     "clara": "The garden is full of flowers, and the birds begin to sing at dawn.",
     "bruno": "We walked along the river until the sun went down behind the hills.",
     "david": "There is plenty of time, so let me tell you how it all began.",
 }
-_OTHERS = (*HIGH, *LOW)  # a tenth of all clips, at any pitch: what a voice can be besides
+_OTHER_VOICES = (*HIGH, *LOW)  # used for a tenth of all clips, at random pitch, for variety
 _OTHER_SHARE = 0.1
-_PITCH_RANGE = 30  # less than espeak-ng's own 50: there are few pitches on the grid
+_PITCH_RANGE = 30  # below espeak-ng's default of 50, since the frame grid allows few pitches
 _CLIPS_PER_SHARD = 250
-_LOUD = 250  # of 32,768: where speech begins and ends
-_MARGIN = 0.06  # seconds kept behind it
+_SPEECH_LEVEL = 250  # of 32,768: speech begins and ends above it
+_TAIL_SECONDS = 0.06  # kept after speech
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One sentence as it was spoken. voice: a name in VOICES, or variant and pitch of another."""
+    """One synthesized sentence. voice: a name in VOICES, or variant and pitch of another voice."""
 
     text: str
     voice: str
     samples: int
 
 
-def speak(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
-    """One sentence, tuned to frames: one for each of its tokens."""
-    raw, words = _said(library, text, voice, _PITCH_RANGE)
-    loud = np.flatnonzero(np.abs(raw) > _LOUD)
-    spoken = _at_24_khz(raw[words[0][0] : loud[-1] + int(_MARGIN * RATE)])
-    # what is said as one word has all its frames
-    begins: dict[int, list[int]] = {}
+def synthesize(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
+    """Synthesize one sentence, aligned to frames: one frame per token."""
+    raw, words = _espeak_samples(library, text, voice, _PITCH_RANGE)
+    loud = np.flatnonzero(np.abs(raw) > _SPEECH_LEVEL)
+    spoken = _resample(raw[words[0][0] : loud[-1] + int(_TAIL_SECONDS * RATE)])
+    # words that espeak-ng speaks as one share their frames
+    word_starts: dict[int, list[int]] = {}
     for sample, character in words:
         begin = round((sample - words[0][0]) * SAMPLE_RATE / RATE)
         if begin < spoken.size:
-            begins.setdefault(begin, []).append(character)
-    places = [min(characters) for characters in begins.values()]
-    frames = [0] * len(places)
+            word_starts.setdefault(begin, []).append(character)
+    word_offsets = [min(characters) for characters in word_starts.values()]
+    frames = [0] * len(word_offsets)
     for word in re.finditer(r"\S+", text):
-        frames[max(bisect_right(places, word.start()) - 1, 0)] += _frames_of(word[0])
-    taken = [(begin, count) for begin, count in zip(begins, frames, strict=True) if count]
-    return tune(spoken, [0, *(begin for begin, _ in taken[1:])], [count for _, count in taken])
+        frames[max(bisect_right(word_offsets, word.start()) - 1, 0)] += _word_frame_count(word[0])
+    voiced_words = [(begin, count) for begin, count in zip(word_starts, frames, strict=True) if count]
+    return align_to_frames(spoken, [0, *(begin for begin, _ in voiced_words[1:])], [count for _, count in voiced_words])
 
 
-def speak_as_it_is(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
-    """One sentence as espeak-ng itself says it, at 24 kHz."""
-    raw, _ = _said(library, text, voice, 50)
-    return _at_24_khz(raw)
+def synthesize_unaligned(library: EspeakLibrary, text: str, voice: EspeakVoice) -> Recording:
+    """Synthesize one sentence with unmodified espeak-ng, at 24 kHz."""
+    raw, _ = _espeak_samples(library, text, voice, 50)
+    return _resample(raw)
 
 
 @lru_cache(maxsize=1)
 def lexicon() -> dict[str, list[str]]:
-    """How all known words are said. One voice says them as all others do."""
+    """Phonemes of the vocabulary. All voices pronounce words alike."""
     return pronounce(vocabulary(), VOICES["anna"])
 
 
-def _frames_of(word: str) -> int:
-    """word: with the marks behind it."""
-    bare = word.rstrip(MARKS)
-    known = lexicon().get(bare.lower())
-    return (_frames_by_rules(bare) if known is None else frames_of(known)) + (bare != word)
+def _word_frame_count(word: str) -> int:
+    """word: with trailing punctuation."""
+    letters = word.rstrip(PUNCTUATION)
+    phonemes = lexicon().get(letters.lower())
+    return (_rule_frame_count(letters) if phonemes is None else frame_count(phonemes)) + (letters != word)
 
 
-def _frames_by_rules(word: str) -> int:
-    return len(_rules().encode(word, add_special_tokens=False).ids)
+def _rule_frame_count(word: str) -> int:
+    return len(_rule_tokenizer().encode(word, add_special_tokens=False).ids)
 
 
 @lru_cache(maxsize=1)
-def _rules() -> Any:
-    """A tokenizer that knows no word."""
+def _rule_tokenizer() -> Any:
+    """A tokenizer with an empty lexicon."""
     return build_tokenizer({})
 
 
-def _said(
+def _espeak_samples(
     library: EspeakLibrary, text: str, voice: EspeakVoice, pitch_range: int
 ) -> tuple[npt.NDArray[np.int16], list[Word]]:
-    """Samples at espeak-ng's own rate, and where words begin."""
+    """Samples at espeak-ng's sample rate, and the word boundaries."""
     pieces: list[npt.NDArray[np.int16]] = []
     words: list[Word] = []
 
-    def take(pcm: npt.NDArray[np.int16]) -> bool:
+    def append(pcm: npt.NDArray[np.int16]) -> bool:
         pieces.append(pcm)
         return True
 
-    library.synthesize(text, voice, pitch_range, True, take, words)
+    library.synthesize(text, voice, pitch_range, True, append, words)
     return np.concatenate(pieces), words
 
 
-def _at_24_khz(raw: npt.NDArray[np.int16]) -> Recording:
+def _resample(raw: npt.NDArray[np.int16]) -> Recording:
     import torchaudio.functional
 
     resampled = torchaudio.functional.resample(torch.from_numpy(raw.astype(np.float32)), RATE, SAMPLE_RATE)
@@ -137,49 +137,49 @@ def _clips(seed: int) -> Iterator[tuple[Clip, Recording]]:
         name = names[int(rng.integers(len(names)))]
         voice = VOICES[name]
         if rng.random() < _OTHER_SHARE:
-            other = _OTHERS[int(rng.integers(len(_OTHERS)))]
+            other = _OTHER_VOICES[int(rng.integers(len(_OTHER_VOICES)))]
             voice = EspeakVoice(other.variant, other.hertz, int(rng.integers(30, 80)))
             name = f"{voice.variant}@{voice.pitch}"
-        spoken = speak(library, text, voice)
+        spoken = synthesize(library, text, voice)
         yield Clip(text, name, spoken.size), spoken
 
 
-def make_shard(directory: Path, seed: int, shard: int) -> Path:
-    """Write one shard of clips, unless it is there: samples end to end in .npy, the clips line by line in .jsonl."""
+def write_shard(directory: Path, seed: int, shard: int) -> Path:
+    """Write one shard of clips unless it exists: concatenated samples in .npy, one clip per line in .jsonl."""
     index, samples = directory / f"{shard:05}.jsonl", directory / f"{shard:05}.npy"
     if not index.exists():
         torch.set_num_threads(1)
-        made = _clips(seed * 100_000 + shard)
-        clips, spoken = zip(*(next(made) for _ in range(_CLIPS_PER_SHARD)), strict=True)
+        clips_of_shard = _clips(seed * 100_000 + shard)
+        clips, spoken = zip(*(next(clips_of_shard) for _ in range(_CLIPS_PER_SHARD)), strict=True)
         np.save(samples, np.concatenate(spoken))
-        unfinished = index.with_suffix(".part")
-        unfinished.write_text("".join(json.dumps(asdict(clip)) + "\n" for clip in clips), encoding="utf-8")
-        os.replace(unfinished, index)
+        partial_path = index.with_suffix(".part")
+        partial_path.write_text("".join(json.dumps(asdict(clip)) + "\n" for clip in clips), encoding="utf-8")
+        os.replace(partial_path, index)
     return index
 
 
-def make_speech(directory: Path, seed: int, clips: int, processes: int = 2) -> None:
-    """At least that many clips in `directory`; those that are there stay."""
+def write_dataset(directory: Path, seed: int, clips: int, processes: int = 2) -> None:
+    """Write at least `clips` clips; existing shards are kept."""
     directory.mkdir(parents=True, exist_ok=True)
     shards = range(-(-clips // _CLIPS_PER_SHARD))
     with get_context("spawn").Pool(processes) as pool:
-        for done, index in enumerate(pool.imap_unordered(partial(make_shard, directory, seed), shards), 1):
+        for done, index in enumerate(pool.imap_unordered(partial(write_shard, directory, seed), shards), 1):
             print(f"speech: {done} of {len(shards)} shards ({index.name})", flush=True)
 
 
 def write_voices(directory: Path) -> None:
-    """The recordings that are the voices, each with its transcript beside it, as PRELOADED_VOICES_DIR has them."""
+    """Write the voices' recordings with their transcripts, in the layout of PRELOADED_VOICES_DIR."""
     directory.mkdir(parents=True, exist_ok=True)
     library = EspeakLibrary()
     for name, voice in VOICES.items():
         with wave.open(str(directory / f"{name}.wav"), "wb") as file:
             file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
-            file.writeframes(speak(library, PROMPTS[name], voice).astype("<i2").tobytes())
+            file.writeframes(synthesize(library, PROMPTS[name], voice).astype("<i2").tobytes())
         (directory / f"{name}.txt").write_text(f"{PROMPTS[name]}\n", encoding="utf-8")
 
 
-def read_speech(directory: Path) -> Iterator[tuple[str, Clip, Recording]]:
-    """Every clip that is there, shard by shard, with a name of its own."""
+def read_dataset(directory: Path) -> Iterator[tuple[str, Clip, Recording]]:
+    """Yields all clips as (unique name, clip, samples), shard by shard."""
     for index in sorted(directory.glob("*.jsonl")):
         samples = np.load(index.with_suffix(".npy"), mmap_mode="r")
         start = 0

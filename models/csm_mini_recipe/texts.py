@@ -1,4 +1,4 @@
-"""Sentences to learn from: drawn word by word from pocketsphinx's trigrams, so that common words come often."""
+"""Generates training sentences by sampling from pocketsphinx's trigram model, with natural word frequencies."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-# Never drawn: they are kept for the tests of what was learnt. Everyday sentences, no two alike.
-CHOICE = (
+# Evaluation sentences, excluded from training: distinct everyday sentences.
+CLOSED_SET = (
     "the quick brown fox jumps over the lazy dog",
     "please close the window before you leave",
     "our train arrives at seven in the evening",
@@ -32,7 +32,7 @@ CHOICE = (
     "they are building a new school near the park",
     "the ship sailed across the stormy sea",
 )
-OPEN = (
+OPEN_SET = (
     "i think we should go home before it gets dark",
     "the meeting was moved to friday afternoon",
     "could you tell me where the nearest station is",
@@ -55,71 +55,77 @@ OPEN = (
     "we need more time to finish this work",
 )
 
-# Never drawn either: nobody should hear them by chance.
-_RUDE = re.compile(r"fuck|shit|bitch|cunt|nigg|fag|slut|whore|rape|pussy|dick|cock|ass$|asshole|porn|nazi|blacks|damn")
-_LEARNT = 7_000  # the commonest words that pocketsphinx knows how to say: what sentences are made of
-_KNOWN = 15_000  # and those that have their own place in the list of how words are said
-_CANDIDATES = 100  # of which one is drawn for each next word
-_SHORTEST, _LONGEST = 1, 14  # words
+# Excluded as well: offensive words.
+_OFFENSIVE = re.compile(
+    r"fuck|shit|bitch|cunt|nigg|fag|slut|whore|rape|pussy|dick|cock|ass$|asshole|porn|nazi|blacks|damn"
+)
+_SENTENCE_WORDS = 7_000  # sentences use the most frequent words in pocketsphinx's dictionary
+_VOCABULARY_SIZE = 15_000  # words in the tokenizer's lexicon
+_CANDIDATES = 100  # per next word
+_MIN_WORDS, _MAX_WORDS = 1, 14
 
 
 @lru_cache(maxsize=1)
 def _language() -> tuple[object, list[str], npt.NDArray[np.float64]]:
-    """pocketsphinx's trigrams, its words, the commonest first, and how likely each is."""
+    """pocketsphinx's trigram model, its words by descending frequency, and their probabilities."""
     import pocketsphinx
 
     trigrams = pocketsphinx.NGramModel.readfile(pocketsphinx.get_model_path("en-us/en-us.lm.bin"))
     with open(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"), encoding="utf-8") as lines:
         spoken = {line.split()[0] for line in lines}
-    words = [word for word in spoken if re.fullmatch(r"[a-z]{2,}('[a-z]+)?|a|i", word) and not _RUDE.search(word)]
+    words = [word for word in spoken if re.fullmatch(r"[a-z]{2,}('[a-z]+)?|a|i", word) and not _OFFENSIVE.search(word)]
     scored = sorted(((trigrams.prob([word]), word) for word in words), reverse=True)
-    weight: npt.NDArray[np.float64] = np.fromiter((_odds(score) for score, _ in scored), np.float64, len(scored))
+    weight: npt.NDArray[np.float64] = np.fromiter((_probability(score) for score, _ in scored), np.float64, len(scored))
     return trigrams, [word for _, word in scored], weight
 
 
 def vocabulary() -> list[str]:
-    """The commonest words, lower-case, the commonest first."""
-    return _language()[1][:_KNOWN]
+    """The most frequent words, lower-case, by descending frequency."""
+    return _language()[1][:_VOCABULARY_SIZE]
 
 
-def _odds(score: int) -> float:
-    return float(1.0001**score)  # sphinx counts in logarithms to this base
+def _probability(score: int) -> float:
+    return float(1.0001**score)  # the base of sphinx's log probabilities
 
 
 def sentences(seed: int) -> Iterator[str]:
-    """Sentences without end, the same ones for the same seed, and none of CHOICE or OPEN."""
+    """An endless stream of sentences, deterministic for a seed, without those of CLOSED_SET and OPEN_SET."""
     trigrams, words, weight = _language()
-    words, weight = words[:_LEARNT], weight[:_LEARNT] / weight[:_LEARNT].sum()
+    words, weight = words[:_SENTENCE_WORDS], weight[:_SENTENCE_WORDS] / weight[:_SENTENCE_WORDS].sum()
     rng = np.random.default_rng(seed)
-    flat = weight**0.5 / (weight**0.5).sum()  # rare words, so that they are heard at all
-    kept_back = {*CHOICE, *OPEN}
+    flat = weight**0.5 / (weight**0.5).sum()  # flattened, so that rare words occur
+    held_out = {*CLOSED_SET, *OPEN_SET}
     while True:
-        salad = rng.random() < 0.35  # words in no order teach spelling, words in order how they run together
-        length = int(rng.integers(_SHORTEST, _LONGEST + 1))
-        said = list(rng.choice(words, length, p=flat)) if salad else _in_order(rng, length, trigrams, words, weight)
-        if " ".join(said) not in kept_back:
-            yield _punctuated(rng, said)
+        shuffled = rng.random() < 0.35  # shuffled words teach pronunciation, sentences coarticulation
+        length = int(rng.integers(_MIN_WORDS, _MAX_WORDS + 1))
+        sentence = (
+            list(rng.choice(words, length, p=flat))
+            if shuffled
+            else _sample_trigrams(rng, length, trigrams, words, weight)
+        )
+        if " ".join(sentence) not in held_out:
+            yield _punctuated(rng, sentence)
 
 
-def _in_order(
+def _sample_trigrams(
     rng: np.random.Generator,
     length: int,
     trigrams: object,
     words: list[str],
     weight: npt.NDArray[np.float64],
 ) -> list[str]:
-    """Each word is one of some drawn by their own odds, chosen by how well it follows the last two."""
-    said: list[str] = []
-    for chosen in rng.choice(len(words), (length, _CANDIDATES), p=weight**0.8 / (weight**0.8).sum()):
-        before = said[:-3:-1] if said else ["<s>"]
-        score = np.array([trigrams.prob([words[each], *before]) for each in chosen], dtype=np.float64)  # type: ignore[attr-defined]
-        gain = np.exp((score - score.max()) * np.log(1.0001)) / weight[chosen] ** 0.8
-        said.append(words[rng.choice(chosen, p=gain / gain.sum())])
-    return said
+    """Sample each word by trigram probability from candidates drawn by unigram probability."""
+    sentence: list[str] = []
+    for candidates in rng.choice(len(words), (length, _CANDIDATES), p=weight**0.8 / (weight**0.8).sum()):
+        context = sentence[:-3:-1] if sentence else ["<s>"]
+        score = np.array([trigrams.prob([words[each], *context]) for each in candidates], dtype=np.float64)  # type: ignore[attr-defined]
+        gain = np.exp((score - score.max()) * np.log(1.0001)) / weight[candidates] ** 0.8
+        sentence.append(words[rng.choice(candidates, p=gain / gain.sum())])
+    return sentence
 
 
 def _punctuated(rng: np.random.Generator, words: list[str]) -> str:
-    """As people write: a capital, sometimes a comma, an end."""
+    """Add a capital, sometimes a comma, and a final mark."""
     words = ["I" + word[1:] if re.fullmatch(r"i('.*)?", word) else word for word in words]
     if len(words) > 5 and rng.random() < 0.3:
         place = int(rng.integers(2, len(words) - 2))

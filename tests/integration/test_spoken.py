@@ -21,7 +21,7 @@ from app.encoders import FORMATS
 from app.engine_host import SMALL_MODEL
 from engine import FALLBACK_MODEL
 from models.csm_mini_recipe.asr_check import Recogniser
-from models.csm_mini_recipe.texts import CHOICE
+from models.csm_mini_recipe.texts import CLOSED_SET
 from tests.app.encoders.test_formats import decode
 from tests.integration.shared import KEY, Server, serving
 
@@ -29,7 +29,7 @@ pytest.importorskip("pocketsphinx")
 
 Samples = npt.NDArray[np.float32]
 
-SAID = CHOICE[2]
+SAID = CLOSED_SET[2]
 TEXT = f"{SAID.capitalize()}."
 VOICE = "speaker_0"
 MODEL, ENGINE = (str(SMALL_MODEL), "csm") if SMALL_MODEL.is_dir() else (FALLBACK_MODEL, FALLBACK_MODEL)
@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def recogniser() -> Recogniser:
-    return Recogniser(CHOICE)
+    return Recogniser(CLOSED_SET)
 
 
 def post(server: Server, path: str, body: object) -> bytes:

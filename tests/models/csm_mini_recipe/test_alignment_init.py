@@ -1,4 +1,4 @@
-"""csm-mini's heads look at what is said from the beginning, in whatever place of a conversation it stands."""
+"""A newly initialized model attends from each frame to its token, anywhere in a conversation."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def layout(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return Layout(TextTokenizer(path), model.config)
 
 
-def looks(model: Any, sequence: Sequence, layout: Layout) -> dict[int, torch.Tensor]:
-    """The attention of the first layers, (heads, length, length) each."""
-    found: dict[int, torch.Tensor] = {}
+def attention_of(model: Any, sequence: Sequence, layout: Layout) -> dict[int, torch.Tensor]:
+    """Attention weights of the first layers, (heads, length, length) each."""
+    weights: dict[int, torch.Tensor] = {}
 
-    def note(number: int) -> Any:
+    def record(number: int) -> Any:
         def hook(attention: Any, arguments: Any, keywords: dict[str, Any]) -> None:
             x = keywords["hidden_states"] if "hidden_states" in keywords else arguments[0]
             cos, sin = keywords["position_embeddings"]
@@ -50,38 +50,39 @@ def looks(model: Any, sequence: Sequence, layout: Layout) -> dict[int, torch.Ten
             q, k = apply_rotary_pos_emb(q, k, cos, sin)
             scores = (q @ k.transpose(2, 3))[0] * attention.head_dim**-0.5
             future = torch.ones_like(scores, dtype=torch.bool).triu(1)
-            found[number] = scores.masked_fill(future, float("-inf")).softmax(-1)
+            weights[number] = scores.masked_fill(future, float("-inf")).softmax(-1)
 
         return hook
 
     handles = [
-        layer.self_attn.register_forward_pre_hook(note(number), with_kwargs=True)
+        layer.self_attn.register_forward_pre_hook(record(number), with_kwargs=True)
         for number, layer in enumerate(model.backbone_model.layers[:3])
     ]
     with torch.no_grad():
         CsmLosses(model)(collate([sequence], layout, 1.0, np.random.default_rng(0)))
     for handle in handles:
         handle.remove()
-    return found
+    return weights
 
 
-def test_a_frame_looks_at_the_token_that_it_says(model: Any, layout: Layout) -> None:
+def test_frames_attend_to_the_token_they_speak(model: Any, layout: Layout) -> None:
     rng = np.random.default_rng(3)
     clips = []
     for text in TEXTS:
         tokens = len(layout.tokens(Example(text, text, 7, np.zeros((1, CODEBOOKS), np.int64))))
         clips.append(Example(text, text, 7, rng.integers(1, CODES, (tokens - BEFORE - 2, CODEBOOKS))))
-    found = looks(model, Sequence(tuple(clips)), layout)
-    began, beside = 0, []
+    attention = attention_of(model, Sequence(tuple(clips)), layout)
+    start, weights = 0, []
     for clip in clips:
         frames = len(clip.codes)
-        count = began + BEFORE + frames  # the token for how many there are; the end of the text is behind it
-        places = torch.arange(count + 1, count + 2 + frames)  # each says the next frame, and the last the closing one
-        assert float(found[0][0, places, count].min()) > 0.9
-        said = began + BEFORE + torch.arange(frames + 1)
-        assert float(found[1][0, places, said].min()) > 0.7
-        assert float(found[1][1, places[:-1], said[1:]].min()) > 0.7
-        assert float(found[1][2, places[1:], said[:-1]].min()) > 0.7
-        beside.append(found[2][0, places, said])
-        began += layout.segment_length(clip)
-    assert float(torch.cat(beside).mean()) > 0.8
+        count_position = start + BEFORE + frames  # the count token; the end token follows it
+        # each predicts the next frame, the last one the closing frame
+        queries = torch.arange(count_position + 1, count_position + 2 + frames)
+        assert float(attention[0][0, queries, count_position].min()) > 0.9
+        token_positions = start + BEFORE + torch.arange(frames + 1)
+        assert float(attention[1][0, queries, token_positions].min()) > 0.7
+        assert float(attention[1][1, queries[:-1], token_positions[1:]].min()) > 0.7
+        assert float(attention[1][2, queries[1:], token_positions[:-1]].min()) > 0.7
+        weights.append(attention[2][0, queries, token_positions])
+        start += layout.segment_length(clip)
+    assert float(torch.cat(weights).mean()) > 0.8

@@ -1,4 +1,4 @@
-"""csm-mini's Mimi while it learns."""
+"""Training of csm-mini's Mimi codec."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from models.csm_mini_recipe.codec import (
     CodecTrainer,
     DecoderTrainer,
     build_codec,
-    coded_crops,
-    crops,
-    settle,
+    init_lsuv,
+    random_coded_crops,
+    random_crops,
 )
-from models.csm_mini_recipe.codes import LABELS, encode, label, reserve_codes
+from models.csm_mini_recipe.codes import LABEL_COUNT, add_token_labels, encode, reserve_codes
 
 
 def tones(count: int = 4) -> list[np.ndarray]:
@@ -24,87 +24,88 @@ def tones(count: int = 4) -> list[np.ndarray]:
     return [(np.sin(2 * np.pi * (150 + 90 * each) * time) * 9_000).astype(np.int16) for each in range(count)]
 
 
-def trainer(free_steps: int = 3) -> CodecTrainer:
-    made = CodecTrainer(build_codec(0), 0, 100, 0.02, free_steps)  # the first steps take little of that rate
-    settle(made, crops(tones(), 4, 4, 0, 99))
-    return made
+def trainer(unquantized_steps: int = 3) -> CodecTrainer:
+    codec_trainer = CodecTrainer(build_codec(0), 0, 100, 0.02, unquantized_steps)  # warm-up lowers the rate
+    init_lsuv(codec_trainer, random_crops(tones(), 4, 4, 0, 99))
+    return codec_trainer
 
 
-def test_a_settled_codec_passes_signals_on_at_unit_spread() -> None:
-    made = trainer()
-    wave = crops(tones(), 4, 4, 0, 99)
+def test_lsuv_initialization_keeps_unit_variance() -> None:
+    codec_trainer = trainer()
+    wave = random_crops(tones(), 4, 4, 0, 99)
     with torch.no_grad():
-        latent = made.encode(wave)
-        sound = made.decode(latent)
+        latent = codec_trainer.encode(wave)
+        output = codec_trainer.decode(latent)
     assert 0.3 < float(latent.std()) < 3
-    assert 0.02 < float(sound.std()) < 0.2
+    assert 0.02 < float(output.std()) < 0.2
 
 
-def test_it_learns_and_goes_on_where_it_stopped() -> None:
-    whole, wave = trainer(free_steps=100), crops(tones(), 4, 4, 0, 0)
-    distances = [whole.learn(wave)["distance"] for _ in range(10)]
+def test_training_lowers_the_loss_and_resumes() -> None:
+    first, wave = trainer(unquantized_steps=100), random_crops(tones(), 4, 4, 0, 0)
+    distances = [first.train_step(wave)["distance"] for _ in range(10)]
     assert distances[-1] < 0.9 * distances[0]
 
     other = CodecTrainer(build_codec(1), 0, 100, 0.02, 100)
-    other.load(whole.state())
+    other.load(first.state())
     assert other.step == 10
-    assert other.learn(wave)["distance"] == pytest.approx(whole.learn(wave)["distance"], rel=1e-3)
+    assert other.train_step(wave)["distance"] == pytest.approx(first.train_step(wave)["distance"], rel=1e-3)
 
 
-def test_a_decoder_learns_on_alone_and_codes_stay_what_they_are() -> None:
-    first = trainer(free_steps=100)
+def test_decoder_training_keeps_the_codes() -> None:
+    first = trainer(unquantized_steps=100)
     for step in range(4):
-        first.learn(crops(tones(), 4, 4, 0, step))
-    codec, wave = first.codec, crops(tones(), 4, 4, 0, 0)
+        first.train_step(random_crops(tones(), 4, 4, 0, step))
+    codec, wave = first.codec, random_crops(tones(), 4, 4, 0, 0)
     before = encode(codec.eval(), wave)
     clips = [
         (tone, encode(codec, torch.from_numpy(tone[None, :38_400] / np.float32(32_768)))[0].numpy()) for tone in tones()
     ]
-    made = DecoderTrainer(codec, 100, 0.02)
-    distances = [made.learn(*coded_crops(clips, 4, 4, 0, 0))["distance"] for _ in range(8)]
+    codec_trainer = DecoderTrainer(codec, 100, 0.02)
+    distances = [codec_trainer.train_step(*random_coded_crops(clips, 4, 4, 0, 0))["distance"] for _ in range(8)]
     assert distances[-1] < distances[0]
     assert bool((encode(codec.eval(), wave) == before).all())
 
 
-def test_pieces_come_with_their_own_codes() -> None:
+def test_crops_match_their_codes() -> None:
     tone = np.repeat(np.arange(20, dtype=np.int16), 1920)
     codes = np.repeat(np.arange(20)[:, None], CODEBOOKS, axis=1)
     short = (tone[: 3 * 1920], codes[:3])
-    waves, told = coded_crops([(tone, codes), short], 5, 4, 0, 1)
+    waves, crop_codes = random_coded_crops([(tone, codes), short], 5, 4, 0, 1)
     assert waves.shape == (5, 4 * 1920)
-    assert told.shape == (5, CODEBOOKS, 4)
-    heard = (waves.reshape(5, 4, 1920)[..., 0] * 32_768).round().long()
-    assert bool((heard == told[:, 0]).all())
+    assert crop_codes.shape == (5, CODEBOOKS, 4)
+    decoded = (waves.reshape(5, 4, 1920)[..., 0] * 32_768).round().long()
+    assert bool((decoded == crop_codes[:, 0]).all())
 
 
-def test_no_sound_is_encoded_as_the_stop_frame() -> None:
-    made = trainer()
+def test_reserved_codes_are_never_emitted() -> None:
+    codec_trainer = trainer()
     for step in range(8):
-        made.learn(crops(tones(), 4, 4, 0, step))
-    wave = crops(tones(), 4, 8, 2, 0)
-    codec = made.codec.eval()
+        codec_trainer.train_step(random_crops(tones(), 4, 4, 0, step))
+    wave = random_crops(tones(), 4, 8, 2, 0)
+    codec = codec_trainer.codec.eval()
     before = encode(codec, wave)
     reserve_codes(codec)
     after = encode(codec, wave)
     assert after.shape == (4, 8, CODEBOOKS)
     assert bool((after[..., 0] != 0).all())
-    moved = before[..., 0] == 0  # what was code 0 has another number now, everything else has its own
+    moved = before[..., 0] == 0  # only frames with code 0 get another code
     assert bool((before[..., 1:-1] == after[..., 1:-1]).all())
     assert len(after[..., 0][moved].unique()) <= 1
     last = codec.quantizer.acoustic_residual_vector_quantizer.layers[-1].codebook
     lengths = (last.embed_sum / last.cluster_usage[:, None]).norm(dim=1)
-    assert float(lengths[-LABELS:].min()) > 3.9 * float(lengths[:-LABELS].max())  # nothing falls to a label
+    # no vector is assigned to a label
+    assert float(lengths[-LABEL_COUNT:].min()) > 3.9 * float(lengths[:-LABEL_COUNT].max())
 
 
-def test_a_label_is_a_code_for_each_token_and_sounds_like_none_else() -> None:
-    codes = np.ones((LABELS, CODEBOOKS), np.int64)
-    labelled = label(codes, np.arange(LABELS))
+def test_labels_are_distinct_codes_with_distinct_latents() -> None:
+    codes = np.ones((LABEL_COUNT, CODEBOOKS), np.int64)
+    labelled = add_token_labels(codes, np.arange(LABEL_COUNT))
     assert (labelled[:, :-1] == 1).all()
-    assert sorted(labelled[:, -1]) == list(range(CODES - LABELS, CODES))
+    assert sorted(labelled[:, -1]) == list(range(CODES - LABEL_COUNT, CODES))
     assert (codes == 1).all()
     codec = trainer().codec.eval()
     codec.quantizer.acoustic_residual_vector_quantizer.layers[-1].codebook.embed_sum.normal_()
     reserve_codes(codec)
     with torch.no_grad():
-        heard = codec.quantizer.decode(torch.from_numpy(labelled.T[None]))[0].T
-    assert float(torch.pdist(heard).min()) > 0
+        decoded = codec.quantizer.decode(torch.from_numpy(labelled.T[None]))[0].T
+    assert float(torch.pdist(decoded).min()) > 0

@@ -1,4 +1,4 @@
-"""How csm-mini reads: words by their phonemes, whatever is not listed by rules, and no text that cannot be read."""
+"""csm-mini's tokenizer: lexicon, letter-to-sound rules, count tokens, and arbitrary input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from engine.fallback.voices import EspeakVoice
 from engine.model.tokenizer import TextTokenizer
-from models.csm_mini_recipe.pronunciation import ALPHABET, COUNTS, build_tokenizer, pronounce, read_back
+from models.csm_mini_recipe.pronunciation import ALPHABET, COUNT_TOKENS, build_tokenizer, pronounce, to_ipa
 
 LEXICON = {
     "hello": ["h", "ə", "l", "ˈoʊ"], "don": ["d", "ˈɑː", "n"], "don't": ["d", "ˈoʊ", "n", "t"], "a": ["ɐ"],
@@ -18,7 +18,7 @@ LEXICON = {
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     build_tokenizer(LEXICON).save(str(path))
     return path
@@ -31,13 +31,13 @@ def tokens(path: Path, text: str, speaker: int = 0) -> list[str]:
     return [names.id_to_token(number) for number in TextTokenizer(path).encode(text, speaker)[1:-1]]
 
 
-def read(path: Path, text: str, speaker: int = 0) -> str:
-    """Without the token for how many they are."""
-    return read_back([token for token in tokens(path, text, speaker) if token not in COUNTS.values()])
+def ipa_of(path: Path, text: str, speaker: int = 0) -> str:
+    """IPA of a text, without the count token."""
+    return to_ipa([token for token in tokens(path, text, speaker) if token not in COUNT_TOKENS.values()])
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "phonemes"),
     [
         ("Hello, HELLO!", "[0]həlˈoʊˈoʊ,həlˈoʊˈoʊ!"),
         ("don't Don’t don", "[0]dˈoʊˈoʊntdˈoʊˈoʊntdˈɑːˈɑːn"),
@@ -46,7 +46,7 @@ def read(path: Path, text: str, speaker: int = 0) -> str:
         ("a\N{SNOWMAN}a <|end_of_text|>", "[0]ɐɐˈɛndˈɑːˈɑːftˈɛkst"),
         ("Hello ... hello?!", "[0]həlˈoʊˈoʊ.həlˈoʊˈoʊ?"),
         ("a-a", "[0]ɐɐ"),
-        # words that are not listed
+        # words not in the lexicon
         ("knight", "[0]nˈaɪˈaɪt"),
         ("phase", "[0]fˈeɪˈeɪs"),
         ("naïve", "[0]nˈæˈaɪˈaɪv"),
@@ -56,41 +56,41 @@ def read(path: Path, text: str, speaker: int = 0) -> str:
         ("zyzzyva", "[0]zɪzɪvə"),
     ],
 )
-def test_what_is_read(reader: Path, text: str, said: str) -> None:
-    assert read(reader, text) == said
+def test_pronunciations(tokenizer_path: Path, text: str, phonemes: str) -> None:
+    assert ipa_of(tokenizer_path, text) == phonemes
 
 
-def test_the_number_of_the_speaker_is_no_word(reader: Path) -> None:
-    assert read(reader, "7 a", 12) == "[12]sˈɛvənɐ"
+def test_the_speaker_number_is_not_pronounced(tokenizer_path: Path) -> None:
+    assert ipa_of(tokenizer_path, "7 a", 12) == "[12]sˈɛvənɐ"
 
 
 @pytest.mark.parametrize("text", ["", "???", "日本語", "\N{GRINNING FACE}", "\ue000", "x" * 5_000, "[[[]]]", "e", "'"])
-def test_any_text_can_be_read(reader: Path, text: str) -> None:
-    said = read(reader, text)
-    assert said.startswith("[0]")
-    assert not any(character in said for character in "日本語\ue000")
+def test_any_text_can_be_tokenized(tokenizer_path: Path, text: str) -> None:
+    phonemes = ipa_of(tokenizer_path, text)
+    assert phonemes.startswith("[0]")
+    assert not any(character in phonemes for character in "日本語\ue000")
 
 
 @pytest.mark.parametrize(
     ("text", "count"), [("a", 1), ("hello, a", 7), ("a " * 299, 299), ("a " * 300, 300), ("a]a", 2)]
 )
 @pytest.mark.parametrize("speaker", [0, 12])
-def test_a_text_ends_with_its_number_of_tokens(reader: Path, text: str, count: int, speaker: int) -> None:
-    said = tokens(reader, text, speaker)
-    assert said[-1] == COUNTS[count]
-    assert said.index("]") + 1 + count + 1 == len(said)
+def test_a_text_ends_with_its_count_token(tokenizer_path: Path, text: str, count: int, speaker: int) -> None:
+    phonemes = tokens(tokenizer_path, text, speaker)
+    assert phonemes[-1] == COUNT_TOKENS[count]
+    assert phonemes.index("]") + 1 + count + 1 == len(phonemes)
 
 
-def test_what_is_longer_than_any_number_has_none(reader: Path) -> None:
-    assert set(tokens(reader, "a " * 301)[3:]) == set(tokens(reader, "a")[3:-1])
+def test_a_text_longer_than_the_largest_count_has_no_count_token(tokenizer_path: Path) -> None:
+    assert set(tokens(tokenizer_path, "a " * 301)[3:]) == set(tokens(tokenizer_path, "a")[3:-1])
 
 
-def test_every_symbol_is_one_of_its_own() -> None:
+def test_symbols_are_unique() -> None:
     assert len(set(ALPHABET)) == len(ALPHABET)
 
 
-def test_words_are_said_as_in_a_sentence() -> None:
-    said = pronounce(["of", "a", "water", "don't"], EspeakVoice("f2", 190))
-    assert said == {
+def test_words_are_pronounced_as_in_a_sentence() -> None:
+    phonemes = pronounce(["of", "a", "water", "don't"], EspeakVoice("f2", 190))
+    assert phonemes == {
         "of": ["ʌ", "v"], "a": ["ɐ"], "water": ["w", "ˈɔː", "ɾ", "ɚ"], "don't": ["d", "ˈoʊ", "n", "t"],
     }  # fmt: skip
