@@ -1,4 +1,4 @@
-"""Write .env from .env.example for a first start: a random API_KEY, and on loopback alone."""
+"""Writes .env from .env.example for a first start, with a random API_KEY and a loopback address."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def first_env(example: str, key: str) -> str:
-    """The example with API_KEY set to key and HOST to loopback; lines it lacks are added at its end."""
+    """The example with API_KEY set to `key` and HOST to loopback; missing lines are appended."""
     text = example
     for name, value in (("API_KEY", key), ("HOST", "127.0.0.1")):
         line = f"{name}={value}"
@@ -22,7 +22,7 @@ def first_env(example: str, key: str) -> str:
 def main() -> None:
     root = Path(__file__).resolve().parent.parent
     text = first_env((root / ".env.example").read_text(encoding="utf-8"), secrets.token_urlsafe(24))
-    # Readable by its owner alone from the first byte on: it holds the key.
+    # Readable only by its owner from creation on, because it holds the key.
     with os.fdopen(os.open(root / ".env", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
     print(

@@ -1,1 +1,1 @@
-"""A soak of the service: hours of ordinary trouble in ten minutes, on the fake engine and over loopback alone."""
+"""Soak test: misbehaving clients and killed workers against the service on the fake engine, on loopback only."""

@@ -1,8 +1,8 @@
-"""Run the soak: `make soak`, or `python -m scripts.soak --minutes 2 --seed 7`. Ends with a table and a line of JSON.
+"""Soak test: `make soak`, or `python -m scripts.soak --minutes 2 --seed 7`. Prints a table and a line of JSON.
 
-Ten minutes of Poisson arrivals on four workers: clients that behave and clients that do not, while workers are
-killed at random (all but the oldest, so that one process has lived through everything). Then the load stops, and
-what is left is compared with what was there before. Exits 1 if anything does not hold.
+Ten minutes of Poisson arrivals on four workers, with well-behaved and misbehaving clients, while workers are killed at
+random (all but the oldest, so that one process runs for the whole test). Then the load stops, and the resources in use
+are compared with those before. Exits with status 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -19,63 +19,61 @@ from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
-from scripts.soak.clients import CLIENTS, FORMATS, Client, verdict_of, whole
+from scripts.soak.clients import CLIENTS, FORMATS, Client, run_client, whole
 from scripts.soak.http_client import KEY
-from scripts.soak.service import Holding, Service
+from scripts.soak.service import Resources, Service
 
 WORKERS, SLOTS = 4, 8
 SECONDS_BETWEEN_KILLS = 20.0  # on average
-SETTLE_SECONDS = 330.0  # for all to be at rest; a worker that was killed many times in a row waits up to 300
-# How much more than before may be held at the end: descriptors for a monitor's connection, threads of pools that
-# were not yet full, memory that the allocator keeps.
-MORE_DESCRIPTORS, MORE_THREADS, MORE_MEMORY_MIB = 2, 8, 24.0
+SETTLE_SECONDS = 330.0  # to become idle; a worker that was killed many times in a row restarts after up to 300
+# Allowed growth: descriptors of a monitor's connection, threads of pools that were not full, memory that the allocator
+# keeps.
+MAX_MORE_DESCRIPTORS, MAX_MORE_THREADS, MAX_MORE_MEMORY_MIB = 2, 8, 24.0
 
-Verdicts = dict[str, Counter[str]]
+Outcomes = dict[str, Counter[str]]
 
 
-async def _load(service: Service, seconds: float, rate: float, chance: Random) -> tuple[Verdicts, int]:
-    """Clients come at random for so long, and workers are killed. Returns how they fared, and the kills."""
-    verdicts: Verdicts = {client.__name__: Counter() for client in CLIENTS}
+async def _load(service: Service, seconds: float, rate: float, rng: Random) -> tuple[Outcomes, int]:
+    """Run clients at random and kill workers for `seconds`. Returns the outcomes by client, and the number of kills."""
+    outcomes: Outcomes = {client.__name__: Counter() for client in CLIENTS}
     running: set[asyncio.Task[None]] = set()
     ends, kills = time.monotonic() + seconds, 0
-    next_client, next_kill = time.monotonic(), time.monotonic() + chance.expovariate(1 / SECONDS_BETWEEN_KILLS)
+    next_client, next_kill = time.monotonic(), time.monotonic() + rng.expovariate(1 / SECONDS_BETWEEN_KILLS)
 
     async def send(client: Client, seed: int) -> None:
-        verdicts[client.__name__][await verdict_of(client, service.port, Random(seed))] += 1
+        outcomes[client.__name__][await run_client(client, service.port, Random(seed))] += 1
 
     while (now := time.monotonic()) < ends:
         if now >= next_kill:
-            kills += await asyncio.to_thread(service.kill_one, chance) is not None
-            next_kill = now + chance.expovariate(1 / SECONDS_BETWEEN_KILLS)
+            kills += await asyncio.to_thread(service.kill_one, rng) is not None
+            next_kill = now + rng.expovariate(1 / SECONDS_BETWEEN_KILLS)
         if now >= next_client:
-            (client,) = chance.choices(list(CLIENTS), list(CLIENTS.values()))
-            task = asyncio.create_task(send(client, chance.randrange(1 << 30)))
+            (client,) = rng.choices(list(CLIENTS), list(CLIENTS.values()))
+            task = asyncio.create_task(send(client, rng.randrange(1 << 30)))
             running.add(task)
             task.add_done_callback(running.discard)
-            next_client += chance.expovariate(rate)
+            next_client += rng.expovariate(rate)
         await asyncio.sleep(max(min(next_client, next_kill, ends) - time.monotonic(), 0.0))
     if running:
         await asyncio.wait(running)
-    return verdicts, kills
+    return outcomes, kills
 
 
-async def _warm_up(service: Service, chance: Random) -> None:
-    """Every pool of threads full and every format made once, so that what comes later is compared with that."""
+async def _warm_up(service: Service, rng: Random) -> None:
+    """Fill every thread pool and use every format once, so that later growth is a leak."""
     for _ in FORMATS:
-        await asyncio.gather(
-            *(verdict_of(whole, service.port, Random(chance.random())) for _ in range(WORKERS * SLOTS))
-        )
+        await asyncio.gather(*(run_client(whole, service.port, Random(rng.random())) for _ in range(WORKERS * SLOTS)))
 
 
 def _checks(
-    verdicts: Verdicts,
+    outcomes: Outcomes,
     counts: Counter[str],
-    before: tuple[Holding, list[Holding]],
-    after: tuple[Holding, list[Holding]],
+    before: tuple[Resources, list[Resources]],
+    after: tuple[Resources, list[Resources]],
 ) -> dict[str, bool]:
-    """What has to hold at the end, each with what it says."""
-    seen: Counter[str] = sum(verdicts.values(), Counter())
-    ended = sum(counts[f"csm_requests_{way}_total"] for way in ("finished", "aborted", "failed"))
+    """The checks by description."""
+    seen: Counter[str] = sum(outcomes.values(), Counter())
+    ended = sum(counts[f"csm_requests_{result}_total"] for result in ("finished", "aborted", "failed"))
     most = [max(getattr(each, name) for each in before[1]) for name in ("descriptors", "threads", "memory")]
     pairs = [
         (after[0], [before[0].descriptors, before[0].threads, before[0].memory]),
@@ -83,19 +81,19 @@ def _checks(
     ]
     return {
         "admitted = finished + aborted + failed": counts["csm_requests_admitted_total"] == ended,
-        "every 200 was whole or cut, every other answer the right one": not any("WRONG" in each for each in seen),
-        "nobody was left waiting": not seen["SILENT"],
-        "nothing was finished that a client got a broken answer for": counts["csm_requests_finished_total"]
-        >= verdicts["whole"]["whole"],
-        "descriptors are back": all(one.descriptors <= limit[0] + MORE_DESCRIPTORS for one, limit in pairs),
-        "threads are back": all(one.threads <= limit[1] + MORE_THREADS for one, limit in pairs),
-        "memory is back": all(one.memory <= limit[2] + MORE_MEMORY_MIB for one, limit in pairs),
-        "one worker lived through it": before[1][0].pid == after[1][0].pid,
+        "every 200 was complete or truncated, every other status expected": not any("WRONG" in each for each in seen),
+        "no client timed out": not seen["SILENT"],
+        "every complete response was counted as finished": counts["csm_requests_finished_total"]
+        >= outcomes["whole"]["whole"],
+        "descriptors did not grow": all(one.descriptors <= limit[0] + MAX_MORE_DESCRIPTORS for one, limit in pairs),
+        "threads did not grow": all(one.threads <= limit[1] + MAX_MORE_THREADS for one, limit in pairs),
+        "memory did not grow": all(one.memory <= limit[2] + MAX_MORE_MEMORY_MIB for one, limit in pairs),
+        "the oldest worker survived": before[1][0].pid == after[1][0].pid,
     }
 
 
 def _errors(log: str) -> Counter[str]:
-    """What the service has logged as an error, alike where only numbers differ."""
+    """Logged errors with counts; entries that differ only in numbers are merged."""
     entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     return Counter(
         re.sub(r"[\d.]+", "#", " | ".join([entry["message"], *entry.get("exception", "").splitlines()[-1:]]))[:200]
@@ -105,34 +103,34 @@ def _errors(log: str) -> Counter[str]:
 
 
 def soak(minutes: float, rate: float, seed: int) -> bool:
-    """Returns whether everything holds."""
-    chance = Random(seed)
+    """Run the soak test. True if all checks pass."""
+    rng = Random(seed)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         service = Service(Path(folder), WORKERS, SLOTS)
         try:
-            service.wait_until(service.ready, 120, "the start")
-            asyncio.run(_warm_up(service, chance))
-            service.wait_until(service.ready, SETTLE_SECONDS, "rest after the warm-up")
-            at_start, before = service.counted(), service.holdings()
-            print(f"{minutes:g} minutes on port {service.port}, seed {seed}, {rate:g} clients a second", flush=True)
-            verdicts, kills = asyncio.run(_load(service, minutes * 60, rate, chance))
-            service.wait_until(service.ready, SETTLE_SECONDS, "rest after the load")
-            counts, after = service.counted(), service.holdings()
-            checks = _checks(verdicts, counts, before, after)
+            service.wait_until(service.ready, 120, "startup")
+            asyncio.run(_warm_up(service, rng))
+            service.wait_until(service.ready, SETTLE_SECONDS, "idle after the warm-up")
+            at_start, before = service.metrics(), service.resources()
+            print(f"{minutes:g} minutes on port {service.port}, seed {seed}, {rate:g} clients per second", flush=True)
+            outcomes, kills = asyncio.run(_load(service, minutes * 60, rate, rng))
+            service.wait_until(service.ready, SETTLE_SECONDS, "idle after the load")
+            counts, after = service.metrics(), service.resources()
+            checks = _checks(outcomes, counts, before, after)
             status, took = service.stop()
-            checks["SIGTERM: exit 0, and no process left"] = status == 0 and not service.in_session()
+            checks["SIGTERM: exit 0 and no process left"] = status == 0 and not service.in_session()
             checks["no key in the log"] = KEY not in service.log
             errors = _errors(service.log)
         finally:
             service.destroy()
-    _tell(verdicts, counts, before, after, checks)
-    figures = {
+    _print_report(outcomes, counts, before, after, checks)
+    result = {
         "minutes": minutes,
         "rate": rate,
         "seed": seed,
         "kills": kills,
         "stop_seconds": round(took, 2),
-        "clients": {name: dict(found) for name, found in verdicts.items()},
+        "clients": {name: dict(found) for name, found in outcomes.items()},
         "counted": {name: counts[name] for name in sorted(counts) if name.startswith("csm_requests") and counts[name]},
         "counted_by_the_warm_up": at_start["csm_requests_admitted_total"],
         "restarts": counts["csm_worker_restarts_total"],
@@ -142,19 +140,19 @@ def soak(minutes: float, rate: float, seed: int) -> bool:
         "checks": checks,
         "holds": all(checks.values()),
     }
-    print(json.dumps(figures))
+    print(json.dumps(result))
     return all(checks.values())
 
 
-def _tell(
-    verdicts: Verdicts,
+def _print_report(
+    outcomes: Outcomes,
     counts: Counter[str],
-    before: tuple[Holding, list[Holding]],
-    after: tuple[Holding, list[Holding]],
+    before: tuple[Resources, list[Resources]],
+    after: tuple[Resources, list[Resources]],
     checks: dict[str, bool],
 ) -> None:
-    print(f"\n{'client':22} {'came':>6}  how they fared")
-    for name, found in verdicts.items():
+    print(f"\n{'client':22} {'count':>6}  outcomes")
+    for name, found in outcomes.items():
         print(f"{name:22} {sum(found.values()):6}  {', '.join(f'{n} {what}' for what, n in found.most_common())}")
     print()
     for name in ("admitted", "finished", "aborted", "failed"):
@@ -169,15 +167,15 @@ def _tell(
             print(f"{f'{role} {each.pid} {label}':22} {each.descriptors:11} {each.threads:8} {each.memory:8.1f}")
     print()
     for what, holds in checks.items():
-        print(f"{'holds ' if holds else 'BROKEN'} {what}")
+        print(f"{'ok    ' if holds else 'FAILED'} {what}")
     print()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.soak", description="Soak the service on loopback.")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--rate", type=float, default=8.0, help="clients a second, on average")
-    parser.add_argument("--seed", type=int, default=1, help="of who comes when, and who is killed")
+    parser.add_argument("--rate", type=float, default=8.0, help="clients per second, on average")
+    parser.add_argument("--seed", type=int, default=1, help="of arrivals and kills")
     chosen = parser.parse_args()
     return 0 if soak(chosen.minutes, chosen.rate, chosen.seed) else 1
 

@@ -1,4 +1,4 @@
-"""The clients of the soak: most behave, the others do what clients on an open network do."""
+"""Clients of the soak test: well-behaved ones, and those that stall, disconnect or send invalid requests."""
 
 from __future__ import annotations
 
@@ -12,147 +12,147 @@ import anyio
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
-from scripts.soak.http_client import KEY, Answer, Cut, connect, request
+from scripts.soak.http_client import KEY, Response, Truncated, connect, request
 
-FRAME_BYTES = 3840  # 80 ms of 16-bit samples; the fake engine speaks one frame a character
+FRAME_BYTES = 3840  # 80 ms of 16-bit samples; the fake engine generates one frame per character
 WAV_HEADER_BYTES = 44
-PATIENCE_SECONDS = 90.0  # for the next sign of life; the queue's own wait is 30
-TRICKLE_SECONDS = 20.0  # how long a slow or a stopped reader, or half a request, goes on before it leaves
+RESPONSE_SECONDS = 90.0  # timeout of a client; the service's queue timeout is 30
+TRICKLE_SECONDS = 20.0  # how long a slow or stalled reader, or half a request, lasts before it disconnects
 FORMATS = ("wav", "raw_pcm", "mp3", "opus", "flac", "aac", "fmp4", "webm")
 
-Client = Callable[[int, Random], Awaitable[str]]  # (port, chance) -> verdict
+Client = Callable[[int, Random], Awaitable[str]]  # (port, rng) -> outcome
 
 
-def _text(chance: Random, longest: int = 200) -> str:
-    return "x" * min(1 + int(chance.expovariate(1 / 40)), longest)
+def _text(rng: Random, max_characters: int = 200) -> str:
+    return "x" * min(1 + int(rng.expovariate(1 / 40)), max_characters)
 
 
-def _order(text: str, audio: str, chance: Random) -> bytes:
+def _speech_request(text: str, audio: str, rng: Random) -> bytes:
     parameters = {"text": text, "format": audio}
-    if chance.random() < 0.1:
+    if rng.random() < 0.1:
         parameters["cfg_guidance_weight"] = "1.5"  # two slots
-    if chance.random() < 0.5:
+    if rng.random() < 0.5:
         return request("POST", "/tts/generate", json.dumps(parameters).encode())
     return request("GET", f"/tts/generate?{urlencode(parameters)}")
 
 
-def _verdict(answer: Answer, text: str, audio: str) -> str:
-    """Of an answer that came to its end. A 200 that is not whole and yet ended well is what must never be."""
-    if answer.status != 200:
-        return str(answer.status)
+def _outcome(response: Response, text: str, audio: str) -> str:
+    """Outcome of a complete response. WRONG: status 200 and a normal end, but incomplete audio; must never happen."""
+    if response.status != 200:
+        return str(response.status)
     expected = {"raw_pcm": len(text) * FRAME_BYTES, "wav": len(text) * FRAME_BYTES + WAV_HEADER_BYTES}.get(audio)
-    return "whole" if (len(answer.body) == expected if expected else answer.body) else "WRONG"
+    return "whole" if (len(response.body) == expected if expected else response.body) else "WRONG"
 
 
-async def whole(port: int, chance: Random) -> str:
-    """Takes what it asked for, and perhaps asks again on the same connection."""
-    verdict = "none"
-    async with connect(port) as wire:
-        for _ in range(chance.choice((1, 1, 3))):
-            text, audio = _text(chance), chance.choice(FORMATS)
-            await wire.send(_order(text, audio, chance))
-            answer = await wire.head()
+async def whole(port: int, rng: Random) -> str:
+    """Reads complete responses, sometimes several on one connection."""
+    outcome = "none"
+    async with connect(port) as connection:
+        for _ in range(rng.choice((1, 1, 3))):
+            text, audio = _text(rng), rng.choice(FORMATS)
+            await connection.send(_speech_request(text, audio, rng))
+            response = await connection.head()
             try:
-                verdict = _verdict(await wire.body(answer), text, audio)
-            except Cut:
+                outcome = _outcome(await connection.body(response), text, audio)
+            except Truncated:
                 return "cut"
-            if verdict != "whole":
-                return verdict
-    return verdict
+            if outcome != "whole":
+                return outcome
+    return outcome
 
 
-async def slow_reader(port: int, chance: Random) -> str:
-    """Reads slower than it is spoken, and no slower than it is heard for a while; then leaves."""
+async def slow_reader(port: int, rng: Random) -> str:
+    """Reads slower than the engine generates for a while, then disconnects."""
 
-    async def dawdle(got: int) -> None:
+    async def wait(received: int) -> None:
         await asyncio.sleep(0.3)
 
-    async with connect(port, buffer=4096) as wire:
+    async with connect(port, buffer=4096) as connection:
         text = "x" * 2000
-        await wire.send(_order(text, "raw_pcm", chance))
-        answer = await wire.head()
+        await connection.send(_speech_request(text, "raw_pcm", rng))
+        response = await connection.head()
         try:
             with anyio.fail_after(TRICKLE_SECONDS):
-                return _verdict(await wire.body(answer, dawdle), text, "raw_pcm")
+                return _outcome(await connection.body(response, wait), text, "raw_pcm")
         except TimeoutError:
             return "left"
-        except Cut:
+        except Truncated:
             return "cut"
 
 
-async def stopped_reader(port: int, chance: Random) -> str:
-    """Reads the head and no more. The service has to end that by itself, or it leaves without a word."""
-    async with connect(port, buffer=4096) as wire:
-        await wire.send(_order("x" * 4000, "raw_pcm", chance))
-        answer = await wire.head()
-        await asyncio.sleep(chance.choice((5.0, TRICKLE_SECONDS, PATIENCE_SECONDS)))
+async def stopped_reader(port: int, rng: Random) -> str:
+    """Reads only the head. The service must end the stream, or the client resets the connection."""
+    async with connect(port, buffer=4096) as connection:
+        await connection.send(_speech_request("x" * 4000, "raw_pcm", rng))
+        response = await connection.head()
+        await asyncio.sleep(rng.choice((5.0, TRICKLE_SECONDS, RESPONSE_SECONDS)))
         try:
             with anyio.fail_after(5.0):
-                await wire.body(answer)
-        except Cut:
+                await connection.body(response)
+        except Truncated:
             return "cut"
         except TimeoutError:
-            wire.reset()
+            connection.reset()
             return "left"
-        return "WRONG"  # nobody can have held all of that
+        return "WRONG"  # no buffer holds that much
 
 
-async def leaves_in_the_queue(port: int, chance: Random) -> str:
-    async with connect(port) as wire:
-        await wire.send(_order(_text(chance), "wav", chance))
-        await asyncio.sleep(chance.choice((0.0, 0.001, 0.02)))
-        if chance.random() < 0.5:
-            wire.reset()
+async def leaves_in_the_queue(port: int, rng: Random) -> str:
+    async with connect(port) as connection:
+        await connection.send(_speech_request(_text(rng), "wav", rng))
+        await asyncio.sleep(rng.choice((0.0, 0.001, 0.02)))
+        if rng.random() < 0.5:
+            connection.reset()
     return "left"
 
 
-async def leaves_in_mid_stream(port: int, chance: Random) -> str:
-    async with connect(port) as wire:
+async def leaves_in_mid_stream(port: int, rng: Random) -> str:
+    async with connect(port) as connection:
         text = "x" * 300
-        await wire.send(_order(text, chance.choice(FORMATS), chance))
-        answer = await wire.head()
-        enough = chance.randrange(1, 20_000)
+        await connection.send(_speech_request(text, rng.choice(FORMATS), rng))
+        response = await connection.head()
+        limit = rng.randrange(1, 20_000)
 
-        async def leave(got: int) -> None:
-            if got >= enough:
+        async def leave(received: int) -> None:
+            if received >= limit:
                 raise EOFError
 
         try:
-            await wire.body(answer, leave)
+            await connection.body(response, leave)
         except EOFError:
-            if chance.random() < 0.5:
-                wire.reset()
+            if rng.random() < 0.5:
+                connection.reset()
             return "left"
-        except Cut:
+        except Truncated:
             return "cut"
-        return str(answer.status)
+        return str(response.status)
 
 
-async def half_a_head(port: int, chance: Random) -> str:
-    """Sends half of its head, or a byte a second of it; the service has to end that."""
+async def half_a_head(port: int, rng: Random) -> str:
+    """Sends part of a request head, then at most a byte per second; the service must close the connection."""
     head = request("GET", "/tts/generate?text=never")
-    async with connect(port) as wire:
-        await wire.send(head[: chance.randrange(1, len(head) - 2)])
-        closed = asyncio.ensure_future(wire.closed())
+    async with connect(port) as connection:
+        await connection.send(head[: rng.randrange(1, len(head) - 2)])
+        closed = asyncio.ensure_future(connection.closed())
         try:
             for _ in range(int(TRICKLE_SECONDS)):
                 if (await asyncio.wait({closed}, timeout=1.0))[0]:
                     return "closed"
-                if chance.random() < 0.5:
-                    await wire.send(b"X")
+                if rng.random() < 0.5:
+                    await connection.send(b"X")
         finally:
             closed.cancel()
             await asyncio.gather(closed, return_exceptions=True)
     return "left"
 
 
-async def half_a_body(port: int, chance: Random) -> str:
+async def half_a_body(port: int, rng: Random) -> str:
     body = json.dumps({"text": "never", "format": "wav"}).encode()
-    async with connect(port) as wire:
-        await wire.send(request("POST", "/tts/generate", body)[: -chance.randrange(1, len(body))])
+    async with connect(port) as connection:
+        await connection.send(request("POST", "/tts/generate", body)[: -rng.randrange(1, len(body))])
         try:
-            with anyio.fail_after(chance.choice((0.1, TRICKLE_SECONDS))):
-                return str((await wire.head()).status)
+            with anyio.fail_after(rng.choice((0.1, TRICKLE_SECONDS))):
+                return str((await connection.head()).status)
         except TimeoutError:
             return "left"
 
@@ -173,33 +173,33 @@ _BAD: tuple[tuple[bytes, set[int]], ...] = (
 )
 
 
-async def bad_request(port: int, chance: Random) -> str:
-    data, expected = chance.choice(_BAD)
-    async with connect(port) as wire:
-        await wire.send(data)
-        answer = await wire.body(await wire.head())
-    return str(answer.status) if answer.status in expected else f"WRONG {answer.status}"
+async def bad_request(port: int, rng: Random) -> str:
+    data, expected = rng.choice(_BAD)
+    async with connect(port) as connection:
+        await connection.send(data)
+        response = await connection.body(await connection.head())
+    return str(response.status) if response.status in expected else f"WRONG {response.status}"
 
 
-async def engine_fault(port: int, chance: Random) -> str:
-    """Asks for a failure of the engine, before or behind the first byte."""
-    fault = chance.choice(("[raise]", "[memory]", "[raise@20]", "[memory@20]"))
-    async with connect(port) as wire:
-        await wire.send(request("GET", f"/tts/generate?{urlencode({'text': fault + 'x' * 60, 'format': 'wav'})}"))
-        answer = await wire.head()
+async def engine_fault(port: int, rng: Random) -> str:
+    """Requests an engine failure, before or after the first byte."""
+    fault = rng.choice(("[raise]", "[memory]", "[raise@20]", "[memory@20]"))
+    async with connect(port) as connection:
+        await connection.send(request("GET", f"/tts/generate?{urlencode({'text': fault + 'x' * 60, 'format': 'wav'})}"))
+        response = await connection.head()
         try:
-            await wire.body(answer)
-        except Cut:
+            await connection.body(response)
+        except Truncated:
             return "cut"
-    return str(answer.status) if answer.status != 200 else "WRONG"
+    return str(response.status) if response.status != 200 else "WRONG"
 
 
-async def websocket(port: int, chance: Random) -> str:
-    """Says some texts on one connection; now and then cancels one, or leaves in the middle of it."""
+async def websocket(port: int, rng: Random) -> str:
+    """Sends texts on one WebSocket; sometimes cancels one or disconnects in the middle of it."""
     try:
         async with connect_websocket(f"ws://127.0.0.1:{port}/ws?api_key={KEY}", close_timeout=2) as socket:
-            for _ in range(chance.choice((1, 2, 5))):
-                text, ending = _text(chance), chance.choice(("end", "end", "cancel", "leave"))
+            for _ in range(rng.choice((1, 2, 5))):
+                text, ending = _text(rng), rng.choice(("end", "end", "cancel", "leave"))
                 await socket.send(json.dumps({"text": text, "binary": True}))
                 samples = 0
                 async for message in socket:
@@ -211,10 +211,10 @@ async def websocket(port: int, chance: Random) -> str:
                             await socket.send('{"type": "cancel"}')
                             ending = "cancelled"
                         continue
-                    told = json.loads(message)
-                    if told["type"] == "error":
-                        return str(told["code"])
-                    if told["type"] == "completion":
+                    event = json.loads(message)
+                    if event["type"] == "error":
+                        return str(event["code"])
+                    if event["type"] == "completion":
                         break
                 if ending == "end" and samples * 2 != len(text) * FRAME_BYTES:
                     return "WRONG"
@@ -225,14 +225,14 @@ async def websocket(port: int, chance: Random) -> str:
     return "whole"
 
 
-async def poll(port: int, chance: Random) -> str:
-    path = chance.choice(("/system-status", "/metrics", "/health", "/livez", "/readyz", "/voices"))
-    async with connect(port) as wire:
-        await wire.send(request("GET", path, close=True))
-        return str((await wire.body(await wire.head())).status)
+async def poll(port: int, rng: Random) -> str:
+    path = rng.choice(("/system-status", "/metrics", "/health", "/livez", "/readyz", "/voices"))
+    async with connect(port) as connection:
+        await connection.send(request("GET", path, close=True))
+        return str((await connection.body(await connection.head())).status)
 
 
-CLIENTS: dict[Client, int] = {  # and how often each comes
+CLIENTS: dict[Client, int] = {  # with relative frequencies
     whole: 50,
     slow_reader: 3,
     stopped_reader: 2,
@@ -247,12 +247,12 @@ CLIENTS: dict[Client, int] = {  # and how often each comes
 }
 
 
-async def verdict_of(client: Client, port: int, chance: Random) -> str:
-    """How a client fared; `SILENT` if it was left without an answer or an end, `broken` if the connection broke."""
+async def run_client(client: Client, port: int, rng: Random) -> str:
+    """Run a client. Returns its outcome: `SILENT` after a timeout, `broken` if the connection failed."""
     try:
-        with anyio.fail_after(PATIENCE_SECONDS + 2 * TRICKLE_SECONDS):
-            return await client(port, chance)
+        with anyio.fail_after(RESPONSE_SECONDS + 2 * TRICKLE_SECONDS):
+            return await client(port, rng)
     except TimeoutError:
         return "SILENT"
-    except Cut:
+    except Truncated:
         return "broken"

@@ -1,4 +1,4 @@
-"""Just enough of HTTP/1.1 to be a client that behaves in any way, and sees whether an answer was whole."""
+"""Minimal HTTP/1.1 client that can misbehave and detects truncated responses."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 KEY = "soak-key-of-no-value"
 
 
-class Cut(Exception):
-    """The connection ended before the answer did."""
+class Truncated(Exception):
+    """The connection ended before the response did."""
 
 
 @dataclass
-class Answer:
+class Response:
     status: int
     headers: dict[str, str]
     body: bytes = b""
 
 
-class Wire:
+class Connection:
     """A connection to the service."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -35,29 +35,29 @@ class Wire:
             self.writer.write(data)
             await self.writer.drain()
         except OSError as error:
-            raise Cut(str(error)) from error
+            raise Truncated(str(error)) from error
 
-    async def head(self) -> Answer:
-        """Raises Cut if the connection ends first."""
-        lines = (await self._until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    async def head(self) -> Response:
+        """Read the response head. Raises Truncated if the connection ends first."""
+        lines = (await self._read_until(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         pairs = (line.partition(": ") for line in lines[1:] if line)
-        return Answer(int(lines[0].split()[1]), {name.lower(): value for name, _, value in pairs})
+        return Response(int(lines[0].split()[1]), {name.lower(): value for name, _, value in pairs})
 
-    async def body(self, answer: Answer, on_piece: Callable[[int], Awaitable[None]] | None = None) -> Answer:
-        """Read it to its end. on_piece: awaited after each, with the bytes so far. Raises Cut if it has none."""
-        pieces: list[bytes] = []
-        if "chunked" not in answer.headers.get("transfer-encoding", ""):
-            pieces.append(await self._exactly(int(answer.headers.get("content-length", "0"))))
+    async def body(self, response: Response, on_chunk: Callable[[int], Awaitable[None]] | None = None) -> Response:
+        """Read the body. on_chunk: awaited after every chunk with the bytes so far. Raises Truncated."""
+        chunks: list[bytes] = []
+        if "chunked" not in response.headers.get("transfer-encoding", ""):
+            chunks.append(await self._read_exactly(int(response.headers.get("content-length", "0"))))
         else:
-            got = 0
-            while size := int(await self._until(b"\r\n"), 16):
-                pieces.append((await self._exactly(size + 2))[:-2])
-                got += size
-                if on_piece is not None:
-                    await on_piece(got)
-            await self._exactly(2)
-        answer.body = b"".join(pieces)
-        return answer
+            received = 0
+            while size := int(await self._read_until(b"\r\n"), 16):
+                chunks.append((await self._read_exactly(size + 2))[:-2])
+                received += size
+                if on_chunk is not None:
+                    await on_chunk(received)
+            await self._read_exactly(2)
+        response.body = b"".join(chunks)
+        return response
 
     async def closed(self) -> None:
         """Wait until the service closes the connection."""
@@ -66,27 +66,27 @@ class Wire:
                 pass
 
     def reset(self) -> None:
-        """Leave without a word, as a crashed client does."""
+        """Reset the connection, as a crashed client does."""
         raw = self.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
-    async def _until(self, mark: bytes) -> bytes:
+    async def _read_until(self, separator: bytes) -> bytes:
         try:
-            return await self.reader.readuntil(mark)
+            return await self.reader.readuntil(separator)
         except (asyncio.IncompleteReadError, OSError) as error:
-            raise Cut(str(error)) from error
+            raise Truncated(str(error)) from error
 
-    async def _exactly(self, size: int) -> bytes:
+    async def _read_exactly(self, size: int) -> bytes:
         try:
             return await self.reader.readexactly(size)
         except (asyncio.IncompleteReadError, OSError) as error:
-            raise Cut(str(error)) from error
+            raise Truncated(str(error)) from error
 
 
 @asynccontextmanager
-async def connect(port: int, buffer: int | None = None) -> AsyncIterator[Wire]:
-    """buffer: bytes that the kernel holds for a reader that stops; small, so that the service notices it soon."""
+async def connect(port: int, buffer: int | None = None) -> AsyncIterator[Connection]:
+    """buffer: size of the socket's receive buffer; small, so that the service notices a stalled reader soon."""
     raw = socket.socket()
     raw.setblocking(False)
     if buffer is not None:
@@ -96,9 +96,9 @@ async def connect(port: int, buffer: int | None = None) -> AsyncIterator[Wire]:
         reader, writer = await asyncio.open_connection(sock=raw, limit=buffer or 1 << 20)
     except OSError as error:
         raw.close()
-        raise Cut(str(error)) from error
+        raise Truncated(str(error)) from error
     try:
-        yield Wire(reader, writer)
+        yield Connection(reader, writer)
     finally:
         writer.transport.abort()
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The service under soak: its processes, what they hold, and what they have counted."""
+"""The service under test: starting and stopping it, resources of its processes, and its metrics."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Holding:
-    """What a process holds: open file descriptors, threads, resident memory in MiB."""
+class Resources:
+    """Resources of a process: open file descriptors, threads, resident memory in MiB."""
 
     pid: int
     descriptors: int
@@ -36,12 +36,14 @@ class Holding:
     memory: float
 
     @staticmethod
-    def of(process: psutil.Process) -> Holding:
-        return Holding(process.pid, process.num_fds(), process.num_threads(), round(process.memory_info().rss / MIB, 1))
+    def of(process: psutil.Process) -> Resources:
+        return Resources(
+            process.pid, process.num_fds(), process.num_threads(), round(process.memory_info().rss / MIB, 1)
+        )
 
 
 class Service:
-    """gunicorn with some workers on the fake engine, in a session of its own."""
+    """gunicorn with workers on the fake engine, in its own session."""
 
     def __init__(self, folder: Path, workers: int, slots: int) -> None:
         self.workers = workers
@@ -78,60 +80,60 @@ class Service:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def wait_until(self, holds: Callable[[], bool], seconds: float, what: str) -> None:
-        """Raises RuntimeError if it does not come to hold in that time."""
+        """Wait for a condition. Raises RuntimeError with the log's end if it does not hold within `seconds`."""
         pause, deadline = threading.Event(), time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError(f"{what} did not come within {seconds:g} s\n{self.log[-4000:]}")
+                raise RuntimeError(f"{what} not reached within {seconds:g} s\n{self.log[-4000:]}")
             pause.wait(_PAUSE_SECONDS)
 
-    # ---- its processes
+    # ---- processes
 
-    def living(self) -> list[psutil.Process]:
-        """The workers, the oldest first."""
+    def workers_by_age(self) -> list[psutil.Process]:
+        """The worker processes, oldest first."""
         children = [each for each in self.master.children() if each.status() != psutil.STATUS_ZOMBIE]
         return sorted(children, key=lambda each: (each.create_time(), each.pid))
 
-    def kill_one(self, chance: Random) -> int | None:
-        """End a worker as the kernel would; the oldest is spared, so that one has lived through all of it."""
-        others = self.living()[1:]
+    def kill_one(self, rng: Random) -> int | None:
+        """Send SIGKILL to a random worker except the oldest, so that one process runs for the whole test."""
+        others = self.workers_by_age()[1:]
         if not others:
             return None
-        victim = chance.choice(others)
+        victim = rng.choice(others)
         victim.kill()
         return victim.pid
 
-    def holdings(self) -> tuple[Holding, list[Holding]]:
-        """Of the master and of each worker."""
-        return Holding.of(self.master), [Holding.of(each) for each in self.living()]
+    def resources(self) -> tuple[Resources, list[Resources]]:
+        """Resources of the master and of each worker."""
+        return Resources.of(self.master), [Resources.of(each) for each in self.workers_by_age()]
 
     def in_session(self) -> list[int]:
-        """Every process that the service has started and that still is there."""
-        left = []
+        """Ids of all running processes in the service's session."""
+        found = []
         for process in psutil.process_iter():
             try:
                 if os.getsid(process.pid) == self._process.pid and process.status() != psutil.STATUS_ZOMBIE:
-                    left.append(process.pid)
+                    found.append(process.pid)
             except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
                 continue
-        return left
+        return found
 
-    # ---- what it says
+    # ---- HTTP
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and text; 0 if nobody answers."""
+        """Status and text; status 0 if the connection fails."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", path, headers={"X-API-Key": KEY, "Connection": "close"})
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            response = connection.getresponse()
+            return response.status, response.read().decode()
         except OSError:
             return 0, ""
         finally:
             connection.close()
 
-    def counted(self) -> Counter[str]:
-        """The samples of /metrics, each added up over its labels, and `name{reason}` where it has one."""
+    def metrics(self) -> Counter[str]:
+        """Samples of /metrics summed over labels, and also by `name{reason}` where they have that label."""
         status, text = self.get("/metrics")
         if status != 200:
             raise RuntimeError(f"/metrics answered {status}")
@@ -144,23 +146,23 @@ class Service:
         return sums
 
     def ready(self) -> bool:
-        """All workers can speak, and nothing is being spoken or waits."""
-        if len(self.living()) != self.workers or self.get("/readyz")[0] != 200:
+        """True if all workers are ready and no request is active or queued."""
+        if len(self.workers_by_age()) != self.workers or self.get("/readyz")[0] != 200:
             return False
-        counts = self.counted()
+        counts = self.metrics()
         idle = counts["csm_slots_active"] == counts["csm_requests_queued"] == 0
         return idle and _ready_workers(self.get("/metrics")[1]) == self.workers
 
-    # ---- its end
+    # ---- shutdown
 
     def stop(self) -> tuple[int, float]:
-        """SIGTERM. Returns the exit status and how long it took."""
+        """Send SIGTERM. Returns the exit status and the seconds until exit."""
         started = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(timeout=60), time.monotonic() - started
 
     def destroy(self) -> None:
-        """Whatever happened: nothing of it is left."""
+        """Kill every process of the session."""
         for pid in self.in_session():
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
