@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.container import InputContainer
 
 from engine import SAMPLE_RATE
 
@@ -25,6 +26,9 @@ MAX_SECONDS = 4 * 3600.0  # per file: 1.4 GB of samples
 
 # Allowed demuxers: audio containers only, since a playlist named .wav would make FFmpeg open other files.
 _DEMUXERS = "wav,w64,flac,mp3,ogg,mov,matroska,aiff"
+# PyAV before 19 refuses a file whose tags are not UTF-8 unless told to replace what it cannot decode. Later releases
+# never refuse one, and have no such argument.
+_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
 _NEAR_PEAK = 0.999
 
 
@@ -62,6 +66,7 @@ def read_audio(path: Path) -> Audio:
                 mode="r",
                 container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
                 io_open=_refuse_open,
+                **_TAGS,
             ) as container:
                 if not container.streams.audio:
                     raise RecordingsError("the file has no audio stream")

@@ -44,6 +44,10 @@ SLACK_SECONDS = 0.1  # the padding of a lossy codec does not make a recording to
 MEMORY_BYTES = 384 << 20  # beyond what the process holds once it is ready
 CPU_SECONDS = 10  # for one recording; 30 s of any kind take a small part of one
 
+# PyAV before 19 refuses a file whose tags are not UTF-8 unless told to replace what it cannot decode. Later releases
+# never refuse one, and have no such argument.
+_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
+
 
 class RefusedError(Exception):
     """This recording is not to be used: an outcome of `wire`, and why."""
@@ -63,6 +67,7 @@ def decode(recording: bytes, kind: str, most_seconds: float) -> tuple[int, bytes
             format=DEMUXERS[kind],
             container_options={"codec_whitelist": ",".join(DECODERS), "protocol_whitelist": "none"},
             io_open=_open_nothing,
+            **_TAGS,
         ) as container:
             return _decode_first_stream(container, most_seconds)
     except (av.FFmpegError, ValueError, ArithmeticError, MemoryError, LookupError, OSError) as error:

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from tests.app.voices.recordings import TAGGED, recording, tagged
 from training.audio import Samples, read_audio
 from training.errors import RecordingsError
 
@@ -48,6 +49,14 @@ def test_compressed_formats_are_decoded(suffix: str, codec: str, tmp_path: Path)
     audio = read_audio(path)
     assert audio.seconds == pytest.approx(2, abs=0.1)
     assert audio.samples[RATE // 2 : -RATE // 2].std() == pytest.approx(0.5 / 2**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", TAGGED)
+def test_tags_that_are_no_utf_8_harm_nothing(kind: str, tmp_path: Path) -> None:
+    plain, titled = tmp_path / f"plain.{kind}", tmp_path / f"titled.{kind}"
+    plain.write_bytes(recording(kind))
+    titled.write_bytes(tagged(kind))
+    assert np.array_equal(read_audio(titled).samples, read_audio(plain).samples)
 
 
 @pytest.mark.parametrize(

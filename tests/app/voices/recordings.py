@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 from io import BytesIO
 
 import av
@@ -51,3 +52,48 @@ def recording(kind: str = "wav", seconds: float = 1.5, pitch: float = 220.0, cha
 def pitch_of(samples: Samples) -> float:
     """The loudest frequency in Hz, of samples at 24 kHz."""
     return float(np.argmax(np.abs(np.fft.rfft(samples)))) * 24_000 / samples.size
+
+
+# ---- tags
+
+NOT_UTF_8 = b"\xff\xfe\xe9\x80 caf\xe9"
+TAGGED = ("wav", "mp3", "flac")
+
+
+def tagged(kind: str) -> bytes:
+    """A recording whose title is no UTF-8. kind: one of TAGGED."""
+    return {"wav": _tagged_wav, "mp3": _tagged_mp3, "flac": _tagged_flac}[kind](recording(kind))
+
+
+def _tagged_wav(data: bytes) -> bytes:
+    """With a LIST chunk of INFO in front of the samples."""
+    at = data.index(b"data")
+    info = b"INFOINAM" + struct.pack("<I", len(NOT_UTF_8)) + NOT_UTF_8 + bytes(len(NOT_UTF_8) % 2)
+    tagged = data[:at] + b"LIST" + struct.pack("<I", len(info)) + info + data[at:]
+    return tagged[:4] + struct.pack("<I", len(tagged) - 8) + tagged[8:]
+
+
+def _tagged_mp3(data: bytes) -> bytes:
+    """Behind an ID3 2.4 tag whose one frame says that it is UTF-8."""
+    frame = b"TIT2" + bytes([0, 0, 0, 1 + len(NOT_UTF_8)]) + bytes(2) + b"\3" + NOT_UTF_8
+    size = 10 + sum((byte & 127) << 7 * (3 - at) for at, byte in enumerate(data[6:10]))
+    return b"ID3\4\0\0" + bytes([0, 0, 0, len(frame)]) + frame + (data[size:] if data[:3] == b"ID3" else data)
+
+
+def _tagged_flac(data: bytes) -> bytes:
+    """With a VORBIS_COMMENT block behind STREAMINFO, in place of the encoder's."""
+    comment = b"TITLE=" + NOT_UTF_8
+    body = struct.pack("<II", 0, 1) + struct.pack("<I", len(comment)) + comment
+    at, blocks, last = 4, [], False
+    while not last:
+        last, kind, size = bool(data[at] & 128), data[at] & 127, int.from_bytes(data[at + 1 : at + 4], "big")
+        if kind != 4:
+            blocks.append((kind, data[at + 4 : at + 4 + size]))
+        at += 4 + size
+    blocks.insert(1, (4, body))
+    heads = [bytes([kind | 128 * (n == len(blocks) - 1)]) for n, (kind, _) in enumerate(blocks)]
+    return (
+        b"fLaC"
+        + b"".join(head + len(block).to_bytes(3, "big") + block for head, (_, block) in zip(heads, blocks, strict=True))
+        + data[at:]
+    )

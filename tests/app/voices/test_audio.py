@@ -18,7 +18,7 @@ from app.errors import Busy, NotAudio, ServiceError, TooLarge, Unavailable, Unde
 from app.voices import audio, wire
 from app.voices.audio import VoiceDecoder, sniff
 from engine.types import Samples
-from tests.app.voices.recordings import CONTAINERS, encode, hum, pitch_of, recording
+from tests.app.voices.recordings import CONTAINERS, TAGGED, encode, hum, pitch_of, recording, tagged
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
@@ -90,6 +90,11 @@ def test_only_the_first_audio_stream_is_heard() -> None:
             container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
     assert abs(pitch_of(decode(packed.getvalue())) - 220) < 2
+
+
+@pytest.mark.parametrize("kind", TAGGED)
+def test_tags_that_are_no_utf_8_harm_nothing(kind: str) -> None:
+    assert np.array_equal(decode(tagged(kind)), decode(recording(kind)))
 
 
 def test_one_process_decodes_many() -> None:
