@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,11 +25,12 @@ from engine import (
 from engine.testing import FAKE_MODEL, FakeEngine
 
 from .admission import Admission
-from .errors import ServiceError, Unavailable, UnknownVoice
+from .errors import Busy, ServiceError, Unavailable, UnknownVoice
+from .parts import Parts
 from .pool.board import Pause
 from .settings import DEFAULT_MODEL, Settings
 from .voices.speakers import Speakers, speaker_number
-from .voices.store import VoiceStore
+from .voices.store import Voice, VoiceStore
 from .worker import Place
 
 _log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class EngineHost:
     small_model: the directory of the CSM that stands in where there are no weights; it need not be there.
     on_change: called, from any thread, whenever `status` or `load` have something new to say.
     on_voice_encoded: called, from any thread, for each voice on disk that was encoded at the start.
+    check: called from the loading thread before the engine is ready, to look whether `parts` work.
+    parts: what this worker has beside the engine.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class EngineHost:
         voices: VoiceStore,
         loader: Loader = load_engine,
         small_model: Path = SMALL_MODEL,
+        parts: Parts | None = None,
     ) -> None:
         self._settings = settings
         self._place = place
@@ -98,6 +102,8 @@ class EngineHost:
         self._small_model = small_model
         self.on_change: Callable[[], None] = lambda: None
         self.on_voice_encoded: Callable[[], None] = lambda: None
+        self.check: Callable[[], None] = lambda: None
+        self.parts = parts or Parts()
         self._status = HostStatus("loading", doing="starting")
         self._advanced = time.monotonic()  # when loading last got anywhere
         self._stage: _Stage | None = None
@@ -293,18 +299,21 @@ class EngineHost:
         if engine.name == "csm":
             detail = engine.status().detail
             fingerprint = str(detail.get("fingerprint") or settings.model_path or DEFAULT_MODEL)
-            speakers = Speakers(engine, settings.voices_dir / ".speakers", fingerprint)
+            speakers = Speakers(
+                engine, settings.voices_dir / ".speakers", fingerprint, self.parts.reporter("speaker_voices")
+            )
             self._report(_LOADED, f"making the voice of {DEFAULT_SPEAKER}")
             speakers.get(0)
         self._encode_voices(engine)
+        self.check()
         admission = Admission(
             engine.slots, settings.max_queued_requests, settings.queue_timeout_seconds, self.on_change
         )
         return _Stage(engine, admission, speakers)
 
     def _encode_voices(self, engine: Engine) -> None:
-        count, usable = len(self._voices.ids()), 0
-        for done, (voice_id, voice) in enumerate(self._voices.load_all()):
+        count, usable, failed = len(self._voices.ids()), 0, 0
+        for done, (voice_id, voice) in enumerate(self._all_voices()):
             self._report(_LOADED + (1 - _LOADED) * min(done / max(count, 1), 1.0), f"encoding voice {voice_id}")
             try:
                 if isinstance(voice, ServiceError):
@@ -313,8 +322,21 @@ class EngineHost:
                 usable += 1
                 self.on_voice_encoded()
             except (EngineError, ServiceError) as error:
+                failed += 1
                 _log.warning("voice %s is skipped: %s", voice_id, error)
-        _log.info("%d voices encoded", usable)
+        if not failed:
+            _log.info("%d voices encoded", usable)
+        elif usable:
+            _log.warning("%d of %d voices encoded: the lines above say why not all", usable, usable + failed)
+        else:
+            _log.error("none of %d voices could be encoded: the lines above say why", failed)
+
+    def _all_voices(self) -> Iterator[tuple[str, Voice | ServiceError]]:
+        """The voices on disk; none where uploads keep the decoders busy: each is decoded at its first request then."""
+        try:
+            yield from self._voices.load_all()
+        except Busy as error:
+            _log.warning("voices are not encoded ahead: %s", error)
 
 
 def with_advice(why: str) -> str:

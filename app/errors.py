@@ -12,6 +12,7 @@ ServiceError
 ├── Busy 429                 every slot taken and the queue full, or the wait over
 ├── EngineBroke 500          the engine failed before the first byte
 └── Unavailable 503          starting, draining, or nothing alive to speak
+    └── PartFailed           a part of the service does not work
 """
 
 from __future__ import annotations
@@ -138,7 +139,14 @@ class EngineBroke(ServiceError):
 class Unavailable(ServiceError):
     status = 503
     code = "unavailable"
-    retry_after = 5
+    retry_after: int | None = 5
+
+
+class PartFailed(Unavailable):
+    """The operator has to mend it: no Retry-After, since trying again soon is of no use."""
+
+    code = "part_failed"
+    retry_after = None
 
 
 _FROM_ENGINE: tuple[tuple[type[engine.EngineError], type[ServiceError], str], ...] = (

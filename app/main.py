@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -18,9 +18,12 @@ from engine import MachineLimits, load_engine
 from .edge import answers
 from .edge.auth import KeyGuard
 from .edge.body_limit import BodyLimit
-from .encoders import FORMATS, EncoderError
+from .encoders import FORMATS
 from .engine_host import EngineHost, Loader
+from .errors import PartFailed
 from .greeting import curl_line, speak_line
+from .making import check_encoders
+from .parts import Parts
 from .pool import master
 from .pool.pool import Pool
 from .routers import batch, live, openai, page, speech, status, system, voices
@@ -30,14 +33,13 @@ from .telemetry.machine import Machine
 from .telemetry.metrics import Metrics
 from .telemetry.request_log import RequestLog
 from .telemetry.strain import Strain
-from .threads import THREADS
+from .threads import THREADS, workshop
 from .voices.store import VoiceStore
 from .worker import Place
 
 if TYPE_CHECKING:
     app: FastAPI
 
-_log = logging.getLogger(__name__)
 _MIB = 1 << 20
 _CLIENT_HEADERS = ["X-Request-ID", "X-TTS-Engine", "X-Worker-ID", "X-Sample-Rate", "Retry-After"]
 
@@ -50,13 +52,16 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
     settings = settings or load_settings()
     seat = master.here() if place is None else master.alone(place)
     place = seat.place
+    parts = Parts()
     store = VoiceStore(
         settings.preloaded_voices_dir,
         settings.voices_dir,
         max_upload_bytes=int(settings.max_upload_mb * _MIB),
         max_seconds=settings.max_voice_seconds,
+        on_decoder=parts.reporter("voice_decoder"),
     )
-    host = EngineHost(settings, place, store, loader)
+    host = EngineHost(settings, place, store, loader, parts=parts)
+    host.check = partial(_check, parts)
     pool = Pool(seat.board, seat.index, host, seat.sockets, settings.queue_timeout_seconds)
     metrics = Metrics(seat.tally, seat.index, seat.board.records)
     host.on_voice_encoded = metrics.voice_encoded
@@ -130,12 +135,15 @@ def _log_limits() -> None:
     )
 
 
+def _check(parts: Parts) -> None:
+    """Use every part once, the decoder of voices aside. The first request need not wait for PyAV then."""
+    check_encoders(FORMATS.values(), parts)
+    workshop.on_state = parts.reporter("threads")
+    with suppress(PartFailed):  # it was reported
+        workshop.start()
+
+
 def _get_ready(service: Service) -> None:
-    for audio in FORMATS.values():  # the first request need not wait for PyAV
-        try:
-            audio.make()
-        except EncoderError as error:
-            _log.warning("format %s cannot be made here: %s", audio.name, error)
     if service.place.greets:
         with_curl, without = (make(service.settings, ENV_FILE, os.environ) for make in (curl_line, speak_line))
         sys.stdout.write(f"\nReady. Paste this to make speech.wav:\n{with_curl}\nor, without curl:\n{without}\n\n")

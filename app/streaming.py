@@ -15,6 +15,7 @@ from engine import SAMPLE_RATE
 from .edge import deadlines
 from .encoders import Format
 from .errors import ServiceError, Unprocessable
+from .making import make_encoder
 from .patience import Patience
 from .pool.pool import Pool
 from .schemas import Order
@@ -77,7 +78,7 @@ class SpeechResponse(Response):
             raise StreamCutError(record.request_id, f"the reader took nothing for {STALL_SECONDS:g} seconds")
 
     async def _speak(self, line: _Line) -> None:
-        encoder = self._format.make()
+        encoder = make_encoder(self._format, self._pool.host.parts)
         async with speak(self._pool, self._order) as speech:
             started = time.monotonic()
             line.record.admit()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from engine import LoopBridge, MachineLimits, running_loop_bridge
+
+from .errors import PartFailed
+from .parts import Report, report_nothing
 
 _T = TypeVar("_T")
 
@@ -18,31 +22,91 @@ class Workshop:
     """Threads for short pieces of work, thousands a second. What is done comes back in batches: see `LoopBridge`.
 
     An executor of the standard library does the same, and takes three times as long around each piece.
+
+    on_state: told when threads cannot be started, and when they can again.
     """
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads, self._name = threads, name
         self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any], LoopBridge]] = SimpleQueue()
         self._starting = threading.Lock()
-        self._started = False
+        self._alive = 0
+        self._failing = False
+        self.on_state: Report = report_nothing
 
     async def do(self, work: Callable[[], _T]) -> _T:
-        """Do some milliseconds of work in a thread. Who is cancelled does not wait for it."""
-        if not self._started:
-            self._start()
+        """Do some milliseconds of work in a thread. Who is cancelled does not wait for it.
+
+        Raises PartFailed where not one thread can be started.
+        """
+        if self._alive < self._threads:
+            self.start()
         bridge = running_loop_bridge()
         future: asyncio.Future[_T] = bridge.loop.create_future()
         self._jobs.put((work, future, bridge))
         return await future
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the threads that do not run yet. Raises PartFailed where not one runs in the end."""
         with self._starting:
-            if not self._started:
-                self._started = True
-                for number in range(self._threads):
-                    threading.Thread(target=self._run, name=f"{self._name}_{number}", daemon=True).start()
+            error: RuntimeError | None = None
+            for number in range(self._alive, self._threads):
+                thread = threading.Thread(target=self._run, name=f"{self._name}_{number}", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as refused:
+                    error = refused
+                    break
+                self._alive += 1
+            alive = self._alive
+        if error is None:
+            self.worked()
+            return
+        failure = self.failed(error)
+        if not alive:  # fewer threads are slower, and as good
+            raise failure
+
+    def worked(self) -> None:
+        """Threads can be started."""
+        self._failing = False
+        self.on_state(None, "")
+
+    def failed(self, error: RuntimeError) -> PartFailed:
+        """Threads cannot be started: what to answer, once it has been reported."""
+        self._failing = True
+        self.on_state(f"no thread can be started: {error}", "raise the limit on threads or processes, or free memory")
+        failure = PartFailed(
+            "this service cannot start another thread: its operator finds the reason in its log and in /health",
+            code="threads_failed",
+        )
+        failure.__cause__ = error
+        return failure
+
+    async def in_pool(self, pool: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+        """Do longer work in an executor of the standard library. Raises PartFailed if that can start no thread."""
+        try:
+            future = asyncio.get_running_loop().run_in_executor(pool, work)
+        except RuntimeError as error:
+            raise self.failed(error) from error
+        if self._failing:
+            self._try_again()
+        return await future
+
+    def _try_again(self) -> None:
+        try:
+            threading.Thread(target=lambda: None, name=f"{self._name}_probe", daemon=True).start()
+        except RuntimeError:
+            return
+        self.worked()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:  # whatever ended it, the next piece of work starts another
+            with self._starting:
+                self._alive -= 1
+
+    def _work(self) -> None:
         while True:
             work, future, bridge = self._jobs.get()
             if not future.cancelled():
@@ -66,6 +130,7 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
 
 THREADS = min(8, MachineLimits().cores().threads())  # more would not run at once
 
-_workshop = Workshop(THREADS, "workshop")
+workshop = Workshop(THREADS, "workshop")
 
-in_thread = _workshop.do
+in_thread = workshop.do
+in_pool = workshop.in_pool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -35,10 +35,12 @@ class Health:
 
     status: ok, degraded (some of its GPUs speak), loading, draining or failed.
     tts_engines: of each GPU (`gpu_0`) its state, progress from 0 to 1, and error.
+    parts: of each part beside the engines (`voice_decoder`) its state, error and the workers where it failed.
     """
 
     status: str
     tts_engines: dict[str, dict[str, Any]]
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -119,7 +121,11 @@ def read_nothing(response: httpx.Response) -> None:
 
 
 def read_health(response: httpx.Response) -> Health:
-    return _as(response, lambda body: Health(body["status"], dict(body["tts_engines"])), _json(response))
+    return _as(
+        response,
+        lambda body: Health(body["status"], dict(body["tts_engines"]), dict(body.get("parts", {}))),
+        _json(response),
+    )
 
 
 def read_object(response: httpx.Response) -> dict[str, Any]:

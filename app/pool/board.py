@@ -14,11 +14,12 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from ..parts import PART_STATES, PARTS, Part, PartStatus
 from .placement import Candidate, choose
 
 State = Literal["empty", "starting", "restarting", "loading", "ready", "draining", "failed"]
@@ -28,7 +29,8 @@ STALE_SECONDS = 5.0  # a worker that has not been heard of for so long is given 
 FAILED_AFTER = 4  # crashes in a row: a place counts as failed then, though it is tried on
 COMING = -1  # as a pid: the master is about to fork the worker of this place
 
-_RECORD = struct.Struct("=iiiiiidddd32s64s64s256s")
+_PART = struct.Struct("=B255s")
+_RECORD = struct.Struct(f"=iiiiiidddd32s64s64s256s{len(PARTS) * _PART.size}s")
 _COUNTER = struct.Struct("=q")
 
 
@@ -48,6 +50,7 @@ class WorkerRecord:
     heartbeat: `time.monotonic()` when the worker last wrote; one clock for all processes of a machine.
     failures: crashes in a row. retry_at: `time.monotonic()` before which its engine is not started again.
     ready_since: `time.monotonic()` at which it became ready; 0 before.
+    parts: whether what it has beside its engine works.
     """
 
     worker_id: str
@@ -68,6 +71,7 @@ class WorkerRecord:
     failures: int
     retry_at: float
     ready_since: float
+    parts: Mapping[Part, PartStatus]
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class _Fields:
     model: bytes = b""
     doing: bytes = b""
     error: bytes = b""
+    parts: bytes = b""
 
 
 class Board:
@@ -201,8 +206,9 @@ class Board:
         capacity: int = 0,
         active: int = 0,
         queued: int = 0,
+        parts: Mapping[Part, PartStatus] | None = None,
     ) -> None:
-        """Say how it is, and with that: that it is alive. error: None leaves what was told before."""
+        """Say how it is, and with that: that it is alive. error, parts: None leaves what was told before."""
         with self._locked():
             fields = self._read(index)
             was_ready = STATES[fields.state] in ("ready", "draining")
@@ -214,6 +220,11 @@ class Board:
             fields.doing, fields.engine, fields.model = doing.encode(), engine.encode(), model.encode()
             if error is not None:
                 fields.error = error.encode()
+            if parts is not None:
+                fields.parts = b"".join(
+                    _PART.pack(PART_STATES.index(each.state), each.error.encode())
+                    for each in map(parts.__getitem__, PARTS)
+                )
             self._write(index, fields)
 
     # ---- who speaks for whom
@@ -290,6 +301,10 @@ class Board:
             failures=fields.failures,
             retry_at=fields.retry_at,
             ready_since=fields.ready_since,
+            parts={
+                part: PartStatus(PART_STATES[state], _text(error))
+                for part, (state, error) in zip(PARTS, _PART.iter_unpack(fields.parts), strict=True)
+            },
         )
 
 

@@ -45,7 +45,7 @@ class Pool:
         if self._door is not None:
             await self._door.open()
         record = self.board.record(self.index)
-        self.host.on_change = self.publish
+        self.host.on_change = self.host.parts.on_change = self.publish
         self.host.start(on_ready, pause_before(record))
         self.publish()
         self._beating = asyncio.create_task(self._beat())
@@ -101,6 +101,7 @@ class Pool:
             capacity=capacity,
             active=active,
             queued=queued,
+            parts=self.host.parts.statuses(),
         )
 
     def last_words(self, why: str) -> None:

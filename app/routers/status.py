@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from ..parts import Part
 from ..schemas import ErrorBody
 from ..service import TheService
 from ..telemetry.machine import Cpu, Gpu
+from ..threads import in_pool
+from .system import PartHealth, parts_of
 
 _writing = ThreadPoolExecutor(1, thread_name_prefix="metrics")
 
@@ -31,18 +33,20 @@ class WorkerStatus(BaseModel):
 
 
 class SystemStatus(BaseModel):
-    """gpu: the first of gpus; null on a machine without one."""
+    """gpu: the first of gpus; null on a machine without one. parts: what there is beside the engines."""
 
     cpu: Cpu
     gpu: Gpu | None
     gpus: list[Gpu]
     workers: list[WorkerStatus]
+    parts: dict[Part, PartHealth]
 
 
 @router.get("/system-status")
 async def system_status(service: TheService) -> SystemStatus:
     """Processor, memory, GPUs and workers. Figures of the machine are at most half a second old."""
     gpus = await service.machine.gpus()
+    records = service.pool.board.records()
     workers = [
         WorkerStatus(
             worker_id=each.worker_id,
@@ -54,14 +58,20 @@ async def system_status(service: TheService) -> SystemStatus:
             capacity=each.capacity,
             queued=each.queued,
         )
-        for each in service.pool.board.records()
+        for each in records
     ]
-    return SystemStatus(cpu=service.machine.cpu(), gpu=gpus[0] if gpus else None, gpus=gpus, workers=workers)
+    return SystemStatus(
+        cpu=service.machine.cpu(),
+        gpu=gpus[0] if gpus else None,
+        gpus=gpus,
+        workers=workers,
+        parts=parts_of(records),
+    )
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request, service: TheService) -> Response:
     """Metrics of all workers together, for Prometheus."""
     accept = request.headers.get("accept", "")
-    text, media_type = await asyncio.get_running_loop().run_in_executor(_writing, service.metrics.render, accept)
+    text, media_type = await in_pool(_writing, lambda: service.metrics.render(accept))
     return Response(text, headers={"Content-Type": media_type})

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
+from ..parts import PARTS, Part, PartState
 from ..pool.board import WorkerRecord
 from ..service import TheService
 
@@ -17,14 +19,38 @@ Health = Literal["ok", "degraded", "loading", "draining", "failed"]
 _STATUS_CODES: dict[Health, int] = {"ok": 200, "degraded": 200, "loading": 202, "draining": 503, "failed": 500}
 
 
+class PartHealth(BaseModel):
+    """state: failed if it is in any worker. error: of the first of those; workers: the ids of all of them."""
+
+    state: PartState
+    error: str | None
+    workers: list[str]
+
+
+def parts_of(records: list[WorkerRecord]) -> dict[Part, PartHealth]:
+    """How the parts beside the engines are, all workers together."""
+    return {part: _part_of(part, records) for part in PARTS}
+
+
+def _part_of(part: Part, records: list[WorkerRecord]) -> PartHealth:
+    failed = [each for each in records if each.parts[part].state == "failed"]
+    if failed:
+        return PartHealth(
+            state="failed", error=failed[0].parts[part].error, workers=[each.worker_id for each in failed]
+        )
+    checked = any(each.parts[part].state == "ok" for each in records)
+    return PartHealth(state="ok" if checked else "unchecked", error=None, workers=[])
+
+
 def health_of(records: list[WorkerRecord]) -> Health:
-    """One word for all workers. A pool that speaks is healthy even where one of its GPUs has failed: degraded.
+    """One word for all workers. A pool that speaks is healthy even where a GPU or a part has failed: degraded.
 
     An orchestrator that restarts what answers 500 would otherwise end the speech of all the others.
     """
     states = {each.state for each in records}
     if "ready" in states:
-        return "degraded" if "failed" in states else "ok"
+        broken = any(part.state == "failed" for each in records for part in each.parts.values())
+        return "degraded" if broken or "failed" in states else "ok"
     if states & {"starting", "restarting", "loading"}:
         return "loading"
     if "draining" in states:
@@ -48,7 +74,8 @@ async def health(service: TheService) -> JSONResponse:
         }
         for each in records
     }
-    return JSONResponse({"status": word, "tts_engines": engines}, _STATUS_CODES[word])
+    parts = {name: part.model_dump() for name, part in parts_of(records).items()}
+    return JSONResponse({"status": word, "tts_engines": engines, "parts": parts}, _STATUS_CODES[word])
 
 
 @router.get("/livez")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
 
@@ -15,6 +14,7 @@ from engine import EngineError, MachineLimits
 from ..errors import ServiceError, Unprocessable
 from ..schemas import ErrorBody, VoiceDeleted, VoiceDetails, VoiceStored
 from ..service import Service, TheService
+from ..threads import in_pool, workshop
 from ..voices.upload import VoiceUpload, read_upload
 
 _log = logging.getLogger(__name__)
@@ -24,8 +24,6 @@ _asking = ThreadPoolExecutor(4, thread_name_prefix="ask-voices")
 # As many recordings as are decoded at once, each in a process of its own.
 _storing = ThreadPoolExecutor(min(2, MachineLimits().cores().threads()), thread_name_prefix="store-voice")
 _preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare-voice")
-
-_T = TypeVar("_T")
 
 _FORM: dict[str, Any] = {
     "requestBody": {
@@ -98,13 +96,13 @@ async def replace(voice_id: str, request: Request, service: TheService) -> Voice
 @router.get("/voices", response_model=list[str], responses=_errors())
 async def ids(service: TheService) -> list[str]:
     """The ids of all voices."""
-    return await _in(_asking, service.voices.ids)
+    return await in_pool(_asking, service.voices.ids)
 
 
 @router.get("/voices/{voice_id}", response_model=VoiceDetails, responses=_errors(404, *_UNUSABLE))
 async def details(voice_id: str, service: TheService) -> VoiceDetails:
     """What is known of a voice."""
-    voice = await _in(_asking, lambda: service.voices.get(voice_id))
+    voice = await in_pool(_asking, lambda: service.voices.get(voice_id))
     return VoiceDetails(
         id=voice.voice_id,
         seconds=round(voice.seconds, 3),
@@ -118,22 +116,21 @@ async def details(voice_id: str, service: TheService) -> VoiceDetails:
 @router.delete("/voices/{voice_id}", response_model=VoiceDeleted, responses=_errors(403, 404, 422, 503))
 async def delete(voice_id: str, service: TheService) -> VoiceDeleted:
     """Forget an uploaded voice."""
-    await _in(_asking, lambda: service.voices.delete(voice_id))
+    await in_pool(_asking, lambda: service.voices.delete(voice_id))
     return VoiceDeleted(message=f"Voice '{voice_id}' deleted successfully.")
-
-
-async def _in(threads: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
-    return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 async def _store(change: Callable[[str, bytes, str], object], voice_id: str, form: VoiceUpload) -> None:
     """Whole recordings are in memory here and nowhere before: no more of them than there are threads."""
-    await _in(_storing, lambda: change(voice_id, form.recording.file.read(), form.transcript))
+    await in_pool(_storing, lambda: change(voice_id, form.recording.file.read(), form.transcript))
 
 
 def _prepare_soon(service: Service, voice_id: str) -> None:
     """Encode a voice ahead of its first request, here; other workers do so at theirs."""
-    _preparing.submit(_prepare, service, voice_id)
+    try:
+        _preparing.submit(_prepare, service, voice_id)
+    except RuntimeError as error:  # the voice is kept all the same, and encoded at its first request
+        workshop.failed(error)
 
 
 def _prepare(service: Service, voice_id: str) -> None:

@@ -69,6 +69,9 @@ export class Machine {
     const places = Object.entries(health?.tts_engines ?? {});
     byId("workers").replaceChildren(
       ...places.map(([name, place], at) => workerItem(name, place, status?.workers[at], status)),
+      ...Object.entries(health?.parts ?? {})
+        .filter(([, part]) => part.state === "failed")
+        .map(([name, part]) => partItem(name, part)),
     );
     byId("host").textContent = status ? hostLine(status.cpu) : "";
   }
@@ -105,6 +108,20 @@ function workerItem(name, place, worker, status) {
   if (gpu) item.append(...gpuLines(gpu));
   if (place.error) item.append(make("p", { className: "wrong", textContent: place.error }));
   return item;
+}
+
+function partItem(name, part) {
+  return make(
+    "li",
+    { data: { state: part.state } },
+    make(
+      "div",
+      { className: "over" },
+      make("b", { textContent: name.replaceAll("_", " ") }),
+      make("span", { className: "pill", data: { state: part.state }, textContent: part.state }),
+    ),
+    make("p", { className: "wrong", textContent: part.error }),
+  );
 }
 
 function gpuLines({ device_id: id, utilization_percent: rates, memory_gb: memory }) {

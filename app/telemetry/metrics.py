@@ -200,6 +200,11 @@ def _gauges(workers: Sequence[WorkerRecord]) -> Iterator[Metric]:
     capacity = GaugeMetricFamily("csm_slots_capacity", "Slots that there are.", labels=["worker"])
     queued = GaugeMetricFamily("csm_requests_queued", "Requests that wait for a slot.", labels=["worker"])
     silent = GaugeMetricFamily("csm_worker_silent_seconds", "Since a worker last told of itself.", labels=["worker"])
+    failed = GaugeMetricFamily(
+        "csm_part_failed",
+        "1 where a part beside the engine does not work: /health says why.",
+        labels=["worker", "part"],
+    )
     state = GaugeMetricFamily("csm_worker_state", "1 for the state that it is in.", labels=["worker", "state"])
     for each in workers:
         active.add_metric([each.worker_id], each.active)
@@ -209,4 +214,6 @@ def _gauges(workers: Sequence[WorkerRecord]) -> Iterator[Metric]:
             silent.add_metric([each.worker_id], max(now - each.heartbeat, 0.0))
         for name in STATES:
             state.add_metric([each.worker_id, name], float(name == each.state))
-    yield from (active, capacity, queued, silent, state)
+        for part, status in each.parts.items():
+            failed.add_metric([each.worker_id, part], float(status.state == "failed"))
+    yield from (active, capacity, queued, silent, state, failed)

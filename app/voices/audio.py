@@ -2,34 +2,49 @@
 
 What kind of file it is, its first bytes say; anything but the six kinds taken is refused here. Decoding
 happens in another process (app/voices/decoder.py), under limits of memory, CPU time and wall time. What
-comes back is checked again on this side.
+comes back is checked again on this side. A process that does not start is told apart from a recording that it
+does not survive: before the first recording it decodes a sound of ours.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import signal
+import struct
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from engine import SAMPLE_RATE
 
-from ..errors import Busy, NotAudio, ServiceError, TooLarge, Unavailable, UndecodableAudio, Unprocessable
+from ..errors import Busy, NotAudio, PartFailed, ServiceError, TooLarge, UndecodableAudio, Unprocessable
+from ..parts import Report, report_nothing
 from . import wire as wire
+
+_log = logging.getLogger(__name__)
 
 Samples = npt.NDArray[np.float32]  # (samples,) in -1..1
 
 KINDS = "wav, mp3, flac, ogg, m4a/mp4 or webm"
 MIN_SECONDS = 1.0
-WALL_SECONDS = 30.0  # for one recording, the start of the process included
+WALL_SECONDS = 30.0  # for one recording
+START_SECONDS = 30.0  # for the start of the process; a tenth of a second is common
 SILENCE = 1e-4  # of full scale: a deviation below it, -80 dB, is no voice
 MEBIBYTE = 1 << 20
+
+_SLOW_START_SECONDS = 2.0  # a start that failed after more than that is not repeated at once
+_END_SECONDS = 1.0  # in which a process that closed its pipe has ended
+_STDERR_BYTES, _STDERR_LINES, _LINE_CHARACTERS = 8192, 6, 200  # of its standard error: kept, logged, of each line
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _at_once = threading.BoundedSemaphore(2)  # decoders that one worker runs at a time: the machine has speech to make
@@ -64,19 +79,56 @@ def _is_mp3_frame(head: bytes) -> bool:
     return version != 1 and layer == 1 and bitrate not in (0, 15) and rate != 3
 
 
+class DecoderStartError(Exception):
+    """Why a decoder does not start; the cause of PartFailed."""
+
+
+class DecoderStarts:
+    """How the starts of decoders end: shared by all decoders of a worker, from any thread.
+
+    A start that hung is not repeated for as long as it took, so that its callers are answered at once meanwhile.
+    on_state: told of every start why it failed, or None.
+    """
+
+    def __init__(self, on_state: Report = report_nothing) -> None:
+        self._on_state = on_state
+        self._retry_at = 0.0
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() >= self._retry_at
+
+    def ended(self, error: str | None, detail: str, seconds: float) -> None:
+        hung = error is not None and seconds > _SLOW_START_SECONDS
+        self._retry_at = time.monotonic() + seconds if hung else 0.0
+        self._on_state(error, detail)
+
+
 class VoiceDecoder:
     """A process that decodes recordings one after the other; a context manager, for one thread at a time.
 
     A fresh one for each upload; the files of a folder can share one, so that many voices start quickly.
-    It starts with the first recording, and starts anew after one that it did not survive.
+    It starts with the first recording, and starts anew after one that it did not survive. Once a start has failed
+    this one gives up: the next one tries again.
     Entering raises Busy where two others are at work and do not get done.
     max_bytes, max_seconds: what a recording may measure, packed and unpacked.
+    starts: told how starts end. command: how the process is started, without its argument.
     """
 
-    def __init__(self, max_bytes: int, max_seconds: float) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        max_seconds: float,
+        starts: DecoderStarts | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
+        self._starts = starts or DecoderStarts()
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._stderr: _Tail | None = None
+        self._gave_up = False
 
     def __enter__(self) -> VoiceDecoder:
         if not _at_once.acquire(timeout=WALL_SECONDS):
@@ -87,14 +139,14 @@ class VoiceDecoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._stop()
+            self._stop(at_once=True)
         finally:
             _at_once.release()
 
     def decode(self, recording: bytes) -> Samples:
         """float32 (samples,) at 24 kHz, in -1..1, from MIN_SECONDS to max_seconds of them.
 
-        Raises TooLarge, NotAudio, UndecodableAudio, Unprocessable (too short, or silent); Unavailable
+        Raises TooLarge, NotAudio, UndecodableAudio, Unprocessable (too short, or silent); PartFailed
         where no decoder can be started.
         """
         if not recording:
@@ -137,66 +189,183 @@ class VoiceDecoder:
 
     # ---- the process
 
-    def _ask(self, recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
-        """One recording's answer, its sizes checked: the process is not trusted either."""
-        process = self._process or self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        clock = threading.Timer(WALL_SECONDS, process.kill)
-        clock.daemon = True
-        clock.start()
-        most = int(np.ceil(self._max_seconds * wire.RATE)) * wire.MOST_CHANNELS * 4
-        try:
-            process.stdin.write(wire.REQUEST.pack(self._max_seconds, kind.encode(), len(recording)))
-            process.stdin.write(recording)
-            process.stdin.flush()
-            outcome, channels, length = wire.ANSWER.unpack(wire.read_exactly(process.stdout, wire.ANSWER.size))
-            decoded = outcome == wire.DECODED
-            if length > most or (decoded and not (0 < channels <= wire.MOST_CHANNELS and length % (4 * channels) == 0)):
-                raise EOFError("the answer makes no sense")
-            return outcome, channels, wire.read_exactly(process.stdout, length)
-        except (EOFError, BrokenPipeError):
-            self._stop()
-            why = "decoding it took more memory or time than any recording needs"
-            raise UndecodableAudio(f"the recording cannot be decoded: {why}; export it again as wav") from None
-        finally:
-            clock.cancel()
+    def start(self) -> None:
+        """Have a process that decodes: start one unless it runs. Raises PartFailed."""
+        if self._process is not None:
+            return
+        if self._gave_up or not self._starts.due:
+            raise _decoder_failed()
+        began = time.monotonic()
+        error, detail = self._try_to_start()
+        self._starts.ended(error, detail, time.monotonic() - began)
+        if error is not None:
+            self._gave_up = True
+            raise _decoder_failed() from DecoderStartError(f"{error} [{detail}]")
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        """A fresh interpreter: no file of ours open, none of our environment but the way to its modules."""
+    def _try_to_start(self) -> tuple[str | None, str]:
+        """Why it does not start, or None; and what it wrote to its standard error."""
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-s", "-m", "app.voices.decoder", str(self._max_bytes)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=_PACKAGE_ROOT,
-                env={"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)},
-                start_new_session=True,  # a Ctrl-C at the terminal is the service's to answer
-            )
+            process = self._spawn()
         except OSError as error:
-            raise Unavailable(f"recordings cannot be decoded now: {error.strerror}; try again") from error
-        self._process = process
-        assert process.stdout is not None
-        clock = threading.Timer(WALL_SECONDS, process.kill)
-        clock.daemon = True
-        clock.start()
+            return str(error), ""
+        late = threading.Event()
+        assert process.stderr is not None
         try:
-            wire.read_exactly(process.stdout, len(wire.READY))
-        except EOFError:
-            self._stop()
-            raise Unavailable("recordings cannot be decoded now: the decoder does not start; try again") from None
-        finally:
-            clock.cancel()
+            self._stderr = _Tail(process.stderr)
+            with _killed_after(START_SECONDS, process, late):
+                self._see_it_decode(process)
+        except (EOFError, OSError, RuntimeError) as error:
+            ended, lines = self._stop()
+            if late.is_set():
+                return f"it did not get ready within {START_SECONDS:g} seconds", " | ".join(lines)
+            return (lines[-1] if lines else f"{error}; {ended}"), " | ".join((*lines, ended))
+        return None, ""
+
+    def _see_it_decode(self, process: subprocess.Popen[bytes]) -> None:
+        """Raises EOFError or OSError if it does not get ready, or does not decode a sound of ours as it should."""
+        assert process.stdout is not None
+        if wire.read_exactly(process.stdout, len(wire.READY)) != wire.READY:
+            raise EOFError("it does not say that it is ready")
+        outcome, channels, body = self._exchange(process, _OWN_SOUND, "wav")
+        if outcome != wire.DECODED:
+            raise EOFError(f"it refuses a sound of ours: {body.decode(errors='replace')}")
+        if (channels, len(body)) != (1, 4 * _OWN_SAMPLES):
+            raise EOFError("it does not decode a sound of ours as it should")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """A fresh interpreter: no file of ours open, none of our environment but the way to its modules."""
+        command = self._command or [sys.executable, "-s", "-m", "app.voices.decoder"]
+        process = subprocess.Popen(
+            [*command, str(self._max_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=_PACKAGE_ROOT,
+            env={"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)},
+            start_new_session=True,  # a Ctrl-C at the terminal is the service's to answer
+        )
+        self._process = process
         return process
 
-    def _stop(self) -> None:
+    def _ask(self, recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
+        """One recording's answer. Raises UndecodableAudio where the process does not survive it, PartFailed."""
+        self.start()
+        process = self._process
+        assert process is not None
+        late = threading.Event()
+        try:
+            with _killed_after(WALL_SECONDS, process, late):
+                return self._exchange(process, recording, kind)
+        except (EOFError, OSError) as error:
+            ended, lines = self._stop()
+            why = f"it took more than {WALL_SECONDS:g} seconds" if late.is_set() else str(error)
+        _log.warning("the voice decoder did not survive a recording: %s", " | ".join((why, ended, *lines)))
+        self.start()  # else the recording would take the blame for a decoder that is broken
+        why = "decoding it took more memory or time than any recording needs"
+        raise UndecodableAudio(f"the recording cannot be decoded: {why}; export it again as wav")
+
+    def _exchange(self, process: subprocess.Popen[bytes], recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
+        """A recording and its answer, whose sizes are checked: the process is not trusted either.
+
+        Raises EOFError, OSError.
+        """
+        assert process.stdin is not None
+        assert process.stdout is not None
+        most = int(np.ceil(self._max_seconds * wire.RATE)) * wire.MOST_CHANNELS * 4
+        process.stdin.write(wire.REQUEST.pack(self._max_seconds, kind.encode(), len(recording)))
+        process.stdin.write(recording)
+        process.stdin.flush()
+        outcome, channels, length = wire.ANSWER.unpack(wire.read_exactly(process.stdout, wire.ANSWER.size))
+        decoded = outcome == wire.DECODED
+        if length > most or (decoded and not (0 < channels <= wire.MOST_CHANNELS and length % (4 * channels) == 0)):
+            raise EOFError("its answer makes no sense")
+        return outcome, channels, wire.read_exactly(process.stdout, length)
+
+    def _stop(self, *, at_once: bool = False) -> tuple[str, Sequence[str]]:
+        """End the process. How it ended, in words, and the last lines of its standard error.
+
+        at_once: nobody wants to know.
+        """
         process, self._process = self._process, None
+        stderr, self._stderr = self._stderr, None
         if process is None:
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
+            return "it never ran", ()
+        if at_once:
+            process.kill()
+        for pipe in (process.stdin, process.stdout, None if stderr else process.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        process.wait()
+        try:
+            code = process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        return _ending(code), () if stderr is None else stderr.lines()
+
+
+def _decoder_failed() -> PartFailed:
+    return PartFailed(
+        "recordings cannot be decoded here: the voice decoder of this service does not start. Its operator finds the "
+        "reason in the service's log and in /health; until that is mended no recording can be used",
+        code="decoder_failed",
+    )
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"it ended with exit code {code}"
+    try:
+        return f"it was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"it was ended by signal {-code}"
+
+
+@contextlib.contextmanager
+def _killed_after(seconds: float, process: subprocess.Popen[bytes], late: threading.Event) -> Iterator[None]:
+    """Kill a process that is not done in time. late: set then."""
+
+    def kill() -> None:
+        late.set()
+        process.kill()
+
+    clock = threading.Timer(seconds, kill)
+    clock.daemon = True
+    clock.start()
+    try:
+        yield
+    finally:
+        clock.cancel()
+
+
+class _Tail:
+    """Reads the standard error of a process in a thread, so that it never blocks, and keeps the end of it."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._kept = b""
+        self._reading = threading.Thread(target=self._read, args=(pipe,), name="decoder-stderr", daemon=True)
+        self._reading.start()
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        with pipe:
+            while data := os.read(pipe.fileno(), _STDERR_BYTES):
+                self._kept = (self._kept + data)[-_STDERR_BYTES:]
+
+    def lines(self) -> Sequence[str]:
+        """The last lines of a process that has ended, fit for one line of a log."""
+        self._reading.join(_END_SECONDS)  # it is at the end already, unless something else holds the pipe
+        text = self._kept.decode(errors="replace")
+        lines = ("".join(char if char.isprintable() else " " for char in line).strip() for line in text.splitlines())
+        return [line[:_LINE_CHARACTERS] for line in lines if line][-_STDERR_LINES:]
+
+
+def _own_sound() -> bytes:
+    """A wav file of _OWN_SAMPLES samples at the rate that comes back."""
+    data = bytes(2 * _OWN_SAMPLES)
+    rate = wire.RATE
+    head = struct.pack("<4sI4s4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16)
+    return head + struct.pack("<HHIIHH4sI", 1, 1, rate, 2 * rate, 2, 16, b"data", len(data)) + data
+
+
+_OWN_SAMPLES = wire.RATE // 10
+_OWN_SOUND = _own_sound()

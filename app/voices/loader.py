@@ -14,7 +14,8 @@ from typing import NamedTuple
 from engine import VoicePrompt
 
 from ..errors import ServiceError, Unavailable, UnknownVoice
-from .audio import Samples, VoiceDecoder, sniff
+from ..parts import Report, report_nothing
+from .audio import DecoderStarts, Samples, VoiceDecoder, sniff
 from .folder import Look, VoiceFolder
 from .transcript import find_transcript, transcript_names
 
@@ -73,9 +74,16 @@ _Key = tuple[bool, str]  # (preloaded, file name)
 
 
 class VoiceLoader:
-    """Threads may share it. max_bytes, max_seconds: of one recording; cache_bytes: of all that are remembered."""
+    """Threads may share it.
 
-    def __init__(self, max_bytes: int, max_seconds: float, cache_bytes: int) -> None:
+    max_bytes, max_seconds: of one recording; cache_bytes: of all that are remembered.
+    on_decoder: told of every start of a decoder whether it worked.
+    """
+
+    def __init__(
+        self, max_bytes: int, max_seconds: float, cache_bytes: int, on_decoder: Report = report_nothing
+    ) -> None:
+        self._starts = DecoderStarts(on_decoder)
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
         self._cache_bytes = cache_bytes
@@ -86,7 +94,7 @@ class VoiceLoader:
         self._loading: weakref.WeakValueDictionary[_Key, threading.Lock] = weakref.WeakValueDictionary()
 
     def decoder(self) -> VoiceDecoder:
-        return VoiceDecoder(self._max_bytes, self._max_seconds)
+        return VoiceDecoder(self._max_bytes, self._max_seconds, self._starts)
 
     def is_voice(self, folder: VoiceFolder, name: str) -> bool:
         """Whether that file begins like audio, and has not turned out to be of no use."""

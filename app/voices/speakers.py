@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engine import FRAME_MILLISECONDS, SAMPLE_RATE, Engine, SpeechRequest, VoicePrompt
+from engine import FRAME_MILLISECONDS, SAMPLE_RATE, Engine, EngineClosed, SpeechRequest, VoicePrompt
+
+from ..parts import Report, report_nothing
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +43,12 @@ class Speakers:
 
     folder: where they are kept; memory alone where it cannot be written.
     fingerprint: of the model; another model makes other recordings.
+    on_state: told whether making a speaker's recording worked.
     """
 
-    def __init__(self, engine: Engine, folder: Path, fingerprint: str) -> None:
+    def __init__(self, engine: Engine, folder: Path, fingerprint: str, on_state: Report = report_nothing) -> None:
         self._engine = engine
+        self._on_state = on_state
         self._folder = folder
         self._mark = hashlib.sha256(f"{fingerprint}\0{SENTENCE}\0{_SEED}".encode()).hexdigest()[:16]
         self._known: dict[int, VoicePrompt] = {}
@@ -54,7 +58,14 @@ class Speakers:
         """The recording of a speaker. Raises EngineError if it has to be made and cannot be."""
         with self._making:
             if speaker not in self._known:
-                self._known[speaker] = self._find(speaker)
+                try:
+                    self._known[speaker] = self._find(speaker)
+                except EngineClosed:
+                    raise
+                except Exception as error:
+                    self._on_state(f"speaker_{speaker} cannot be made: {error or type(error).__name__}", "")
+                    raise
+                self._on_state(None, "")
             return self._known[speaker]
 
     def _find(self, speaker: int) -> VoicePrompt:

@@ -27,7 +27,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import PreloadedVoice, ServiceError, Unavailable, UnknownVoice, Unprocessable, VoiceExists
+from ..errors import PartFailed, PreloadedVoice, ServiceError, Unavailable, UnknownVoice, Unprocessable, VoiceExists
+from ..parts import Report, report_nothing
 from .audio import Samples
 from .folder import VoiceFolder, is_voice_id, stem_of
 from .loader import Voice, VoiceLoader
@@ -44,6 +45,7 @@ class VoiceStore:
     preloaded: a folder that is only ever read; uploads: the one that add, replace and delete change.
     max_upload_bytes, max_seconds: what a recording may measure, packed and unpacked.
     cache_bytes: bound on the decoded recordings that are kept; least recently used go first.
+    on_decoder: told of every start of a decoder whether it worked.
     """
 
     def __init__(
@@ -54,10 +56,11 @@ class VoiceStore:
         max_upload_bytes: int = 25 << 20,
         max_seconds: float = 30.0,
         cache_bytes: int = 256 << 20,
+        on_decoder: Report = report_nothing,
     ) -> None:
         self._preloaded = VoiceFolder(preloaded, preloaded=True)
         self._uploads = VoiceFolder(uploads)
-        self._loader = VoiceLoader(max_upload_bytes, max_seconds, cache_bytes)
+        self._loader = VoiceLoader(max_upload_bytes, max_seconds, cache_bytes, on_decoder)
         try:
             uploads.mkdir(parents=True, exist_ok=True)
             for name in self._uploads.sweep():
@@ -87,8 +90,13 @@ class VoiceStore:
         return self._loader.load(folder, name)
 
     def load_all(self) -> Iterator[tuple[str, Voice | ServiceError]]:
-        """Every voice, or why it is none, one after the other: much quicker than `get` for each when they are new."""
+        """Every voice, or why it is none, one after the other: much quicker than `get` for each when they are new.
+
+        A decoder is started even where there is no voice, so that a broken one is known from the start on.
+        """
         with self._loader.decoder() as decoder:
+            with contextlib.suppress(PartFailed):  # it was reported, and every voice that needs one says so again
+                decoder.start()
             for voice_id in self.ids():
                 try:
                     folder, name = self._find(voice_id)

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.encoders import FORMATS
+from app.parts import PartStatus
 from app.pool.board import WorkerRecord
 from app.telemetry import metrics
 from app.telemetry.metrics import FAMILIES, Metrics, count_lost, new_tally, protocol_of
@@ -33,6 +34,7 @@ WORKER = WorkerRecord(
     failures=0,
     retry_at=0.0,
     ready_since=1.0,
+    parts={"voice_decoder": PartStatus("failed", "it is gone"), "encoders": PartStatus("ok")},
 )
 
 

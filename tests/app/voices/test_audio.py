@@ -14,11 +14,45 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.errors import Busy, NotAudio, ServiceError, TooLarge, Unavailable, UndecodableAudio, Unprocessable
+from app.errors import Busy, NotAudio, PartFailed, ServiceError, TooLarge, UndecodableAudio, Unprocessable
 from app.voices import audio, wire
-from app.voices.audio import VoiceDecoder, sniff
+from app.voices.audio import DecoderStarts, VoiceDecoder, sniff
 from engine.types import Samples
 from tests.app.voices.recordings import CONTAINERS, TAGGED, encode, hum, pitch_of, recording, tagged
+
+IMPOSTOR = """
+import sys
+from app.voices import wire
+
+def take(size):
+    return sys.stdin.buffer.read(size)
+
+def say(data):
+    sys.stdout.buffer.write(data)
+    sys.stdout.flush()
+
+say(wire.READY)
+_, _, length = wire.REQUEST.unpack(take(wire.REQUEST.size))
+take(length)
+say(wire.ANSWER.pack(wire.DECODED, 1, wire.RATE // 10 * 4) + bytes(wire.RATE // 10 * 4))
+take(wire.REQUEST.size)
+"""
+
+
+def impostor(rest: str) -> list[str]:
+    """A decoder that decodes the sound it is started with, and then does something else."""
+    return [sys.executable, "-c", IMPOSTOR + rest]
+
+
+class Clock:
+    """In place of the module `time`."""
+
+    def __init__(self, now: list[float]) -> None:
+        self._now = now
+
+    def monotonic(self) -> float:
+        return self._now[0]
+
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
@@ -264,27 +298,110 @@ def test_a_process_that_hangs_is_ended_and_the_next_recording_gets_a_new_one(mon
         wire.ANSWER.pack(wire.UNDECODABLE, 0, 2**40),
     ],
 )
-def test_the_process_is_not_trusted_either(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = (
-        f"import sys; sys.stdout.buffer.write({wire.READY + answer!r}); sys.stdout.flush(); sys.stdin.buffer.read(9)"
-    )
-    popen = subprocess.Popen
-
-    def liar(_: object, **options: object) -> subprocess.Popen[bytes]:
-        return popen([sys.executable, "-c", script], **options)  # type: ignore[call-overload,no-any-return]
-
-    monkeypatch.setattr(subprocess, "Popen", liar)
-    with pytest.raises(UndecodableAudio):
-        decode(recording())
+def test_the_process_is_not_trusted_either(answer: bytes) -> None:
+    with (
+        VoiceDecoder(25 << 20, 30.0, command=impostor(f"say({answer!r}); take(9)")) as decoder,
+        pytest.raises(UndecodableAudio),
+    ):
+        decoder.decode(recording())
 
 
 def test_a_process_that_does_not_start_is_not_the_recordings_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(Unavailable, match="does not start"):
-        decode(recording())
-    monkeypatch.setattr(sys, "executable", "/does/not/exist")
-    with pytest.raises(Unavailable, match="No such file"):
-        decode(recording())
+    for executable, reason in (("/bin/false", "exit code 1"), ("/does/not/exist", "No such file")):
+        monkeypatch.setattr(sys, "executable", executable)
+        with pytest.raises(PartFailed, match="does not start") as refused:
+            decode(recording())
+        assert reason in str(refused.value.__cause__)
+        assert (refused.value.status, refused.value.code, refused.value.headers) == (503, "decoder_failed", {})
+
+
+Told = list[tuple[str | None, str]]
+
+
+def attempt(command: list[str] | None, starts: DecoderStarts) -> str:
+    """The code of what a decoder refuses a recording with; "" if it decodes it."""
+    with VoiceDecoder(25 << 20, 30.0, starts, command) as decoder:
+        try:
+            decoder.decode(recording())
+        except PartFailed as error:
+            return error.code
+    return ""
+
+
+# How a decoder is broken, and what of it the report says. Each of them with PyAV as it is.
+BROKEN = {
+    "an argument that PyAV does not know": (
+        [sys.executable, "-c", "import av; av.open('', metadata_error='replace')"],
+        "TypeError: open() got an unexpected keyword argument 'metadata_error'",
+    ),
+    "an import that fails": ([sys.executable, "-c", "import av.no_such_name"], "ModuleNotFoundError"),
+    "many lines that end in control characters": (
+        [sys.executable, "-c", "import sys; sys.exit('x' * 200_000 + chr(10) + 'the reason' + chr(27) + chr(10))"],
+        "the reason",
+    ),
+    "nothing said": ([sys.executable, "-c", "raise SystemExit(3)"], "exit code 3"),
+    "killed": ([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], "SIGKILL"),
+    "another greeting": (
+        [sys.executable, "-c", "import sys; print('hello, world', flush=True); sys.stdin.read()"],
+        "does not say that it is ready",
+    ),
+    "dead once it is ready": (
+        [sys.executable, "-c", f"import sys; sys.stdout.buffer.write({wire.READY!r}); sys.exit('out of ideas')"],
+        "out of ideas",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_decoder_is_reported_with_its_own_words_and_again_once_it_works(fault: str) -> None:
+    command, reason = BROKEN[fault]
+    told: Told = []
+    starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
+    assert attempt(command, starts) == "decoder_failed"
+    (error, detail) = told[0]
+    assert error is not None
+    assert reason in error
+    assert detail
+    assert (error + detail).isprintable()
+    assert len(error) <= 400
+    assert attempt(None, starts) == ""
+    assert told[1:] == [(None, "")]
+
+
+def test_a_decoder_that_is_broken_after_a_recording_takes_the_blame_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    """It decodes our own sound once, and when it is started anew it does not."""
+    told: Told = []
+    starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
+    with VoiceDecoder(25 << 20, 30.0, starts, impostor("sys.exit('the library is gone')")) as decoder:
+        decoder.start()
+        decoder._command = BROKEN["an import that fails"][0]
+        with pytest.raises(PartFailed):
+            decoder.decode(recording())
+        with pytest.raises(PartFailed):  # and is not started for each of many recordings
+            decoder.decode(recording())
+    assert [error is None for error, _ in told] == [True, False]
+    assert "the library is gone" in caplog.text
+    assert "exit code 1" in caplog.text
+
+
+def test_a_start_that_hangs_is_ended_and_not_repeated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "START_SECONDS", 0.2)
+    monkeypatch.setattr(audio, "_SLOW_START_SECONDS", 0.1)
+    now = [1000.0]
+    monkeypatch.setattr(audio, "time", Clock(now))
+    told: Told = []
+    starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
+    hanging = [sys.executable, "-c", "import time\nwhile True: time.sleep(9)"]
+    with VoiceDecoder(25 << 20, 30.0, starts, hanging) as decoder:
+        with pytest.raises(PartFailed):
+            decoder.decode(recording())
+        assert told == [("it did not get ready within 0.2 seconds", "")]
+    starts.ended(told[0][0], "", 20.0)
+    assert attempt(None, starts) == "decoder_failed"  # at once: nothing was started
+    assert len(told) == 2
+    now[0] += 20.0
+    assert attempt(None, starts) == ""
+    assert told[2:] == [(None, "")]
 
 
 def test_a_third_decoder_waits_and_then_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
