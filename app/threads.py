@@ -100,19 +100,12 @@ class Workshop:
         self.worked()
 
     def _run(self) -> None:
-        try:
-            self._work()
-        finally:  # whatever ended it, the next piece of work starts another
-            with self._starting:
-                self._alive -= 1
-
-    def _work(self) -> None:
         while True:
             work, future, bridge = self._jobs.get()
             if not future.cancelled():
                 try:
                     settle = partial(_give, future, work())
-                except Exception as error:
+                except BaseException as error:  # even what is to end a process: whoever waits must hear of it
                     settle = partial(_fail, future, error)
                 bridge.call(settle)
             del work, future, bridge  # else the last answer lives on while this waits for the next
@@ -123,8 +116,10 @@ def _give(future: asyncio.Future[_T], result: _T) -> None:
         future.set_result(result)
 
 
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
+        if isinstance(error, StopIteration) or not isinstance(error, Exception):  # no future takes those
+            error = RuntimeError(f"work in a thread ended with {error!r}")
         future.set_exception(error)
 
 

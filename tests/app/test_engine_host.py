@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 import wave
 from collections.abc import Callable, Iterator
@@ -9,12 +10,23 @@ from pathlib import Path
 import pytest
 
 from app.engine_host import DEFAULT_MODEL, EngineHost, with_advice
-from app.errors import Unavailable, UnknownVoice
+from app.errors import PartFailed, Unavailable, UnknownVoice
+from app.parts import PartStatus
 from app.pool.board import Pause
 from app.settings import Settings
 from app.voices.store import VoiceStore
 from app.worker import Place
-from engine import AUTO_SLOTS, FALLBACK_MODEL, CheckpointError, CheckpointNotFound, Engine, EngineConfig, Progress
+from engine import (
+    AUTO_SLOTS,
+    FALLBACK_MODEL,
+    CheckpointError,
+    CheckpointNotFound,
+    Engine,
+    EngineConfig,
+    EngineError,
+    Progress,
+    Speech,
+)
 from engine.testing import FakeEngine, FakeOptions
 
 Start = Callable[..., EngineHost]
@@ -166,6 +178,63 @@ def test_voices_on_disk_are_encoded_at_start_and_bad_ones_skipped(
         assert voice.key in prepared
     with pytest.raises(UnknownVoice):
         host.cast("carl")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "level", "summary"),
+    [
+        (0, 0, "INFO", "0 voices encoded"),
+        (2, 0, "INFO", "2 voices encoded"),
+        (1, 1, "WARNING", "1 of 2 voices encoded"),
+        (0, 2, "ERROR", "none of 2 voices could be encoded"),
+    ],
+)
+def test_voices_that_could_not_be_encoded_are_summed_up(
+    start: Start, settings: Settings, caplog: pytest.LogCaptureFixture, good: int, bad: int, level: str, summary: str
+) -> None:
+    caplog.set_level("INFO")
+    settings.voices_dir.mkdir()
+    for number in range(good):
+        write_voice(settings.voices_dir, f"good-{number}")
+    for number in range(bad):
+        (settings.voices_dir / f"bad-{number}.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt , but nothing else")
+    start(csm)
+    assert [each.levelname for each in caplog.records if each.getMessage().startswith(summary)] == [level]
+
+
+def test_without_a_decoder_it_is_ready_all_the_same(
+    start: Start, settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    write_voice(settings.voices_dir, "amy")
+    host = start(csm)
+    assert host.status().state == "ready"
+    assert "none of 1 voices" in caplog.text
+    with pytest.raises(PartFailed, match="decoder"):
+        host.cast("amy.wav")
+    monkeypatch.undo()
+    assert host.cast("amy.wav").voice is not None
+
+
+def test_a_speaker_that_cannot_be_made_is_reported_until_one_can(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = start(csm)
+    assert host.parts.statuses()["speaker_voices"] == PartStatus("ok")
+
+    def fail(*_: object) -> Speech:
+        raise EngineError("no memory is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.engine, "generate", fail)
+        with pytest.raises(EngineError):
+            host.cast("speaker_5")
+        assert host.cast("speaker_0").voice is not None  # one that was made before
+        why = PartStatus("failed", "speaker_5 cannot be made: no memory is left")
+        assert host.parts.statuses()["speaker_voices"] == why
+    assert [each.levelname for each in caplog.records if "speaker_voices" in each.getMessage()] == ["ERROR"]
+    assert host.cast("speaker_5").voice is not None
+    assert host.parts.statuses()["speaker_voices"] == PartStatus("ok")
 
 
 def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from app.parts import PARTS, PartStatus
 from app.pool.board import COMING, FAILED_AFTER, STALE_SECONDS, Board, Spot, pause_before
 
 # Newer Pythons warn of any fork beside threads, which other tests may have left; what is forked here uses none of them.
@@ -51,6 +52,19 @@ def test_long_texts_are_cut_between_characters(board: Board) -> None:
     record = board.record(0)
     assert set(record.error) == {"ä"}
     assert set(record.doing) == {"x"}
+
+
+def test_parts_that_failed_are_read_by_all_processes_until_their_worker_is_gone(board: Board) -> None:
+    assert {each.state for each in board.record(0).parts.values()} == {"unchecked"}
+    parts = {**dict.fromkeys(PARTS, PartStatus("ok")), "encoders": PartStatus("failed", "ä" * 1000)}
+    in_a_fork(lambda: board.tell(0, "ready", parts=parts))
+    board.tell(0, "ready")  # says nothing of them
+    told = board.record(0).parts
+    assert {part: each.state for part, each in told.items()} == {part: each.state for part, each in parts.items()}
+    assert told["encoders"].error == "ä" * 127
+    assert told["voice_decoder"].error == ""
+    board.vacate(0)
+    assert {each.state for each in board.record(0).parts.values()} == {"unchecked"}
 
 
 def test_a_place_is_taken_once_and_given_again_when_it_is_vacated(board: Board) -> None:

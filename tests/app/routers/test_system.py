@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from app.encoders.profiles import PROFILES
 from app.main import create_app
+from app.parts import PARTS, PartStatus
 from app.pool.board import Board, Spot, State
-from app.routers.system import health_of
+from app.routers.system import PartHealth, health_of, parts_of
 from app.settings import Settings
 from app.worker import Place
 from engine import Engine, EngineConfig, Progress
 from engine.testing import FakeEngine
+from tests.app.voices.recordings import recording
 
 pytestmark = pytest.mark.anyio
 
@@ -78,6 +83,79 @@ async def test_an_error_of_any_kind_is_told(settings: Settings, run: Any) -> Non
 
     async with run(settings.model_copy(update={"model_path": "m"}), loader=load) as app:
         assert app.state.service.host.status().error == "the driver is too old"
+
+
+async def test_when_every_part_works(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        health = (await client.get("/health")).json()
+        assert health["status"] == "ok"
+        works = {"state": "ok", "error": None, "workers": []}
+        assert health["parts"] == {
+            "voice_decoder": works,
+            "encoders": works,
+            "threads": works,
+            "speaker_voices": {**works, "state": "unchecked"},  # this engine has voices of its own
+        }
+
+
+async def test_a_decoder_that_does_not_start_is_known_before_the_first_upload_and_until_it_does(
+    settings: Settings, run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    headers = {"X-API-Key": "first-key"}
+    async with run(settings) as app, client_of(app) as client:
+        assert await statuses(app) == [200, 200, 200]  # it speaks
+        health = (await client.get("/health")).json()
+        assert health["status"] == "degraded"
+        part = health["parts"]["voice_decoder"]
+        assert (part["state"], part["workers"]) == ("failed", ["0"])
+        assert "exit code 1" in part["error"]
+        assert (await client.get("/system-status", headers=headers)).json()["parts"] == health["parts"]
+        text = (await client.get("/metrics", headers=headers)).text
+        assert 'csm_part_failed{part="voice_decoder",worker="0"} 1.0' in text
+        amy = {"file": ("amy.wav", recording())}
+        for _ in range(2):
+            refused = await client.post("/voices", files=amy, headers=headers)
+            assert (refused.status_code, refused.json()["code"]) == (503, "decoder_failed")
+            assert all(word in refused.json()["detail"] for word in ("decoder", "does not start", "log"))
+            assert "try again" not in refused.json()["detail"]
+            assert "Retry-After" not in refused.headers
+        errors = [each for each in caplog.records if each.levelname == "ERROR"]
+        assert len(errors) == 1
+        assert "exit code 1" in errors[0].getMessage()
+        monkeypatch.undo()
+        assert (await client.post("/voices", files=amy, headers=headers)).status_code == 201
+        health = (await client.get("/health")).json()
+        assert (health["status"], health["parts"]["voice_decoder"]["state"]) == ("ok", "ok")
+
+
+async def test_a_format_without_its_codec_is_known_before_it_is_asked_for(
+    settings: Settings, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROFILES, "opus", replace(PROFILES["opus"], codec="libnothing"))
+    async with run(settings) as app, client_of(app) as client:
+        health = (await client.get("/health")).json()
+        assert (health["status"], health["parts"]["encoders"]["state"]) == ("degraded", "failed")
+        assert "opus: cannot encode libnothing" in health["parts"]["encoders"]["error"]
+        query = {"text": "Hi", "api_key": "first-key"}
+        refused = await client.get("/tts/generate", params={**query, "format": "opus"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "encoder_failed")
+        assert "format opus cannot be made" in refused.json()["detail"]
+        assert "Retry-After" not in refused.headers
+        for format_name in ("wav", "mp3", "webm"):
+            spoken = await client.get("/tts/generate", params={**query, "format": format_name})
+            assert spoken.status_code == 200
+
+
+async def test_parts_are_those_of_all_workers() -> None:
+    board = Board([Spot(str(index), f"gpu_{index}", None) for index in range(3)])
+    for index, error in enumerate(("", "no codec", "no muxer")):
+        status = PartStatus("failed", error) if error else PartStatus("ok")
+        board.tell(index, "ready", parts={**dict.fromkeys(PARTS, PartStatus()), "encoders": status})
+    assert health_of(board.records()) == "degraded"
+    told = parts_of(board.records())
+    assert told["encoders"] == PartHealth(state="failed", error="no codec", workers=["1", "2"])
+    assert told["threads"] == PartHealth(state="unchecked", error=None, workers=[])
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,8 @@ def test_all_workers_together_and_each_ones_state() -> None:
         assert seen["csm_worker_state{state=ready,worker=0}"] == seen["csm_worker_state{state=failed,worker=1}"] == 1
         assert seen["csm_worker_state"] == 2
         assert "csm_worker_silent_seconds{worker=1}" not in seen
+        assert seen["csm_part_failed{part=voice_decoder,worker=0}"] == 1
+        assert seen["csm_part_failed{part=encoders,worker=0}"] == 0
 
 
 def test_what_a_dead_worker_had_admitted_has_failed() -> None:
@@ -224,4 +226,4 @@ def test_a_monitor_that_asks_for_openmetrics_gets_it() -> None:
     assert media_type.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")
     assert Metrics(new_tally(1)).render()[1].startswith("text/plain")
-    assert len(set(families_of(Metrics(new_tally(1))))) == len(FAMILIES) + 5
+    assert len(set(families_of(Metrics(new_tally(1))))) == len(FAMILIES) + 6
