@@ -356,7 +356,7 @@ class _Tail:
         self._reading.join(_END_SECONDS)  # it is at the end already, unless something else holds the pipe
         text = self._kept.decode(errors="replace")
         lines = ("".join(char if char.isprintable() else " " for char in line).strip() for line in text.splitlines())
-        return [line[:_LINE_CHARACTERS] for line in lines if line][-_STDERR_LINES:]
+        return [line[:_LINE_CHARACTERS] for line in lines if line.strip("^~ ")][-_STDERR_LINES:]
 
 
 def _own_sound() -> bytes:

@@ -175,7 +175,8 @@ async def test_a_voice_is_prepared_as_it_is_spoken_with(settings: Settings, run:
         host = app.state.service.host
         for method, path, content in (("POST", "/voices", AMY), ("PUT", "/voices/amy.wav", BOB)):
             before = len(host.engine.prepared)
-            await client.request(method, path, files={"file": ("amy.wav", content)})
+            changed = await client.request(method, path, files={"file": ("amy.wav", content)})
+            assert changed.is_success, changed.text
             await wait(lambda before=before: len(host.engine.prepared) > before)
             casting = host.cast("amy.wav")
             assert host.engine.prepared[-1] == (casting.voice.key, casting.speaker)
