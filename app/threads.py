@@ -39,7 +39,7 @@ class Workshop:
 
         Raises PartFailed where not one thread can be started.
         """
-        if self._alive < self._threads:
+        if self._alive < self._threads and not (self._alive and self._failing):
             self.start()
         bridge = running_loop_bridge()
         future: asyncio.Future[_T] = bridge.loop.create_future()
