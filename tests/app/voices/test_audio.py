@@ -385,14 +385,14 @@ def test_a_decoder_that_is_broken_after_a_recording_takes_the_blame_for_it(caplo
 
 
 def test_a_start_that_hangs_is_ended_and_not_repeated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "START_SECONDS", 0.2)
     monkeypatch.setattr(audio, "_SLOW_START_SECONDS", 0.1)
     now = [1000.0]
     monkeypatch.setattr(audio, "time", Clock(now))
     told: Told = []
     starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
     hanging = [sys.executable, "-c", "import time\nwhile True: time.sleep(9)"]
-    with VoiceDecoder(25 << 20, 30.0, starts, hanging) as decoder:
+    with monkeypatch.context() as patch, VoiceDecoder(25 << 20, 30.0, starts, hanging) as decoder:
+        patch.setattr(audio, "START_SECONDS", 0.2)
         with pytest.raises(PartFailed):
             decoder.decode(recording())
         assert told == [("it did not get ready within 0.2 seconds", "")]
