@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -40,6 +41,7 @@ from .worker import Place
 if TYPE_CHECKING:
     app: FastAPI
 
+_log = logging.getLogger(__name__)
 _MIB = 1 << 20
 _CLIENT_HEADERS = ["X-Request-ID", "X-TTS-Engine", "X-Worker-ID", "X-Sample-Rate", "Retry-After"]
 
