@@ -1,4 +1,4 @@
-"""How an engine is to be built."""
+"""Configuration of an engine."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Literal
 
 from .errors import InvalidRequest
 
-AUTO_SLOTS = 0  # as EngineConfig.slots
-CPU_SLOTS = 4  # what that is on a CPU, if memory holds them
-MAX_SLOTS = 512  # ... and at the most: one interpreter has to serve them all
-FALLBACK_MODEL = "espeak-ng"  # as EngineConfig.model: the voice that needs no weights
+AUTO_SLOTS = 0  # EngineConfig.slots: as many as fit
+CPU_SLOTS = 4  # its value on a CPU, if they fit into memory
+MAX_SLOTS = 512  # its maximum: one Python interpreter serves all of them
+FALLBACK_MODEL = "espeak-ng"  # EngineConfig.model: the fallback engine, which needs no weights
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What `load_engine` needs to know.
+    """Parameters of `load_engine`.
 
     model: a directory, a hub id such as "sesame/csm-1b", or "espeak-ng" for the fallback voice.
     device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:N".
     dtype: "auto" (bfloat16, or float32 where the CPU is slow at bfloat16), "float32", "bfloat16", "float16".
-    depth_weights: of the depth decoder, which reads them once a codebook: "auto" (as the other weights), or "int8",
-        half the bytes of bfloat16, for codes that are not quite the same; `bench.depth_weights` measures both.
-    slots: how many requests speak at once; AUTO_SLOTS: on a GPU as many as its memory holds and its speed carries,
-        elsewhere CPU_SLOTS, or fewer if memory holds no more. What came of it is the engine's `slots`.
-    workers: how many engines share this machine's cores and, on a CPU, its memory.
-    compile: torch.compile on the frame step, and on a GPU the whole step as a graph, with attention that reads each
-        row's live positions alone; "auto" is on for cuda and off for cpu.
-    audio_queue_slices: how many emitted slices a slot may be ahead of its reader before it is held.
-    voice_cache_bytes: bound on the memory that prompts of known voices take; least recently used go first.
-    hub_token: for a gated repository on the hub.
-    mimi_weights: moshi's own Mimi file, for checkpoints that do not carry Mimi; None fetches moshi's default.
+    depth_weights: of the depth decoder, which reads them once per codebook: "auto" (the dtype of the other weights) or
+        "int8", half the bytes of bfloat16, with slightly different codes; `bench.depth_weights` measures both.
+    slots: concurrent requests; AUTO_SLOTS: on a GPU as many as its memory and speed allow, elsewhere CPU_SLOTS, or
+        fewer if memory is short. The engine's `slots` has the result.
+    workers: engines that share this machine's cores and, on a CPU, its memory.
+    compile: torch.compile on the frame step, and on a GPU the whole step as a CUDA graph with attention over each row's
+        live positions only; "auto" is on for cuda and off for cpu.
+    audio_queue_slices: emitted slices that a slot may be ahead of its reader before it is held.
+    voice_cache_bytes: limit of the LRU cache of voice prompts.
+    hub_token: for a gated repository on the Hugging Face hub.
+    mimi_weights: a Mimi file in moshi's format, for checkpoints without Mimi; None downloads moshi's default.
     """
 
     model: str

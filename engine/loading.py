@@ -1,4 +1,4 @@
-"""From a configuration to a model in memory, on a device, warmed up."""
+"""Loads a checkpoint onto a device, chooses the number of slots, warms up and captures CUDA graphs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .capacity import bytes_of_prefill, bytes_of_row, rows_that_fit
+from .capacity import prefill_bytes, row_bytes, rows_that_fit
 from .codec.encoder import MimiEncoder
 from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
 from .config import EngineConfig
-from .cpu_resources import check_memory, choose_slots, choose_threads, left_beside
+from .cpu_resources import check_memory, choose_slots, choose_threads, memory_after_loading
 from .cuda_streams import StreamPriority
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
@@ -36,22 +36,22 @@ log = logging.getLogger(__name__)
 class Loaded:
     runner: ModelRunner
     tokenizer: TextTokenizer
-    slots: int  # rows that requests may have
-    voice_cache_bytes: int  # what prompts of known voices may take
-    detail: dict[str, object]  # for people: model, dtype, what the start took in seconds and bytes
+    slots: int  # rows for requests
+    voice_cache_bytes: int  # limit of the voice cache
+    detail: dict[str, object]  # for display: model, dtype, memory, start-up times
 
 
 def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None = None) -> Loaded:
-    """Load, allocate everything, run every kernel once, record graphs where there are any.
+    """Load the weights, allocate all state, run every kernel once and capture graphs.
 
-    limits: those of this process if not given.
-    Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device or dtype that is not to be had),
+    limits: by default those of this process.
+    Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device or dtype that is not available),
     EngineOutOfMemory.
     """
     limits = limits or MachineLimits()
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
-    seconds = _Seconds()
+    timer = _PhaseTimer()
     progress(0.0, f"looking for {config.model}")
     directory = find_checkpoint(config.model, config.hub_token)
     check_directory(directory)
@@ -70,7 +70,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
             model = CsmModel(csm, tokenizer.end, min(csm.audio_vocab, codec.codebook_size))
         memory = limits.memory_share(config.workers)
         if device.type == "cpu":
-            check_memory(model, dtype, _row(model, codec, dtype), config, memory)
+            check_memory(model, dtype, _row_bytes(model, codec, dtype), config, memory)
         load_weights(model, tensors, device, dtype)
         if config.depth_weights == "int8":
             quantize(model.depth, f"{directory}: depth")
@@ -78,32 +78,32 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         if device.type == "cpu":
             choose_threads(model, config.workers, limits)
             pack(model)
-        if _compile(config, device):
+        if _compiles(config, device):
             model.ragged_attention = verified_ragged_attention(csm.backbone, device, dtype)
-        seconds.took("weights")
+        timer.finish("weights")
         slots, voice_cache_bytes = config.slots, config.voice_cache_bytes
         if device.type == "cpu":
-            memory = left_beside(model, memory, limits.memory_share(config.workers))
-            slots, voice_cache_bytes = choose_slots(model, _row(model, codec, dtype), config, memory)
+            memory = memory_after_loading(model, memory, limits.memory_share(config.workers))
+            slots, voice_cache_bytes = choose_slots(model, _row_bytes(model, codec, dtype), config, memory)
         elif not slots:
             slots = _slots_on_gpu(model, codec, config)
         progress(0.5, f"warming up, {slots} slots")
         runner = ModelRunner(model, codec, max(slots, MIN_ROWS))
-        if _compile(config, device):
-            _bound_compiler(limits.cores().threads(config.workers))
-        _warm_up(runner, _compile(config, device))
-        seconds.took("warm up")
-        if device.type == "cuda" and _compile(config, device):
+        if _compiles(config, device):
+            _limit_compiler_threads(limits.cores().threads(config.workers))
+        _warm_up(runner, _compiles(config, device))
+        timer.finish("warm up")
+        if device.type == "cuda" and _compiles(config, device):
             runner.frames.capture_graphs(
                 CudaGraphCapturer(device, StreamPriority.FRAMES),
                 CudaGraphCapturer(device, StreamPriority.FRAMES),
                 lambda done, of: progress(0.6 + 0.4 * done / of, f"capturing graphs {done} of {of}"),
             )
-            seconds.took("graphs")
+            timer.finish("graphs")
         runner.preallocate_prefill()
         if device.type == "cuda" and not config.slots:
-            slots = _fast_enough(runner, slots)
-            seconds.took("timing")
+            slots = _slots_in_real_time(runner, slots)
+            timer.finish("timing")
     except torch.OutOfMemoryError as error:
         raise EngineOutOfMemory(
             f"{config.model} with {config.slots or 'as many as fit'} slots does not fit into the memory of {device}: "
@@ -117,7 +117,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         "memory": _memory(runner),
         "attention": "each row's live positions" if model.ragged_attention else "the longest row's bucket",
         "graphs": runner.frames.graph_summary,
-        "start_seconds": seconds.by_phase,
+        "start_seconds": timer.seconds,
         "positions": csm.positions,
         "fingerprint": fingerprint(directory),
     }
@@ -126,40 +126,40 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
     return Loaded(runner, tokenizer, slots, voice_cache_bytes, detail)
 
 
-class _Seconds:
-    """What the phases of a start take."""
+class _PhaseTimer:
+    """Measures the phases of start-up."""
 
     def __init__(self) -> None:
-        self.by_phase: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
         self._since = time.monotonic()
 
-    def took(self, phase: str) -> None:
+    def finish(self, phase: str) -> None:
         now = time.monotonic()
-        self.by_phase[phase], self._since = round(now - self._since, 2), now
+        self.seconds[phase], self._since = round(now - self._since, 2), now
 
 
 def _memory(runner: ModelRunner) -> dict[str, int]:
-    """Bytes by what they are for. The rest of what the device gave is the graphs' and the steps' work."""
-    known = {
+    """Bytes by purpose. The rest of the reserved GPU memory is work memory of graphs and steps."""
+    parts = {
         "weights": sum(tensor.nbytes for tensor in (*runner.model.parameters(), *runner.model.buffers())),
         "kv": runner.state.backbone.nbytes + runner.state.depth.nbytes,
         "codec": sum(tensor.nbytes for tensor in runner.codec.state().values()) + runner.codec.state_nbytes,
     }
     if runner.device.type == "cuda":
-        known["work"] = max(torch.cuda.memory_reserved(runner.device) - sum(known.values()), 0)
-    return known
+        parts["work"] = max(torch.cuda.memory_reserved(runner.device) - sum(parts.values()), 0)
+    return parts
 
 
-def _row(model: CsmModel, codec: MimiCodec, dtype: torch.dtype) -> int:
-    """Bytes of a row of the model's and the codec's state."""
+def _row_bytes(model: CsmModel, codec: MimiCodec, dtype: torch.dtype) -> int:
+    """Bytes of one row of the model's and the codec's state."""
     codec.allocate(MIN_ROWS)
-    return bytes_of_row(model.config, dtype.itemsize, codec.state_nbytes // MIN_ROWS)
+    return row_bytes(model.config, dtype.itemsize, codec.state_nbytes // MIN_ROWS)
 
 
 def _slots_on_gpu(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
-    """As many as the device's memory holds, all that is loaded being there."""
-    device, row = model.device, _row(model, codec, model.dtype)
-    prompts = PREFILL_STREAMS * bytes_of_prefill(model.config, model.dtype.itemsize, MAX_PREFILL_POSITIONS)
+    """As many slots as fit into the device's memory beside what is loaded."""
+    device, row = model.device, _row_bytes(model, codec, model.dtype)
+    prompts = PREFILL_STREAMS * prefill_bytes(model.config, model.dtype.itemsize, MAX_PREFILL_POSITIONS)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     slots = rows_that_fit(free, total, row, config.voice_cache_bytes + prompts, MIN_ROWS)
@@ -167,26 +167,26 @@ def _slots_on_gpu(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> in
     return slots
 
 
-_SHARE_OF_FRAME = 0.5  # the most that a frame may take of its 80 ms: the rest is for prefill and for what is uneven
+_MAX_FRAME_SHARE = 0.5  # of its 80 ms that a frame may take at most; the rest is for prefill and variation
 
 
-def _fast_enough(runner: ModelRunner, slots: int) -> int:
-    """Of the slots that fit, as many as are made in half of a frame's time, in the middle of their contexts."""
-    limit = _SHARE_OF_FRAME * FRAME_MILLISECONDS / 1000
+def _slots_in_real_time(runner: ModelRunner, slots: int) -> int:
+    """Reduce `slots` until a frame at half of the context takes at most half of its duration."""
+    limit = _MAX_FRAME_SHARE * FRAME_MILLISECONDS / 1000
     buckets = runner.frames.buckets
     middle = runner.model.config.positions // 2
     for rows in reversed(buckets.rows):
-        took = runner.frames.measure_seconds(buckets.bucket_for(rows, middle))
-        if took <= limit:
+        seconds = runner.frames.measure_seconds(buckets.bucket_for(rows, middle))
+        if seconds <= limit:
             return min(rows, slots)
-        log.info("%d slots are too many: a frame takes %.0f ms, and %.0f are to do", rows, took * 1e3, limit * 1e3)
+        log.info("%d slots are too many: a frame takes %.0f ms, the limit is %.0f ms", rows, seconds * 1e3, limit * 1e3)
     return min(buckets.rows[0], slots)
 
 
 def load_encoder(config: EngineConfig) -> MimiEncoder:
-    """The codec of a checkpoint alone, to encode recordings with; the model's weights are not read.
+    """Load the codec of a checkpoint to encode recordings, without the model's weights.
 
-    Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device that is not to be had).
+    Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device that is not available).
     """
     device = _device(config.device)
     directory = find_checkpoint(config.model, config.hub_token)
@@ -235,15 +235,15 @@ def _cpu_is_fast_at_bfloat16() -> bool:
     return supported
 
 
-def _bound_compiler(threads: int) -> None:
-    """Inductor starts a process for each core of the machine, whatever its container may use."""
+def _limit_compiler_threads(threads: int) -> None:
+    """By default Inductor starts a process for each core of the machine, even beyond a container's limit."""
     from torch._inductor import config
 
     config.compile_threads = min(config.compile_threads or threads, threads)
 
 
 def _warm_up(runner: ModelRunner, compiled: bool) -> None:
-    """Run every kernel once, compiled if that is asked for and can be had here."""
+    """Run every kernel once, compiled if `compiled` and torch.compile works here."""
     if compiled:
         try:
             runner.compile()
@@ -251,11 +251,11 @@ def _warm_up(runner: ModelRunner, compiled: bool) -> None:
             return
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # no compiler, an unknown GPU, whatever it is: the plain step says the same
-            log.warning("torch.compile does not work here, so the step stays as it is: %s", error)
+        except Exception as error:  # no compiler or an unknown GPU; the uncompiled step is equivalent
+            log.warning("torch.compile failed, so the step runs uncompiled: %s", error)
             runner.compile(on=False)
     runner.warm_up()
 
 
-def _compile(config: EngineConfig, device: torch.device) -> bool:
+def _compiles(config: EngineConfig, device: torch.device) -> bool:
     return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")

@@ -1,7 +1,7 @@
-"""How many cores and how much memory this process may use: the limits of its cgroups (v1 and v2) and its CPU affinity.
+"""Cores and memory that this process may use: the limits of its cgroups (v1 and v2) and its CPU affinity.
 
-`os.cpu_count` and `/proc/meminfo` describe the whole machine, also inside a container. A limit of the container stands
-in a cgroup, its own or one above it; the smallest limit on the way up holds. No torch, no environment.
+`os.cpu_count` and `/proc/meminfo` describe the whole machine, even inside a container. The container's limits are set
+on its cgroup or an ancestor; the smallest one applies. No torch, no environment variables.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2**63 where there is no limit
+_UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2**63 for no limit
 
 
 @dataclass(frozen=True)
 class Cores:
-    """Processor time that this process may use.
+    """CPU time that this process may use.
 
-    count: in cores; a quota may be a fraction.
+    count: number of cores; a quota may be fractional.
     reason: where the number comes from, for the log.
-    used_seconds: processor time so far of the group with the quota; None if there is no quota, or no such figure.
+    used_seconds: CPU time used so far by the cgroup with the quota; None without a quota or without accounting.
     """
 
     count: float
@@ -30,19 +30,19 @@ class Cores:
     used_seconds: float | None = None
 
     def threads(self, workers: int = 1) -> int:
-        """Threads for one of `workers` processes that share these cores: whole cores, rounded up, and 1 at least."""
+        """Threads for one of `workers` processes that share these cores, rounded up to whole cores; at least 1."""
         return max(1, math.ceil(self.count) // workers)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """In bytes.
+    """Memory limit and use, in bytes.
 
     total: the limit, or the machine's memory if that is less.
-    used: without the page cache that the kernel reclaims first (inactive_file), as container tools count.
-    available: what may still be allocated, given that the kernel reclaims the page cache.
+    used: without the page cache that the kernel reclaims first (inactive_file), as container tools report it.
+    available: what can still be allocated, given that the kernel reclaims page cache.
     reason: where the total comes from, for the log.
-    limited: a cgroup sets the total, and not the machine.
+    limited: the total is set by a cgroup, not by the machine.
     """
 
     total: int
@@ -54,17 +54,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class _Group:
-    """A cgroup's directory. path: its name inside its hierarchy, as far as this process can see."""
+    """A cgroup's directory. path: its path in the hierarchy, as visible to this process."""
 
     directory: Path
     path: str
 
 
 class MachineLimits:
-    """Reads the limits anew at each call, since an orchestrator may change them.
+    """Reads the limits at each call, since an orchestrator may change them.
 
-    root: the directory that holds proc/ and sys/. allowed_cores: the size of the CPU affinity mask; None asks the
-    kernel for that of this process.
+    root: the directory that holds proc/ and sys/. allowed_cores: the size of the CPU affinity mask; None: that of
+    this process.
     """
 
     def __init__(self, root: Path = Path("/"), allowed_cores: int | None = None) -> None:
@@ -94,7 +94,7 @@ class MachineLimits:
             limit, name = _memory_limit(group.directory)
             if limit >= total:
                 continue
-            held, cache = _memory_held(group.directory)
+            held, cache = _memory_usage(group.directory)
             available = min(available, max(limit - held + cache, 0))
             if limit < tightest.total:
                 reason = f"{name} of the cgroup {group.path} is {limit >> 20} MiB"
@@ -102,13 +102,12 @@ class MachineLimits:
         return Memory(tightest.total, tightest.used, available, tightest.reason, tightest.limited)
 
     def own_memory(self) -> int:
-        """Bytes that this process alone holds: what it allocated, without the files that it maps."""
+        """Bytes of this process's anonymous memory, without mapped files."""
         fields = _fields(self._root / "proc/self/status", scale=1024)
         return fields.get("RssAnon:", fields.get("VmRSS:", 0))
 
     def memory_share(self, workers: int) -> Memory:
-        """What one of `workers` processes may allocate. Each has the same part of the total, since the others may not
-        have taken theirs yet."""
+        """What one of `workers` processes may allocate: an equal share, which the others may not have used yet."""
         memory = self.memory()
         if workers == 1:
             return memory
@@ -126,7 +125,7 @@ class MachineLimits:
 
 
 def _quota(directory: Path) -> tuple[float | None, str]:
-    """Cores, and the name of the file that says so."""
+    """The quota in cores, None without one, and the name of its file."""
     words = _text(directory / "cpu.max").split()  # v2: "QUOTA PERIOD" or "max PERIOD", microseconds
     name = "cpu.max"
     if not words:
@@ -138,20 +137,20 @@ def _quota(directory: Path) -> tuple[float | None, str]:
 
 
 def _memory_limit(directory: Path) -> tuple[int, str]:
-    """Bytes, and the name of the file that says so; _UNLIMITED where there is no limit."""
+    """The limit in bytes, _UNLIMITED without one, and the name of its file or field."""
     limit = _number(directory / "memory.max")
     if limit is not None:
         return limit, "memory.max"
     limit = _number(directory / "memory.limit_in_bytes")
-    # v1 tells what the groups above allow, also those that a container cannot see.
-    above = _fields(directory / "memory.stat").get("hierarchical_memory_limit", _UNLIMITED)
-    if limit is None or above < limit:
-        return min(above, _UNLIMITED), "hierarchical_memory_limit"
+    # v1 reports the limit of all ancestors, including those that a container cannot see
+    inherited = _fields(directory / "memory.stat").get("hierarchical_memory_limit", _UNLIMITED)
+    if limit is None or inherited < limit:
+        return min(inherited, _UNLIMITED), "hierarchical_memory_limit"
     return min(limit, _UNLIMITED), "memory.limit_in_bytes"
 
 
-def _memory_held(directory: Path) -> tuple[int, int]:
-    """Bytes in use without inactive_file, and the page cache among them that the kernel can reclaim too."""
+def _memory_usage(directory: Path) -> tuple[int, int]:
+    """Bytes in use without inactive_file, and the part of them that is reclaimable page cache (active_file)."""
     used = _number(directory / "memory.current")
     if used is None:
         used = _number(directory / "memory.usage_in_bytes") or 0
@@ -161,11 +160,11 @@ def _memory_held(directory: Path) -> tuple[int, int]:
     return held, min(active, held)
 
 
-# ---- where the groups are
+# ---- cgroup directories
 
 
 def _groups(root: Path, controller: str) -> list[_Group]:
-    """The groups of this process in the hierarchy of a controller, from its own up to the highest that is mounted."""
+    """This process's cgroup in a controller's hierarchy and its ancestors, up to the highest that is mounted."""
     found: list[_Group] = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
@@ -173,22 +172,22 @@ def _groups(root: Path, controller: str) -> list[_Group]:
         if version == 1 and controller not in controllers.split(","):
             continue
         for mount_root, mount_point in _mounts(root, version, controller):
-            found.extend(_upwards(root / mount_point.lstrip("/"), _below(path, mount_root)))
+            found.extend(_ancestors(root / mount_point.lstrip("/"), _relative_path(path, mount_root)))
     return found
 
 
-def _below(path: str, mount_root: str) -> str:
-    """A group's path as the mount has it. A container may see a mount whose root is its own group."""
+def _relative_path(path: str, mount_root: str) -> str:
+    """A cgroup's path relative to a mount, whose root may be the container's own cgroup."""
     if mount_root == "/":
-        inside = path
+        relative = path
     elif path == mount_root or path.startswith(f"{mount_root}/"):
-        inside = path[len(mount_root) :]
+        relative = path[len(mount_root) :]
     else:
-        inside = "/"
-    return "/" if ".." in inside.split("/") else inside  # a group outside of the cgroup namespace
+        relative = "/"
+    return "/" if ".." in relative.split("/") else relative  # a cgroup outside of the cgroup namespace
 
 
-def _upwards(mount_point: Path, path: str) -> Iterator[_Group]:
+def _ancestors(mount_point: Path, path: str) -> Iterator[_Group]:
     parts = [part for part in path.split("/") if part]
     for depth in range(len(parts), -1, -1):
         directory = mount_point.joinpath(*parts[:depth])
@@ -197,27 +196,27 @@ def _upwards(mount_point: Path, path: str) -> Iterator[_Group]:
 
 
 def _mounts(root: Path, version: int, controller: str) -> Iterator[tuple[str, str]]:
-    """(root inside the hierarchy, mount point) of each mount that shows a controller."""
+    """(root in the hierarchy, mount point) of each mount of a controller."""
     for line in _text(root / "proc/self/mountinfo").splitlines():
         before, separator, after = line.partition(" - ")
         fields, kind = before.split(), after.split()
         if not separator or len(fields) < 5 or len(kind) < 3:
             continue
-        shows = kind[0] == "cgroup" and controller in kind[2].split(",") if version == 1 else kind[0] == "cgroup2"
-        if shows:
-            yield _unescaped(fields[3]), _unescaped(fields[4])
+        matches = kind[0] == "cgroup" and controller in kind[2].split(",") if version == 1 else kind[0] == "cgroup2"
+        if matches:
+            yield _unescape(fields[3]), _unescape(fields[4])
 
 
-def _unescaped(path: str) -> str:
-    """mountinfo writes a space as \\040."""
+def _unescape(path: str) -> str:
+    """Undo the octal escapes of mountinfo, such as \\040 for a space."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
-# ---- files of the kernel
+# ---- kernel files
 
 
 def _text(path: Path) -> str:
-    """The whole file; nothing if it is not there or cannot be read."""
+    """The file's content; empty if it does not exist or cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -232,6 +231,6 @@ def _number(path: Path) -> int | None:
 
 
 def _fields(path: Path, scale: int = 1) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """Parse lines of a name and a number."""
     words = (line.split() for line in _text(path).splitlines())
     return {each[0]: int(each[1]) * scale for each in words if len(each) >= 2 and each[1].isdigit()}

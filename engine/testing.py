@@ -1,7 +1,7 @@
-"""An engine without a model, for tests: real slots, a clock, tones for voices, and faults on demand.
+"""Fake engine for tests: real slots and timing, sine tones as voices, and faults on demand; no model.
 
-It keeps every promise of `engine.Engine`, so that HTTP and process tests never load torch. A worker runs on
-it with MODEL_PATH=fake or MODEL_PATH=fake:frame_seconds=0.02,load_seconds=1 (see `FakeOptions`).
+Implements `engine.Engine`, so that HTTP and process tests never load torch. A worker uses it with MODEL_PATH=fake or
+MODEL_PATH=fake:frame_seconds=0.02,load_seconds=1 (see `FakeOptions`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .slice_policy import SlicePolicy
 from .stream import AudioQueue, SpeechStream
 from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, EngineStatus, Samples, Speech, SpeechRequest, VoicePrompt
 
-FAKE_MODEL = "fake"  # as the start of MODEL_PATH: this engine
-EXIT_STATUS = 70  # of a process that the fault "exit" ended
+FAKE_MODEL = "fake"  # prefix of MODEL_PATH that selects this engine
+EXIT_STATUS = 70  # of a process that ends by the fault "exit"
 
 FaultKind = Literal["raise", "memory", "break", "hang", "exit"]
 _MARKER = re.compile(r"\[(raise|memory|break|hang|exit)(?:@(\d+))?\]")
@@ -34,15 +34,15 @@ _MARKER = re.compile(r"\[(raise|memory|break|hang|exit)(?:@(\d+))?\]")
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong in a request, and how many frames it has spoken by then; 0 is before the first.
+    """A fault in a request after a number of frames; 0 is before the first.
 
-    raise: this request fails with EngineFailed, the others speak on.
+    raise: the request fails with EngineFailed, the others continue.
     memory: the same with EngineOutOfMemory.
     break: the engine fails for good, as after a CUDA error.
-    hang: the engine's thread makes no more frames, for anybody, until it is closed.
+    hang: the engine thread makes no more frames, for any request, until the engine is closed.
     exit: the process ends at once with EXIT_STATUS.
 
-    In a text it is written `[raise]`, or `[raise@3]` for after 3 frames.
+    A text triggers it with `[raise]`, or `[raise@3]` for after 3 frames.
     """
 
     kind: FaultKind
@@ -51,23 +51,23 @@ class Fault:
     @staticmethod
     def of(text: str) -> Fault | None:
         found = _MARKER.search(text)
-        return Fault(found[1], int(found[2] or 0)) if found else None  # type: ignore[arg-type]  # by the pattern
+        return Fault(found[1], int(found[2] or 0)) if found else None  # type: ignore[arg-type]  # the pattern allows no other
 
 
 @dataclass(frozen=True)
 class FakeOptions:
-    """How a FakeEngine behaves; each field can stand in MODEL_PATH, as in `fake:frame_seconds=0.02,name=csm`.
+    """Behaviour of a FakeEngine; each field can be set in MODEL_PATH, as in `fake:frame_seconds=0.02,name=csm`.
 
-    name: what it calls itself.
-    frame_seconds: between two frames of 80 ms; 0 is as fast as it can.
-    first_frame_seconds: what a request's first frame takes beside that.
-    stall_seconds, stall_after: a request that has so many frames makes none for so long, once. Both stand for an
-        engine that is late; they are as exact as frame_seconds, which has to be above 0 for them.
-    load_seconds: how long loading takes.
-    load_fails: loading ends with CheckpointError.
-    trouble: a file that says in one word what goes wrong while loading, read anew each time: fails (CheckpointError),
-        memory (EngineOutOfMemory), exits (the process ends with EXIT_STATUS), hangs. No file: nothing.
-    max_voice_seconds: the longest prompt it takes; 0 is any.
+    name: the engine's name.
+    frame_seconds: between two frames of 80 ms; 0 is as fast as possible.
+    first_frame_seconds: extra time of a request's first frame.
+    stall_seconds, stall_after: after so many frames a request pauses for so long, once. These two and
+        first_frame_seconds simulate a late engine, with the resolution of frame_seconds, which must be above 0.
+    load_seconds: duration of loading.
+    load_fails: loading raises CheckpointError.
+    trouble: path of a file with one word, read at each load, that names a fault: fails (CheckpointError), memory
+        (EngineOutOfMemory), exits (the process ends with EXIT_STATUS), hangs. Without the file loading succeeds.
+    max_voice_seconds: limit on a voice prompt; 0 is none.
     """
 
     name: str = "fake"
@@ -82,37 +82,37 @@ class FakeOptions:
 
     @staticmethod
     def parse(model: str) -> FakeOptions:
-        """Read `fake` or `fake:name=value,…`. Raises CheckpointError for a name it does not know."""
+        """Parse `fake` or `fake:name=value,…`. Raises CheckpointError for an unknown name."""
         options = FakeOptions()
-        known = {each.name: type(getattr(options, each.name)) for each in fields(FakeOptions)}
+        types = {each.name: type(getattr(options, each.name)) for each in fields(FakeOptions)}
         for pair in filter(None, model.partition(":")[2].split(",")):
             name, _, value = pair.partition("=")
-            if name not in known:
-                raise CheckpointError(f"MODEL_PATH={model}: {name!r} is none of {', '.join(known)}")
-            parsed: Any = value == "true" if known[name] is bool else known[name](value)
+            if name not in types:
+                raise CheckpointError(f"MODEL_PATH={model}: {name!r} is not one of {', '.join(types)}")
+            parsed: Any = value == "true" if types[name] is bool else types[name](value)
             options = replace(options, **{name: parsed})
         return options
 
 
 def tone(request: SpeechRequest, first_frame: int, frames: int) -> Samples:
-    """The audio of some frames of a request: a sine whose pitch is the voice's own, without a break.
+    """The audio of some frames of a request: a continuous sine whose pitch depends on the voice.
 
     Returns float32 (frames * 1920,).
     """
     key = request.voice.key if request.voice is not None else f"{request.speaker:x}"
     start = first_frame * FRAME_SAMPLES
     positions = np.arange(start, start + frames * FRAME_SAMPLES) % SAMPLE_RATE
-    return np.asarray(_second_of(150 + int(key[:6], 16) % 500)[positions])
+    return np.asarray(_sine(150 + int(key[:6], 16) % 500)[positions])
 
 
 @lru_cache(maxsize=16)
-def _second_of(hertz: int) -> Samples:
-    """A second of a sine, which ends where it began. Kept, so that hundreds of fake listeners cost next to nothing."""
+def _sine(hertz: int) -> Samples:
+    """One second of a sine, periodic. Cached, so that hundreds of fake streams cost almost nothing."""
     return (0.3 * np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32)
 
 
-def frames_of(request: SpeechRequest) -> int:
-    """How many frames a request takes: one for each character, at most `max_frames`."""
+def frame_count(request: SpeechRequest) -> int:
+    """Frames of a request: one per character, at most `max_frames`."""
     frames = len(request.text)
     if request.max_frames is None:
         return frames
@@ -127,22 +127,22 @@ def _read_word(path: str) -> str:
 
 
 @dataclass(eq=False)
-class _Row:
-    """A request on its way: waiting for its slots, or speaking."""
+class _Stream:
+    """A request that waits for slots or is running."""
 
     request: SpeechRequest
     queue: AudioQueue
     fault: Fault | None
     frame_seconds: float
-    made: int = 0  # frames, those of the unfinished slice among them
+    made: int = 0  # frames, including those of the unfinished slice
     emitted: int = 0  # frames
-    not_before: float = 0.0  # when its next frame may be made
-    slices: SlicePolicy = field(init=False)
+    not_before: float = 0.0  # earliest time of its next frame
+    slice_policy: SlicePolicy = field(init=False)
 
     def __post_init__(self) -> None:
         request = self.request
-        # on a clock of its own frames, so that the same request gives the same slices on a busy machine
-        self.slices = SlicePolicy(
+        # the clock counts the request's own frames, so that slices do not depend on the machine's load
+        self.slice_policy = SlicePolicy(
             request.first_slice_frames, request.slice_frames, lambda: self.made * self.frame_seconds
         )
 
@@ -157,15 +157,15 @@ class _Row:
             AudioChunk(samples, codes, in_last_text_chunk=True, ends_text_chunk=last, ends_speech=last),
         )
         self.emitted = self.made
-        self.slices.emitted()
+        self.slice_policy.emitted()
 
 
 class FakeEngine:
-    """Speaks tones. Its thread owns all rows; others reach it through a mailbox that is safe in finalizers.
+    """Generates tones. Its thread owns all streams; other threads reach it through an inbox that finalizers may use.
 
-    slots: how many requests speak at once; more wait in the order they came.
-    audio_queue_slices: how many slices a row may be ahead of its reader before it is held.
-    fault: goes wrong in every request whose text names no fault of its own.
+    slots: requests that run at once; more wait in order of arrival.
+    audio_queue_slices: slices that a stream may be ahead of its reader before it is held.
+    fault: of every request whose text triggers none.
     """
 
     def __init__(
@@ -180,24 +180,24 @@ class FakeEngine:
         self.slots = slots
         self.sample_rate = SAMPLE_RATE
         self.max_voice_seconds = options.max_voice_seconds or None
-        self.prepared: list[tuple[str, int]] = []  # (key, speaker) of the voices that were prepared, in order
+        self.prepared: list[tuple[str, int]] = []  # (key, speaker) of prepared voices, in order
         self._options = options
         self._audio_queue_slices = audio_queue_slices
         self._fault = fault
-        self._inbox: SimpleQueue[_Row | None] = SimpleQueue()  # None: look again, something changed
-        self._waiting: deque[_Row] = deque()
-        self._speaking: list[_Row] = []
+        self._inbox: SimpleQueue[_Stream | None] = SimpleQueue()  # None: wake up, something changed
+        self._waiting: deque[_Stream] = deque()
+        self._running: list[_Stream] = []
         self._error: str | None = None
-        self._at_work_since: float | None = None  # None while its thread waits for something to do
+        self._busy_since: float | None = None  # None while the thread waits for work
         self._closing = threading.Event()
-        self._door = threading.Lock()  # nobody comes in behind the last look at the inbox
-        self._shut = False
+        self._inbox_lock = threading.Lock()  # no request enters after the inbox was read for the last time
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="fake-engine", daemon=True)
         self._thread.start()
 
     @staticmethod
     def load(model: str, slots: int, audio_queue_slices: int, progress: Progress) -> FakeEngine:
-        """What `load_engine` is to a real one. Raises CheckpointError if the options say so."""
+        """The counterpart of `load_engine`. Raises what the options ask for."""
         options = FakeOptions.parse(model)
         steps = 10
         for step in range(steps):
@@ -214,19 +214,19 @@ class FakeEngine:
             threading.Event().wait()
         return FakeEngine(slots, options, audio_queue_slices=audio_queue_slices)
 
-    # ---- what engine.Engine promises
+    # ---- engine.Engine
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
         queue = AudioQueue(self._audio_queue_slices, lambda: self._inbox.put(None))
-        row = _Row(request, queue, Fault.of(request.text) or self._fault, self._options.frame_seconds)
+        row = _Stream(request, queue, Fault.of(request.text) or self._fault, self._options.frame_seconds)
         if row.slots > self.slots:
             raise InvalidRequest(f"guidance above 0 takes 2 slots and this engine has {self.slots}: send guidance 0")
         if request.voice is not None:
             self._check_voice(request.voice)
-        with self._door:
+        with self._inbox_lock:
             if self._error is not None:
                 raise EngineFailed(self._error)
-            if self._shut:
+            if self._closed:
                 raise EngineClosed("the engine is closed")
             self._inbox.put(row)
         return SpeechStream(queue, request)
@@ -244,10 +244,10 @@ class FakeEngine:
             engine=self.name,
             device="cpu",
             slots=self.slots,
-            active=sum(row.slots for row in list(self._speaking) if not row.queue.done),
+            active=sum(row.slots for row in list(self._running) if not row.queue.done),
             queued=waiting + self._inbox.qsize(),
             error=self._error,
-            stalled_seconds=0.0 if (since := self._at_work_since) is None else time.monotonic() - since,
+            stalled_seconds=0.0 if (since := self._busy_since) is None else time.monotonic() - since,
             detail={"fingerprint": f"fake-{self.name}"},
         )
 
@@ -260,7 +260,7 @@ class FakeEngine:
         if self.max_voice_seconds is not None and voice.seconds > self.max_voice_seconds:
             raise PromptTooLong(f"the voice has {voice.seconds:.1f} s, at most {self.max_voice_seconds} s fit")
 
-    # ---- its thread
+    # ---- the engine thread
 
     def _run(self) -> None:
         error: EngineClosed | EngineFailed = EngineClosed("the engine was closed")
@@ -268,65 +268,66 @@ class FakeEngine:
         try:
             while not self._closing.is_set():
                 self._read_inbox(next_frame)
-                self._free_and_admit()
-                now = self._at_work_since = time.monotonic()
+                self._release_and_admit()
+                now = self._busy_since = time.monotonic()
                 if now >= next_frame:
                     due = next_frame + self._options.frame_seconds
-                    next_frame = due if due >= now else now + self._options.frame_seconds  # it was idle
-                    self._speak_a_frame()
+                    # after an idle time do not catch up
+                    next_frame = due if due >= now else now + self._options.frame_seconds
+                    self._step()
         except EngineFailed as broken:
             self._error, error = str(broken), broken
-        self._at_work_since = None
-        with self._door:
-            self._shut = True
+        self._busy_since = None
+        with self._inbox_lock:
+            self._closed = True
         self._read_inbox(0.0)
-        for row in [*self._speaking, *self._waiting]:
+        for row in [*self._running, *self._waiting]:
             row.queue.end(error)
-        self._speaking.clear()
+        self._running.clear()
         self._waiting.clear()
 
     def _read_inbox(self, next_frame: float) -> None:
-        """Take in what came. Waits until then at most; for ever if nobody could speak a frame anyhow."""
-        idle = all(row.queue.full and not row.queue.done for row in self._speaking)
-        timeout = None if idle and not self._shut else max(next_frame - time.monotonic(), 0.0)
-        self._at_work_since = None
+        """Receive requests. Waits until `next_frame`, or without limit if there is no stream or all are held."""
+        idle = all(row.queue.full and not row.queue.done for row in self._running)
+        timeout = None if idle and not self._closed else max(next_frame - time.monotonic(), 0.0)
+        self._busy_since = None
         try:
-            came = self._inbox.get(block=timeout != 0.0, timeout=timeout)
+            received = self._inbox.get(block=timeout != 0.0, timeout=timeout)
             while True:
-                if came is not None:
-                    self._waiting.append(came)
-                came = self._inbox.get(block=False)
+                if received is not None:
+                    self._waiting.append(received)
+                received = self._inbox.get(block=False)
         except Empty:
             pass
 
-    def _free_and_admit(self) -> None:
-        self._speaking = [row for row in self._speaking if not row.queue.done]
+    def _release_and_admit(self) -> None:
+        self._running = [row for row in self._running if not row.queue.done]
         self._waiting = deque(row for row in self._waiting if not row.queue.done)
-        taken = sum(row.slots for row in self._speaking)
+        taken = sum(row.slots for row in self._running)
         while self._waiting and taken + self._waiting[0].slots <= self.slots:
             taken += self._waiting[0].slots
             row = self._waiting.popleft()
             row.not_before = time.monotonic() + self._options.first_frame_seconds
-            self._speaking.append(row)
+            self._running.append(row)
 
-    def _speak_a_frame(self) -> None:
+    def _step(self) -> None:
         options, now = self._options, time.monotonic()
-        for row in self._speaking:
+        for row in self._running:
             if row.queue.full or row.queue.done or now < row.not_before:
                 continue
             if row.fault is not None and row.made >= row.fault.after_frames:
-                self._go_wrong(row, row.fault)
+                self._trigger(row, row.fault)
                 continue
             row.made += 1
             if row.made == options.stall_after and options.stall_seconds:
                 row.not_before = now + options.stall_seconds
-            last = row.made >= frames_of(row.request)
-            if last or row.made - row.emitted >= row.slices.size:
+            last = row.made >= frame_count(row.request)
+            if last or row.made - row.emitted >= row.slice_policy.size:
                 row.emit(last)
             if last:
                 row.queue.end()
 
-    def _go_wrong(self, row: _Row, fault: Fault) -> None:
+    def _trigger(self, row: _Stream, fault: Fault) -> None:
         where = f"after {row.made} frames, as scripted"
         if fault.kind == "raise":
             row.queue.end(EngineFailed(f"the engine failed {where}"))

@@ -1,4 +1,4 @@
-"""What transformers itself says and hears: the oracle of the engine's tests."""
+"""Reference outputs from transformers for the engine's tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .checkpoints import SPECIAL_TOKENS as SPECIAL
 
 
 def prompt(tokenizer: Any, text: str, speaker: int = 0, voice: VoicePrompt | None = None) -> dict[str, Any]:
-    """generate()'s inputs, put together as CsmProcessor does: a voice is a segment of text and audio before."""
+    """The inputs of generate(), built as CsmProcessor does: a voice is a segment of text and audio before the text."""
 
     def segment(words: str) -> list[int]:
         begin, end = (tokenizer.token_to_id(token) for token in SPECIAL[:2])
@@ -35,17 +35,17 @@ def prompt(tokenizer: Any, text: str, speaker: int = 0, voice: VoicePrompt | Non
 
 
 def greedy_codes(model: Any, inputs: dict[str, Any], frames: int, vocab: int) -> Codes:
-    """Greedy codes (frames, codebooks) up to the stop frame, ids from `vocab` on never chosen."""
-    never = list(range(vocab, model.config.vocab_size)) or None
-    # the depth decoder's own settings outlive a call: name every one that matters
+    """Greedy codes (frames, codebooks) up to the stop frame; ids from `vocab` on are suppressed."""
+    suppressed = list(range(vocab, model.config.vocab_size)) or None
+    # settings of the depth decoder persist between calls: pass all that matter
     with torch.no_grad():
         codes = model.generate(
             **inputs,
             max_new_tokens=frames,
             do_sample=False,
-            suppress_tokens=never,
+            suppress_tokens=suppressed,
             depth_decoder_do_sample=False,
-            depth_decoder_suppress_tokens=never,
+            depth_decoder_suppress_tokens=suppressed,
         )[0]
     stop = (codes[:, :-1] == model.config.codebook_eos_token_id).all(-1).nonzero()
     result: Codes = codes[: int(stop[0])] if len(stop) else codes
@@ -53,7 +53,7 @@ def greedy_codes(model: Any, inputs: dict[str, Any], frames: int, vocab: int) ->
 
 
 def decode(model: Any, codes: Codes) -> Samples:
-    """codes (frames, codebooks) to samples (frames * 1920,) by transformers' own codec."""
+    """Decode codes (frames, codebooks) to samples (frames * 1920,) with the codec of transformers."""
     with torch.no_grad():
         audio = model.codec_model.decode(torch.from_numpy(codes).T[None]).audio_values[0, 0]
     result: Samples = audio.numpy()

@@ -1,4 +1,4 @@
-"""The limits that hold are the smallest of those on the way up, of the machine and of the affinity mask."""
+"""The smallest limit applies: of the cgroup, its ancestors, the machine and the affinity mask."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_without_cgroups_the_machine_is_the_limit(tmp_path: Path) -> None:
     assert limits.cores() == Cores(6, "6 cores are allowed to this process")
 
 
-def test_without_a_single_file_nothing_is_known_and_nothing_fails(tmp_path: Path) -> None:
+def test_missing_kernel_files_are_not_an_error(tmp_path: Path) -> None:
     limits = MachineLimits(tmp_path / "nowhere", allowed_cores=3)
     assert limits.cores().count == 3
     assert limits.memory().available == 0
     assert limits.own_memory() == 0
 
 
-def test_v2_limits_of_the_group_itself(tmp_path: Path) -> None:
+def test_v2_limits_of_the_own_cgroup(tmp_path: Path) -> None:
     files = v2(tmp_path)
     files.group(
         V2_MOUNT,
@@ -52,15 +52,15 @@ def test_v2_limits_of_the_group_itself(tmp_path: Path) -> None:
     assert cores.reason == "cpu.max of the cgroup / is 1.5 cores"
 
 
-def test_v2_without_limits_says_max(tmp_path: Path) -> None:
+def test_v2_without_limits(tmp_path: Path) -> None:
     files = v2(tmp_path, "/a")
     files.group(f"{V2_MOUNT}/a", memory__max="max", memory__current=str(GIB), cpu__max="max 100000")
     assert not files.limits().memory().limited
     assert files.limits().cores().count == 16
 
 
-@pytest.mark.parametrize(("inner", "outer", "holds"), [(2, 8, "/pod/container"), (8, 2, "/pod")])
-def test_the_smallest_limit_on_the_way_up_holds(tmp_path: Path, inner: int, outer: int, holds: str) -> None:
+@pytest.mark.parametrize(("inner", "outer", "expected"), [(2, 8, "/pod/container"), (8, 2, "/pod")])
+def test_the_smallest_limit_of_the_ancestors_applies(tmp_path: Path, inner: int, outer: int, expected: str) -> None:
     files = v2(tmp_path, "/pod/container")
     for path, size in (("/pod", outer), ("/pod/container", inner)):
         files.group(
@@ -68,12 +68,12 @@ def test_the_smallest_limit_on_the_way_up_holds(tmp_path: Path, inner: int, oute
         )
     memory, cores = files.limits().memory(), files.limits().cores()
     assert memory.total == 2 * GIB
-    assert f"of the cgroup {holds} is" in memory.reason
+    assert f"of the cgroup {expected} is" in memory.reason
     assert cores.count == 2
-    assert f"of the cgroup {holds} is" in cores.reason
+    assert f"of the cgroup {expected} is" in cores.reason
 
 
-def test_a_full_group_above_leaves_nothing_even_where_the_own_limit_is_smaller(tmp_path: Path) -> None:
+def test_a_full_ancestor_limits_the_available_memory(tmp_path: Path) -> None:
     files = v2(tmp_path, "/pod/container")
     files.group(f"{V2_MOUNT}/pod", memory__max=str(8 * GIB), memory__current=str(8 * GIB - 100 * MIB))
     files.group(f"{V2_MOUNT}/pod/container", memory__max=str(2 * GIB), memory__current=str(GIB))
@@ -81,7 +81,7 @@ def test_a_full_group_above_leaves_nothing_even_where_the_own_limit_is_smaller(t
     assert (memory.total, memory.used, memory.available) == (2 * GIB, GIB, 100 * MIB)
 
 
-def test_limits_above_the_machine_are_none(tmp_path: Path) -> None:
+def test_limits_beyond_the_machine_are_ignored(tmp_path: Path) -> None:
     files = v2(tmp_path)
     files.group(V2_MOUNT, memory__max=str(100 * GIB), memory__current="1", cpu__max="9900000 100000")
     assert not files.limits().memory().limited
@@ -89,14 +89,14 @@ def test_limits_above_the_machine_are_none(tmp_path: Path) -> None:
     assert files.limits().cores() == Cores(16, "16 cores are allowed to this process")
 
 
-def test_the_affinity_mask_holds_where_it_is_smaller_than_the_quota(tmp_path: Path) -> None:
+def test_the_affinity_mask_applies_if_it_is_smaller_than_the_quota(tmp_path: Path) -> None:
     files = v2(tmp_path)
     files.group(V2_MOUNT, cpu__max="400000 100000")
     assert files.limits(allowed_cores=2).cores().count == 2
     assert files.limits(allowed_cores=8).cores().count == 4
 
 
-def test_v1_limits_of_a_container_that_sees_its_own_groups_alone(tmp_path: Path) -> None:
+def test_v1_limits_of_a_container_that_sees_only_its_own_cgroups(tmp_path: Path) -> None:
     files = v1(tmp_path, "/docker/4f", mount_root="/docker/4f")
     files.group(
         f"{V2_MOUNT}/memory",
@@ -123,7 +123,7 @@ def test_v1_without_limits(tmp_path: Path) -> None:
     assert files.limits().cores().count == 16
 
 
-def test_v1_tells_of_groups_above_that_are_not_to_be_seen(tmp_path: Path) -> None:
+def test_v1_reports_limits_of_invisible_ancestors(tmp_path: Path) -> None:
     files = v1(tmp_path, "/pod/4f", mount_root="/pod/4f")
     files.group(
         f"{V2_MOUNT}/memory",
@@ -135,7 +135,7 @@ def test_v1_tells_of_groups_above_that_are_not_to_be_seen(tmp_path: Path) -> Non
     assert "hierarchical_memory_limit" in files.limits().memory().reason
 
 
-def test_both_versions_at_once(tmp_path: Path) -> None:
+def test_both_cgroup_versions_together(tmp_path: Path) -> None:
     files = KernelFiles(tmp_path)
     files.place("4:memory:/m", "0::/u")
     files.mount("cgroup", "rw,memory", "/sys/fs/cgroup/memory")
@@ -147,7 +147,7 @@ def test_both_versions_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/../elsewhere", "/gone/since"])
-def test_a_group_that_is_not_below_the_mount_leaves_what_is_there(tmp_path: Path, path: str) -> None:
+def test_a_cgroup_outside_of_the_mount_uses_the_mounted_root(tmp_path: Path, path: str) -> None:
     files = v2(tmp_path, path)
     files.group(V2_MOUNT, memory__max=str(GIB), memory__current="0")
     assert files.limits().memory().total == GIB
@@ -162,7 +162,7 @@ def test_a_mount_point_with_a_space(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0 100000", "-1 100000", "100000 0", "100000"])
-def test_a_quota_that_means_nothing_is_none(tmp_path: Path, text: str) -> None:
+def test_an_invalid_quota_is_ignored(tmp_path: Path, text: str) -> None:
     files = v2(tmp_path)
     files.group(V2_MOUNT, cpu__max=text)
     assert files.limits().cores().count == 16
@@ -172,11 +172,11 @@ def test_a_quota_that_means_nothing_is_none(tmp_path: Path, text: str) -> None:
     ("count", "workers", "threads"),
     [(0.5, 1, 1), (1.0, 1, 1), (1.5, 1, 2), (4, 1, 4), (4, 2, 2), (4, 3, 1), (2, 8, 1), (0.1, 8, 1), (7.2, 2, 4)],
 )
-def test_threads_are_whole_and_shared(count: float, workers: int, threads: int) -> None:
+def test_threads_are_whole_numbers_shared_by_workers(count: float, workers: int, threads: int) -> None:
     assert Cores(count, "").threads(workers) == threads
 
 
-def test_limits_are_read_anew(tmp_path: Path) -> None:
+def test_limits_are_read_at_each_call(tmp_path: Path) -> None:
     files = v2(tmp_path)
     files.group(V2_MOUNT, memory__max="max", memory__current="0")
     limits = files.limits()
@@ -186,19 +186,19 @@ def test_limits_are_read_anew(tmp_path: Path) -> None:
         assert limits.memory().total == size * GIB
 
 
-def test_a_worker_has_its_part_of_the_total_less_what_it_holds(tmp_path: Path) -> None:
+def test_a_workers_share_of_memory_excludes_what_it_uses(tmp_path: Path) -> None:
     files = v2(tmp_path)
     files.group(V2_MOUNT, memory__max=str(8 * GIB), memory__current=str(GIB))
-    own = 300 * MIB  # as its status says
+    own = 300 * MIB  # as in its status file
     assert files.limits().memory_share(1) == files.limits().memory()
     share = files.limits().memory_share(4)
     assert (share.total, share.available) == (2 * GIB, 2 * GIB - own)
     files.group(V2_MOUNT, memory__current=str(8 * GIB - 10 * MIB))
-    assert files.limits().memory_share(4).available == 10 * MIB  # the others have taken more than theirs
+    assert files.limits().memory_share(4).available == 10 * MIB  # the others use more than their share
     assert "for 4 workers" in share.reason
 
 
-# ---- real groups, where the kernel lets them be made
+# ---- real cgroups, where they can be created
 
 _PROGRAM = """
 import sys
@@ -210,7 +210,7 @@ print(limits.cores().count, limits.memory().total, limits.memory().limited, limi
 
 
 def _controllers() -> list[tuple[Path, dict[str, str]]]:
-    """Where a group can be made for each limit, and what is written into it."""
+    """The parent directory of a new cgroup for each limit, and the files to write into it."""
     base = Path("/sys/fs/cgroup")
     quota, size = {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}, str(512 * MIB)
     if (base / "cgroup.subtree_control").is_file():
@@ -220,27 +220,27 @@ def _controllers() -> list[tuple[Path, dict[str, str]]]:
 
 @contextmanager
 def _real_groups() -> Iterator[list[Path]]:
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         for parent, files in _controllers():
             group = parent / f"csm-serve-test-{os.getpid()}"
             group.mkdir()
-            made.append(group)
+            created.append(group)
             for name, text in files.items():
                 (group / name).write_text(text)
     except OSError as error:
-        for group in made:
+        for group in created:
             group.rmdir()
-        pytest.skip(f"no cgroup with limits can be made here: {error}")
+        pytest.skip(f"no cgroup with limits can be created here: {error}")
     try:
-        yield made
+        yield created
     finally:
-        for group in made:
+        for group in created:
             with suppress(OSError):
                 group.rmdir()
 
 
-def test_a_process_in_a_real_group_knows_its_limits() -> None:
+def test_a_process_in_a_real_cgroup_reads_its_limits() -> None:
     with _real_groups() as groups:
         ran = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM],
@@ -251,5 +251,5 @@ def test_a_process_in_a_real_group_knows_its_limits() -> None:
         )
         for group in groups:
             (group / "cgroup.procs").write_text(str(ran.pid))
-        told, _ = ran.communicate("go\n", timeout=110)
-    assert told.split() == ["0.5", str(512 * MIB), "True", "True"]
+        output, _ = ran.communicate("go\n", timeout=110)
+    assert output.split() == ["0.5", str(512 * MIB), "True", "True"]

@@ -1,4 +1,4 @@
-"""The engine says, code for code and sample for sample, what transformers says."""
+"""The engine's codes and samples equal those of transformers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_greedy_codes_are_those_of_transformers(name: str, load: Load, voice: VoicePrompt, tmp_path: Path) -> None:
+def test_greedy_codes_equal_transformers(name: str, load: Load, voice: VoicePrompt, tmp_path: Path) -> None:
     model = checkpoints.build_model(seed=len(name), **SHAPES[name])
     engine = load(checkpoints.write_checkpoint(tmp_path, model))
     tokenizer = checkpoints.write_tokenizer(tmp_path)
@@ -41,16 +41,16 @@ def test_greedy_codes_are_those_of_transformers(name: str, load: Load, voice: Vo
         np.testing.assert_array_equal(speech.codes, expected)
 
 
-def test_samples_are_those_of_transformers_codec(engine: CsmEngine, model: Any, voice: VoicePrompt) -> None:
+def test_samples_equal_the_codec_of_transformers(engine: CsmEngine, model: Any, voice: VoicePrompt) -> None:
     speech = engine.generate(SpeechRequest(text="Hello there.", voice=voice, seed=1, max_frames=30))
     assert speech.samples.shape == (len(speech.codes) * 1920,)
-    heard = oracle.decode(model, speech.codes)
-    full_scale = np.abs(heard).max()
+    expected = oracle.decode(model, speech.codes)
+    full_scale = np.abs(expected).max()
     assert full_scale > 0.01
-    np.testing.assert_allclose(speech.samples / full_scale, heard / full_scale, atol=1e-4)
+    np.testing.assert_allclose(speech.samples / full_scale, expected / full_scale, atol=1e-4)
 
 
-def test_streamed_chunks_joined_are_the_whole(engine: CsmEngine) -> None:
+def test_streamed_chunks_join_to_the_complete_audio(engine: CsmEngine) -> None:
     request = SpeechRequest(text="One, two, three.", seed=9, max_frames=23)
     whole = engine.generate(request)
     chunks = list(engine.stream(request))
@@ -64,13 +64,15 @@ def test_streamed_chunks_joined_are_the_whole(engine: CsmEngine) -> None:
 
 
 def test_ids_without_a_codec_entry_are_never_sampled(load: Load, tmp_path: Path) -> None:
-    model = checkpoints.build_model(seed=3, codec_codebook_size=32)  # CSM's heads know 67
+    model = checkpoints.build_model(seed=3, codec_codebook_size=32)  # CSM's heads have 67 ids
     engine = load(checkpoints.write_checkpoint(tmp_path, model))
     speech = engine.generate(SpeechRequest(text="Anything at all.", temperature=2.0, top_k=67, max_frames=60, seed=4))
     assert 24 <= speech.codes.max() < 32
 
 
-def test_shards_say_the_same(load: Load, model: Any, checkpoint: Path, voice: VoicePrompt, tmp_path: Path) -> None:
+def test_a_sharded_checkpoint_gives_the_same_output(
+    load: Load, model: Any, checkpoint: Path, voice: VoicePrompt, tmp_path: Path
+) -> None:
     sharded = checkpoints.write_checkpoint(tmp_path, model, shard_size="150KB")
     assert (sharded / "model.safetensors.index.json").is_file()
     request = SpeechRequest(text="Read it from anywhere.", voice=voice, temperature=0, max_frames=12)
@@ -79,8 +81,8 @@ def test_shards_say_the_same(load: Load, model: Any, checkpoint: Path, voice: Vo
     np.testing.assert_array_equal(one.samples, other.samples)
 
 
-def test_sesames_own_layout_says_the_same(load: Load, tmp_path: Path) -> None:
-    rope = checkpoints.LLAMA3_ROPE | {"original_max_position_embeddings": 8192}  # what Sesame's flavors mean
+def test_sesames_original_layout_gives_the_same_output(load: Load, tmp_path: Path) -> None:
+    rope = checkpoints.LLAMA3_ROPE | {"original_max_position_embeddings": 8192}  # as in Sesame's flavors
     model = checkpoints.build_model(seed=8, rope_scaling=rope, depth_rope_scaling=rope, vocab_size=64)
     ours = checkpoints.write_checkpoint(tmp_path / "transformers", model)
     sesame = checkpoints.write_sesame_checkpoint(tmp_path / "sesame", ours)

@@ -41,20 +41,20 @@ def make() -> Iterator[Make]:
         fake.close()
 
 
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for what another thread does; the test's own time limit ends a wait that is in vain."""
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for another thread; the test's time limit ends a wait that never succeeds."""
     pause = threading.Event()
-    while not holds():
+    while not condition():
         pause.wait(0.001)
 
 
-def test_a_frame_for_each_character(make: Make) -> None:
+def test_one_frame_per_character(make: Make) -> None:
     speech = make().generate(SpeechRequest("Hello."))
     assert speech.samples.size == 6 * FRAME_SAMPLES
     assert make().generate(SpeechRequest("Hello.", max_frames=2)).samples.size == 2 * FRAME_SAMPLES
 
 
-def test_slices_grow_and_join_to_the_whole(make: Make) -> None:
+def test_slices_grow_and_join_to_the_complete_audio(make: Make) -> None:
     request = SpeechRequest("x" * 23, first_slice_frames=1, slice_frames=5)
     chunks = list(make().stream(request))
     assert [chunk.samples.size // FRAME_SAMPLES for chunk in chunks] == [1, 1, 2, 4, 5, 5, 5]
@@ -63,7 +63,7 @@ def test_slices_grow_and_join_to_the_whole(make: Make) -> None:
     assert np.array_equal(np.concatenate([chunk.samples for chunk in chunks]), whole.samples)
 
 
-def test_each_voice_has_its_own_tone_and_keeps_it(make: Make) -> None:
+def test_each_voice_has_its_own_constant_tone(make: Make) -> None:
     fake = make()
     voice = VoicePrompt(np.ones(100, np.float32))
     spoken = [fake.generate(SpeechRequest("Hi.", **how)).samples for how in ({}, {"speaker": 1}, {"voice": voice}, {})]
@@ -72,7 +72,7 @@ def test_each_voice_has_its_own_tone_and_keeps_it(make: Make) -> None:
     assert not np.array_equal(spoken[0], spoken[2])
 
 
-def test_more_requests_than_slots_wait_in_the_order_they_came(make: Make) -> None:
+def test_requests_beyond_the_slots_wait_in_order_of_arrival(make: Make) -> None:
     fake = make(slots=1, audio_queue_slices=1)
     first, second, third = (fake.stream(SpeechRequest(name * 9)) for name in "abc")
     eventually(lambda: (fake.status().active, fake.status().queued) == (1, 2))  # two may queue before one is admitted
@@ -83,10 +83,10 @@ def test_more_requests_than_slots_wait_in_the_order_they_came(make: Make) -> Non
     assert sum(chunk.samples.size for chunk in third) == 9 * FRAME_SAMPLES
 
 
-def test_a_row_that_ended_unheard_makes_place_for_the_next(make: Make) -> None:
+def test_a_finished_stream_frees_its_slot_before_it_is_read(make: Make) -> None:
     fake = make(slots=1, audio_queue_slices=1)
-    unheard = fake.stream(SpeechRequest("x"))
-    eventually(lambda: unheard._queue.done)
+    unread = fake.stream(SpeechRequest("x"))
+    eventually(lambda: unread._queue.done)
     assert fake.generate(SpeechRequest("Hi.")).samples.size == 3 * FRAME_SAMPLES
 
 
@@ -99,7 +99,7 @@ def test_guidance_takes_two_slots(make: Make) -> None:
         make(slots=1).stream(SpeechRequest("Hi.", guidance=1.0))
 
 
-def test_a_slow_reader_holds_its_own_slot_alone(make: Make) -> None:
+def test_a_slow_reader_condition_its_own_slot_alone(make: Make) -> None:
     fake = make(slots=2, audio_queue_slices=2)
     slow = fake.stream(SpeechRequest("x" * 40, slice_frames=1))
     eventually(lambda: slow._queue.full)
@@ -108,7 +108,7 @@ def test_a_slow_reader_holds_its_own_slot_alone(make: Make) -> None:
     assert sum(chunk.samples.size for chunk in slow) == 40 * FRAME_SAMPLES
 
 
-def test_a_stream_that_is_dropped_frees_its_slot(make: Make) -> None:
+def test_a_dropped_stream_frees_its_slot(make: Make) -> None:
     fake = make(slots=1, audio_queue_slices=1)
     dropped = fake.stream(SpeechRequest("x" * 1000))
     next(dropped)
@@ -117,34 +117,34 @@ def test_a_stream_that_is_dropped_frees_its_slot(make: Make) -> None:
     assert fake.generate(SpeechRequest("Hi.")).samples.size == 3 * FRAME_SAMPLES
 
 
-def test_it_can_be_listened_to_in_an_event_loop(make: Make) -> None:
-    async def listen() -> int:
+def test_streams_can_be_read_in_an_event_loop(make: Make) -> None:
+    async def read() -> int:
         return sum([chunk.samples.size async for chunk in make().stream(SpeechRequest("Hello."))])
 
-    assert asyncio.run(listen()) == 6 * FRAME_SAMPLES
+    assert asyncio.run(read()) == 6 * FRAME_SAMPLES
 
 
 @pytest.mark.parametrize(("kind", "error"), [("raise", EngineFailed), ("memory", EngineOutOfMemory)])
 @pytest.mark.parametrize("frames", [0, 3])
-def test_a_scripted_error_comes_behind_the_frames_before_it(
+def test_a_scripted_error_comes_after_the_frames_before_it(
     make: Make, kind: str, error: type[Exception], frames: int
 ) -> None:
     fake = make()
-    stream, heard = fake.stream(SpeechRequest(f"[{kind}@{frames}] and more", slice_frames=1)), []
+    stream, received = fake.stream(SpeechRequest(f"[{kind}@{frames}] and more", slice_frames=1)), []
     with pytest.raises(error, match=f"after {frames} frames"):
-        heard.extend(stream)
-    assert sum(chunk.samples.size for chunk in heard) == frames * FRAME_SAMPLES
+        received.extend(stream)
+    assert sum(chunk.samples.size for chunk in received) == frames * FRAME_SAMPLES
     assert fake.generate(SpeechRequest("Hi.")).samples.size == 3 * FRAME_SAMPLES
 
 
-def test_a_fault_of_the_constructor_meets_every_request(make: Make) -> None:
+def test_a_fault_of_the_constructor_applies_to_every_request(make: Make) -> None:
     fake = make(fault=Fault("memory", 1))
     for _ in range(2):
         with pytest.raises(EngineOutOfMemory):
             fake.generate(SpeechRequest("Hi."))
 
 
-def test_a_broken_engine_says_so_and_speaks_no_more(make: Make) -> None:
+def test_a_broken_engine_reports_its_error_and_rejects_requests(make: Make) -> None:
     fake = make(audio_queue_slices=1)
     other = fake.stream(SpeechRequest("x" * 1000))
     with pytest.raises(EngineFailed, match="broke"):
@@ -156,7 +156,7 @@ def test_a_broken_engine_says_so_and_speaks_no_more(make: Make) -> None:
         fake.stream(SpeechRequest("Hi."))
 
 
-def test_closing_ends_open_streams_even_of_a_hung_engine(make: Make) -> None:
+def test_closing_ends_the_streams_of_a_hung_engine(make: Make) -> None:
     fake = make(slots=1)
     hung, waiting = fake.stream(SpeechRequest("[hang]")), fake.stream(SpeechRequest("Hi."))
     fake.close()
@@ -168,10 +168,10 @@ def test_closing_ends_open_streams_even_of_a_hung_engine(make: Make) -> None:
     fake.close()
 
 
-def test_a_hang_shows_as_a_stall_and_waiting_does_not(make: Make) -> None:
+def test_a_hang_is_reported_as_a_stall_and_waiting_is_not(make: Make) -> None:
     fake = make(slots=2, audio_queue_slices=1)
-    with fake.stream(SpeechRequest("x" * 99)) as unheard:
-        eventually(lambda: unheard._queue.full)
+    with fake.stream(SpeechRequest("x" * 99)) as unread:
+        eventually(lambda: unread._queue.full)
         assert fake.generate(SpeechRequest("Hi.")).samples.size == 3 * FRAME_SAMPLES
         eventually(lambda: fake.status().stalled_seconds == 0.0)
         with fake.stream(SpeechRequest("[hang]")):
@@ -183,7 +183,7 @@ def test_the_exit_fault_ends_the_process() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=110, check=False).returncode == EXIT_STATUS
 
 
-def test_prepared_voices_are_counted_and_bounded(make: Make) -> None:
+def test_prepared_voices_are_recorded_and_limited(make: Make) -> None:
     fake = make(options=FakeOptions(max_voice_seconds=1.0))
     voice = VoicePrompt(np.ones(24_000, np.float32))
     fake.prepare_voice(voice, 3)
@@ -192,7 +192,7 @@ def test_prepared_voices_are_counted_and_bounded(make: Make) -> None:
         fake.prepare_voice(VoicePrompt(np.ones(24_001, np.float32)))
 
 
-def test_options_are_read_from_the_model_path() -> None:
+def test_options_are_parsed_from_the_model_path() -> None:
     assert FakeOptions.parse("fake") == FakeOptions()
     assert FakeOptions.parse("fake:name=csm,frame_seconds=0.02,load_fails=true") == FakeOptions(
         name="csm", frame_seconds=0.02, load_fails=True
@@ -210,7 +210,7 @@ def test_loading_reports_progress_and_fails_on_demand() -> None:
         FakeEngine.load("fake:load_fails=true", 2, 5, lambda share, what: None)
 
 
-def test_trouble_while_loading_is_read_from_a_file(tmp_path: Path) -> None:
+def test_a_load_fault_is_read_from_a_file(tmp_path: Path) -> None:
     trouble = tmp_path / "trouble"
     for word, error in (("fails", CheckpointError), ("memory", EngineOutOfMemory)):
         trouble.write_text(word)
@@ -220,9 +220,9 @@ def test_trouble_while_loading_is_read_from_a_file(tmp_path: Path) -> None:
     FakeEngine.load(f"fake:trouble={trouble}", 2, 5, lambda share, what: None).close()
 
 
-def test_an_engine_can_be_late_with_the_first_frame_and_stall_once(make: Make) -> None:
+def test_the_first_frame_can_be_late_and_a_stream_can_stall_once(make: Make) -> None:
     options = FakeOptions(frame_seconds=0.001, first_frame_seconds=0.15, stall_seconds=0.2, stall_after=3)
     begun = time.monotonic()
-    came = [time.monotonic() for _ in make(options=options).stream(SpeechRequest("x" * 6, slice_frames=1))]
-    assert came[0] - begun >= 0.15
-    assert came[3] - begun >= 0.35
+    times = [time.monotonic() for _ in make(options=options).stream(SpeechRequest("x" * 6, slice_frames=1))]
+    assert times[0] - begun >= 0.15
+    assert times[3] - begun >= 0.35

@@ -60,7 +60,7 @@ async def test_a_listener_that_does_not_listen_holds_the_slot_over_there(workers
     async with workers(2) as pools, speak(pools[1], order()), speak(pools[1], order()) as speech:
 
         def rows() -> list[Any]:
-            return [row for each in pools for row in each.host.engine._speaking]
+            return [row for each in pools for row in each.host.engine._running]
 
         await wait(lambda: len(rows()) == 2 and all(row.queue.full for row in rows()))
         assert all(row.made < 200 for row in rows())
