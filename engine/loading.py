@@ -106,7 +106,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
             timer.finish("timing")
     except torch.OutOfMemoryError as error:
         raise EngineOutOfMemory(
-            f"{config.model} with {config.slots or 'as many as fit'} slots does not fit into the memory of {device}: "
+            f"{config.model} with {config.slots or 'automatic'} slots does not fit into the memory of {device}: "
             "use fewer slots"
         ) from error
     detail: dict[str, object] = {
