@@ -27,7 +27,7 @@ from .making import check_encoders
 from .parts import Parts
 from .pool import master
 from .pool.pool import Pool
-from .routers import batch, live, openai, page, speech, status, system, voices
+from .routers import batch, health, live, openai, page, speech, status, voices
 from .service import Service
 from .settings import ENV_FILE, Settings, load_settings
 from .telemetry.machine import Machine
@@ -80,7 +80,7 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
     )
     application.state.service = service
     answers.install(application)
-    for each in (speech, live, batch, openai, voices, system, status, page):
+    for each in (speech, live, batch, openai, voices, health, status, page):
         application.include_router(each.router)
     return application
 

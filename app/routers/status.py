@@ -12,7 +12,7 @@ from ..schemas import ErrorBody
 from ..service import TheService
 from ..telemetry.machine import Cpu, Gpu
 from ..threads import in_pool
-from .system import PartHealth, parts_of
+from .health import PartHealth, parts_of
 
 _writing = ThreadPoolExecutor(1, thread_name_prefix="metrics")
 

@@ -12,7 +12,7 @@ from app.encoders.profiles import PROFILES
 from app.main import create_app
 from app.parts import PARTS, PartStatus
 from app.pool.board import Board, Spot, State
-from app.routers.system import PartHealth, health_of, parts_of
+from app.routers.health import PartHealth, health_of, parts_of
 from app.settings import Settings
 from app.worker import Place
 from engine import Engine, EngineConfig, Progress
