@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
 
 try:
-    from app.gpus import visible_gpus
-    from app.pool import endings
+    from app.pool import exit_reasons
+    from app.pool.assignment import places_of, settle
+    from app.pool.gpus import visible_gpus
     from app.pool.master import the_master
-    from app.pool.process import ServiceLogger, ServiceWorker, master_seconds
-    from app.preflight import cannot_start, check
+    from app.server.preflight import cannot_start, check
+    from app.server.worker import ServiceLogger, ServiceWorker, master_seconds
     from app.settings import SettingsError, load_settings
-    from app.worker import places_of, settle
 except ImportError as missing:  # gunicorn would print a traceback
     sys.stderr.write(f"csm-serve cannot start: {missing} (the Python environment is not complete: `make install`)\n")
     raise SystemExit(1) from None
@@ -59,7 +59,7 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    endings.watch(server)
+    exit_reasons.watch(server)
 
 
 def pre_fork(server: Any, worker: ServiceWorker) -> None:
@@ -72,7 +72,7 @@ def post_fork(server: Any, worker: ServiceWorker) -> None:
 
 
 def child_exit(server: Any, worker: ServiceWorker) -> None:
-    _master.bury(worker.place, worker.pid, endings.of(worker.pid))
+    _master.bury(worker.place, worker.pid, exit_reasons.of(worker.pid))
     if server.LISTENERS and (why := _master.hopeless()):  # a master that stops has none
         raise HaltServer(cannot_start(why), 1)
 

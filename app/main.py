@@ -16,27 +16,27 @@ from starlette.middleware.cors import CORSMiddleware
 
 from engine import MachineLimits, load_engine
 
-from .edge import answers
-from .edge.auth import KeyGuard
-from .edge.body_limit import BodyLimit
-from .encoders import FORMATS
-from .engine_host import EngineHost, Loader
+from .audio.encoder_factory import check_encoders
+from .audio.encoders import FORMATS
+from .audio.thread_pool import THREADS, workshop
 from .errors import PartFailed
-from .greeting import curl_line, speak_line
-from .making import check_encoders
-from .parts import Parts
+from .middleware import error_handlers
+from .middleware.auth import KeyGuard
+from .middleware.body_limit import BodyLimit
+from .observability.components import Parts
+from .observability.event_loop_lag import Strain
+from .observability.metrics import Metrics
+from .observability.request_log import RequestLog
+from .observability.startup_banner import curl_line, speak_line
+from .observability.system_status import Machine
 from .pool import master
+from .pool.assignment import Place
+from .pool.engine_host import EngineHost, Loader
 from .pool.pool import Pool
-from .routers import batch, health, live, openai, page, speech, status, voices
-from .service import Service
+from .routers import health, legacy, openai, page, speech, system, voices, websocket
 from .settings import ENV_FILE, Settings, load_settings
-from .telemetry.machine import Machine
-from .telemetry.metrics import Metrics
-from .telemetry.request_log import RequestLog
-from .telemetry.strain import Strain
-from .threads import THREADS, workshop
+from .state import Service
 from .voices.store import VoiceStore
-from .worker import Place
 
 if TYPE_CHECKING:
     app: FastAPI
@@ -79,8 +79,8 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
         middleware=_layers(settings, metrics),
     )
     application.state.service = service
-    answers.install(application)
-    for each in (speech, live, batch, openai, voices, health, status, page):
+    error_handlers.install(application)
+    for each in (speech, websocket, legacy, openai, voices, health, system, page):
         application.include_router(each.router)
     return application
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
-from .pool.errand import Speech
+from .pool.dispatcher import Speech
 from .pool.pool import Pool
-from .schemas import Order
+from .schemas.speech import Order
 
 
 def speak(pool: Pool, order: Order) -> AbstractAsyncContextManager[Speech]:

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from app.encoders import FORMATS, Format
-from app.encoders.base import Samples
+from app.audio.encoders import FORMATS, Format
+from app.audio.encoders.base import Samples
 from engine import FRAME_MILLISECONDS, FRAME_SAMPLES, SAMPLE_RATE
 
 

@@ -94,7 +94,7 @@ def floor_ms(name: str) -> float:
     """CPU milliseconds for encoding a second of audio in slices of one frame; 0 for WebSocket formats."""
     if name in WEBSOCKET_FORMATS:
         return 0.0
-    from app.encoders import FORMATS as ENCODERS
+    from app.audio.encoders import FORMATS as ENCODERS
 
     return cpu_ms_per_frame(ENCODERS[name], voice_like(10.0), 1) * _FRAMES_A_SECOND
 

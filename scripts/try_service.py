@@ -12,7 +12,7 @@ import av
 import httpx
 import numpy as np
 
-from app.encoders.formats import FORMATS, Format
+from app.audio.encoders.formats import FORMATS, Format
 from app.settings import load_client_settings
 
 TEXT = "Hello there, this is a test."

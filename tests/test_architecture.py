@@ -1,7 +1,7 @@
 """Import rules of the design: each line may import only what is below it.
 
 gunicorn.conf.py, bench > app.main > app.routers > the rest of app > the public names of engine;
-app.commands (lazily), models > training > the model and the public names of engine;
+app.cli (lazily), models > training > the model and the public names of engine;
 in engine: engine_core > its parts > model, codec, text > the leaves.
 """
 
@@ -44,7 +44,7 @@ ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.types"}
 # The files that may use the environment, and why.
 ENVIRONMENT = {
     "app/settings.py": "reads it: every setting comes from here",
-    "app/cli.py": "entry point: sets it for the master process, and passes it as a mapping",
+    "app/cli/main.py": "entry point: sets it for the master process, and passes it as a mapping",
     "app/main.py": "entry point: passes it as a mapping",
     "gunicorn.conf.py": "entry point: passes it as a mapping, and sets each worker's variables",
     "engine/codec/mimi.py": "moshi has no other switch: set around its import, then restored",
@@ -166,7 +166,7 @@ def test_only_commands_lazily_and_the_recipe_import_training() -> None:
     ]
     assert to_training
     from_app = [each for each in to_training if not within(each.importer, "models")]
-    assert violations([each for each in from_app if not within(each.importer, "app.commands")]) == []
+    assert violations([each for each in from_app if not within(each.importer, "app.cli")]) == []
     assert violations([each for each in from_app if each.at_top]) == []
 
 
@@ -248,7 +248,7 @@ def test_only_listed_files_use_the_environment() -> None:
     assert using <= ENVIRONMENT.keys()
 
 
-@pytest.mark.parametrize("module", ["engine", "engine.testing", "engine.fallback.espeak", "app.main", "app.cli"])
+@pytest.mark.parametrize("module", ["engine", "engine.testing", "engine.fallback.espeak", "app.main", "app.cli.main"])
 def test_importing_the_module_loads_no_torch(module: str) -> None:
     program = f"import sys, {module}; print(sorted({HEAVY!r} & sys.modules.keys()))"
     ran = subprocess.run(

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.cli import _parser as parser
+from app.cli.main import _parser as parser
+from app.observability.metrics import FAMILIES, Metrics, new_tally
 from app.settings import Settings
-from app.telemetry.metrics import FAMILIES, Metrics, new_tally
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -253,10 +253,10 @@ def test_the_image_keeps_no_development_tool() -> None:
 
 
 def test_the_command_is_there() -> None:
-    from app import cli
+    from app.cli import main
 
-    assert PROJECT["project"]["scripts"] == {"csm-serve": "app.cli:main"}
-    assert callable(cli.main)
+    assert PROJECT["project"]["scripts"] == {"csm-serve": "app.cli.main:main"}
+    assert callable(main.main)
 
 
 def test_the_pages_name_the_pythons_that_the_project_supports() -> None:

@@ -11,7 +11,6 @@ Nothing here imports FastAPI, numpy or torch.
 
 from __future__ import annotations
 
-from .answers import Health, Voice
 from .async_client import AsyncCsmClient
 from .errors import (
     ApiError,
@@ -33,6 +32,7 @@ from .errors import (
     UnsupportedMedia,
 )
 from .options import AudioFormat, SpeechOptions
+from .responses import Health, Voice
 from .speech import AsyncSpeechStream, SpeechStream
 from .sync_client import CsmClient
 

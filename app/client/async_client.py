@@ -12,12 +12,12 @@ import anyio
 import httpx
 from anyio import to_thread
 
-from . import calls
-from .answers import Health, Voice, error_of
-from .calls import Call, Progress, Recording
+from . import endpoints
+from .endpoints import Call, Progress, Recording
 from .options import AudioFormat, SpeechOptions
-from .server import SILENCE_SECONDS, Retry, Server
+from .responses import Health, Voice, error_of
 from .speech import AsyncSpeechStream
+from .transport import SILENCE_SECONDS, Retry, Server
 from .wav import with_its_length
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class AsyncCsmClient:
     ) -> AsyncIterator[AsyncSpeechStream]:
         """The speech as it is made. Leaving the `async with` early ends it, and frees its slot."""
         asked = time.monotonic()
-        call = calls.speak(text, voice_id, format, options)
+        call = endpoints.speak(text, voice_id, format, options)
         async with (
             aclosing(await self._open(call)) as response,
             aclosing(AsyncSpeechStream(response, call.read(response), self._server, asked)) as speech,
@@ -77,10 +77,10 @@ class AsyncCsmClient:
 
     async def voices(self) -> list[str]:
         """The ids of all voices."""
-        return await self._ask(calls.voices())
+        return await self._ask(endpoints.voices())
 
     async def voice(self, voice_id: str) -> Voice:
-        return await self._ask(calls.voice(voice_id))
+        return await self._ask(endpoints.voice(voice_id))
 
     async def add_voice(
         self,
@@ -94,26 +94,26 @@ class AsyncCsmClient:
 
         transcript: the words that are said in it. progress: called with (bytes sent, bytes in all).
         """
-        call = await to_thread.run_sync(calls.add_voice, recording, transcript, voice_id, progress)  # reads a file
+        call = await to_thread.run_sync(endpoints.add_voice, recording, transcript, voice_id, progress)  # reads a file
         return await self._ask(call)
 
     async def replace_voice(
         self, voice_id: str, recording: Recording, *, transcript: str = "", progress: Progress | None = None
     ) -> None:
         """Let an uploaded voice be another recording, from the next request on."""
-        call = await to_thread.run_sync(calls.replace_voice, voice_id, recording, transcript, progress)
+        call = await to_thread.run_sync(endpoints.replace_voice, voice_id, recording, transcript, progress)
         await self._ask(call)
 
     async def delete_voice(self, voice_id: str) -> None:
-        await self._ask(calls.delete_voice(voice_id))
+        await self._ask(endpoints.delete_voice(voice_id))
 
     async def health(self) -> Health:
         """How it is; also one that fails or shuts down answers. Needs no key."""
-        return await self._ask(calls.health())
+        return await self._ask(endpoints.health())
 
     async def system_status(self) -> dict[str, Any]:
         """CPU, GPUs and workers, as in GET /system-status."""
-        return await self._ask(calls.system_status())
+        return await self._ask(endpoints.system_status())
 
     async def close(self) -> None:
         await self._http.aclose()

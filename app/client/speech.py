@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
 import httpx
 
-from .answers import SpeechHead
 from .errors import StreamCut
-from .server import Server
+from .responses import SpeechHead
+from .transport import Server
 
 
 class _Account:

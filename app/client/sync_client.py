@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
-from . import calls
-from .answers import Health, Voice, error_of
-from .calls import Call, Progress, Recording
+from . import endpoints
+from .endpoints import Call, Progress, Recording
 from .options import AudioFormat, SpeechOptions
-from .server import SILENCE_SECONDS, Retry, Server
+from .responses import Health, Voice, error_of
 from .speech import SpeechStream
+from .transport import SILENCE_SECONDS, Retry, Server
 from .wav import with_its_length
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class CsmClient:
     ) -> Iterator[SpeechStream]:
         """The speech as it is made. Leaving the `with` early ends it, and frees its slot."""
         asked = time.monotonic()
-        call = calls.speak(text, voice_id, format, options)
+        call = endpoints.speak(text, voice_id, format, options)
         with (
             closing(self._open(call)) as response,
             closing(SpeechStream(response, call.read(response), self._server, asked)) as speech,
@@ -82,10 +82,10 @@ class CsmClient:
 
     def voices(self) -> list[str]:
         """The ids of all voices."""
-        return self._ask(calls.voices())
+        return self._ask(endpoints.voices())
 
     def voice(self, voice_id: str) -> Voice:
-        return self._ask(calls.voice(voice_id))
+        return self._ask(endpoints.voice(voice_id))
 
     def add_voice(
         self,
@@ -99,24 +99,24 @@ class CsmClient:
 
         transcript: the words that are said in it. progress: called with (bytes sent, bytes in all).
         """
-        return self._ask(calls.add_voice(recording, transcript, voice_id, progress))
+        return self._ask(endpoints.add_voice(recording, transcript, voice_id, progress))
 
     def replace_voice(
         self, voice_id: str, recording: Recording, *, transcript: str = "", progress: Progress | None = None
     ) -> None:
         """Let an uploaded voice be another recording, from the next request on."""
-        self._ask(calls.replace_voice(voice_id, recording, transcript, progress))
+        self._ask(endpoints.replace_voice(voice_id, recording, transcript, progress))
 
     def delete_voice(self, voice_id: str) -> None:
-        self._ask(calls.delete_voice(voice_id))
+        self._ask(endpoints.delete_voice(voice_id))
 
     def health(self) -> Health:
         """How it is; also one that fails or shuts down answers. Needs no key."""
-        return self._ask(calls.health())
+        return self._ask(endpoints.health())
 
     def system_status(self) -> dict[str, Any]:
         """CPU, GPUs and workers, as in GET /system-status."""
-        return self._ask(calls.system_status())
+        return self._ask(endpoints.system_status())
 
     def close(self) -> None:
         self._http.close()

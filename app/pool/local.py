@@ -9,9 +9,9 @@ import anyio.to_thread
 
 from engine import AudioChunk, EngineError, SpeechStream
 
-from ..engine_host import EngineHost
 from ..errors import from_engine
-from ..schemas import Order
+from ..schemas.speech import Order
+from .engine_host import EngineHost
 
 
 class LocalSpeech:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..telemetry.metrics import RESTARTS, count_lost, new_tally
-from ..telemetry.tally import Tally
-from ..worker import Place
-from .board import COMING, Board, Spot, pause_before
+from ..observability.metrics import RESTARTS, count_lost, new_tally
+from ..observability.shared_counters import Tally
+from .assignment import Place
+from .worker_registry import COMING, Board, Spot, pause_before
 
 _log = logging.getLogger(__name__)
 

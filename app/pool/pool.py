@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-from ..engine_host import EngineHost
 from ..errors import Unavailable
-from ..schemas import Order
-from .board import Board, State, pause_before
-from .door import Door, socket_path
-from .errand import Errand, Source, Speech
+from ..schemas.speech import Order
+from .dispatcher import Errand, Source, Speech
+from .engine_host import EngineHost
 from .local import speak_here
 from .remote import speak_there
+from .speech_server import Door, socket_path
+from .worker_registry import Board, State, pause_before
 
 BEAT_SECONDS = 0.5
 

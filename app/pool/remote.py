@@ -11,8 +11,8 @@ from pathlib import Path
 from engine import AudioChunk
 
 from ..errors import ServiceError
-from ..schemas import Order
-from .wire import ConnectionBroken, Kind, order_message, read_audio, read_error, receive
+from ..schemas.speech import Order
+from .framing import ConnectionBroken, Kind, order_message, read_audio, read_error, receive
 
 READ_AHEAD_BYTES = 32 << 10  # asyncio keeps up to twice as much
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..engine_host import EngineHost
+    from .engine_host import EngineHost
 
 _log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
-from ..parts import PARTS, Part, PartState
-from ..pool.board import WorkerRecord
-from ..service import TheService
+from ..observability.components import PARTS, Part, PartState
+from ..pool.worker_registry import WorkerRecord
+from ..state import TheService
 
 router = APIRouter(tags=["system"])
 

@@ -8,14 +8,14 @@ import anyio.to_thread
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..csm_schemas import with_words
-from ..effects.finishing import finished, key_for
-from ..encoders import FORMATS, Format, choose_format
+from ..audio.encoders import FORMATS, Format, choose_format
+from ..audio.postprocessing import finished, key_for
 from ..errors import NotFound, UnknownVoice
-from ..schemas import ErrorBody, SpeechParameters
-from ..service import Service, TheService
-from ..sse import as_events
-from ..streaming import SpeechResponse
+from ..responses.sse import as_events
+from ..responses.streaming import SpeechResponse
+from ..schemas.legacy import with_words
+from ..schemas.speech import ErrorBody, SpeechParameters
+from ..state import Service, TheService
 
 # OpenAI's own voices, in the order they came: the N-th is speaker_N, today and tomorrow.
 OPENAI_VOICES = (

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 
-from ..effects.finishing import finished, key_for
-from ..encoders import FORMATS, choose_format
+from ..audio.encoders import FORMATS, choose_format
+from ..audio.postprocessing import finished, key_for
 from ..errors import BadRequest, Unprocessable
-from ..schemas import ErrorBody, SpeechParameters
-from ..service import Service, TheService
-from ..streaming import SpeechResponse
+from ..responses.streaming import SpeechResponse
+from ..schemas.speech import ErrorBody, SpeechParameters
+from ..state import Service, TheService
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Request
 
 from engine import EngineError, MachineLimits
 
+from ..audio.thread_pool import in_pool, workshop
 from ..errors import ServiceError, Unprocessable
-from ..schemas import ErrorBody, VoiceDeleted, VoiceDetails, VoiceStored
-from ..service import Service, TheService
-from ..threads import in_pool, workshop
+from ..schemas.speech import ErrorBody, VoiceDeleted, VoiceDetails, VoiceStored
+from ..state import Service, TheService
 from ..voices.upload import VoiceUpload, read_upload
 
 _log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from engine import VoicePrompt
 
 from ..errors import ServiceError, Unavailable, UnknownVoice
-from ..parts import Report, report_nothing
-from .audio import DecoderStarts, Samples, VoiceDecoder, sniff
+from ..observability.components import Report, report_nothing
 from .folder import Look, VoiceFolder
+from .recording_decoder import DecoderStarts, Samples, VoiceDecoder, sniff
 from .transcript import find_transcript, transcript_names
 
 _ATTEMPTS = 10  # to read a voice that others keep replacing

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from engine import FRAME_MILLISECONDS, SAMPLE_RATE, Engine, EngineClosed, SpeechRequest, VoicePrompt
 
-from ..parts import Report, report_nothing
+from ..observability.components import Report, report_nothing
 
 _log = logging.getLogger(__name__)
 

@@ -28,10 +28,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import PartFailed, PreloadedVoice, ServiceError, Unavailable, UnknownVoice, Unprocessable, VoiceExists
-from ..parts import Report, report_nothing
-from .audio import Samples
+from ..observability.components import Report, report_nothing
 from .folder import VoiceFolder, is_voice_id, stem_of
 from .loader import Voice, VoiceLoader
+from .recording_decoder import Samples
 from .transcript import clean_transcript, transcript_names, write_note
 
 __all__ = ["Voice", "VoiceStore"]

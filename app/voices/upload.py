@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from ..errors import BadRequest, Unprocessable, UnsupportedMedia
-from ..telemetry.request_log import record_of
+from ..observability.request_log import record_of
 from .transcript import MAX_BYTES
 
 UPLOAD_SECONDS = 300.0  # 25 MB take 200 s over a line of 1 Mbit/s

@@ -98,7 +98,7 @@ def running_server(model: str, settings: Mapping[str, str], start_seconds: float
         log = folder / "service.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, sys.executable, "-m", "app.cli", "serve"], cwd=folder, stdout=output, stderr=output
+                [*command, sys.executable, "-m", "app.cli.main", "serve"], cwd=folder, stdout=output, stderr=output
             )
         try:
             _wait_until_ready(address, process, log, start_seconds)

@@ -66,7 +66,7 @@ class Service:
         }
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"],
+                [sys.executable, "-m", "app.cli.main", "serve"],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **settings},
                 stdout=log,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.effects.watermark import PUBLIC_KEY
+from app.audio.watermark import PUBLIC_KEY
 from app.settings import Settings, SettingsError, load_settings, read_env_file
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"

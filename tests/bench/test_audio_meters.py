@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.encoders import FORMATS
+from app.audio.encoders import FORMATS
 from bench.load_test.audio_meters import METERS, SAMPLE_RATE
 
 SPEECH = (0.1 * np.sin(np.arange(5 * SAMPLE_RATE) / 20)).astype(np.float32)

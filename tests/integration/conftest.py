@@ -30,7 +30,7 @@ class Server:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", "serve"],
+                [sys.executable, "-m", "app.cli.main", "serve"],
                 cwd=folder,
                 env={**inherited, "PYTHONPATH": str(ROOT), **environ, "PORT": str(self.port)},
                 stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ import pytest
 from tests.integration.conftest import ROOT
 from tests.integration.pool_clients import health, states
 
-SERVE = ("-m", "app.cli", "serve")
+SERVE = ("-m", "app.cli.main", "serve")
 GUNICORN = ("-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"))
 LIMIT = 60.0  # seconds, far above what a start takes
 

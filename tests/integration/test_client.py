@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from app import cli
+from app.audio.encoders import FORMATS, wav_file
+from app.cli.player import PLAYERS
 from app.client import AsyncCsmClient, CsmClient, NotFound, StreamCut, Unauthorized
-from app.commands.player import PLAYERS
-from app.encoders import FORMATS, wav_file
 from tests.integration.shared import KEY, Server, serving
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def client(server: Server) -> Iterator[CsmClient]:
 def start(*arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     """A command as a process of its own, fed and read by the test."""
     return subprocess.Popen(
-        [sys.executable, "-m", "app.cli", *arguments],
+        [sys.executable, "-m", "app.cli.main", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -130,7 +130,7 @@ def test_the_loudspeaker_hears_it_while_it_is_made(here: Path, monkeypatch: pyte
     program.write_text("#!/bin/sh\nexec cat > heard\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{here}:/usr/bin:/bin")
-    monkeypatch.setattr("app.commands.player.PLAYERS", [each for each in PLAYERS if each.name == "aplay"])
+    monkeypatch.setattr("app.cli.player.PLAYERS", [each for each in PLAYERS if each.name == "aplay"])
     assert cli.main(["speak", "Hello there."]) == 0
     assert (here / "heard").stat().st_size == 12 * FRAME_BYTES
 

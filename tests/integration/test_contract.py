@@ -18,7 +18,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import CHECKS
 from schemathesis.generation import GenerationMode
 
-from app.schemas import SpeechParameters
+from app.schemas.speech import SpeechParameters
 from tests.integration.shared import KEY, Server, serving
 
 BOUNDED = settings(

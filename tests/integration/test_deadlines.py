@@ -13,10 +13,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from app import streaming
-from app.edge import deadlines
-from app.edge.deadlines import DeadlineProtocol
 from app.main import create_app
+from app.middleware import timeouts
+from app.middleware.timeouts import DeadlineProtocol
+from app.responses import streaming
 from app.settings import Settings
 
 HEAD = b"POST /tts/generate HTTP/1.1\r\nHost: service\r\nX-API-Key: first-key\r\nContent-Type: application/json\r\n"
@@ -67,10 +67,10 @@ class Served:
 
 @pytest.fixture
 def served(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.setattr(deadlines, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(deadlines, "HEADERS_SECONDS", 0.3)
-    monkeypatch.setattr(deadlines, "BODY_SECONDS", 0.3)
-    monkeypatch.setattr(deadlines, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(timeouts, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(timeouts, "HEADERS_SECONDS", 0.3)
+    monkeypatch.setattr(timeouts, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(timeouts, "STALL_SECONDS", 0.5)
     with Served(create_app(settings)) as served:
         yield served
 
@@ -124,7 +124,7 @@ def test_a_second_request_on_the_connection_has_the_same_deadlines(served: Serve
 
 
 def test_a_body_that_comes_steadily_may_take_its_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadlines, "BODY_BYTES_A_SECOND", 20)
+    monkeypatch.setattr(timeouts, "BODY_BYTES_A_SECOND", 20)
     body = b'{"text": "Hi", "format": "raw_pcm"}'
     with served.connect(HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)) as steady:
         pause = threading.Event()
@@ -152,12 +152,12 @@ def test_a_reader_that_stops_reading_loses_its_connection_and_its_slot(served: S
 
 
 def test_a_stalled_send_is_given_up_by_the_response_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadlines, "STALL_SECONDS", 3600.0)
+    monkeypatch.setattr(timeouts, "STALL_SECONDS", 3600.0)
     monkeypatch.setattr(streaming, "STALL_SECONDS", 0.2)
     body = b'{"text": "%s", "format": "raw_pcm"}' % (b"x" * 4900)
     with served.connect(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body, receive_buffer=4096):
         admission = served.app.state.service.host.admission
         served.wait_until(lambda: admission.active == 1)
         served.wait_until(lambda: admission.active == 0)
-        monkeypatch.setattr(deadlines, "STALL_SECONDS", 0.2)
+        monkeypatch.setattr(timeouts, "STALL_SECONDS", 0.2)
         served.wait_until(lambda: served.connections == 0)  # it was closing, and its bytes were never taken

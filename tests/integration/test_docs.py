@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def here(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs = tmp_path / "bin"
     programs.mkdir()
-    command = f'PYTHONPATH={ROOT} exec {sys.executable} -m app.cli "$@"'
+    command = f'PYTHONPATH={ROOT} exec {sys.executable} -m app.cli.main "$@"'
     for name, script in {**STRANGERS, "csm-serve": command}.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         (programs / name).chmod(0o755)

@@ -14,9 +14,9 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
-from app.encoders import FORMATS
+from app.audio.encoders import FORMATS
 from engine import FRAME_SAMPLES
-from tests.app.encoders.test_formats import HEADER_MARKS, MAGIC, PADDING, UNDECLARED_DELAY, decode
+from tests.app.audio.encoders.test_formats import HEADER_MARKS, MAGIC, PADDING, UNDECLARED_DELAY, decode
 from tests.app.voices.recordings import pitch_of
 from tests.integration.shared import KEY, Server, serving
 from tests.tools import need

@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from app.encoders import FORMATS
-from app.engine_host import SMALL_MODEL
+from app.audio.encoders import FORMATS
+from app.pool.engine_host import SMALL_MODEL
 from engine import FALLBACK_MODEL
 from models.csm_mini_recipe.asr_check import Recogniser
 from models.csm_mini_recipe.texts import CLOSED_SET
-from tests.app.encoders.test_formats import decode
+from tests.app.audio.encoders.test_formats import decode
 from tests.integration.shared import KEY, Server, serving
 
 pytest.importorskip("pocketsphinx")

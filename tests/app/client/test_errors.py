@@ -8,7 +8,7 @@ import pytest
 
 from app import errors as service
 from app.client import ApiError, Busy, ServerFailed, Unavailable, errors
-from app.client.answers import error_of
+from app.client.responses import error_of
 
 REQUEST = httpx.Request("GET", "http://user:secret@service.test/voices?api_key=secret")
 

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+from app.audio.encoders import FORMATS
 from app.client import AudioFormat, SpeechOptions
-from app.encoders import FORMATS
-from app.schemas import SpeechParameters
+from app.schemas.speech import SpeechParameters
 
 OTHERS = {"text", "voice_id", "format", "chunk_overlap_strategy"}  # arguments of their own, and a second name
 

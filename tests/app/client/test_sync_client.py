@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.audio.encoders import FORMATS
+from app.audio.encoders.wav import wav_header
 from app.client import (
     ApiError,
     AsyncCsmClient,
@@ -22,8 +24,6 @@ from app.client import (
     Unreachable,
     Voice,
 )
-from app.encoders import FORMATS
-from app.encoders.wav import wav_header
 from tests.app.client.service import KEY, Answer, Parts, client, refused, streamed
 
 PCM = b"\1\2" * 100

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from app.audio.encoders.wav import wav_header
 from app.client.wav import with_its_length
-from app.encoders.wav import wav_header
 
 
 @pytest.mark.parametrize("samples", [b"", b"\1\2", b"\1\2" * 999])

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from app.engine_host import EngineHost
-from app.pool.board import Board, Spot
+from app.pool.assignment import Place
+from app.pool.engine_host import EngineHost
 from app.pool.pool import Pool
-from app.schemas import Order
+from app.pool.worker_registry import Board, Spot
+from app.schemas.speech import Order
 from app.settings import Settings
 from app.voices.store import VoiceStore
-from app.worker import Place
 from engine import SpeechRequest
 
 Workers = Callable[..., Any]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.pool import master as master_module
-from app.pool.board import State
+from app.pool.assignment import Place
 from app.pool.master import (
     IMPORTING,
     LONGEST_BOOT_PAUSE_SECONDS,
@@ -18,7 +18,7 @@ from app.pool.master import (
     Master,
     here,
 )
-from app.worker import Place
+from app.pool.worker_registry import State
 
 Patch = pytest.MonkeyPatch
 PLACES = [Place(index, str(index)) for index in range(2)]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from app.errors import Busy, EngineBroke, ServiceError, Unavailable, UnknownVoice, Unprocessable
-from app.pool.door import socket_path
 from app.pool.pool import Pool
-from app.schemas import Order
+from app.pool.speech_server import socket_path
+from app.schemas.speech import Order
 from app.speaking import speak
 from engine import FRAME_SAMPLES
 

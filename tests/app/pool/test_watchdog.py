@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from app.engine_host import HostStatus
 from app.pool import watchdog as watchdog_module
+from app.pool.engine_host import HostStatus
 from app.pool.watchdog import Exit, Watchdog
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from app.encoders.profiles import PROFILES
+from app.audio.encoders.profiles import PROFILES
 from app.main import create_app
-from app.parts import PARTS, PartStatus
-from app.pool.board import Board, Spot, State
+from app.observability.components import PARTS, PartStatus
+from app.pool.assignment import Place
+from app.pool.worker_registry import Board, Spot, State
 from app.routers.health import PartHealth, health_of, parts_of
 from app.settings import Settings
-from app.worker import Place
 from engine import Engine, EngineConfig, Progress
 from engine.testing import FakeEngine
 from tests.app.voices.recordings import recording

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from app.errors import ServiceError
-from app.voices.audio import VoiceDecoder
+from app.voices.recording_decoder import VoiceDecoder
 from app.voices.store import VoiceStore
 from tests.app.voices.recordings import CONTAINERS, encode, hum, pitch_of, recording
 

@@ -20,8 +20,8 @@ from app.errors import (
     VoiceExists,
 )
 from app.voices import loader
-from app.voices.audio import VoiceDecoder
 from app.voices.folder import VoiceFolder
+from app.voices.recording_decoder import VoiceDecoder
 from app.voices.store import Voice, VoiceStore
 from app.voices.transcript import find_transcript
 from engine.types import Samples

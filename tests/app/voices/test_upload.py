@@ -12,9 +12,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from app.edge.answers import answer
 from app.errors import ServiceError
-from app.telemetry.request_log import RequestLog
+from app.middleware.error_handlers import answer
+from app.observability.request_log import RequestLog
 from app.voices import upload
 from app.voices.upload import read_upload
 

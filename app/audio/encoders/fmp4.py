@@ -1,0 +1,81 @@
+"""AAC in fragmented MP4: what Media Source Extensions take, a fragment for every slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from av.audio.codeccontext import AudioCodecContext
+from av.codec.context import CodecContext
+
+from engine import SAMPLE_RATE
+
+from . import mp4_boxes
+from .base import Samples
+from .codec import as_frame, explained, set_up
+
+PACKET_SAMPLES = 1024
+PRIMING_SAMPLES = 1024  # decoded in front of the first sample that went in
+
+# The first packet leaves with the second 1024 samples, of which a slice of one frame is 128 short.
+LEAD_IN_SAMPLES = 2 * PACKET_SAMPLES - 1920
+
+BIT_RATE = 64_000
+_SAMPLE_FORMAT = "fltp"
+
+
+class Fmp4Encoder:
+    """An edit list cuts the codec's delay off the head, the last packet's duration cuts its padding off the tail.
+
+    Raises EncoderError if this FFmpeg has no AAC encoder.
+    """
+
+    def __init__(self) -> None:
+        with explained("aac", "mp4"):
+            codec = CodecContext.create("aac", "w")
+            if not isinstance(codec, AudioCodecContext):
+                raise ValueError("aac is no audio codec")
+            codec.sample_rate = SAMPLE_RATE
+            set_up(codec, _SAMPLE_FORMAT, BIT_RATE)
+            codec.open()
+        self._codec = codec
+        self._position = 0  # samples given to the codec so far
+        self._fragments = 0
+        self._packets = 0
+        self._pending_header = mp4_boxes.header(
+            bytes(codec.extradata or b""),
+            sample_rate=SAMPLE_RATE,
+            packet_samples=PACKET_SAMPLES,
+            skip=PRIMING_SAMPLES + LEAD_IN_SAMPLES,
+            bit_rate=BIT_RATE,
+        )
+        self._put(np.zeros(LEAD_IN_SAMPLES, np.float32))
+
+    def encode(self, samples: Samples) -> bytes:
+        packets = self._put(samples) if len(samples) else []
+        return self._take_header() + self._fragment(packets, [PACKET_SAMPLES] * len(packets))
+
+    def flush(self) -> bytes:
+        packets = [bytes(packet) for packet in self._codec.encode(None)]
+        durations = [PACKET_SAMPLES] * len(packets)
+        if packets:
+            before_last = (self._packets + len(packets) - 1) * PACKET_SAMPLES
+            durations[-1] = min(PRIMING_SAMPLES + self._position - before_last, PACKET_SAMPLES)
+        return self._take_header() + self._fragment(packets, durations)
+
+    def _put(self, samples: Samples) -> list[bytes]:
+        frame = as_frame(samples, _SAMPLE_FORMAT, self._position)
+        self._position += len(samples)
+        return [bytes(packet) for packet in self._codec.encode(frame)]
+
+    def _take_header(self) -> bytes:
+        header, self._pending_header = self._pending_header, b""
+        return header
+
+    def _fragment(self, packets: Sequence[bytes], durations: Sequence[int]) -> bytes:
+        if not packets:
+            return b""
+        start = self._packets * PACKET_SAMPLES
+        self._packets += len(packets)
+        self._fragments += 1
+        return mp4_boxes.fragment(self._fragments, start, packets, durations)

@@ -1,0 +1,85 @@
+"""The console command: csm-serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from ..pool.assignment import places_of
+from ..pool.gpus import visible_gpus
+from ..server.preflight import cannot_start, check
+from ..settings import Settings, SettingsError, load_settings
+from . import dataset, speak, train, voices
+from .exit_status import run
+
+_BASE = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns its exit status; `serve` returns 2 if its settings cannot be used here, else never."""
+    parsed = _parser().parse_args(arguments)
+    return _serve(parsed) if parsed.command is _serve else run(parsed.command, parsed)
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    for name in ("host", "port"):
+        if getattr(parsed, name) is not None:
+            os.environ[name.upper()] = getattr(parsed, name)
+    try:
+        settings = load_settings()
+        places_of(settings, visible_gpus(settings.device, os.environ))
+        check(settings, [(settings.host, settings.port)])
+    except SettingsError as error:
+        print(cannot_start(error), file=sys.stderr)
+        return 2
+    command = serve_command()
+    return os.execv(command[0], command)
+
+
+def serve_command() -> list[str]:
+    """gunicorn in this very interpreter, with the configuration that lies beside the package."""
+    return [sys.executable, "-m", "gunicorn", "--config", str(_BASE / "gunicorn.conf.py"), "app.main:app"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="csm-serve",
+        description="Real-time speech from Sesame CSM-1B over HTTP.\n`csm-serve COMMAND --help` tells more of each.",
+        epilog=f"Settings come from the environment, or from .env in the directory it is started in:\n\n{_table()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="start the service", description="Start the service.")
+    serve.add_argument("--host", help="the address to listen on (HOST)")
+    serve.add_argument("--port", help="the port to listen on (PORT)")
+    serve.set_defaults(command=_serve)
+    speak.add_parser(commands)
+    voices.add_parser(commands)
+    dataset.add_parsers(commands)
+    train.add_parsers(commands)
+    return parser
+
+
+def _table() -> str:
+    return "\n".join(
+        f"  {name.upper():36} {_default(field):17} {field.description}" for name, field in Settings.model_fields.items()
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is None:
+        return "auto" if "auto" in str(field.description) else "-"
+    if isinstance(field.default, tuple):
+        return ",".join(field.default)
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

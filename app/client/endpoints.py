@@ -1,0 +1,123 @@
+"""Every call of the service as data: what is sent, and how its answer is read. No I/O."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from .responses import (
+    Health,
+    SpeechHead,
+    Voice,
+    read_health,
+    read_ids,
+    read_nothing,
+    read_object,
+    read_stored,
+    read_voice,
+    speech_head,
+)
+
+_T = TypeVar("_T")
+
+Recording = str | os.PathLike[str] | bytes
+Progress = Callable[[int, int], None]  # (bytes sent, bytes in all)
+
+
+@dataclass(frozen=True)
+class Call(Generic[_T]):
+    """One request. read: makes the result of its answer.
+
+    accepted: statuses beside 2xx that are answers, and no errors.
+    """
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], _T]
+    content: Mapping[str, Any] = field(default_factory=dict)  # as httpx takes it: json, or data and files
+    accepted: frozenset[int] = frozenset()
+
+    def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        return http.build_request(self.method, self.path, **self.content)
+
+    def succeeded(self, response: httpx.Response) -> bool:
+        return response.is_success or response.status_code in self.accepted
+
+
+def speak(text: str, voice_id: str | None, audio_format: str, options: Mapping[str, Any]) -> Call[SpeechHead]:
+    body = {"text": text, "voice_id": voice_id, "format": audio_format, **options}
+    return Call(
+        "POST",
+        "/tts/generate",
+        speech_head,
+        {"json": {name: value for name, value in body.items() if value is not None}},
+    )
+
+
+def voices() -> Call[list[str]]:
+    return Call("GET", "/voices", read_ids)
+
+
+def voice(voice_id: str) -> Call[Voice]:
+    return Call("GET", _voice_path(voice_id), read_voice)
+
+
+def add_voice(recording: Recording, transcript: str, voice_id: str | None, progress: Progress | None) -> Call[str]:
+    if voice_id is None and isinstance(recording, bytes):
+        raise ValueError("a recording that is bytes has no name: give it a voice_id, such as amy.wav")
+    return Call("POST", "/voices", read_stored, _form(recording, transcript, voice_id, progress))
+
+
+def replace_voice(voice_id: str, recording: Recording, transcript: str, progress: Progress | None) -> Call[str]:
+    return Call("PUT", _voice_path(voice_id), read_stored, _form(recording, transcript, None, progress))
+
+
+def delete_voice(voice_id: str) -> Call[None]:
+    return Call("DELETE", _voice_path(voice_id), read_nothing)
+
+
+def health() -> Call[Health]:
+    return Call("GET", "/health", read_health, accepted=frozenset({500, 503}))
+
+
+def system_status() -> Call[dict[str, Any]]:
+    return Call("GET", "/system-status", read_object)
+
+
+def _voice_path(voice_id: str) -> str:
+    """Dots are quoted, too: `..` would be another path before it is sent."""
+    return f"/voices/{quote(voice_id, safe='').replace('.', '%2E')}"
+
+
+def _form(recording: Recording, transcript: str, voice_id: str | None, progress: Progress | None) -> dict[str, Any]:
+    if isinstance(recording, bytes):
+        name, data = voice_id or "recording", recording
+    else:
+        name, data = Path(recording).name, Path(recording).read_bytes()
+    texts = {"transcript": transcript, "voice_id": voice_id}
+    return {
+        "files": {"file": (name, _Watched(data, progress))},
+        "data": {each: value for each, value in texts.items() if value},
+    }
+
+
+class _Watched(io.BytesIO):
+    """A recording that tells how much of it was read, and so sent."""
+
+    def __init__(self, data: bytes, progress: Progress | None) -> None:
+        super().__init__(data)
+        self._size = len(data)
+        self._progress = progress
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if self._progress is not None:
+            self._progress(self.tell(), self._size)
+        return data

@@ -1,0 +1,219 @@
+"""What is counted, and how Prometheus gets to read it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from ..pool.worker_registry import STATES, WorkerRecord
+from .event_loop_lag import CPU, LOOP_LAG
+from .request_log import Outcome, RequestRecord
+from .shared_counters import OTHER, Counter, Family, Histogram, Tally
+
+_PROTOCOLS = (  # the first that fits a path; never the path itself, of which there is no end
+    ("tts", r"/tts/generate"),
+    ("openai", r"/v1/.*"),
+    ("voices", r"/voices(/.*)?"),
+    ("websocket", r"/ws"),
+    ("websocket_stream", r"/stream"),
+    ("batch", r"/stream/chunks|/generate(/wav)?|/api/generate"),
+    ("websocket_voice", r"/api/.*"),
+    ("system", r"/(health|livez|readyz|metrics|system-status)"),
+    ("page", r"/|/static/.*"),
+)
+# Named: the master loads no encoder. float32 is what WebSockets send.
+_FORMATS = ("wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac", "float32")
+_STATUSES = (
+    *("none", "200", "201", "202", "204", "206", "304", "400", "401", "403", "404", "405", "409", "413", "415"),
+    *("422", "429", "500", "503"),
+)
+_OUTCOMES: tuple[Outcome, ...] = ("ok", "refused", "failed", "left", "stalled", "drained")
+_ABORTED: dict[Outcome, str] = {
+    "left": "client_left",
+    "stalled": "slow_reader",
+    "drained": "draining",
+    "refused": "refused",
+}
+
+REQUESTS = Counter(
+    "csm_requests_total",
+    "Requests that ended; each text on a WebSocket is one, and so is the connection.",
+    {
+        "protocol": (*(name for name, _ in _PROTOCOLS), OTHER),
+        "format": ("none", *_FORMATS, OTHER),
+        "status": (*_STATUSES, OTHER),
+        "outcome": _OUTCOMES,
+    },
+)
+ADMITTED = Counter("csm_requests_admitted_total", "Requests that were given a slot.")
+FINISHED = Counter("csm_requests_finished_total", "Admitted requests whose speech came to its end.")
+ABORTED = Counter(
+    "csm_requests_aborted_total",
+    "Admitted requests that ended early, but not by a fault of the service.",
+    {"reason": tuple(_ABORTED.values())},
+)
+FAILED = Counter(
+    "csm_requests_failed_total",
+    "Admitted requests that the service failed: its engine, or the worker that held the connection died.",
+    {"reason": ("engine_failed", "out_of_memory", "worker_died", OTHER)},
+)
+FIRST_AUDIO = Histogram(
+    "csm_first_audio_seconds",
+    "From the arrival of a request to its first audio, any wait for a slot included.",
+    (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10),
+)
+REAL_TIME_FACTOR = Histogram(
+    "csm_real_time_factor_ratio",
+    "Seconds that a second of audio took; below 1 is faster than it is heard.",
+    (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.25, 1.5, 2, 5),
+)
+UNDERRUN = Histogram(
+    "csm_underrun_seconds",
+    "The longest that the listener of a stream was without audio; bucket 0 holds the streams that never were.",
+    (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+)
+UNDERRUNS = Counter("csm_underruns_total", "Streams whose listener was without audio at least once.")
+AUDIO = Counter("csm_audio_seconds_total", "Seconds of audio that were sent.")
+VOICES_ENCODED = Counter("csm_voices_encoded_total", "Voices that were encoded ahead, at a start or after an upload.")
+RESTARTS = Counter("csm_worker_restarts_total", "Workers that were started in the place of one that had gone.")
+
+FAMILIES: tuple[Family, ...] = (
+    *(REQUESTS, ADMITTED, FINISHED, ABORTED, FAILED, FIRST_AUDIO, REAL_TIME_FACTOR, UNDERRUN, UNDERRUNS, AUDIO),
+    *(VOICES_ENCODED, RESTARTS, CPU, LOOP_LAG),
+)
+
+
+def new_tally(places: int) -> Tally:
+    """Memory for a service of so many workers; the master makes it before it forks them."""
+    return Tally(FAMILIES, places)
+
+
+def count_lost(tally: Tally, row: int) -> None:
+    """The worker of this row is gone: what it had admitted and not ended has failed. For the master alone."""
+    ended = sum(sum(tally.of_row(row, each)) for each in (FINISHED, ABORTED, FAILED))
+    lost = sum(tally.of_row(row, ADMITTED)) - ended
+    if lost > 0:
+        tally.add(row, FAILED, lost, reason="worker_died")
+
+
+def protocol_of(path: str) -> str:
+    return next((name for name, pattern in _PROTOCOLS if re.fullmatch(pattern, path)), OTHER)
+
+
+class Metrics(Collector):
+    """The sums of all workers and the state of each, as one worker counts and any of them tells.
+
+    tally, row: where this worker counts.
+    workers: how all of them are now. It may take a lock, so it is asked in a thread.
+    """
+
+    def __init__(
+        self,
+        tally: Tally,
+        row: int = 0,
+        workers: Callable[[], Sequence[WorkerRecord]] = tuple,
+    ) -> None:
+        self._tally = tally
+        self._row = row
+        self._workers = workers
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    # ---- counting: an observer of the request log
+
+    def admitted(self, record: RequestRecord) -> None:
+        self._tally.add(self._row, ADMITTED)
+
+    def ended(self, record: RequestRecord) -> None:
+        add, observe, row = self._tally.add, self._tally.observe, self._row
+        outcome: Outcome = record.outcome or "failed"
+        add(
+            row,
+            REQUESTS,
+            protocol=protocol_of(record.path),
+            format=record.format or "none",
+            status="none" if record.status is None else str(record.status),
+            outcome=outcome,
+        )
+        if record.admitted:
+            if outcome == "ok":
+                add(row, FINISHED)
+            elif outcome == "failed" or (outcome == "refused" and record.code in FAILED.labels["reason"]):
+                add(row, FAILED, reason=record.code or OTHER)
+            else:
+                add(row, ABORTED, reason=_ABORTED[outcome])
+        if record.audio_seconds:
+            add(row, AUDIO, record.audio_seconds)
+        if record.first_audio_seconds is not None:
+            observe(row, FIRST_AUDIO, record.first_audio_seconds)
+        if record.real_time_factor is not None:
+            observe(row, REAL_TIME_FACTOR, record.real_time_factor)
+        if record.underrun_seconds is not None:
+            observe(row, UNDERRUN, record.underrun_seconds)
+            if record.underrun_seconds > 0:
+                add(row, UNDERRUNS)
+
+    def voice_encoded(self) -> None:
+        """May be called from any thread."""
+        self._tally.add(self._row, VOICES_ENCODED)
+
+    # ---- telling
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The text for Prometheus and its media type, of the kind that the Accept header asks for. Blocks."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self._registry), media_type
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._tally.families:
+            sums = self._tally.sums(family)
+            yield _counter(family, sums) if isinstance(family, Counter) else _histogram(family, sums)
+        yield from _gauges(self._workers())
+
+
+def _counter(counter: Counter, sums: Sequence[float]) -> Metric:
+    metric = CounterMetricFamily(counter.name, counter.help, labels=list(counter.labels))
+    few = len(sums) < 10  # of the others only what there is, or a page would be thousands of zeros
+    for values, total in zip(counter.combinations, sums, strict=True):
+        if total or few:
+            metric.add_metric(values, total)
+    return metric
+
+
+def _histogram(histogram: Histogram, sums: Sequence[float]) -> Metric:
+    *counts, total = sums
+    bounds = [*(f"{float(bound)}" for bound in histogram.buckets), "+Inf"]
+    buckets = list(zip(bounds, accumulate(counts), strict=True))
+    return HistogramMetricFamily(histogram.name, histogram.help, buckets=buckets, sum_value=total)
+
+
+def _gauges(workers: Sequence[WorkerRecord]) -> Iterator[Metric]:
+    now = time.monotonic()
+    active = GaugeMetricFamily("csm_slots_active", "Slots that speak.", labels=["worker"])
+    capacity = GaugeMetricFamily("csm_slots_capacity", "Slots that there are.", labels=["worker"])
+    queued = GaugeMetricFamily("csm_requests_queued", "Requests that wait for a slot.", labels=["worker"])
+    silent = GaugeMetricFamily("csm_worker_silent_seconds", "Since a worker last told of itself.", labels=["worker"])
+    failed = GaugeMetricFamily(
+        "csm_part_failed",
+        "1 where a part beside the engine does not work: /health says why.",
+        labels=["worker", "part"],
+    )
+    state = GaugeMetricFamily("csm_worker_state", "1 for the state that it is in.", labels=["worker", "state"])
+    for each in workers:
+        active.add_metric([each.worker_id], each.active)
+        capacity.add_metric([each.worker_id], each.capacity)
+        queued.add_metric([each.worker_id], each.queued)
+        if each.heartbeat:
+            silent.add_metric([each.worker_id], max(now - each.heartbeat, 0.0))
+        for name in STATES:
+            state.add_metric([each.worker_id, name], float(name == each.state))
+        for part, status in each.parts.items():
+            failed.add_metric([each.worker_id, part], float(status.state == "failed"))
+    yield from (active, capacity, queued, silent, state, failed)

@@ -1,0 +1,118 @@
+"""What the clients of CSM's earlier servers send (API.md section 4)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from engine import FRAME_MILLISECONDS
+
+from ..audio.postprocessing import key_for
+from ..settings import Settings
+from .speech import Order, SpeechParameters
+
+SpeakerId = Annotated[int, Field(ge=0, le=999, description="N of the voice speaker_N.")]
+_KeyNumber = Annotated[int, Field(ge=0, le=255)]
+
+
+def with_words(text: str) -> str:
+    """The text itself. Raises ValueError if it is blank."""
+    if not text.strip():
+        raise ValueError("it is empty: send at least one character to speak")
+    return text
+
+
+class TextParameters(BaseModel):
+    """One text to be spoken by a numbered speaker."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    text: str = Field(min_length=1, description="What to say; at most MAX_TEXT_LENGTH characters.")
+    speaker_id: SpeakerId = 0
+    max_audio_length_ms: int | None = Field(None, ge=FRAME_MILLISECONDS, le=600_000)
+    watermark: bool | None = Field(None, description="Mark the audio; without it CSM_WATERMARK_ENABLED decides.")
+    watermark_key: Annotated[list[_KeyNumber], Field(min_length=5, max_length=5)] | None = Field(
+        None, description="Five numbers to find the mark by; without it CSM_WATERMARK_KEY is used."
+    )
+
+    @field_validator("text")
+    @classmethod
+    def _something_to_say(cls, text: str) -> str:
+        return with_words(text)
+
+    def order(self, settings: Settings, seed: int | None = None) -> Order:
+        """What to speak. Raises Unprocessable if the text is too long."""
+        return self._speech(settings, seed=seed)
+
+    def _speech(
+        self, settings: Settings, *, seed: int | None = None, temperature: float | None = None, top_k: int | None = None
+    ) -> Order:
+        return SpeechParameters.model_construct(
+            text=self.text,
+            voice_id=f"speaker_{self.speaker_id}",
+            max_audio_length_ms=self.max_audio_length_ms,
+            synthesis_temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+        ).order(settings)
+
+    def key(self, settings: Settings) -> bytes | None:
+        """Of the watermark; None if the answer is not to be marked."""
+        return key_for(settings, self.watermark, None if self.watermark_key is None else bytes(self.watermark_key))
+
+
+class GenerateParameters(TextParameters):
+    """The body of /generate and /generate/wav."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    topk: int | None = Field(None, ge=1, le=2051)
+
+    def order(self, settings: Settings, seed: int | None = None) -> Order:
+        return self._speech(settings, seed=seed, temperature=self.temperature, top_k=self.topk)
+
+
+class SpeakParameters(BaseModel):
+    """The body of /api/generate."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    text: str = Field(min_length=1, description="What to say; at most MAX_TEXT_LENGTH characters.")
+    voice: str = Field("speaker_0", min_length=1, max_length=128, description="A voice of GET /voices, or speaker_N.")
+    speed: float = Field(1.0, ge=0.25, le=4, description="2 takes half the time; the pitch stays.")
+
+    @field_validator("text")
+    @classmethod
+    def _something_to_say(cls, text: str) -> str:
+        return with_words(text)
+
+    def order(self, settings: Settings) -> Order:
+        """What to speak. Raises Unprocessable if the text is too long."""
+        return SpeechParameters.model_construct(text=self.text, voice_id=self.voice).order(settings)
+
+
+class GeneratedAudio(BaseModel):
+    """The answer of /generate. audio_base64: a wav file."""
+
+    audio_base64: str
+    sample_rate: int
+    duration_ms: float
+    processing_time_ms: float
+    watermarked: bool
+
+
+class SpokenMetadata(BaseModel):
+    model: str
+    voice: str
+    speaker: int | None
+    streaming: bool
+
+
+class SpokenAudio(BaseModel):
+    """The answer of /api/generate. audio_data: a wav file in base64. duration: in seconds."""
+
+    audio_data: str
+    format: str
+    sample_rate: int
+    duration: float
+    metadata: SpokenMetadata

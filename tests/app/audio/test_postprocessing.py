@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.audio.encoders import FORMATS
+from app.audio.postprocessing import effect_of, finished, key_for
+from app.audio.watermark import PUBLIC_KEY, mark
+from app.settings import Settings
+from engine import SAMPLE_RATE
+
+KEY = bytes([1, 2, 3, 4, 5])
+NOISE = (0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)).astype(np.float32)
+
+
+def test_nothing_to_do_costs_nothing() -> None:
+    assert finished(FORMATS["wav"]) is FORMATS["wav"]
+    assert effect_of() is None
+
+
+@pytest.mark.parametrize("piece", [100, 1920, 24_000])
+def test_a_finished_format_encodes_what_the_effect_leaves(piece: int) -> None:
+    encoder = finished(FORMATS["raw_pcm"], key=KEY).make()
+    data = b"".join(encoder.encode(NOISE[start : start + piece]) for start in range(0, NOISE.size, piece))
+    data += encoder.flush()
+    plain = FORMATS["raw_pcm"].make()
+    whole = np.frombuffer(plain.encode(mark(NOISE, KEY)), "<i2").astype(int)
+    assert np.abs(np.frombuffer(data, "<i2") - whole).max() <= 1
+
+
+def test_speed_and_mark_go_together() -> None:
+    audio = finished(FORMATS["wav"], speed=2.0, key=KEY)
+    assert audio.name not in FORMATS  # it is not what that name stands for, and must not be taken for it
+    assert audio.media_type == "audio/wav"
+    encoder = audio.make()
+    assert encoder.encode(NOISE[:10]) == b""  # no header before there is audio
+    data = encoder.encode(NOISE[10:]) + encoder.flush()
+    assert data[:4] == b"RIFF"
+    assert data.count(b"RIFF") == 1
+    assert len(data) == 44 + 2 * NOISE.size // 2
+
+
+def test_an_answer_without_audio_still_has_its_header() -> None:
+    assert finished(FORMATS["wav"], speed=2.0).make().flush()[:4] == b"RIFF"
+
+
+@pytest.mark.parametrize(
+    ("enabled", "wanted", "own_key", "key"),
+    [
+        (False, None, None, None),
+        (False, True, None, PUBLIC_KEY),
+        (False, None, KEY, KEY),
+        (False, False, KEY, None),
+        (True, None, None, PUBLIC_KEY),
+        (True, False, None, PUBLIC_KEY),  # whoever runs the service has the last word
+        (True, True, KEY, KEY),
+    ],
+)
+def test_who_is_marked_and_with_what(
+    settings: Settings, enabled: bool, wanted: bool | None, own_key: bytes | None, key: bytes | None
+) -> None:
+    service = settings.model_copy(update={"csm_watermark_enabled": enabled})
+    assert key_for(service, wanted, own_key) == key

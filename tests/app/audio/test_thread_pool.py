@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from app.audio.thread_pool import Workshop
+from app.errors import PartFailed
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_work_is_done_elsewhere_and_comes_back_in_full() -> None:
+    workshop = Workshop(2, "test")
+
+    def work(number: int) -> tuple[int, int]:
+        return number, threading.get_ident()
+
+    done = await asyncio.gather(*(workshop.do(partial(work, number)) for number in range(500)))
+    assert [number for number, _ in done] == [*range(500)]
+    assert threading.get_ident() not in {thread for _, thread in done}
+
+
+async def test_what_goes_wrong_comes_back_too() -> None:
+    with pytest.raises(ZeroDivisionError):
+        await Workshop(1, "test").do(lambda: 1 // 0)
+
+
+async def test_who_is_cancelled_waits_for_nothing_and_the_thread_goes_on() -> None:
+    workshop, go_on = Workshop(1, "test"), threading.Event()
+    waiting = asyncio.create_task(workshop.do(go_on.wait))
+    never = asyncio.create_task(workshop.do(lambda: pytest.fail("nobody wants it any more")))
+    await asyncio.sleep(0)
+    for task in (waiting, never):
+        task.cancel()
+    await asyncio.gather(waiting, never, return_exceptions=True)
+    go_on.set()
+    assert await workshop.do(lambda: "next") == "next"
+
+
+# ---- where threads cannot be had
+
+
+@pytest.fixture
+def none_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No thread can be started, until this is undone."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        yield patch
+
+
+def watched(threads: int) -> tuple[Workshop, list[str | None]]:
+    told: list[str | None] = []
+    workshop = Workshop(threads, "test")
+    workshop.on_state = lambda error, detail: told.append(error)
+    return workshop, told
+
+
+async def test_work_that_no_thread_does_is_refused_and_done_once_there_is_one(none_start: pytest.MonkeyPatch) -> None:
+    workshop, told = watched(2)
+    for _ in range(2):
+        with pytest.raises(PartFailed, match="cannot start another thread") as refused:
+            await workshop.do(lambda: "done")
+        assert (refused.value.code, refused.value.headers) == ("threads_failed", {})
+    assert told == ["no thread can be started: can't start new thread"] * 2
+    none_start.undo()
+    assert await workshop.do(lambda: "done") == "done"
+    assert told[2:] == [None]
+
+
+async def test_one_thread_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop, told = watched(2)
+    start, started = threading.Thread.start, []
+
+    def start_one(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    assert await workshop.do(lambda: "done") == "done"
+    assert [error is None for error in told] == [False]
+
+
+async def test_an_executor_that_has_no_thread_says_so(none_start: pytest.MonkeyPatch) -> None:
+    workshop, told = watched(1)
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(PartFailed):
+            await workshop.in_pool(pool, lambda: "done")
+        none_start.undo()
+        assert await workshop.in_pool(pool, lambda: "done") == "done"
+    assert [error is None for error in told] == [False, True]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), StopIteration()])
+async def test_a_thread_survives_whatever_its_work_raises(error: BaseException) -> None:
+    workshop = Workshop(1, "test")
+
+    def work() -> None:
+        raise error
+
+    with pytest.raises(RuntimeError, match=type(error).__name__):
+        await workshop.do(work)
+    assert await workshop.do(lambda: "next") == "next"

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import io
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from app.audio.encoders import FORMATS
+from app.audio.watermark import PUBLIC_KEY, THRESHOLD, Marker, check_key, mark, parse_key, score
+from engine import FALLBACK_MODEL, SAMPLE_RATE, EngineConfig, SpeechRequest, load_engine
+
+Samples = npt.NDArray[np.float32]
+KEY = bytes([1, 2, 3, 4, 5])
+TEXT = (
+    "The morning was quiet, and a light wind moved over the water. "
+    "We walked along the shore and talked until it began to rain."
+)
+
+
+@pytest.fixture(scope="module")
+def speech() -> Samples:
+    """Several seconds of real speech, float32 (samples,)."""
+    engine = load_engine(EngineConfig(model=FALLBACK_MODEL, slots=1))
+    try:
+        return engine.generate(SpeechRequest(TEXT)).samples
+    finally:
+        engine.close()
+
+
+def through(samples: Samples, audio: str) -> Samples:
+    """What a listener has of it who gets it in a format."""
+    encoder = FORMATS[audio].make()
+    data = encoder.encode(samples) + encoder.flush()
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+    with av.open(io.BytesIO(data)) as file:
+        frames = [part for frame in file.decode(audio=0) for part in resampler.resample(frame)]
+    frames += resampler.resample(None)
+    return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames])
+
+
+def test_it_is_found_with_its_key_and_with_no_other(speech: Samples) -> None:
+    marked = mark(speech, KEY)
+    assert score(marked, KEY) > THRESHOLD
+    assert score(marked, PUBLIC_KEY) < THRESHOLD
+    assert score(speech, KEY) < THRESHOLD
+
+
+def test_nobody_hears_it(speech: Samples) -> None:
+    change = mark(speech, KEY) - speech
+    assert 10 * np.log10((speech**2).sum() / (change**2).sum()) > 30
+    quiet = np.zeros(SAMPLE_RATE, np.float32)
+    assert not mark(quiet, KEY).any()
+
+
+@pytest.mark.parametrize("audio", ["wav", "mp3", "opus", "aac"])
+def test_it_survives_being_sent(speech: Samples, audio: str) -> None:
+    assert score(through(mark(speech, KEY), audio), KEY) > THRESHOLD
+
+
+def test_it_survives_a_cut_and_another_loudness(speech: Samples) -> None:
+    marked = mark(speech, KEY)
+    assert score(marked[10_007 : 10_007 + 4 * SAMPLE_RATE], KEY) > THRESHOLD
+    assert score(0.05 * marked, KEY) > THRESHOLD
+
+
+def test_other_keys_are_not_found(speech: Samples) -> None:
+    """Scores without a mark have a spread of about 1, so that the threshold means what it says."""
+    scores = np.array([score(speech, bytes([index, 7, 7, 7, 7])) for index in range(100)])
+    assert scores.max() < THRESHOLD
+    assert abs(scores.mean()) < 0.5
+    assert 0.5 < scores.std() < 1.5
+
+
+@pytest.mark.parametrize("sizes", [[1920], [1], [320], [0, 7, 1000, 12_345, 0]])
+def test_pieces_give_what_the_whole_gives_and_as_much(speech: Samples, sizes: list[int]) -> None:
+    speech = speech[:30_000] if sizes != [1] else speech[:1000]
+    marker, pieces, position, index = Marker(KEY), [], 0, 0
+    while position < speech.size:
+        size = sizes[index % len(sizes)]
+        pieces.append(marker.push(speech[position : position + size]))
+        position, index = position + size, index + 1
+    pieces.append(marker.flush())
+    streamed = np.concatenate(pieces)
+    assert streamed.size == speech.size
+    np.testing.assert_allclose(streamed, mark(speech, KEY), atol=1e-6)
+
+
+def test_little_is_held_back() -> None:
+    assert Marker(KEY).push(np.ones(1920, np.float32)).size == 1920 - 320
+
+
+@pytest.mark.parametrize("size", [0, 1, 500, 5000])
+def test_what_is_too_short_to_tell_bears_no_mark(size: int) -> None:
+    samples = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    assert mark(samples, KEY).size == size
+    assert score(mark(samples, KEY), KEY) < THRESHOLD
+
+
+def test_a_key_is_five_numbers() -> None:
+    assert parse_key("1, 2,3,4 ,5") == check_key([1, 2, 3, 4, 5]) == KEY
+    for text in ("", "1,2,3,4", "1,2,3,4,5,6", "1,2,3,4,-5", "1,2,3,4,256", "a,b,c,d,e"):
+        with pytest.raises(ValueError, match="5 numbers from 0 to 255"):
+            parse_key(text)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.middleware.body_limit import BodyLimit
+
+pytestmark = pytest.mark.anyio
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo_whatever_happens(scope: Any, receive: Any, send: Any) -> None:
+    """As frameworks do: an error while reading becomes an answer of their own."""
+    try:
+        await echo(scope, receive, send)
+    except Exception:
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body", "body": b"bad body"})
+
+
+def limit(path: str) -> int:
+    return 100 if path == "/large" else 10
+
+
+async def test_a_declared_length_over_the_limit_is_refused_unread(call: Any) -> None:
+    headers = ((b"content-length", b"11"),)
+    client = await call(BodyLimit(echo, limit), "/", method="POST", headers=headers, body=(b"x" * 11,)).done()
+    assert client.status == 413
+    assert client.received <= 1  # what was on its way is dropped, behind the answer
+    assert b"larger than 10 bytes" in client.content
+
+
+@pytest.mark.parametrize("app", [echo, echo_whatever_happens])
+async def test_an_undeclared_body_is_counted_while_it_comes(call: Any, app: Any) -> None:
+    client = await call(BodyLimit(app, limit), "/", method="POST", body=(b"x" * 6, b"x" * 6, b"x" * 6)).done()
+    assert client.status == 413
+    assert client.received == 2
+
+
+async def test_a_body_up_to_the_limit_of_its_path_passes(call: Any) -> None:
+    for path, size in (("/", 10), ("/large", 100)):
+        client = await call(BodyLimit(echo, limit), path, method="POST", body=(b"x" * size,)).done()
+        assert client.content == b"x" * size

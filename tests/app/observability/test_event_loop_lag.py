@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from app.observability import event_loop_lag
+from app.observability.event_loop_lag import CPU, LOOP_LAG, Strain, part_of
+from app.observability.metrics import new_tally
+
+pytestmark = pytest.mark.anyio
+
+
+def burn(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def test_each_thread_is_counted_under_its_part() -> None:
+    tally = new_tally(2)
+    watched = Strain(tally, 1)
+    watched.count(threading.get_native_id())
+    before = tally.sums(CPU)
+    counted, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        burn(0.05)
+        counted.set()
+        go_on.wait(60)
+
+    thread = threading.Thread(target=work, name="fake-engine")
+    thread.start()
+    counted.wait(60)
+    burn(0.02)
+    watched.count(threading.get_native_id())
+    go_on.set()
+    thread.join(60)
+    used = dict(
+        zip(CPU.labels["part"], [now - then for now, then in zip(tally.sums(CPU), before, strict=True)], strict=True)
+    )
+    assert used["engine"] >= 0.05
+    assert used["event_loop"] >= 0.02
+    assert tally.of_row(0, CPU) == [0.0] * CPU.cells
+
+
+def test_a_count_adds_only_what_is_new() -> None:
+    tally = new_tally(1)
+    watched = Strain(tally)
+    watched.count(threading.get_native_id())
+    once = sum(tally.sums(CPU))
+    watched.count(threading.get_native_id())
+    assert sum(tally.sums(CPU)) - once < once
+
+
+@pytest.mark.parametrize(
+    ("thread", "part"),
+    [("workshop_3", "encoding"), ("csm-engine", "engine"), ("espeak-ng", "engine"), ("watchdog", "other")],
+)
+def test_threads_are_known_by_their_names(thread: str, part: str) -> None:
+    assert part_of(thread) == part
+
+
+async def test_a_loop_that_is_held_up_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop_lag, "LOOK_SECONDS", 0.001)
+    tally = new_tally(1)
+    watched = Strain(tally)
+    watched.start()
+    await asyncio.sleep(0.01)
+    time.sleep(0.25)  # on purpose: the loop does nothing else meanwhile
+    while not sum(tally.of_row(0, LOOP_LAG)[LOOP_LAG.cell(0.2001) : -1]):
+        await asyncio.sleep(0)
+    await watched.close()

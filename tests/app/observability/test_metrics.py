@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.audio.encoders import FORMATS
+from app.observability import metrics
+from app.observability.components import PartStatus
+from app.observability.metrics import FAMILIES, Metrics, count_lost, new_tally, protocol_of
+from app.observability.request_log import Outcome, RequestRecord
+from app.pool.worker_registry import WorkerRecord
+
+WORKER = WorkerRecord(
+    worker_id="0",
+    unit="gpu_0",
+    gpu="0",
+    pid=7,
+    state="ready",
+    engine="csm",
+    model="fake",
+    progress=1.0,
+    doing="",
+    error="",
+    active=3,
+    capacity=4,
+    queued=2,
+    load=5,
+    heartbeat=time.monotonic(),
+    failures=0,
+    retry_at=0.0,
+    ready_since=1.0,
+    parts={"voice_decoder": PartStatus("failed", "it is gone"), "encoders": PartStatus("ok")},
+)
+
+
+def read(told: Metrics) -> dict[str, float]:
+    """Each sample under its name and labels, as a monitor reads it; `name` alone is the sum over its labels."""
+    samples: dict[str, float] = {}
+    for family in text_string_to_metric_families(told.render()[0].decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            samples[f"{sample.name}{{{labels}}}"] = sample.value
+            samples[sample.name] = samples.get(sample.name, 0.0) + sample.value
+    return samples
+
+
+def speak(counting: Metrics, outcome: Outcome, *, admit: bool = True, code: str | None = None) -> None:
+    record = RequestRecord("id", "GET", "/tts/generate", [counting], code=code)
+    if admit:
+        record.admit()
+    if outcome != "refused":
+        record.first_audio_seconds, record.underrun_seconds = 0.04, 0.0
+        record.audio_seconds, record.speech_seconds = 2.0, 0.5
+    record.format, record.status, record.outcome = "mp3", 429 if outcome == "refused" else 200, outcome
+    record.end()
+
+
+def test_formats_are_those_that_there_are() -> None:
+    assert set(metrics.REQUESTS.labels["format"]) == {"none", "other", "float32", *FORMATS}
+
+
+def test_names_have_the_prefix_and_their_unit() -> None:
+    for family in FAMILIES:
+        assert family.name.startswith("csm_")
+        assert family.name.endswith(("_total", "_seconds", "_ratio"))
+
+
+@pytest.mark.parametrize("outcome", ["ok", "refused", "failed", "left", "stalled", "drained"])
+def test_every_admitted_request_ends_in_one_way(outcome: Outcome) -> None:
+    counting = Metrics(new_tally(1))
+    speak(counting, outcome)
+    seen = read(counting)
+    ends = [seen[f"csm_requests_{way}_total"] for way in ("finished", "aborted", "failed")]
+    assert seen["csm_requests_admitted_total"] == 1
+    assert sorted(ends) == [0, 0, 1]
+    assert seen["csm_requests_total"] == 1
+
+
+def test_who_was_never_admitted_is_a_request_and_no_more() -> None:
+    counting = Metrics(new_tally(1))
+    speak(counting, "refused", admit=False)
+    seen = read(counting)
+    assert seen["csm_requests_admitted_total"] == seen["csm_requests_aborted_total"] == 0
+    assert seen["csm_requests_total{format=mp3,outcome=refused,protocol=tts,status=429}"] == 1
+    assert seen["csm_first_audio_seconds_count"] == 0
+
+
+def test_reasons_are_told() -> None:
+    counting = Metrics(new_tally(1))
+    for outcome in ("left", "stalled", "drained", "failed", "failed"):
+        speak(counting, outcome)  # type: ignore[arg-type]
+    seen = read(counting)
+    for reason in ("client_left", "slow_reader", "draining"):
+        assert seen[f"csm_requests_aborted_total{{reason={reason}}}"] == 1
+    assert seen["csm_requests_failed_total{reason=other}"] == 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "way"),
+    [
+        ("failed", "engine_failed", "failed_total{reason=engine_failed}"),
+        ("failed", "out_of_memory", "failed_total{reason=out_of_memory}"),
+        ("failed", "worker_died", "failed_total{reason=worker_died}"),
+        ("failed", "internal_error", "failed_total{reason=other}"),
+        ("refused", "worker_died", "failed_total{reason=worker_died}"),  # a 503, and yet it had its slot
+        ("refused", "nothing_left", "aborted_total{reason=refused}"),
+        ("drained", "draining", "aborted_total{reason=draining}"),
+        ("left", "worker_died", "aborted_total{reason=client_left}"),
+    ],
+)
+def test_the_error_says_whose_fault_it_was(outcome: Outcome, code: str, way: str) -> None:
+    counting = Metrics(new_tally(1))
+    speak(counting, outcome, code=code)
+    assert read(counting)[f"csm_requests_{way}"] == 1
+
+
+def test_time_is_in_seconds_and_in_the_right_bucket() -> None:
+    counting = Metrics(new_tally(1))
+    speak(counting, "ok")
+    seen = read(counting)
+    assert seen["csm_first_audio_seconds_bucket{le=0.03}"] == 0
+    assert seen["csm_first_audio_seconds_bucket{le=0.05}"] == seen["csm_first_audio_seconds_bucket{le=+Inf}"] == 1
+    assert seen["csm_first_audio_seconds_sum"] == 0.04
+    assert seen["csm_audio_seconds_total"] == 2
+    assert seen["csm_real_time_factor_ratio_sum"] == 0.25
+
+
+def test_underruns_are_counted_apart() -> None:
+    counting = Metrics(new_tally(1))
+    for worst in (0.0, 0.05, 3.0):
+        record = RequestRecord("id", "GET", "/", [counting], underrun_seconds=worst)
+        record.end()
+    seen = read(counting)
+    assert seen["csm_underruns_total"] == 2
+    assert seen["csm_underrun_seconds_bucket{le=0.0}"] == 1
+    assert seen["csm_underrun_seconds_bucket{le=0.1}"] == 2
+    assert seen["csm_underrun_seconds_count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "protocol"),
+    [
+        ("/tts/generate", "tts"),
+        ("/v1/audio/speech", "openai"),
+        ("/voices/amy.wav", "voices"),
+        ("/api/generate", "batch"),
+        ("/stream/chunks", "batch"),
+        ("/generate/wav", "batch"),
+        ("/api/amy", "websocket_voice"),
+        ("/stream", "websocket_stream"),
+        ("/ws", "websocket"),
+        ("/metrics", "system"),
+        ("/", "page"),
+        ("/static/page.js", "page"),
+        ("/wp-login.php", "other"),
+        ("/wss", "other"),
+    ],
+)
+def test_protocols_are_few(path: str, protocol: str) -> None:
+    assert protocol_of(path) == protocol
+
+
+def test_strange_paths_methods_and_statuses_add_no_labels() -> None:
+    counting = Metrics(new_tally(1))
+    for number in range(50):
+        record = RequestRecord("id", f"M{number}", f"/{number}", [counting], status=450 + number, format=f"f{number}")
+        record.outcome = "refused"
+        record.end()
+    assert read(counting)["csm_requests_total{format=other,outcome=refused,protocol=other,status=other}"] == 50
+
+
+def test_all_workers_together_and_each_ones_state() -> None:
+    other = replace(WORKER, worker_id="1", state="failed", active=0, capacity=0, queued=0, heartbeat=0.0)
+    tally = new_tally(2)
+    first, second = (Metrics(tally, row, lambda: [WORKER, other]) for row in range(2))
+    speak(first, "ok")
+    speak(second, "ok")
+    for told in (first, second):
+        seen = read(told)
+        assert seen["csm_requests_finished_total"] == 2
+        assert seen["csm_slots_active{worker=0}"] == 3
+        assert seen["csm_slots_capacity{worker=0}"] == 4
+        assert seen["csm_requests_queued{worker=0}"] == 2
+        assert seen["csm_worker_state{state=ready,worker=0}"] == seen["csm_worker_state{state=failed,worker=1}"] == 1
+        assert seen["csm_worker_state"] == 2
+        assert "csm_worker_silent_seconds{worker=1}" not in seen
+        assert seen["csm_part_failed{part=voice_decoder,worker=0}"] == 1
+        assert seen["csm_part_failed{part=encoders,worker=0}"] == 0
+
+
+def test_what_a_dead_worker_had_admitted_has_failed() -> None:
+    tally = new_tally(2)
+    dead, alive = Metrics(tally, 0), Metrics(tally, 1)
+    speak(dead, "ok")
+    for counting in (dead, dead, alive):
+        RequestRecord("id", "GET", "/tts/generate", [counting]).admit()
+    for _ in range(2):  # the second finds nothing more to count
+        count_lost(tally, 0)
+    seen = read(alive)
+    assert seen["csm_requests_failed_total{reason=worker_died}"] == 2
+    assert seen["csm_requests_admitted_total"] == 4
+    assert seen["csm_requests_finished_total"] == 1
+
+
+def test_threads_of_one_worker_lose_nothing() -> None:
+    counting = Metrics(new_tally(1))
+    threads = [threading.Thread(target=lambda: [counting.voice_encoded() for _ in range(500)]) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(60)
+    assert read(counting)["csm_voices_encoded_total"] == 2000
+
+
+def families_of(told: Metrics) -> Iterator[str]:
+    yield from (family.name for family in told.collect())
+
+
+def test_a_monitor_that_asks_for_openmetrics_gets_it() -> None:
+    text, media_type = Metrics(new_tally(1)).render("application/openmetrics-text;version=1.0.0")
+    assert media_type.startswith("application/openmetrics-text")
+    assert text.endswith(b"# EOF\n")
+    assert Metrics(new_tally(1)).render()[1].startswith("text/plain")
+    assert len(set(families_of(Metrics(new_tally(1))))) == len(FAMILIES) + 6

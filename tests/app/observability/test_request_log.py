@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from app.observability.request_log import RequestLog, RequestRecord, record_of
+
+pytestmark = pytest.mark.anyio
+
+
+class Seen:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.admissions: list[RequestRecord] = []
+        self.endings: list[RequestRecord] = []
+
+    def admitted(self, record: RequestRecord) -> None:
+        self.admissions.append(record)
+
+    def ended(self, record: RequestRecord) -> None:
+        self.endings.append(record)
+
+
+async def fine(scope: Any, receive: Any, send: Any) -> None:
+    record_of(scope).voice = "amy"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def broken(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError("nobody expected this")
+
+
+async def cut(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    raise ValueError("nobody expected this")
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b"abc-1.2:3", True),
+        (b"x" * 128, True),
+        (b"x" * 129, False),
+        (b"a b", False),
+        (b"a\tb", False),
+        (b"\xff", False),
+    ],
+)
+async def test_a_safe_id_is_the_clients_own(call: Any, sent: bytes, kept: bool) -> None:
+    client = await call(RequestLog(fine), "/x", headers=((b"x-request-id", sent),)).done()
+    assert (client.headers["x-request-id"].encode("latin-1") == sent) == kept
+    assert len(client.headers["x-request-id"]) > 0
+
+
+async def test_every_request_leaves_one_line_without_its_query(call: Any, caplog: pytest.LogCaptureFixture) -> None:
+    seen = Seen()
+    with caplog.at_level(logging.INFO, "app.requests"):
+        await call(RequestLog(fine, [seen]), "/x", query=b"api_key=secret").done()
+    (line,) = caplog.records
+    assert "secret" not in str(line.__dict__)
+    (record,) = seen.endings
+    assert (record.voice, record.status, record.outcome, record.path) == ("amy", 200, "ok", "/x")
+    assert seen.admissions == []  # it asked for no slot
+
+
+async def test_polls_are_not_worth_a_line(call: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "app.requests"):
+        await call(RequestLog(fine), "/health").done()
+    assert caplog.records == []
+
+
+async def test_what_nobody_expected_is_a_500_with_the_id_of_its_line(
+    call: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await call(RequestLog(broken), "/x", headers=((b"x-request-id", b"me"),)).done()
+    assert client.status == 500
+    assert b"under the id me" in client.content
+    assert b"nobody" not in client.content
+    assert "nobody expected this" in caplog.text
+
+
+async def test_what_broke_after_the_first_byte_is_raised_on(call: Any) -> None:
+    seen = Seen()
+    with pytest.raises(ValueError, match="nobody"):
+        await call(RequestLog(cut, [seen]), "/x").task
+    assert [each.outcome for each in seen.endings] == ["failed"]
+
+
+async def test_what_the_server_cancels_was_drained(call: Any, wait: Any) -> None:
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        record_of(scope).admit()
+        await asyncio.Event().wait()
+
+    seen = Seen()
+    task = call(RequestLog(endless, [seen]), "/x").task
+    await wait(lambda: seen.admissions)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen.admissions == seen.endings
+    assert seen.endings[0].outcome == "drained"
+
+
+def test_it_is_admitted_once_and_each_part_for_itself() -> None:
+    seen = Seen()
+    record = RequestRecord("id", "WEBSOCKET", "/ws", [seen])
+    part = record.part(2)
+    for each in (part, part, record):
+        each.admit()
+    part.end()
+    assert [each.request_id for each in seen.admissions] == ["id.2", "id"]
+    assert seen.endings == [part]
+    assert (part.path, part.outcome) == ("/ws", "ok")
+
+
+def test_the_real_time_factor_is_time_for_a_second_of_audio() -> None:
+    record = RequestRecord("id", "GET", "/", audio_seconds=4.0, speech_seconds=1.0)
+    assert record.real_time_factor == 0.25
+    assert RequestRecord("id", "GET", "/").real_time_factor is None

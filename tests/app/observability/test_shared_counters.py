@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.observability.shared_counters import OTHER, Counter, Histogram, Tally
+
+ROOT = Path(__file__).parents[3]
+PLAIN = Counter("plain_total", "")
+COLOURED = Counter("coloured_total", "", {"colour": ("red", "blue", OTHER), "size": ("s", "l")})
+SPREAD = Histogram("spread_seconds", "", (0.1, 1.0))
+
+
+def tally(rows: int = 1) -> Tally:
+    return Tally((PLAIN, COLOURED, SPREAD), rows)
+
+
+def test_every_combination_of_labels_has_a_cell_of_its_own() -> None:
+    counts = tally()
+    for amount, (colour, size) in enumerate(COLOURED.combinations, start=1):
+        counts.add(0, COLOURED, amount, colour=colour, size=size)
+    assert counts.sums(COLOURED) == [1, 2, 3, 4, 5, 6]
+    assert counts.sums(PLAIN) == [0]
+    assert sum(counts.sums(SPREAD)) == 0
+
+
+def test_what_is_not_foreseen_is_other_or_an_error() -> None:
+    assert COLOURED.cell({"colour": "green", "size": "l"}) == COLOURED.cell({"colour": OTHER, "size": "l"})
+    with pytest.raises(KeyError, match="no size='xl'"):
+        COLOURED.cell({"colour": "red", "size": "xl"})
+
+
+def test_a_bucket_holds_what_is_not_over_its_bound() -> None:
+    counts = tally()
+    for value in (0.05, 0.1, 0.5, 1.0, 4.0):
+        counts.observe(0, SPREAD, value)
+    assert counts.sums(SPREAD) == [2, 2, 1, pytest.approx(5.65)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 1e6)), max_size=30))
+def test_sums_are_those_of_all_rows(added: list[tuple[int, float]]) -> None:
+    counts = tally(rows=3)
+    for row, amount in added:
+        counts.add(row, PLAIN, amount)
+    assert counts.sums(PLAIN) == [pytest.approx(sum(amount for _, amount in added))]
+    assert [counts.of_row(row, PLAIN)[0] for row in range(3)] == [
+        pytest.approx(sum(amount for at, amount in added if at == row)) for row in range(3)
+    ]
+
+
+def test_what_a_killed_process_counted_stays_and_its_successor_goes_on() -> None:
+    program = """
+import os, signal
+from app.observability.shared_counters import Counter, Tally
+
+counter = Counter("plain_total", "")
+tally = Tally((counter,), 2)
+tally.add(0, counter, 1)
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        tally.add(1, counter, 10)
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+print(tally.sums(counter))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=110, check=True
+    )
+    assert ran.stdout.strip() == "[21.0]"
+
+
+def test_the_master_need_not_load_what_starts_threads() -> None:
+    program = """
+import sys
+from app.observability.metrics import new_tally
+new_tally(8)
+print({"numpy", "av", "engine"} & sys.modules.keys())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=110, check=True
+    )
+    assert ran.stdout.strip() == "set()"

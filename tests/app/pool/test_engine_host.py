@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import struct
+import sys
+import threading
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.errors import PartFailed, Unavailable, UnknownVoice
+from app.observability.components import PartStatus
+from app.pool.assignment import Place
+from app.pool.engine_host import DEFAULT_MODEL, EngineHost, with_advice
+from app.pool.worker_registry import Pause
+from app.settings import Settings
+from app.voices.store import VoiceStore
+from engine import (
+    AUTO_SLOTS,
+    FALLBACK_MODEL,
+    CheckpointError,
+    CheckpointNotFound,
+    Engine,
+    EngineConfig,
+    EngineError,
+    Progress,
+    Speech,
+)
+from engine.testing import FakeEngine, FakeOptions
+
+Start = Callable[..., EngineHost]
+
+
+def write_voice(folder: Path, name: str, hertz: int = 200) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(folder / f"{name}.wav"), "wb") as file:
+        file.setparams((1, 2, 24_000, 0, "NONE", ""))
+        file.writeframes(b"".join(struct.pack("<h", (n * hertz) % 20_000 - 10_000) for n in range(36_000)))
+
+
+@pytest.fixture
+def start(settings: Settings) -> Iterator[Start]:
+    hosts: list[EngineHost] = []
+
+    def begin(loader: Callable[[EngineConfig, Progress], Engine], **changes: object) -> EngineHost:
+        changed = settings.model_copy(update={"model_path": None, **changes})
+        voices = VoiceStore(changed.preloaded_voices_dir, changed.voices_dir)
+        host = EngineHost(changed, Place(), voices, loader, changed.voices_dir / "no-small-model")
+        hosts.append(host)
+        host.start()
+        assert host._loading is not None
+        host._loading.join(60)
+        return host
+
+    yield begin
+    for host in hosts:
+        host.close()
+
+
+def csm(config: EngineConfig, progress: Progress) -> Engine:
+    return FakeEngine(config.slots, FakeOptions(name="csm"))
+
+
+def only_the_fallback(config: EngineConfig, progress: Progress) -> Engine:
+    if config.model != FALLBACK_MODEL:
+        raise CheckpointNotFound("no access to the hub")
+    return FakeEngine(config.slots, FakeOptions(name=FALLBACK_MODEL))
+
+
+def test_the_config_says_what_the_settings_say(start: Start) -> None:
+    asked: list[EngineConfig] = []
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        asked.append(config)
+        return FakeEngine(config.slots)
+
+    start(load, dtype="float16", device="cpu", depth_weights="int8")
+    (config,) = asked
+    assert (config.model, config.device, config.dtype, config.slots) == (DEFAULT_MODEL, "cpu", "float16", 2)
+    assert (config.audio_queue_slices, config.depth_weights) == (5, "int8")
+
+
+def test_without_weights_the_fallback_speaks_and_the_log_says_how_to_get_them(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = start(only_the_fallback)
+    assert host.status().engine == FALLBACK_MODEL
+    assert all(word in caplog.text for word in ("no access to the hub", "MODEL_PATH", "HF_TOKEN", "sesame/csm-1b"))
+    casting = host.cast("speaker_7")
+    assert (casting.voice, casting.speaker) == (None, 7)
+
+
+def test_a_small_csm_stands_in_before_the_fallback_does(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = tmp_path / "csm-small"
+    small.mkdir()
+    (small / "config.json").touch()
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        if config.model == DEFAULT_MODEL:
+            raise CheckpointNotFound("no access to the hub")
+        return FakeEngine(config.slots, FakeOptions(name=FALLBACK_MODEL if config.model == FALLBACK_MODEL else "csm"))
+
+    def load_damaged(config: EngineConfig, progress: Progress) -> Engine:
+        if config.model == str(small):
+            raise CheckpointError("a tensor is missing")
+        return load(config, progress)
+
+    found = []
+    for loader in (load, load_damaged):
+        voices = VoiceStore(settings.preloaded_voices_dir, settings.voices_dir)
+        changed = settings.model_copy(update={"model_path": None})
+        host = EngineHost(changed, Place(), voices, loader, small)
+        host.start()
+        assert host._loading is not None
+        host._loading.join(60)
+        found.append((host.status().engine, host.status().model))
+        host.close()
+    assert found == [("csm", "csm-small"), (FALLBACK_MODEL, "espeak-ng")]
+    assert caplog.text.count("HF_TOKEN") == 2  # once for each start: how to hear CSM-1B
+    assert "a tensor is missing" in caplog.text
+
+
+@pytest.mark.parametrize("why", ["no access to the hub", "sesame/csm-1b is gated: set HF_TOKEN or MODEL_PATH"])
+def test_the_advice_is_given_once(why: str) -> None:
+    told = with_advice(why)
+    assert told.startswith(why)
+    assert (told.count("HF_TOKEN"), told.count("MODEL_PATH")) == (1, 1)
+
+
+def test_without_weights_and_without_fallback_it_fails(start: Start) -> None:
+    host = start(only_the_fallback, fallback_engine="none")
+    assert host.status().state == "failed"
+    assert "FALLBACK_ENGINE=none" in (host.status().error or "")
+    with pytest.raises(Unavailable, match="has failed"):
+        _ = host.engine
+
+
+@pytest.mark.parametrize("error", [CheckpointNotFound("no such directory"), CheckpointError("a tensor is missing")])
+def test_a_model_that_was_named_is_never_replaced(start: Start, error: Exception) -> None:
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        raise error
+
+    host = start(load, model_path="/weights")
+    assert host.status().state == "failed"
+    assert str(error) in (host.status().error or "")
+
+
+def test_csm_has_one_voice_for_each_speaker(start: Start, settings: Settings) -> None:
+    host = start(csm)
+    kept = settings.voices_dir / ".speakers"
+    assert len(list(kept.iterdir())) == 1
+    default, zero, five = host.cast(None), host.cast("speaker_0"), host.cast("speaker_5")
+    assert default.voice is zero.voice is not None
+    assert five.voice is not None
+    assert (zero.speaker, five.speaker, five.voice.speaker) == (0, 5, 5)
+    assert len(list(kept.iterdir())) == 2
+    other = start(csm).cast(None)
+    assert other.voice is not None
+    assert other.voice.key == zero.voice.key
+
+
+def test_voices_on_disk_are_encoded_at_start_and_bad_ones_skipped(
+    start: Start, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_voice(settings.preloaded_voices_dir, "amy")
+    write_voice(settings.voices_dir, "bob", 300)
+    (settings.voices_dir / "junk.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt , but nothing else")
+    host = start(csm)
+    assert host.status().state == "ready"
+    assert "junk.wav is skipped" in caplog.text
+    prepared = [key for key, _ in host.engine.prepared]  # type: ignore[attr-defined]
+    for name in ("amy.wav", "bob.wav"):
+        voice = host.cast(name).voice
+        assert voice is not None
+        assert voice.key in prepared
+    with pytest.raises(UnknownVoice):
+        host.cast("carl")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "level", "summary"),
+    [
+        (0, 0, "INFO", "0 voices encoded"),
+        (2, 0, "INFO", "2 voices encoded"),
+        (1, 1, "WARNING", "1 of 2 voices encoded"),
+        (0, 2, "ERROR", "none of 2 voices could be encoded"),
+    ],
+)
+def test_voices_that_could_not_be_encoded_are_summed_up(
+    start: Start, settings: Settings, caplog: pytest.LogCaptureFixture, good: int, bad: int, level: str, summary: str
+) -> None:
+    caplog.set_level("INFO")
+    settings.voices_dir.mkdir()
+    for number in range(good):
+        write_voice(settings.voices_dir, f"good-{number}")
+    for number in range(bad):
+        (settings.voices_dir / f"bad-{number}.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt , but nothing else")
+    start(csm)
+    assert [each.levelname for each in caplog.records if each.getMessage().startswith(summary)] == [level]
+
+
+def test_without_a_decoder_it_is_ready_all_the_same(
+    start: Start, settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    write_voice(settings.voices_dir, "amy")
+    host = start(csm)
+    assert host.status().state == "ready"
+    assert "none of 1 voices" in caplog.text
+    with pytest.raises(PartFailed, match="decoder"):
+        host.cast("amy.wav")
+    monkeypatch.undo()
+    assert host.cast("amy.wav").voice is not None
+
+
+def test_a_speaker_that_cannot_be_made_is_reported_until_one_can(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = start(csm)
+    assert host.parts.statuses()["speaker_voices"] == PartStatus("ok")
+
+    def fail(*_: object) -> Speech:
+        raise EngineError("no memory is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.engine, "generate", fail)
+        with pytest.raises(EngineError):
+            host.cast("speaker_5")
+        assert host.cast("speaker_0").voice is not None  # one that was made before
+        why = PartStatus("failed", "speaker_5 cannot be made: no memory is left")
+        assert host.parts.statuses()["speaker_voices"] == why
+    assert [each.levelname for each in caplog.records if "speaker_voices" in each.getMessage()] == ["ERROR"]
+    assert host.cast("speaker_5").voice is not None
+    assert host.parts.statuses()["speaker_voices"] == PartStatus("ok")
+
+
+def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    made: list[FakeEngine] = []
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        reached.set()
+        go_on.wait(60)
+        made.append(FakeEngine())
+        return made[0]
+
+    settings = settings.model_copy(update={"model_path": None})
+    host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
+    host.start()
+    reached.wait(60)
+    host.close()
+    go_on.set()
+    assert host._loading is not None
+    host._loading.join(60)
+    assert host.status().state == "closed"
+    assert not made[0]._thread.is_alive()
+    with pytest.raises(Unavailable, match="shutting down"):
+        _ = host.admission
+
+
+@pytest.mark.parametrize(("setting", "slots"), [(7, 7), (None, AUTO_SLOTS)])
+def test_slots_come_from_the_setting_else_the_engine_works_them_out(
+    start: Start, setting: int | None, slots: int
+) -> None:
+    asked = []
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        asked.append(config.slots)
+        return FakeEngine(2)
+
+    host = start(load, concurrent_requests_per_worker=setting)
+    assert asked == [slots]
+    assert host.load()[0] == 2  # as many as the engine came to
+
+
+def test_the_engine_is_told_how_many_workers_share_the_machine(settings: Settings) -> None:
+    asked = []
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        asked.append(config.workers)
+        return FakeEngine(2)
+
+    settings = settings.model_copy(update={"model_path": None})
+    voices = VoiceStore(settings.preloaded_voices_dir, settings.voices_dir)
+    host = EngineHost(settings, Place(workers=3), voices, load)
+    host.start()
+    assert host._loading is not None
+    host._loading.join(60)
+    host.close()
+    assert asked == [3]
+
+
+def test_a_pause_is_kept_before_loading_and_a_close_ends_it(settings: Settings) -> None:
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        raise AssertionError("it was told to wait")
+
+    settings = settings.model_copy(update={"model_path": None})
+    host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
+    host.start(pause=Pause(3600, "restarting", "its process died"))
+    assert (host.status().state, host.status().error) == ("restarting", "its process died")
+    assert host.stalled_seconds() == 0
+    with pytest.raises(Unavailable, match="starting"):
+        _ = host.engine
+    host.close()
+    assert host._loading is not None
+    host._loading.join(60)
+    assert host.status().state == "closed"
+
+
+def test_loading_that_gets_nowhere_shows(settings: Settings) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        progress(0.5, "reading weights")
+        reached.set()
+        go_on.wait(60)
+        return FakeEngine(config.slots)
+
+    settings = settings.model_copy(update={"model_path": None})
+    host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
+    heard_of: list[str] = []
+    host.on_change = lambda: heard_of.append(host.status().state)
+    host.start()
+    reached.wait(60)
+    before = host.stalled_seconds()
+    while host.stalled_seconds() == before:
+        pass
+    go_on.set()
+    assert host._loading is not None
+    host._loading.join(60)
+    assert host.stalled_seconds() == 0
+    assert (host.load(), host.broken) == ((2, 0, 0), False)
+    assert heard_of[0] == "loading"
+    assert heard_of[-1] == "ready"
+    host.close()
+    assert host.load() == (0, 0, 0)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from app import errors
+from app.errors import ServiceError
+from app.pool.framing import (
+    ConnectionBroken,
+    Kind,
+    audio_message,
+    error_message,
+    message,
+    order_message,
+    read_audio,
+    read_error,
+    read_order,
+    receive,
+)
+from app.schemas.speech import Order
+from engine import AudioChunk, SpeechRequest, SpeechSegment
+
+pytestmark = pytest.mark.anyio
+
+
+async def over_the_wire(data: bytes) -> tuple[Kind, bytes]:
+    reader = asyncio.StreamReader()
+    reader.feed_data(data)
+    reader.feed_eof()
+    return await receive(reader)
+
+
+async def test_an_order_arrives_as_it_was_sent() -> None:
+    speech = SpeechRequest("Grüß Gott \N{OWL}", temperature=0.25, seed=-(2**63), max_frames=9, guidance=1.5)
+    kind, payload = await over_the_wire(order_message(Order(speech, "amy.wav"), 1.5))
+    assert kind is Kind.ORDER
+    assert read_order(payload) == (Order(speech, "amy.wav"), 1.5)
+
+
+async def test_a_conversation_goes_along_with_its_order() -> None:
+    codes = np.random.default_rng(0).integers(0, 2051, (5, 32))
+    speech = SpeechRequest("And?", history=(SpeechSegment("Hi.", codes, 1), SpeechSegment("Yes?", codes[:1], 0)))
+    _, payload = await over_the_wire(order_message(Order(speech, None), 1.0))
+    history = read_order(payload)[0].speech.history
+    assert [(said.text, said.speaker) for said in history] == [("Hi.", 1), ("Yes?", 0)]
+    assert np.array_equal(history[0].codes, codes)
+    assert history[0].codes.dtype == np.int64
+    assert history[1].codes.shape == (1, 32)
+
+
+@pytest.mark.parametrize("flags", [(False, False, False), (True, False, False), (True, True, True)])
+async def test_audio_arrives_as_it_was_sent(flags: tuple[bool, bool, bool]) -> None:
+    samples = np.random.default_rng(0).normal(size=1920).astype(np.float32)
+    codes = np.arange(64).reshape(2, 32)
+    kind, payload = await over_the_wire(audio_message(AudioChunk(samples, codes, 7, *flags)))
+    chunk = read_audio(payload)
+    assert kind is Kind.AUDIO
+    assert np.array_equal(chunk.samples, samples)
+    assert np.array_equal(chunk.codes, codes)
+    assert (chunk.text_chunk, chunk.in_last_text_chunk, chunk.ends_text_chunk, chunk.ends_speech) == (7, *flags)
+
+
+def _kinds() -> list[type[ServiceError]]:
+    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, ServiceError)]
+    assert len(kinds) > 10
+    return kinds
+
+
+@pytest.mark.parametrize("kind", _kinds())
+async def test_every_error_is_the_same_on_the_other_side(kind: type[ServiceError]) -> None:
+    error = kind("what is wrong", code="a_code", retry_after=3)
+    _, payload = await over_the_wire(error_message(error))
+    same = read_error(payload)
+    assert type(same) is kind
+    assert (same.status, same.body, same.headers) == (error.status, error.body, error.headers)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x01", message(Kind.ORDER, b"{}")[:-1], b"\x04\xff\xff\xff\xff", b"\x63\0\0\0\0"]
+)
+async def test_what_breaks_off_or_is_none_of_ours_is_broken(data: bytes) -> None:
+    with pytest.raises(ConnectionBroken):
+        await over_the_wire(data)

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import wave
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from app.audio.watermark import PUBLIC_KEY, mark
+from app.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+def client_of(app: Any) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://service", headers={"X-API-Key": "first-key"})
+
+
+def samples_of(data: bytes) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """What a wav file holds, whose header must tell its exact length."""
+    assert int.from_bytes(data[4:8], "little") == len(data) - 8
+    with wave.open(io.BytesIO(data)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24_000, 1, 2)
+        assert file.getnframes() * 2 == len(data) - 44
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2")
+
+
+async def test_generate_answers_with_exactly_the_fields_of_the_contract(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        body = {
+            "text": "Hello.",
+            "speaker_id": 2,
+            "max_audio_length_ms": 240,
+            "watermark": False,
+            "watermark_key": [1, 2, 3, 4, 5],
+            "temperature": 0.5,
+            "topk": 10,
+        }
+        answer = (await client.post("/generate", json=body)).json()
+        assert set(answer) == {"audio_base64", "sample_rate", "duration_ms", "processing_time_ms", "watermarked"}
+        assert (answer["sample_rate"], answer["duration_ms"], answer["watermarked"]) == (24_000, 240, False)
+        assert samples_of(base64.b64decode(answer["audio_base64"])).size == 3 * 1920
+        wav = await client.post("/generate/wav", json=body)
+        assert wav.headers["Content-Type"] == "audio/wav"
+        assert wav.content == base64.b64decode(answer["audio_base64"])
+
+
+async def test_watermarked_is_said_where_it_is_so(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        plain, marked = [
+            (await client.post("/generate", json={"text": "x" * 20, "watermark": wanted})).json()
+            for wanted in (False, True)
+        ]
+        before, after = (samples_of(base64.b64decode(each["audio_base64"])) for each in (plain, marked))
+        assert (plain["watermarked"], marked["watermarked"]) == (False, True)
+        expected = mark((before / 32767).astype(np.float32), PUBLIC_KEY) * 32767
+        assert np.abs(after - expected).max() <= 2
+        assert (after != before).any()
+    async with run(settings.model_copy(update={"csm_watermark_enabled": True})) as app, client_of(app) as client:
+        always = (await client.post("/generate", json={"text": "x" * 20, "watermark": False})).json()
+        assert always["watermarked"] is True
+        assert always["audio_base64"] == marked["audio_base64"]
+
+
+async def test_a_service_that_marks_marks_every_route(settings: Settings, run: Any) -> None:
+    async def heard() -> list[bytes]:
+        async with client_of(app) as client:
+            return [
+                (await client.get("/tts/generate", params={"text": "x" * 20, "format": "raw_pcm"})).content,
+                (await client.post("/generate/wav", json={"text": "x" * 20})).content,
+                (await client.post("/api/generate", json={"text": "x" * 20})).content,
+                (await client.post("/stream/chunks", json=["x" * 20])).content,
+                (await client.post("/v1/audio/speech", json={"input": "x" * 20, "response_format": "pcm"})).content,
+            ]
+
+    async with run(settings) as app:
+        plain = await heard()
+    async with run(settings.model_copy(update={"csm_watermark_enabled": True})) as app:
+        marked = await heard()
+    assert all(a != b for a, b in zip(plain, marked, strict=True))
+    assert len(plain[0]) == len(marked[0])
+
+
+async def test_api_generate_answers_with_exactly_the_fields_of_the_contract(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        body = {"text": "Hello there.", "voice": "speaker_3", "speed": 1.0}
+        answer = (await client.post("/api/generate", json=body)).json()
+        assert set(answer) == {"audio_data", "format", "sample_rate", "duration", "metadata"}
+        assert (answer["format"], answer["sample_rate"], answer["duration"]) == ("wav", 24_000, 12 * 0.08)
+        assert answer["metadata"] == {"model": "fake", "voice": "speaker_3", "speaker": 3, "streaming": True}
+        quick = (await client.post("/api/generate", json={**body, "speed": 2})).json()
+        assert quick["duration"] == 6 * 0.08
+        assert samples_of(base64.b64decode(quick["audio_data"])).size == 6 * 1920
+
+
+async def test_chunks_are_lines_in_order_and_a_bad_one_stops_nobody(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        texts = ["Hello.", "", "[raise]", "x" * 5001, "Bye."]
+        response = await client.post("/stream/chunks?speaker_id=1&watermark=false", json=texts)
+        assert response.headers["Content-Type"] == "application/x-ndjson"
+        lines = [json.loads(line) for line in response.text.splitlines()]
+        assert [line["text"] for line in lines] == texts
+        for line in (lines[0], lines[4]):
+            assert set(line) == {"text", "audio_base64", "sample_rate"}
+            assert samples_of(base64.b64decode(line["audio_base64"])).size == len(line["text"]) * 1920
+        assert [line.get("code") for line in lines] == [None, "no_text", "engine_failed", "text_too_long", None]
+        assert all(line["error"] for line in lines[1:4])
+
+
+async def test_lines_leave_as_each_is_ready(settings: Settings, run: Any, call: Any) -> None:
+    async with run(settings) as app:
+        body = json.dumps(["Hello.", "[hang]"]).encode()
+        headers = ((b"x-api-key", b"first-key"), (b"content-type", b"application/json"))
+        asking = call(app, "/stream/chunks", method="POST", headers=headers, body=(body,))
+        await asking.until(lambda: len(asking.sent) >= 2)
+        assert json.loads(asking.content)["text"] == "Hello."
+        asking.leave()
+        await asking.done()
+        assert app.state.service.host.admission.active == 0
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate/wav", "/api/generate"])
+async def test_a_client_that_leaves_frees_its_slot(
+    settings: Settings, run: Any, call: Any, wait: Any, path: str
+) -> None:
+    async with run(settings) as app:
+        admission = app.state.service.host.admission
+        headers = ((b"x-api-key", b"first-key"), (b"content-type", b"application/json"))
+        asking = call(app, path, method="POST", headers=headers, body=(b'{"text": "[hang]"}',))
+        await wait(lambda: admission.active == 1)
+        asking.leave()
+        await asyncio.wait({asking.task})
+        assert admission.active == 0
+
+
+async def test_where_nobody_can_speak_chunks_have_a_status(settings: Settings, run: Any) -> None:
+    async with run(settings.model_copy(update={"max_queued_requests": 0})) as app, client_of(app) as client:
+        async with (
+            app.state.service.pool.speak(order_of("[hang]", app)),
+            app.state.service.pool.speak(order_of("[hang]", app)),
+        ):
+            response = await client.post("/stream/chunks", json=["Hello."])
+        assert (response.status_code, response.json()["code"]) == (429, "busy")
+
+
+def order_of(text: str, app: Any) -> Any:
+    from app.schemas.speech import SpeechParameters
+
+    return SpeechParameters(text=text).order(app.state.service.settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/generate", {}, "text is missing"),
+        ("/generate", {"text": " "}, "text"),
+        ("/generate", {"text": "Hi", "speaker_id": 1000}, "speaker_id"),
+        ("/generate", {"text": "Hi", "topk": 0}, "topk"),
+        ("/generate", {"text": "Hi", "temperature": 3}, "temperature"),
+        ("/generate", {"text": "Hi", "watermark_key": [1]}, "watermark_key"),
+        ("/generate", {"text": "Hi", "context": []}, "context is not a parameter"),
+        ("/generate/wav", {"text": "x" * 5001}, "5001 characters"),
+        ("/api/generate", {"text": "Hi", "speed": 0.1}, "speed"),
+        ("/api/generate", {"text": "Hi", "speed": 5}, "speed"),
+        ("/stream/chunks", [], "at least 1"),
+        ("/stream/chunks", ["x"] * 1001, "at most 1000"),
+        ("/stream/chunks", "text", "list"),
+        ("/stream/chunks", [5], "string"),
+        ("/stream/chunks?speaker_id=-1", ["Hi"], "speaker_id"),
+    ],
+)
+async def test_what_cannot_be_spoken_is_named(settings: Settings, run: Any, path: str, body: Any, named: str) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        response = await client.post(path, json=body)
+        assert response.status_code == 422
+        assert named in response.json()["detail"]
+        assert set(response.json()) == {"detail", "code"}
+
+
+async def test_an_unknown_voice_is_not_found(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        response = await client.post("/api/generate", json={"text": "Hi", "voice": "nobody"})
+        assert (response.status_code, response.json()["code"]) == (404, "unknown_voice")

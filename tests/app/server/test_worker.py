@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from uvicorn_worker import UvicornWorker
+
+from app.pool import master as master_module
+from app.pool.assignment import Place
+from app.pool.master import IMPORTING, Master
+from app.pool.watchdog import Exit
+from app.pool.worker_registry import WorkerRecord
+from app.server import worker as worker_module
+from app.server.worker import ServiceWorker
+from app.settings import SettingsError
+
+TRACE = "Traceback"
+
+
+def boot(
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    start_error: Exception | None = None,
+    code: int = Exit.BOOT_FAILED,
+) -> WorkerRecord:
+    """Boot a worker that cannot. Returns what it leaves on the board. code: what it exits with."""
+
+    def init_process(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(UvicornWorker, "init_process", init_process)
+    monkeypatch.setattr(worker_module, "allow_many_connections", lambda: None)
+    master = Master([Place()])
+    index = master.assign()
+    assert index == 0
+    monkeypatch.setattr(master_module, "_here", master_module.Seat(Place(), master.board, master.tally, index))
+    worker = object.__new__(ServiceWorker)
+    worker.wsgi = SimpleNamespace(state=SimpleNamespace(start_error=start_error))
+    with pytest.raises(SystemExit) as ended:
+        worker.init_process()
+    assert ended.value.code == code
+    return master.board.record(0)
+
+
+def test_what_cannot_be_imported_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = boot(monkeypatch, ModuleNotFoundError("No module named 'x'"))
+    assert record.error.startswith("ModuleNotFoundError: No module named 'x' (")
+    assert "make install" in record.error
+    assert (record.state, record.doing) == ("starting", IMPORTING)
+    assert [each for each in caplog.records if each.levelno > logging.DEBUG] == []
+
+
+def test_an_error_of_the_program_is_told_with_its_trace(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = boot(monkeypatch, KeyError("two\nlines"))
+    assert (record.error, record.doing) == (r"KeyError: 'two\nlines'", "")
+    assert TRACE in caplog.text
+
+
+def test_settings_that_went_wrong_meanwhile_are_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert boot(monkeypatch, SettingsError("PORT is '0', which\ncannot be used")).error == (
+        "PORT is '0', which cannot be used"
+    )
+
+
+def test_an_application_that_does_not_start_is_told_by_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = boot(monkeypatch, SystemExit(3), OSError(28, "No space left on device"))
+    assert record.error == "OSError: [Errno 28] No space left on device"
+    assert boot(monkeypatch, SystemExit(3)).error == "RuntimeError: the application did not start"
+
+
+def test_an_orderly_exit_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = boot(monkeypatch, SystemExit(0), code=0)
+    assert (record.state, record.error) == ("starting", "")

@@ -1,0 +1,415 @@
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from app.errors import Busy, NotAudio, PartFailed, ServiceError, TooLarge, UndecodableAudio, Unprocessable
+from app.voices import decoder_framing as framing
+from app.voices import recording_decoder
+from app.voices.recording_decoder import DecoderStarts, VoiceDecoder, sniff
+from engine.types import Samples
+from tests.app.voices.recordings import CONTAINERS, TAGGED, encode, hum, pitch_of, recording, tagged
+
+IMPOSTOR = """
+import sys
+from app.voices import decoder_framing as framing
+
+def take(size):
+    return sys.stdin.buffer.read(size)
+
+def say(data):
+    sys.stdout.buffer.write(data)
+    sys.stdout.flush()
+
+say(framing.READY)
+_, _, length = framing.REQUEST.unpack(take(framing.REQUEST.size))
+take(length)
+say(framing.ANSWER.pack(framing.DECODED, 1, framing.RATE // 10 * 4) + bytes(framing.RATE // 10 * 4))
+take(framing.REQUEST.size)
+"""
+
+
+def impostor(rest: str) -> list[str]:
+    """A decoder that decodes the sound it is started with, and then does something else."""
+    return [sys.executable, "-c", IMPOSTOR + rest]
+
+
+class Clock:
+    """In place of the module `time`."""
+
+    def __init__(self, now: list[float]) -> None:
+        self._now = now
+
+    def monotonic(self) -> float:
+        return self._now[0]
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+
+
+def decode(data: bytes, *, max_bytes: int = 25 << 20, max_seconds: float = 30.0) -> Samples:
+    with VoiceDecoder(max_bytes, max_seconds) as decoder:
+        return decoder.decode(data)
+
+
+def wav(samples: npt.NDArray[Any], rate: int = 24_000) -> bytes:
+    """A float32 wav, whatever its samples are."""
+    body = samples.astype("<f4").tobytes()
+    header = struct.pack("<4sI4s4sIHH", b"RIFF", 36 + len(body), b"WAVE", b"fmt ", 16, 3, 1)
+    header += struct.pack("<IIHH4sI", rate, rate * 4, 4, 32, b"data", len(body))
+    return header + body
+
+
+# ---- what is taken
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_every_kind_is_known_by_its_first_bytes_and_decoded(kind: str) -> None:
+    data = recording(kind)
+    assert sniff(data[:64]) == kind
+    samples = decode(data)
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    assert abs(samples.size - 36_000) < 24_000 * 0.1  # a lossy codec pads
+    assert abs(pitch_of(samples) - 220) < 2
+    assert 0.3 < np.abs(samples).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_channels_are_averaged(channels: int) -> None:
+    assert np.allclose(decode(recording("flac", channels=channels)), decode(recording("flac")), atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [8_000, 24_000, 96_000])
+def test_any_rate_comes_out_at_24_khz(rate: int) -> None:
+    samples = decode(encode(hum(1.5, rate), "wav", "pcm_s16le", rate))
+    assert abs(samples.size - 36_000) <= 64
+    assert abs(pitch_of(samples) - 220) < 2
+
+
+def test_samples_at_24_khz_come_through_untouched() -> None:
+    samples = hum(1.2, 24_000)[0]
+    assert np.array_equal(decode(wav(samples)), samples)
+
+
+def test_what_is_over_full_scale_is_scaled_and_keeps_its_shape() -> None:
+    samples = hum(1.2, 24_000)[0]
+    loud = decode(wav(samples * 7))
+    assert np.abs(loud).max() == 1
+    assert np.allclose(loud, samples / np.abs(samples).max(), atol=1e-6)
+
+
+def test_only_the_first_audio_stream_is_heard() -> None:
+    packed = BytesIO()
+    with av.open(packed, "w", format="mp4") as container:
+        video = container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
+        streams = [container.add_stream("aac", rate=48_000, layout="mono") for _ in range(2)]
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        picture.pts = 0
+        container.mux(video.encode(picture))
+        container.mux(video.encode(None))
+        for stream, pitch in zip(streams, (220, 880), strict=True):
+            frame = av.AudioFrame.from_ndarray(hum(1.5, 48_000, pitch), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48_000, 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    assert abs(pitch_of(decode(packed.getvalue())) - 220) < 2
+
+
+@pytest.mark.parametrize("kind", TAGGED)
+def test_tags_that_are_no_utf_8_harm_nothing(kind: str) -> None:
+    assert np.array_equal(decode(tagged(kind)), decode(recording(kind)))
+
+
+def test_one_process_decodes_many() -> None:
+    with VoiceDecoder(25 << 20, 30.0) as decoder:
+        first = decoder.decode(recording("mp3"))
+        process = decoder._process
+        with pytest.raises(UndecodableAudio):
+            decoder.decode(b"fLaC" + bytes(100))
+        assert np.array_equal(decoder.decode(recording("mp3")), first)
+        assert decoder._process is process
+    assert process is not None
+    assert process.returncode is not None  # and it is gone in the end
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", UndecodableAudio),
+        (b"hello, I am a text", NotAudio),
+        (b"PK\3\4" + bytes(100), NotAudio),
+        (b"<!doctype html><audio src=x>", NotAudio),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", NotAudio),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", NotAudio),
+        (b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n", NotAudio),
+        (b"\xff\xd8\xff\xe0" + bytes(100), NotAudio),
+        (b"\x1a\x45\xdf\xa3" + b"matroska" + bytes(100), NotAudio),
+        (b"RIFF\0\0\0\0AVI LIST" + bytes(100), NotAudio),
+        (b"RIFF\xff\xff\xff\xffWAVE", UndecodableAudio),
+        (b"fLaC", UndecodableAudio),
+        (b"OggS", UndecodableAudio),
+        (b"ID3\4\0\0\x7f\x7f\x7f\x7f", UndecodableAudio),
+        (b"\0\0\0\x18ftypM4A " + bytes(12), UndecodableAudio),
+        (b"\x1a\x45\xdf\xa3" + b"webm" + bytes(100), UndecodableAudio),
+    ],
+)
+def test_what_is_no_audio(data: bytes, error: type[ServiceError]) -> None:
+    with pytest.raises(error):
+        decode(data)
+
+
+def test_noise_behind_an_mp3_header_is_no_voice() -> None:
+    noise = np.random.default_rng(1).bytes(60_000)
+    with pytest.raises(UndecodableAudio):
+        decode(b"ID3\4\0\0\0\0\0\0" + noise)
+
+
+def test_a_film_without_sound_is_no_audio() -> None:
+    packed = BytesIO()
+    with av.open(packed, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    with pytest.raises(NotAudio, match="no audio"):
+        decode(packed.getvalue())
+
+
+def test_too_many_bytes() -> None:
+    with pytest.raises(TooLarge, match="MAX_UPLOAD_MB"):
+        decode(recording(), max_bytes=1000)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_too_long_and_just_long_enough(kind: str) -> None:
+    assert decode(recording(kind), max_seconds=1.5).size <= 36_000
+    with pytest.raises(TooLarge, match="MAX_VOICE_SECONDS"):
+        decode(recording(kind), max_seconds=1.2)
+
+
+def test_an_hour_in_a_small_file_is_refused_early() -> None:
+    hour = encode(np.zeros((1, 3600 * 8_000), np.float32), "flac", "flac", 8_000)
+    assert len(hour) < 1 << 20
+    with pytest.raises(TooLarge, match="more than 30 s"):
+        decode(hour)
+
+
+def test_too_short() -> None:
+    with pytest.raises(Unprocessable, match="too short"):
+        decode(recording("wav", seconds=0.9))
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-6, 0.5])
+def test_silence_is_no_voice_whatever_its_level(level: float) -> None:
+    with pytest.raises(Unprocessable, match="silent"):
+        decode(wav(np.full(48_000, level)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers(value: float) -> None:
+    samples = hum(1.5, 24_000)[0]
+    samples[20_000] = value
+    with pytest.raises(UndecodableAudio, match="finite"):
+        decode(wav(samples))
+
+
+@pytest.mark.parametrize("rate", [1, 3_999, 1_000_000])
+def test_rates_that_would_blow_a_file_up(rate: int) -> None:
+    with pytest.raises(UndecodableAudio, match=f"{rate} Hz"):
+        decode(wav(hum(1.5, 24_000)[0], rate))
+
+
+# ---- the process
+
+
+@LINUX
+def test_the_process_has_nothing_to_give_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "secret")
+    with open(__file__, "rb") as file, VoiceDecoder(25 << 20, 30.0) as decoder:
+        os.set_inheritable(file.fileno(), True)
+        decoder.decode(recording())
+        assert decoder._process is not None
+        proc = Path("/proc") / str(decoder._process.pid)
+        names = {entry.split(b"=")[0] for entry in (proc / "environ").read_bytes().split(b"\0") if entry}
+        limits = {line[:26].strip(): line[26:].split()[0] for line in (proc / "limits").read_text().splitlines()}
+        assert names == {b"PYTHONPATH"}
+        assert sorted(os.listdir(proc / "fd")) == ["0", "1", "2"]
+        assert limits["Max open files"] == "3"
+        assert limits["Max processes"] == limits["Max file size"] == limits["Max core file size"] == "0"
+        assert 0 < int(limits["Max address space"]) < 2 << 30
+        assert 0 < int(limits["Max cpu time"]) < 60
+        assert b"torch" not in (proc / "maps").read_bytes()
+
+
+def test_once_it_has_given_up_its_rights_it_can_open_nothing() -> None:
+    script = """
+import socket, sys
+from app.voices import decoder_process
+decoder_process._give_up_rights()
+for attempt in (lambda: open("/dev/null"), lambda: open("/tmp/canary", "w"), socket.socket):
+    try:
+        attempt()
+    except OSError:
+        continue
+    sys.exit("it could")
+print("nothing")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=110, check=False)
+    assert done.stdout == "nothing\n", done.stderr
+
+
+def test_a_process_that_hangs_is_ended_and_the_next_recording_gets_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with VoiceDecoder(25 << 20, 30.0) as decoder:
+        decoder.decode(recording())
+        hung = decoder._process
+        assert hung is not None
+        hung.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(recording_decoder, "WALL_SECONDS", 0.2)
+        with pytest.raises(UndecodableAudio, match="more memory or time"):
+            decoder.decode(recording())
+        assert hung.returncode == -signal.SIGKILL
+        monkeypatch.undo()
+        assert decoder.decode(recording()).size
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"x",
+        framing.ANSWER.pack(framing.DECODED, 1, 2**63),
+        framing.ANSWER.pack(framing.DECODED, 0, 4) + bytes(4),
+        framing.ANSWER.pack(framing.DECODED, 200, 800) + bytes(800),
+        framing.ANSWER.pack(framing.DECODED, 1, 3) + bytes(3),
+        framing.ANSWER.pack(framing.DECODED, 1, 4000) + bytes(10),
+        framing.ANSWER.pack(framing.UNDECODABLE, 0, 2**40),
+    ],
+)
+def test_the_process_is_not_trusted_either(answer: bytes) -> None:
+    with (
+        VoiceDecoder(25 << 20, 30.0, command=impostor(f"say({answer!r}); take(9)")) as decoder,
+        pytest.raises(UndecodableAudio),
+    ):
+        decoder.decode(recording())
+
+
+def test_a_process_that_does_not_start_is_not_the_recordings_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    for executable, reason in (("/bin/false", "exit code 1"), ("/does/not/exist", "No such file")):
+        monkeypatch.setattr(sys, "executable", executable)
+        with pytest.raises(PartFailed, match="does not start") as refused:
+            decode(recording())
+        assert reason in str(refused.value.__cause__)
+        assert (refused.value.status, refused.value.code, refused.value.headers) == (503, "decoder_failed", {})
+
+
+Told = list[tuple[str | None, str]]
+
+
+def attempt(command: list[str] | None, starts: DecoderStarts) -> str:
+    """The code of what a decoder refuses a recording with; "" if it decodes it."""
+    with VoiceDecoder(25 << 20, 30.0, starts, command) as decoder:
+        try:
+            decoder.decode(recording())
+        except PartFailed as error:
+            return error.code
+    return ""
+
+
+# How a decoder is broken, and what of it the report says. Each of them with PyAV as it is.
+BROKEN = {
+    "an argument that PyAV does not know": (
+        [sys.executable, "-c", "import av; av.open('', metadata_error='replace')"],
+        "TypeError: open() got an unexpected keyword argument 'metadata_error'",
+    ),
+    "an import that fails": ([sys.executable, "-c", "import av.no_such_name"], "ModuleNotFoundError"),
+    "many lines that end in control characters": (
+        [sys.executable, "-c", "import sys; sys.exit('x' * 200_000 + chr(10) + 'the reason' + chr(27) + chr(10))"],
+        "the reason",
+    ),
+    "nothing said": ([sys.executable, "-c", "raise SystemExit(3)"], "exit code 3"),
+    "killed": ([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], "SIGKILL"),
+    "another greeting": (
+        [sys.executable, "-c", "import sys; print('hello, world', flush=True); sys.stdin.read()"],
+        "does not say that it is ready",
+    ),
+    "dead once it is ready": (
+        [sys.executable, "-c", f"import sys; sys.stdout.buffer.write({framing.READY!r}); sys.exit('out of ideas')"],
+        "out of ideas",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_decoder_is_reported_with_its_own_words_and_again_once_it_works(fault: str) -> None:
+    command, reason = BROKEN[fault]
+    told: Told = []
+    starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
+    assert attempt(command, starts) == "decoder_failed"
+    (error, detail) = told[0]
+    assert error is not None
+    assert reason in error
+    assert detail
+    assert (error + detail).isprintable()
+    assert len(error) <= 400
+    assert attempt(None, starts) == ""
+    assert told[1:] == [(None, "")]
+
+
+def test_a_decoder_that_is_broken_after_a_recording_takes_the_blame_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    """It decodes our own sound once, and when it is started anew it does not."""
+    told: Told = []
+    starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
+    with VoiceDecoder(25 << 20, 30.0, starts, impostor("sys.exit('the library is gone')")) as decoder:
+        decoder.start()
+        decoder._command = BROKEN["an import that fails"][0]
+        with pytest.raises(PartFailed):
+            decoder.decode(recording())
+        with pytest.raises(PartFailed):  # and is not started for each of many recordings
+            decoder.decode(recording())
+    assert [error is None for error, _ in told] == [True, False]
+    assert "the library is gone" in caplog.text
+    assert "exit code 1" in caplog.text
+
+
+def test_a_start_that_hangs_is_ended_and_not_repeated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording_decoder, "_SLOW_START_SECONDS", 0.1)
+    now = [1000.0]
+    monkeypatch.setattr(recording_decoder, "time", Clock(now))
+    told: Told = []
+    starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
+    hanging = [sys.executable, "-c", "import time\nwhile True: time.sleep(9)"]
+    with monkeypatch.context() as patch, VoiceDecoder(25 << 20, 30.0, starts, hanging) as decoder:
+        patch.setattr(recording_decoder, "START_SECONDS", 0.2)
+        with pytest.raises(PartFailed):
+            decoder.decode(recording())
+        assert told == [("it did not get ready within 0.2 seconds", "")]
+    starts.ended(told[0][0], "", 20.0)
+    assert attempt(None, starts) == "decoder_failed"  # at once: nothing was started
+    assert len(told) == 2
+    now[0] += 20.0
+    assert attempt(None, starts) == ""
+    assert told[2:] == [(None, "")]
+
+
+def test_a_third_decoder_waits_and_then_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording_decoder, "WALL_SECONDS", 0.05)
+    with VoiceDecoder(1, 1.0), VoiceDecoder(1, 1.0):
+        third = VoiceDecoder(1, 1.0)
+        with pytest.raises(Busy):
+            third.__enter__()
+    with third:
+        pass
