@@ -25,19 +25,8 @@ ENGINE_FOR_APP = {"engine", *(f"engine.{name}" for name in ("config", "errors", 
 # What `import engine` loads, and pure decisions: none of it imports torch.
 TORCH_FREE = {
     "engine",
-    *(
-        f"engine.{name}"
-        for name in (
-            "config",
-            "crossfade",
-            "errors",
-            "interface",
-            "machine_limits",
-            "scheduler",
-            "slice_policy",
-            "stream",
-        )
-    ),
+    *(f"engine.{name}" for name in ("config", "context", "crossfade", "errors", "interface", "loop_bridge")),
+    *(f"engine.{name}" for name in ("machine_limits", "prefill_budget", "scheduler", "slice_policy", "stream")),
     *(f"engine.{name}" for name in ("testing", "text", "types")),
 }
 ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.types"}
