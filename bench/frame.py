@@ -106,7 +106,8 @@ def kernels_per_frame(runner: ModelRunner) -> int:
     """Number of kernels (operators on a CPU) that one frame launches, codec included."""
     active = prepare(runner, 1, 256)
     cuda = runner.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
+    activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
+    with profile(activities=activities, acc_events=True) as profiler:  # without it torch 2.10 warns about one cycle
         runner.step(active)
     there = DeviceType.CUDA if cuda else DeviceType.CPU  # not the host calls that launch them
     return sum(event.count for event in profiler.key_averages() if event.device_type == there)
