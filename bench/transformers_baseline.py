@@ -7,12 +7,14 @@ import copy
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine import MachineLimits
 from engine.random_checkpoint import SPECIAL_TOKENS
+from training.base_checkpoint import tie_embeddings
 
 
 def compile_unavailable_reason(device: torch.device) -> str | None:
@@ -38,7 +40,9 @@ class TransformersBaseline:
         import transformers as untyped
 
         transformers: Any = untyped
-        csm = transformers.CsmForConditionalGeneration.from_pretrained(model, dtype=dtype).to(device).eval()
+        csm = transformers.CsmForConditionalGeneration.from_pretrained(model, dtype=dtype)
+        tie_embeddings(csm, Path(model))
+        csm = csm.to(device).eval()
         csm.codec_model.float()  # as in the engine
         self._device, self._frames = device, frames
         self._models = [csm]

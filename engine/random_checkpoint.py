@@ -68,6 +68,8 @@ def build_model(shape: dict[str, Any], seed: int = 0, dtype: torch.dtype = torch
         model = transformers.CsmForConditionalGeneration(config).eval()
     finally:
         torch.set_default_dtype(before)
+    if config.tie_codebooks_embeddings:  # transformers 5 leaves the two apart
+        model.backbone_model.embed_tokens.embed_audio_tokens.weight = model.depth_decoder.model.embed_tokens.weight
     generator = torch.Generator().manual_seed(seed)
     spread = 1.2 / config.hidden_size**0.5  # wide enough for distinct logits at any size
     with torch.no_grad():

@@ -26,6 +26,9 @@ _FINGERPRINT_TENSORS = (
     "depth_decoder.model.layers.0.self_attn.k_proj.weight",
 )
 
+# The two names of the audio embeddings that backbone and depth decoder share.
+_SHARED = ("depth_decoder.model.embed_tokens.weight", "backbone_model.embed_tokens.embed_audio_tokens.weight")
+
 
 @dataclass(frozen=True)
 class BaseCheckpoint:
@@ -57,13 +60,24 @@ def load_base(name: str, token: str | None = None, dtype: torch.dtype = torch.fl
         )
     tokenizer = TextTokenizer(directory / "tokenizer.json")
     model = transformers.CsmForConditionalGeneration.from_pretrained(directory, dtype=dtype).eval()
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise BaseCheckpointError(
-            f"{directory}: transformers {transformers.__version__} does not find the audio embeddings (shared by "
-            "backbone and depth decoder) under the one of their two names that it reads; save the checkpoint with its "
-            "save_pretrained"
-        )
+    tie_embeddings(model, directory)
     return BaseCheckpoint(name, directory, model, Layout(tokenizer, model.config), checkpoint_fingerprint(directory))
+
+
+def tie_embeddings(model: Any, directory: Path) -> None:
+    """Share the checkpoint's audio embeddings between backbone and depth decoder, if its config ties them.
+
+    transformers 4 reads them under one of their two names, transformers 5 each under its own; what it does not find
+    it leaves empty or fills with random numbers.
+    """
+    if not model.config.tie_codebooks_embeddings:
+        return
+    backbone, depth = model.backbone_model.embed_tokens.embed_audio_tokens, model.depth_decoder.model.embed_tokens
+    tensors = open_tensors(directory, preferred_weights_file(directory))
+    name = next((each for each in _SHARED if each in tensors), _SHARED[0])
+    weight = tensors.get(name, tuple(depth.weight.shape))
+    depth.weight = torch.nn.Parameter(weight.to(model.dtype))
+    backbone.weight = depth.weight
 
 
 def checkpoint_fingerprint(directory: Path) -> str:

@@ -45,7 +45,11 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         most = self.row_counts[-1]
-        y = self._padded(flat) if len(flat) <= most else torch.cat([self._padded(part) for part in flat.split(most)])
+        y = (
+            self._padded(flat)
+            if len(flat) <= most
+            else torch.cat([self._padded(part) for part in torch.split(flat, most)])
+        )
         return y.view(*x.shape[:-1], -1)
 
     def _padded(self, x: Tensor) -> Tensor:
@@ -62,13 +66,13 @@ def alike(product: Product, size: int, out: int) -> tuple[int, ...]:
     probes = max(1, 1024 // out)  # enough numbers that another order of summing shows in some of them
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(probes, 1, size, generator=generator)
-    counts_by_bits: defaultdict[bytes, list[int]] = defaultdict(list)
+    counts_by_bits: defaultdict[bytes, tuple[int, ...]] = defaultdict(tuple)
     with torch.inference_mode():
         for count in ROW_COUNTS:
             products = torch.stack([product(row.repeat(count, 1)) for row in rows])
             if torch.equal(products, products[:, :1].expand_as(products)):
-                counts_by_bits[products[:, 0].numpy().tobytes()].append(count)
-    return tuple(max(counts_by_bits.values(), key=len, default=[1]))
+                counts_by_bits[products[:, 0].numpy().tobytes()] += (count,)
+    return max(counts_by_bits.values(), key=len, default=(1,))
 
 
 def can_pack(weight: Tensor) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engine.random_checkpoint import SPECIAL_TOKENS
+from training.base_checkpoint import tie_embeddings
 from training.example import Example
 from training.sequence import Ids, Layout, Sequence
 
@@ -81,7 +82,9 @@ def read_checkpoint(directory: Path) -> Any:
     import transformers as untyped
 
     transformers: Any = untyped
-    return transformers.CsmForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+    model = transformers.CsmForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+    tie_embeddings(model, directory)
+    return model
 
 
 class CachedLayout(Layout):

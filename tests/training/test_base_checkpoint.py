@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine import random_checkpoint
@@ -63,3 +65,18 @@ def test_fingerprint_depends_on_weights_and_not_on_files(base_directory: Path, t
     assert checkpoint_fingerprint(
         random_checkpoint.write_checkpoint(tmp_path / "other", other)
     ) != checkpoint_fingerprint(base_directory)
+
+
+@pytest.mark.parametrize("kept", ["depth_decoder.model.embed_tokens", "backbone_model.embed_tokens.embed_audio_tokens"])
+def test_tied_embeddings_are_read_under_either_name(base_directory: Path, tmp_path: Path, kept: str) -> None:
+    copy = Path(shutil.copytree(base_directory, tmp_path / "copy"))
+    # copies: what is loaded is mapped from the file that is written over
+    tensors = {name: tensor.clone() for name, tensor in load_file(copy / "model.safetensors").items()}
+    names = ("depth_decoder.model.embed_tokens.weight", "backbone_model.embed_tokens.embed_audio_tokens.weight")
+    weight = next(tensors.pop(name) for name in names if name in tensors)
+    others = {name: tensor for name, tensor in tensors.items() if name not in names}
+    save_file({**others, f"{kept}.weight": weight.clone()}, copy / "model.safetensors", metadata={"format": "pt"})
+    model = load_base(str(copy)).model
+    depth = model.depth_decoder.model.embed_tokens.weight
+    assert torch.equal(depth, weight)
+    assert model.backbone_model.embed_tokens.embed_audio_tokens.weight is depth
