@@ -1,10 +1,10 @@
-"""Linear layers on a CPU, with weights laid out once as oneDNN reads them.
+"""Linear layers with prepacked weights for oneDNN on a CPU.
 
-A plain product of a few rows lays the whole weight out anew each time, which takes longer than the product.
+A plain product of a few rows repacks the whole weight on every call, which takes longer than the product.
 
-oneDNN chooses a kernel by the shape of the weight, the number of rows, the CPU and its own version, and kernels round
-differently. A row must say the same alone and among others, so each layer multiplies only numbers of rows that are
-known to round alike, from a test at load: other numbers are padded with zeros or cut.
+oneDNN selects a kernel by the weight's shape, the number of rows, the CPU and its version, and kernels round
+differently. A row's result must not depend on the batch, so each layer multiplies only row counts that a test at load
+found to round identically: other batches are padded with zeros or split.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
-# The numbers of rows that are ever multiplied at once. Close together where frames are made; a prompt has more rows,
-# and beyond the last one a product takes as long as the sum of its parts.
+# Candidate row counts of a single product. Dense for the batch sizes of frames; prompts have more rows, and beyond the
+# last count a product takes as long as the sum of its parts.
 ROW_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 Product = Callable[[Tensor], Tensor]
 
 
 class PackedLinear(nn.Module):
-    """Stands in for an nn.Linear without bias: x (..., in) -> (..., out), float32."""
+    """Replaces an nn.Linear without bias: x (..., in) -> (..., out), float32."""
 
     def __init__(self, weight: Tensor, row_counts: tuple[int, ...] | None = None) -> None:
-        """weight: float32 (out, in), on a CPU. row_counts: those that round alike, ascending; None: find them out."""
+        """weight: float32 (out, in) on a CPU. row_counts: those that round identically, ascending; None: test them."""
         super().__init__()
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # for any number of rows
         self.weight = nn.Parameter(packed, requires_grad=False)
-        self.row_counts = row_counts or alike(self.product, weight.shape[1], weight.shape[0])
+        self.row_counts = row_counts or identically_rounding_counts(self.product, weight.shape[1], weight.shape[0])
 
     def product(self, x: Tensor) -> Tensor:
-        """(rows, in) -> (rows, out), rounded as oneDNN does it for so many rows."""
+        """(rows, in) -> (rows, out) with the rounding of oneDNN's kernel for this number of rows."""
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
         return y
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        most = self.row_counts[-1]
+        max_rows = self.row_counts[-1]
         y = (
             self._padded(flat)
-            if len(flat) <= most
-            else torch.cat([self._padded(part) for part in torch.split(flat, most)])
+            if len(flat) <= max_rows
+            else torch.cat([self._padded(part) for part in torch.split(flat, max_rows)])
         )
         return y.view(*x.shape[:-1], -1)
 
@@ -58,12 +58,12 @@ class PackedLinear(nn.Module):
         return self.product(x) if count == rows else self.product(F.pad(x, (0, 0, 0, count - rows)))[:rows]
 
 
-def alike(product: Product, size: int, out: int) -> tuple[int, ...]:
-    """The most of ROW_COUNTS among which a row's product, wherever the row stands, is the same bit for bit.
+def identically_rounding_counts(product: Product, size: int, out: int) -> tuple[int, ...]:
+    """The largest subset of ROW_COUNTS for which a row's product is bit-identical at every position.
 
-    product: (rows, size) -> (rows, out). One row at a time is always the same, so the least that comes back is (1,).
+    product: (rows, size) -> (rows, out). A single row is always identical to itself, so at least (1,) is returned.
     """
-    probes = max(1, 1024 // out)  # enough numbers that another order of summing shows in some of them
+    probes = max(1, 1024 // out)  # enough outputs for a different summation order to show in some
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(probes, 1, size, generator=generator)
     counts_by_bits: defaultdict[bytes, tuple[int, ...]] = defaultdict(tuple)
@@ -76,30 +76,30 @@ def alike(product: Product, size: int, out: int) -> tuple[int, ...]:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """oneDNN is there and takes this dtype. Only float32 is known to gain."""
-    there: bool = torch._C._has_mkldnn
-    return there and weight.device.type == "cpu" and weight.dtype == torch.float32
+    """True if oneDNN is available and the weight is float32 on a CPU, the only dtype known to gain."""
+    available: bool = torch._C._has_mkldnn
+    return available and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def pack(module: nn.Module) -> None:
-    """Put a PackedLinear in the place of every nn.Linear inside that can be packed; one weight at a time.
+    """Replace every nn.Linear inside the module that can be packed with a PackedLinear, one weight at a time.
 
-    Call it when the number of threads is set: the choice of a kernel depends on that too.
+    Call it after the number of threads is set: the choice of kernel depends on it too.
     """
-    found: dict[torch.Size, tuple[int, ...]] = {}
+    counts_by_shape: dict[torch.Size, tuple[int, ...]] = {}
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear) and getattr(child, "bias", None) is None and can_pack(child.weight):
                 shape = child.weight.shape
-                packed = PackedLinear(child.weight.detach(), found.get(shape))
-                found[shape] = packed.row_counts
+                packed = PackedLinear(child.weight.detach(), counts_by_shape.get(shape))
+                counts_by_shape[shape] = packed.row_counts
                 setattr(parent, name, packed)
-    _log_choices(found)
+    _log_row_counts(counts_by_shape)
 
 
-def _log_choices(found: dict[torch.Size, tuple[int, ...]]) -> None:
+def _log_row_counts(counts_by_shape: dict[torch.Size, tuple[int, ...]]) -> None:
     shapes_by_counts: defaultdict[tuple[int, ...], list[str]] = defaultdict(list)
-    for shape, counts in found.items():
+    for shape, counts in counts_by_shape.items():
         shapes_by_counts[counts].append("x".join(map(str, shape)))
     for counts, shapes in shapes_by_counts.items():
         if counts == ROW_COUNTS:
@@ -107,8 +107,8 @@ def _log_choices(found: dict[torch.Size, tuple[int, ...]]) -> None:
         level = logging.WARNING if counts == (1,) else logging.INFO
         log.log(
             level,
-            "products of %s go by %s rows, others padded or cut: here oneDNN rounds those differently%s",
+            "oneDNN rounds products of %s identically only for %s rows: other batches are padded or split%s",
             ", ".join(shapes),
             " or ".join(map(str, counts)),
-            ", and one row at a time is slow with several listeners" if level == logging.WARNING else "",
+            ", and one row at a time is slow with concurrent requests" if level == logging.WARNING else "",
         )

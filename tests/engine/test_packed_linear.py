@@ -1,4 +1,4 @@
-"""Products of weights that are laid out once: what plain ones say, and of each row the same among any others."""
+"""PackedLinear: close to plain products, and bit-identical per row in any batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from engine import SpeechRequest
 from engine.engine_core import CsmEngine
 from engine.model import packed_linear
-from engine.model.packed_linear import ROW_COUNTS, PackedLinear, alike, can_pack, pack
+from engine.model.packed_linear import ROW_COUNTS, PackedLinear, can_pack, identically_rounding_counts, pack
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.zeros(1)), reason="PyTorch without oneDNN")
 
@@ -29,7 +29,7 @@ def normal(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("counts", CHOICES)
 @pytest.mark.parametrize(("out", "size"), SHAPES)
-def test_it_says_what_a_plain_product_says(out: int, size: int, counts: tuple[int, ...] | None) -> None:
+def test_products_are_close_to_plain_ones(out: int, size: int, counts: tuple[int, ...] | None) -> None:
     weight, x = normal(out, size), normal(70, size)
     with torch.inference_mode():
         packed = PackedLinear(weight, counts)
@@ -40,7 +40,7 @@ def test_it_says_what_a_plain_product_says(out: int, size: int, counts: tuple[in
 
 @pytest.mark.parametrize(("out", "size"), SHAPES)
 @pytest.mark.parametrize("chosen", ["measured", "alone"])
-def test_a_row_says_the_same_among_any_number_of_rows_wherever_it_stands(out: int, size: int, chosen: str) -> None:
+def test_a_row_is_bit_identical_in_any_batch_and_position(out: int, size: int, chosen: str) -> None:
     x = normal(70, size)
     with torch.inference_mode():
         packed = PackedLinear(normal(out, size), None if chosen == "measured" else (1,))
@@ -51,9 +51,7 @@ def test_a_row_says_the_same_among_any_number_of_rows_wherever_it_stands(out: in
 
 
 @pytest.mark.parametrize("counts", [counts for counts in CHOICES if counts])
-def test_only_numbers_of_rows_that_were_chosen_are_multiplied(
-    monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...]
-) -> None:
+def test_only_chosen_row_counts_are_multiplied(monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...]) -> None:
     packed, seen, product = PackedLinear(normal(24, 16), counts), set(), PackedLinear.product
 
     def watched(self: PackedLinear, x: Tensor) -> Tensor:
@@ -76,65 +74,65 @@ def test_only_numbers_of_rows_that_were_chosen_are_multiplied(
         (set(ROW_COUNTS[1:]), (1,)),
     ],
 )
-def test_those_that_round_alike_are_found(differing: set[int], expected: tuple[int, ...]) -> None:
-    """Each of `differing` rounds in a way of its own."""
+def test_identically_rounding_counts_are_found(differing: set[int], expected: tuple[int, ...]) -> None:
+    """Each count in `differing` rounds differently from all others."""
     weight = normal(24, 16)
 
     def product(x: Tensor) -> Tensor:
         y = (x[:, None] * weight).sum(-1)
         return y * (1 + len(x) * 1e-6) if len(x) in differing else y
 
-    assert alike(product, 16, 24) == expected
+    assert identically_rounding_counts(product, 16, 24) == expected
 
 
-def test_a_number_of_rows_whose_last_row_rounds_differently_is_not_among_them() -> None:
+def test_a_count_whose_last_rows_round_differently_is_excluded() -> None:
     weight = normal(24, 16)
 
     def product(x: Tensor) -> Tensor:
         y = (x[:, None] * weight).sum(-1)
-        if len(x) % 6 == 2:  # blocks of six, and a rest that another kernel takes
+        if len(x) % 6 == 2:  # blocks of six, with a remainder for another kernel
             y[-2:] *= 1 + 1e-6
         return y
 
-    assert alike(product, 16, 24) == tuple(count for count in ROW_COUNTS if count % 6 != 2)
+    assert identically_rounding_counts(product, 16, 24) == tuple(count for count in ROW_COUNTS if count % 6 != 2)
 
 
 @pytest.mark.parametrize("counts", [None, (1,), (4, 6, 12), (16,)])
-def test_a_request_says_among_others_what_it_says_alone(
+def test_concurrent_requests_get_the_codes_of_single_ones(
     load: Load, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...] | None
 ) -> None:
     if counts:
-        monkeypatch.setattr(packed_linear, "alike", lambda product, size, out: counts)
+        monkeypatch.setattr(packed_linear, "identically_rounding_counts", lambda product, size, out: counts)
     engine = load(checkpoint)
     requests = [SpeechRequest(f"Request {seed}.", seed=seed, max_frames=6 + 2 * seed) for seed in range(4)]
     alone = [engine.generate(request) for request in requests]
     for stream, speech in zip([engine.stream(request) for request in requests], alone, strict=True):
-        among = stream.collect()
-        np.testing.assert_array_equal(among.codes, speech.codes)
-        np.testing.assert_allclose(among.samples, speech.samples, atol=1e-6)
+        batched = stream.collect()
+        np.testing.assert_array_equal(batched.codes, speech.codes)
+        np.testing.assert_allclose(batched.samples, speech.samples, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("counts", "level"), [(ROW_COUNTS, None), (ROW_COUNTS[1:], logging.INFO), ((1,), logging.WARNING)]
 )
-def test_a_choice_is_logged_once_with_its_shapes(
+def test_the_row_counts_are_logged_once_with_their_shapes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, counts: tuple[int, ...], level: int | None
 ) -> None:
-    asked = []
+    tested = []
 
     def found(product: object, size: int, out: int) -> tuple[int, ...]:
-        asked.append((out, size))
+        tested.append((out, size))
         return counts
 
-    monkeypatch.setattr(packed_linear, "alike", found)
+    monkeypatch.setattr(packed_linear, "identically_rounding_counts", found)
     with caplog.at_level(logging.INFO, packed_linear.__name__):
         pack(nn.Sequential(*(nn.Linear(8, out, bias=False) for out in (4, 4, 6))))
-    assert asked == [(4, 8), (6, 8)]
+    assert tested == [(4, 8), (6, 8)]
     assert [record.levelno for record in caplog.records] == ([] if level is None else [level])
     assert all("4x8, 6x8" in record.getMessage() for record in caplog.records)
 
 
-def test_only_what_can_be_packed_is() -> None:
+def test_only_packable_layers_are_replaced() -> None:
     model = nn.ModuleDict(
         {
             "plain": nn.Linear(8, 8, bias=False),
