@@ -10,9 +10,9 @@ from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
 
 try:
     from app.pool import exit_reasons
-    from app.pool.assignment import places_of, settle
+    from app.pool.assignment import apply_worker_environment, assign_workers
     from app.pool.gpus import visible_gpus
-    from app.pool.master import the_master
+    from app.pool.master import current_master
     from app.server.preflight import cannot_start, check
     from app.server.worker import ServiceLogger, ServiceWorker, master_seconds
     from app.settings import SettingsError, load_settings
@@ -28,7 +28,7 @@ def _refuse(error: SettingsError) -> NoReturn:
 
 try:
     _settings = load_settings()
-    _master = the_master(places_of(_settings, visible_gpus(_settings.device, os.environ)))
+    _master = current_master(assign_workers(_settings, visible_gpus(_settings.device, os.environ)))
 except SettingsError as error:
     _refuse(error)
 
@@ -68,7 +68,7 @@ def pre_fork(server: Any, worker: ServiceWorker) -> None:
 
 def post_fork(server: Any, worker: ServiceWorker) -> None:
     seat = _master.seat(worker.place, worker)
-    settle(seat.place, os.environ)
+    apply_worker_environment(seat.place, os.environ)
 
 
 def child_exit(server: Any, worker: ServiceWorker) -> None:

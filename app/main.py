@@ -19,23 +19,23 @@ from engine import MachineLimits, load_engine
 from .audio.encoder_factory import check_encoders
 from .audio.encoders import FORMATS
 from .audio.thread_pool import THREADS, workshop
-from .errors import PartFailed
+from .errors import ComponentFailed
 from .middleware import error_handlers
-from .middleware.auth import KeyGuard
-from .middleware.body_limit import BodyLimit
-from .observability.components import Parts
-from .observability.event_loop_lag import Strain
+from .middleware.auth import ApiKeyMiddleware
+from .middleware.body_limit import BodyLimitMiddleware
+from .observability.components import Components
+from .observability.event_loop_lag import EventLoopMonitor
 from .observability.metrics import Metrics
-from .observability.request_log import RequestLog
+from .observability.request_log import RequestLogMiddleware
 from .observability.startup_banner import curl_line, speak_line
-from .observability.system_status import Machine
+from .observability.system_status import SystemMonitor
 from .pool import master
-from .pool.assignment import Place
+from .pool.assignment import WorkerAssignment
 from .pool.engine_host import EngineHost, Loader
 from .pool.pool import Pool
 from .routers import health, legacy, openai, page, speech, system, voices, websocket
 from .settings import ENV_FILE, Settings, load_settings
-from .state import Service
+from .state import AppState
 from .voices.store import VoiceStore
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ _MIB = 1 << 20
 _CLIENT_HEADERS = ["X-Request-ID", "X-TTS-Engine", "X-Worker-ID", "X-Sample-Rate", "Retry-After"]
 
 
-def create_app(settings: Settings | None = None, place: Place | None = None, loader: Loader = load_engine) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, place: WorkerAssignment | None = None, loader: Loader = load_engine
+) -> FastAPI:
     """Build the application. Its engine begins to load when the application starts.
 
     settings, place: those of this process if not given. Raises SettingsError.
@@ -54,7 +56,7 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
     settings = settings or load_settings()
     seat = master.here() if place is None else master.alone(place)
     place = seat.place
-    parts = Parts()
+    parts = Components()
     store = VoiceStore(
         settings.preloaded_voices_dir,
         settings.voices_dir,
@@ -65,10 +67,12 @@ def create_app(settings: Settings | None = None, place: Place | None = None, loa
     host = EngineHost(settings, place, store, loader, parts=parts)
     host.check = partial(_check, parts)
     pool = Pool(seat.board, seat.index, host, seat.sockets, settings.queue_timeout_seconds)
-    metrics = Metrics(seat.tally, seat.index, seat.board.records)
+    metrics = Metrics(seat.counters, seat.index, seat.board.records)
     host.on_voice_encoded = metrics.voice_encoded
-    machine = Machine(dict.fromkeys(spot.gpu for spot in seat.board.spots if spot.gpu is not None))
-    service = Service(settings, place, store, host, pool, metrics, machine, Strain(seat.tally, seat.index))
+    system_monitor = SystemMonitor(dict.fromkeys(spot.gpu for spot in seat.board.spots if spot.gpu is not None))
+    service = AppState(
+        settings, place, store, host, pool, metrics, system_monitor, EventLoopMonitor(seat.counters, seat.index)
+    )
     application = FastAPI(
         title="csm-serve",
         summary="Real-time speech from Sesame CSM-1B",
@@ -93,7 +97,7 @@ def _layers(settings: Settings, metrics: Metrics) -> list[Middleware]:
         return upload_limit if path == "/voices" or path.startswith("/voices/") else settings.json_limit
 
     return [
-        Middleware(RequestLog, observers=[metrics]),
+        Middleware(RequestLogMiddleware, observers=[metrics]),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -101,17 +105,17 @@ def _layers(settings: Settings, metrics: Metrics) -> list[Middleware]:
             allow_headers=["*"],
             expose_headers=_CLIENT_HEADERS,
         ),
-        Middleware(KeyGuard, keys=settings.keys),
-        Middleware(BodyLimit, limit=body_limit),
+        Middleware(ApiKeyMiddleware, keys=settings.keys),
+        Middleware(BodyLimitMiddleware, limit=body_limit),
     ]
 
 
 @asynccontextmanager
 async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
-    service: Service = application.state.service
+    service: AppState = application.state.service
     try:
         _log_limits()
-        service.strain.start()
+        service.event_loop_monitor.start()
         await service.pool.start(lambda: _get_ready(service))
     except Exception as error:
         application.state.start_error = error  # uvicorn tells its caller only that something was wrong
@@ -120,8 +124,8 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await service.pool.close()
-        await service.strain.close()
-        service.machine.close()
+        await service.event_loop_monitor.close()
+        service.system_monitor.close()
 
 
 def _log_limits() -> None:
@@ -137,15 +141,15 @@ def _log_limits() -> None:
     )
 
 
-def _check(parts: Parts) -> None:
+def _check(parts: Components) -> None:
     """Use every part once, the decoder of voices aside. The first request need not wait for PyAV then."""
     check_encoders(FORMATS.values(), parts)
     workshop.on_state = parts.reporter("threads")
-    with suppress(PartFailed):  # it was reported
+    with suppress(ComponentFailed):  # it was reported
         workshop.start()
 
 
-def _get_ready(service: Service) -> None:
+def _get_ready(service: AppState) -> None:
     if service.place.greets:
         with_curl, without = (make(service.settings, ENV_FILE, os.environ) for make in (curl_line, speak_line))
         sys.stdout.write(f"\nReady. Paste this to make speech.wav:\n{with_curl}\nor, without curl:\n{without}\n\n")

@@ -6,10 +6,10 @@ from contextlib import AbstractAsyncContextManager
 
 from .pool.dispatcher import Speech
 from .pool.pool import Pool
-from .schemas.speech import Order
+from .schemas.speech import SpeechJob
 
 
-def speak(pool: Pool, order: Order) -> AbstractAsyncContextManager[Speech]:
+def speak(pool: Pool, order: SpeechJob) -> AbstractAsyncContextManager[Speech]:
     """The speech of an order, by the worker of the pool with the least to do: `async with speak(...) as speech`.
 
     Entering waits until there is a slot for it; leaving, at any time, frees that at once, whoever speaks.

@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from .observability.event_loop_lag import Strain
+from .observability.event_loop_lag import EventLoopMonitor
 from .observability.metrics import Metrics
-from .observability.system_status import Machine
+from .observability.system_status import SystemMonitor
 from .pool.admission import Admission
-from .pool.assignment import Place
+from .pool.assignment import WorkerAssignment
 from .pool.engine_host import EngineHost
 from .pool.pool import Pool
 from .settings import Settings
@@ -22,22 +22,22 @@ UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS = 8, 32, 30.0  # of record
 
 
 @dataclass(frozen=True)
-class Service:
+class AppState:
     settings: Settings
-    place: Place
+    place: WorkerAssignment
     voices: VoiceStore
     host: EngineHost
     pool: Pool
     metrics: Metrics
-    machine: Machine
-    strain: Strain
+    system_monitor: SystemMonitor
+    event_loop_monitor: EventLoopMonitor
     uploads: Admission = field(default_factory=lambda: Admission(UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS))
 
 
-async def _service_of(connection: HTTPConnection) -> Service:  # async: else each request would take a thread
+async def _service_of(connection: HTTPConnection) -> AppState:  # async: else each request would take a thread
     service = connection.app.state.service
-    assert isinstance(service, Service)
+    assert isinstance(service, AppState)
     return service
 
 
-TheService = Annotated[Service, Depends(_service_of)]
+StateDep = Annotated[AppState, Depends(_service_of)]

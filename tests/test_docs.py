@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from app.cli.main import _parser as parser
-from app.observability.metrics import FAMILIES, Metrics, new_tally
+from app.observability.metrics import FAMILIES, Metrics, new_counters
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def test_every_setting_that_is_named_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_metric_that_is_named_exists(path: Path) -> None:
-    known = {metric.name for metric in Metrics(new_tally(1)).collect()} | {family.name for family in FAMILIES}
+    known = {metric.name for metric in Metrics(new_counters(1)).collect()} | {family.name for family in FAMILIES}
     named = set(re.findall(r"\bcsm_[a-z_]+(?=[`{\[) ,])", text_of(path)))
     named = {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}
     assert named - {"csm_serve", "csm_connection"} <= known
@@ -49,7 +49,7 @@ def test_every_metric_that_is_named_exists(path: Path) -> None:
 
 def test_every_metric_is_explained() -> None:
     page = text_of(DOCS / "monitoring.md")
-    assert [metric.name for metric in Metrics(new_tally(1)).collect() if metric.name not in page] == []
+    assert [metric.name for metric in Metrics(new_counters(1)).collect() if metric.name not in page] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -9,15 +9,15 @@ import numpy as np
 
 from engine import FRAME_SAMPLES
 
-from ..errors import PartFailed
-from ..observability.components import Parts
+from ..errors import ComponentFailed
+from ..observability.components import Components
 from .encoders import Encoder, EncoderError, Format
 
 _ALWAYS = "wav"  # needs no codec
 
 
-def make_encoder(audio: Format, parts: Parts) -> Encoder:
-    """The encoder of one answer. Raises PartFailed where this machine cannot make it."""
+def create_encoder(audio: Format, parts: Components) -> Encoder:
+    """The encoder of one answer. Raises ComponentFailed where this machine cannot make it."""
     try:
         encoder = audio.make()
     except Exception as error:
@@ -26,11 +26,11 @@ def make_encoder(audio: Format, parts: Parts) -> Encoder:
     return encoder
 
 
-def check_encoders(formats: Iterable[Format], parts: Parts) -> None:
+def check_encoders(formats: Iterable[Format], parts: Components) -> None:
     """Encode a frame in each of these formats, and report those that fail."""
     for audio in formats:
-        with suppress(PartFailed):  # it was reported
-            encoder = make_encoder(audio, parts)
+        with suppress(ComponentFailed):  # it was reported
+            encoder = create_encoder(audio, parts)
             try:
                 encoder.encode(np.zeros(FRAME_SAMPLES, np.float32))
                 encoder.flush()
@@ -38,10 +38,10 @@ def check_encoders(formats: Iterable[Format], parts: Parts) -> None:
                 raise _failed(audio, parts, error) from error
 
 
-def _failed(audio: Format, parts: Parts, error: Exception) -> PartFailed:
+def _failed(audio: Format, parts: Components, error: Exception) -> ComponentFailed:
     why = str(error) if isinstance(error, EncoderError) else f"{type(error).__name__}: {error}"
     parts.report("encoders", why, item=audio.name)
-    return PartFailed(
+    return ComponentFailed(
         f"format {audio.name} cannot be made by this service: its operator finds the reason in its log and in /health. "
         f"Take another format, such as {_ALWAYS}",
         code="encoder_failed",

@@ -54,7 +54,7 @@ def key_for(settings: Settings, wanted: bool | None = None, own_key: bytes | Non
     return settings.watermark_key if own_key is None else own_key
 
 
-def effect_of(speed: float = 1.0, key: bytes | None = None) -> Effect | None:
+def make_effect(speed: float = 1.0, key: bytes | None = None) -> Effect | None:
     """The effect that gives speech a speed and the watermark of a key; None where nothing is to be done.
 
     The mark comes last, since it is found by its timing.
@@ -69,12 +69,12 @@ def effect_of(speed: float = 1.0, key: bytes | None = None) -> Effect | None:
     return Chain(effects) if effects else None
 
 
-def finished(audio: Format, speed: float = 1.0, key: bytes | None = None) -> Format:
+def with_effects(audio: Format, speed: float = 1.0, key: bytes | None = None) -> Format:
     """A format whose encoders give speech another speed and a watermark before they encode it."""
     if speed == 1.0 and key is None:
         return audio
     name = audio.name + "+speed" * (speed != 1.0) + "+mark" * (key is not None)
-    return replace(audio, name=name, make=lambda: _FinishingEncoder(effect_of(speed, key), audio.make()))
+    return replace(audio, name=name, make=lambda: _FinishingEncoder(make_effect(speed, key), audio.make()))
 
 
 class _FinishingEncoder:

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from engine import LoopBridge, MachineLimits, running_loop_bridge
 
-from ..errors import PartFailed
+from ..errors import ComponentFailed
 from ..observability.components import Report, report_nothing
 
 _T = TypeVar("_T")
 
 
-class Workshop:
+class ThreadPool:
     """Threads for short pieces of work, thousands a second. What is done comes back in batches: see `LoopBridge`.
 
     An executor of the standard library does the same, and takes three times as long around each piece.
@@ -37,7 +37,7 @@ class Workshop:
     async def do(self, work: Callable[[], _T]) -> _T:
         """Do some milliseconds of work in a thread. Who is cancelled does not wait for it.
 
-        Raises PartFailed where not one thread can be started.
+        Raises ComponentFailed where not one thread can be started.
         """
         if self._alive < self._threads and not (self._alive and self._failing):
             self.start()
@@ -47,7 +47,7 @@ class Workshop:
         return await future
 
     def start(self) -> None:
-        """Start the threads that do not run yet. Raises PartFailed where not one runs in the end."""
+        """Start the threads that do not run yet. Raises ComponentFailed where not one runs in the end."""
         with self._starting:
             error: RuntimeError | None = None
             for number in range(self._alive, self._threads):
@@ -71,11 +71,11 @@ class Workshop:
         self._failing = False
         self.on_state(None, "")
 
-    def failed(self, error: RuntimeError) -> PartFailed:
+    def failed(self, error: RuntimeError) -> ComponentFailed:
         """Threads cannot be started: what to answer, once it has been reported."""
         self._failing = True
         self.on_state(f"no thread can be started: {error}", "raise the limit on threads or processes, or free memory")
-        failure = PartFailed(
+        failure = ComponentFailed(
             "this service cannot start another thread: its operator finds the reason in its log and in /health",
             code="threads_failed",
         )
@@ -83,7 +83,7 @@ class Workshop:
         return failure
 
     async def in_pool(self, pool: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
-        """Do longer work in an executor of the standard library. Raises PartFailed if that can start no thread."""
+        """Do longer work in an executor of the standard library. Raises ComponentFailed if that can start no thread."""
         try:
             future = asyncio.get_running_loop().run_in_executor(pool, work)
         except RuntimeError as error:
@@ -125,7 +125,7 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
 
 THREADS = min(8, MachineLimits().cores().threads())  # more would not run at once
 
-workshop = Workshop(THREADS, "workshop")
+workshop = ThreadPool(THREADS, "workshop")
 
-in_thread = workshop.do
+run_in_thread = workshop.do
 in_pool = workshop.in_pool

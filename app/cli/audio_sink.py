@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 
 from ..audio.encoders.formats import FORMATS
 from ..audio.encoders.wav import HEADER_BYTES, wav_header
-from .exit_status import CommandFailed, Exit
+from .exit_status import CommandFailed, ExitStatus
 from .player import Loudspeaker, find_player
 
 STDOUT = "-"
@@ -25,7 +25,7 @@ _EXTENSIONS = {
 }
 
 
-class Outlet(Protocol):
+class AudioSink(Protocol):
     """format: of the bytes that it takes."""
 
     format: str
@@ -42,7 +42,7 @@ class Outlet(Protocol):
 
 
 @contextmanager
-def opened(target: str | None, audio_format: str | None) -> Iterator[Outlet]:
+def opened(target: str | None, audio_format: str | None) -> Iterator[AudioSink]:
     """The outlet that the options name. What leaves the `with` by an error was not whole.
 
     target: a file, `-` for stdout, None for the loudspeaker. audio_format: None follows the file's extension.
@@ -57,14 +57,16 @@ def opened(target: str | None, audio_format: str | None) -> Iterator[Outlet]:
         raise
 
 
-def _outlet(target: str | None, audio_format: str | None) -> Outlet:
+def _outlet(target: str | None, audio_format: str | None) -> AudioSink:
     if target is None:
         if audio_format is not None:
-            raise CommandFailed("--format says how a file is written: name the file with -o", Exit.USAGE)
+            raise CommandFailed("--format says how a file is written: name the file with -o", ExitStatus.USAGE)
         return Loudspeaker(find_player())
     if target == STDOUT:
         if sys.stdout.isatty():
-            raise CommandFailed("stdout is a terminal, which cannot show audio: pipe it on, or name a file", Exit.USAGE)
+            raise CommandFailed(
+                "stdout is a terminal, which cannot show audio: pipe it on, or name a file", ExitStatus.USAGE
+            )
         return Pipe(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), audio_format or "wav")
     path = Path(target)
     chosen = audio_format or format_of(path)
@@ -79,7 +81,8 @@ def format_of(path: Path) -> str:
         return _EXTENSIONS[path.suffix.lower().removeprefix(".")]
     except KeyError:
         raise CommandFailed(
-            f"{path.name}: its extension is none of {', '.join(_EXTENSIONS)}; --format names the format", Exit.USAGE
+            f"{path.name}: its extension is none of {', '.join(_EXTENSIONS)}; --format names the format",
+            ExitStatus.USAGE,
         ) from None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine import EngineConfig, EngineError, load_encoder
 
 from ..settings import DEFAULT_MODEL, SettingsError, load_model_settings
-from .exit_status import CommandFailed, Exit, one_line
+from .exit_status import CommandFailed, ExitStatus, one_line
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def prepare_recordings(parsed: argparse.Namespace) -> None:
     from training.errors import TrainingError
 
     if (parsed.out is None) is not parsed.check:
-        raise CommandFailed("give either the folder OUT or --check", Exit.USAGE)
+        raise CommandFailed("give either the folder OUT or --check", ExitStatus.USAGE)
     manifest = _read_manifest(parsed.recordings)
     report = _validate(manifest, parsed.max_seconds)
     if report.errors and not (parsed.leave_out and report.clips):
@@ -166,7 +166,7 @@ def _engine_config(model: str | None) -> EngineConfig:
     try:
         settings = load_model_settings()
     except SettingsError as error:
-        raise CommandFailed(str(error), Exit.USAGE) from None
+        raise CommandFailed(str(error), ExitStatus.USAGE) from None
     return EngineConfig(model or settings.model, device=settings.device, hub_token=settings.hub_token)
 
 

@@ -13,7 +13,7 @@ from ..client import ApiError, Busy, CsmError, Misconfigured, StreamCut, Unautho
 _LONGEST_LINE = 600
 
 
-class Exit(IntEnum):
+class ExitStatus(IntEnum):
     """Exit statuses, as the help of the commands lists them."""
 
     DONE = 0
@@ -42,18 +42,18 @@ EXIT_HELP = """exit status:
 class CommandFailed(Exception):
     """A command cannot go on, for a reason on this machine; the message says what to do."""
 
-    def __init__(self, message: str, status: Exit = Exit.FAILED) -> None:
+    def __init__(self, message: str, status: ExitStatus = ExitStatus.FAILED) -> None:
         super().__init__(message)
         self.status = status
 
 
-_STATUS: tuple[tuple[type[Exception], Exit], ...] = (  # the first row that fits
-    (Misconfigured, Exit.USAGE),
-    (StreamCut, Exit.CUT),
-    (Busy, Exit.BUSY),
-    (Unavailable, Exit.BUSY),
-    (ApiError, Exit.REFUSED),
-    (CsmError, Exit.UNREACHABLE),
+_STATUS: tuple[tuple[type[Exception], ExitStatus], ...] = (  # the first row that fits
+    (Misconfigured, ExitStatus.USAGE),
+    (StreamCut, ExitStatus.CUT),
+    (Busy, ExitStatus.BUSY),
+    (Unavailable, ExitStatus.BUSY),
+    (ApiError, ExitStatus.REFUSED),
+    (CsmError, ExitStatus.UNREACHABLE),
 )
 
 
@@ -62,20 +62,22 @@ def run(command: Callable[[argparse.Namespace], None], parsed: argparse.Namespac
     try:
         command(parsed)
     except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+        return ExitStatus.INTERRUPTED
     except BrokenPipeError:
         _forget_stdout()
-        return Exit.NO_READER
+        return ExitStatus.NO_READER
     except CommandFailed as error:
         return _told(str(error), error.status)
     except CsmError as error:
         return _told(_advice(error), next(status for kind, status in _STATUS if isinstance(error, kind)))
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        return _told(f"{name}{error.strerror or error}", Exit.FAILED)
+        return _told(f"{name}{error.strerror or error}", ExitStatus.FAILED)
     except Exception as error:
-        return _told(f"this should not have happened, please report it: {type(error).__name__}: {error}", Exit.FAILED)
-    return Exit.DONE
+        return _told(
+            f"this should not have happened, please report it: {type(error).__name__}: {error}", ExitStatus.FAILED
+        )
+    return ExitStatus.DONE
 
 
 def one_line(text: str) -> str:
@@ -92,7 +94,7 @@ def _advice(error: CsmError) -> str:
     return str(error)
 
 
-def _told(message: str, status: Exit) -> int:
+def _told(message: str, status: ExitStatus) -> int:
     print(f"csm-serve: {one_line(message)}", file=sys.stderr)
     return status
 

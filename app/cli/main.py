@@ -10,14 +10,14 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from ..pool.assignment import places_of
+from ..pool.assignment import assign_workers
 from ..pool.gpus import visible_gpus
 from ..server.preflight import cannot_start, check
 from ..settings import Settings, SettingsError, load_settings
 from . import dataset, speak, train, voices
 from .exit_status import run
 
-_BASE = Path(__file__).resolve().parent.parent
+_BASE = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def _serve(parsed: argparse.Namespace) -> int:
             os.environ[name.upper()] = getattr(parsed, name)
     try:
         settings = load_settings()
-        places_of(settings, visible_gpus(settings.device, os.environ))
+        assign_workers(settings, visible_gpus(settings.device, os.environ))
         check(settings, [(settings.host, settings.port)])
     except SettingsError as error:
         print(cannot_start(error), file=sys.stderr)

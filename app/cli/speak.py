@@ -17,8 +17,8 @@ from ..audio.encoders.formats import FORMATS
 from ..audio.encoders.pcm import FULL_SCALE
 from ..client import CsmClient, SpeechOptions, SpeechStream, StreamCut
 from . import connection
-from .audio_sink import STDOUT, Outlet, opened
-from .exit_status import EXIT_HELP, CommandFailed, Exit, one_line
+from .audio_sink import STDOUT, AudioSink, opened
+from .exit_status import EXIT_HELP, CommandFailed, ExitStatus, one_line
 from .progress import Progress
 from .text_stream import read_pieces, utterances
 
@@ -85,14 +85,14 @@ def _texts(words: list[str]) -> Iterable[str]:
     if words and words != ["-"]:
         return [" ".join(words)]
     if sys.stdin is None or (sys.stdin.isatty() and not words):
-        raise CommandFailed('what shall be said? csm-serve speak "Hello there.", or pipe a text in', Exit.USAGE)
+        raise CommandFailed('what shall be said? csm-serve speak "Hello there.", or pipe a text in', ExitStatus.USAGE)
     return utterances(read_pieces(sys.stdin.fileno()), lines=sys.stdin.isatty())
 
 
 class _Speaking:
     """Says texts one after the other into one outlet: as samples, so that they become one file with one header."""
 
-    def __init__(self, client: CsmClient, outlet: Outlet, parsed: argparse.Namespace) -> None:
+    def __init__(self, client: CsmClient, outlet: AudioSink, parsed: argparse.Namespace) -> None:
         self._client = client
         self._outlet = outlet
         self._encoder = FORMATS[outlet.format].make()
@@ -113,7 +113,7 @@ class _Speaking:
                     self._progress.show("waiting for the first audio …")
                 self._say(text)
             if self._first is None:
-                raise CommandFailed("there was nothing to say: the text is empty", Exit.USAGE)
+                raise CommandFailed("there was nothing to say: the text is empty", ExitStatus.USAGE)
             self._outlet.write(self._encoder.flush())
         except BaseException:
             self._progress.clear()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from engine import EngineError
 
 from ..settings import DEFAULT_MODEL, ModelSettings, SettingsError, load_model_settings
-from .exit_status import CommandFailed, Exit
+from .exit_status import CommandFailed, ExitStatus
 
 if TYPE_CHECKING:
     from training.pipeline import PipelineConfig
@@ -144,7 +144,7 @@ def train_model(parsed: argparse.Namespace) -> None:
     try:
         config = _pipeline_config(parsed, model)
     except ValueError as error:
-        raise CommandFailed(str(error), Exit.USAGE) from None
+        raise CommandFailed(str(error), ExitStatus.USAGE) from None
     stop = _StopSignal()
     try:
         examples = read_examples(parsed.data, model, settings.hub_token)
@@ -209,7 +209,7 @@ def _settings() -> ModelSettings:
     try:
         return load_model_settings()
     except SettingsError as error:
-        raise CommandFailed(str(error), Exit.USAGE) from None
+        raise CommandFailed(str(error), ExitStatus.USAGE) from None
 
 
 def _require(module: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import connection
-from .exit_status import EXIT_HELP, CommandFailed, Exit
+from .exit_status import EXIT_HELP, CommandFailed, ExitStatus
 from .progress import Progress
 
 _EXAMPLES = f"""examples:
@@ -104,4 +104,6 @@ def _transcript_beside(recording: Path) -> str:
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:
-        raise CommandFailed(f"{recording.with_suffix('.txt')} is not UTF-8 ({error.reason})", Exit.USAGE) from None
+        raise CommandFailed(
+            f"{recording.with_suffix('.txt')} is not UTF-8 ({error.reason})", ExitStatus.USAGE
+        ) from None

@@ -21,7 +21,7 @@ _QUERY_NAME = b"api_key"
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 
 
-class KeyGuard:
+class ApiKeyMiddleware:
     """Lets requests and WebSockets through that carry one of the keys, and requests to an open path.
 
     The key may stand in `X-API-Key`, in `Authorization: Bearer`, or in the query as `api_key`; from the query

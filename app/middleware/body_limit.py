@@ -14,7 +14,7 @@ class _BodyTooLargeError(Exception):
     """Ends whoever is reading the body."""
 
 
-class BodyLimit:
+class BodyLimitMiddleware:
     """Answers 413 to a body over the limit of its path.
 
     limit: gives the most bytes for a path.

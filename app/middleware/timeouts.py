@@ -21,7 +21,7 @@ _TIMEOUT = (
 ).encode()
 
 
-class DeadlineProtocol(HttpToolsProtocol):
+class TimeoutHttpProtocol(HttpToolsProtocol):
     """Ends a connection whose client sends its headers or its body too slowly, or no longer reads.
 
     Too slow a request is answered with 408 where no answer has begun. A reader that makes no room is aborted: a

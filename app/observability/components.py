@@ -10,21 +10,21 @@ from typing import Literal
 
 _log = logging.getLogger(__name__)
 
-Part = Literal["voice_decoder", "speaker_voices", "encoders", "threads"]
-PARTS: tuple[Part, ...] = ("voice_decoder", "speaker_voices", "encoders", "threads")
+ComponentName = Literal["voice_decoder", "speaker_voices", "encoders", "threads"]
+COMPONENTS: tuple[ComponentName, ...] = ("voice_decoder", "speaker_voices", "encoders", "threads")
 
-PartState = Literal["unchecked", "ok", "failed"]
-PART_STATES: tuple[PartState, ...] = ("unchecked", "ok", "failed")
+ComponentState = Literal["unchecked", "ok", "failed"]
+COMPONENT_STATES: tuple[ComponentState, ...] = ("unchecked", "ok", "failed")
 
 Report = Callable[[str | None, str], None]
 """Tells how a part is: why it does not work (None: it does), and what else the log should say."""
 
 
 @dataclass(frozen=True)
-class PartStatus:
+class ComponentStatus:
     """error: why it failed, for people; "" unless it did."""
 
-    state: PartState = "unchecked"
+    state: ComponentState = "unchecked"
     error: str = ""
 
 
@@ -32,7 +32,7 @@ def report_nothing(error: str | None, detail: str) -> None:
     """A Report for whoever has nobody to tell."""
 
 
-class Parts:
+class Components:
     """State of the parts of one worker. Every method may be called from any thread.
 
     on_change: called, from the reporting thread, when a part fails, works again or is known for the first time.
@@ -40,10 +40,10 @@ class Parts:
 
     def __init__(self) -> None:
         self.on_change: Callable[[], None] = lambda: None
-        self._errors: dict[Part, dict[str, str]] = {}  # of each part that was checked, by item
+        self._errors: dict[ComponentName, dict[str, str]] = {}  # of each part that was checked, by item
         self._lock = threading.Lock()
 
-    def report(self, part: Part, error: str | None, detail: str = "", item: str = "") -> None:
+    def report(self, part: ComponentName, error: str | None, detail: str = "", item: str = "") -> None:
         """Note whether a part works, and log one line when that changes.
 
         error: why it does not; None: it does. detail: more about it, for the log alone.
@@ -65,17 +65,17 @@ class Parts:
         if error != before or not known:
             self.on_change()
 
-    def reporter(self, part: Part) -> Report:
+    def reporter(self, part: ComponentName) -> Report:
         return lambda error, detail: self.report(part, error, detail)
 
-    def statuses(self) -> Mapping[Part, PartStatus]:
+    def statuses(self) -> Mapping[ComponentName, ComponentStatus]:
         with self._lock:
-            return {part: _status(self._errors.get(part)) for part in PARTS}
+            return {part: _status(self._errors.get(part)) for part in COMPONENTS}
 
 
-def _status(errors: Mapping[str, str] | None) -> PartStatus:
+def _status(errors: Mapping[str, str] | None) -> ComponentStatus:
     if errors is None:
-        return PartStatus()
+        return ComponentStatus()
     if not errors:
-        return PartStatus("ok")
-    return PartStatus("failed", "; ".join(f"{item}: {error}" if item else error for item, error in errors.items()))
+        return ComponentStatus("ok")
+    return ComponentStatus("failed", "; ".join(f"{item}: {error}" if item else error for item, error in errors.items()))

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from .shared_counters import OTHER, Counter, Histogram, Tally
+from .shared_counters import OTHER, Counter, Histogram, SharedCounters
 
 CPU = Counter(
     "csm_worker_cpu_seconds_total",
@@ -33,11 +33,11 @@ _PARTS = (
 _TASKS = Path("/proc/self/task")
 
 
-class Strain:
+class EventLoopMonitor:
     """Watches the event loop and the threads of this process. tally, row: where it counts."""
 
-    def __init__(self, tally: Tally, row: int = 0) -> None:
-        self._tally, self._row = tally, row
+    def __init__(self, counters: SharedCounters, row: int = 0) -> None:
+        self._tally, self._row = counters, row
         self._seen: dict[int, float] = {}  # seconds by native thread id
         self._watching: asyncio.Task[None] | None = None
 

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from ..pool.worker_registry import STATES, WorkerRecord
 from .event_loop_lag import CPU, LOOP_LAG
 from .request_log import Outcome, RequestRecord
-from .shared_counters import OTHER, Counter, Family, Histogram, Tally
+from .shared_counters import OTHER, Counter, Family, Histogram, SharedCounters
 
 _PROTOCOLS = (  # the first that fits a path; never the path itself, of which there is no end
     ("tts", r"/tts/generate"),
@@ -90,17 +90,17 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def new_tally(places: int) -> Tally:
+def new_counters(places: int) -> SharedCounters:
     """Memory for a service of so many workers; the master makes it before it forks them."""
-    return Tally(FAMILIES, places)
+    return SharedCounters(FAMILIES, places)
 
 
-def count_lost(tally: Tally, row: int) -> None:
+def count_lost(counters: SharedCounters, row: int) -> None:
     """The worker of this row is gone: what it had admitted and not ended has failed. For the master alone."""
-    ended = sum(sum(tally.of_row(row, each)) for each in (FINISHED, ABORTED, FAILED))
-    lost = sum(tally.of_row(row, ADMITTED)) - ended
+    ended = sum(sum(counters.of_row(row, each)) for each in (FINISHED, ABORTED, FAILED))
+    lost = sum(counters.of_row(row, ADMITTED)) - ended
     if lost > 0:
-        tally.add(row, FAILED, lost, reason="worker_died")
+        counters.add(row, FAILED, lost, reason="worker_died")
 
 
 def protocol_of(path: str) -> str:
@@ -116,11 +116,11 @@ class Metrics(Collector):
 
     def __init__(
         self,
-        tally: Tally,
+        counters: SharedCounters,
         row: int = 0,
         workers: Callable[[], Sequence[WorkerRecord]] = tuple,
     ) -> None:
-        self._tally = tally
+        self._tally = counters
         self._row = row
         self._workers = workers
         self._registry = CollectorRegistry(auto_describe=False)

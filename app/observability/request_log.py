@@ -108,7 +108,7 @@ def record_of(scope: Scope) -> RequestRecord:
     return record
 
 
-class RequestLog:
+class RequestLogMiddleware:
     """The outermost layer: gives every request an id and a record, answers what nobody expected, tells how it ended.
 
     observers: beside the log itself.

@@ -64,7 +64,7 @@ class Histogram:
 Family = Counter | Histogram
 
 
-class Tally:
+class SharedCounters:
     """The memory: a row of cells for each writer, and the families that the cells belong to."""
 
     def __init__(self, families: Sequence[Family], rows: int) -> None:

@@ -62,7 +62,7 @@ class Gpu(BaseModel):
     memory_gb: GpuMemory = GpuMemory()
 
 
-class Machine:
+class SystemMonitor:
     """Reads the figures when asked, at most every FRESH_SECONDS, and never on the event loop where they may take long.
 
     gpus: as CUDA_VISIBLE_DEVICES names them. A GPU, or a driver, in trouble gives nulls and no errors.
@@ -132,18 +132,18 @@ class _Processors:
 
 
 def _ram(limits: MachineLimits) -> Ram:
-    memory, machine = limits.memory(), psutil.virtual_memory()
+    memory, system_monitor = limits.memory(), psutil.virtual_memory()
     if not memory.limited:
         return Ram(
-            total=_gib(machine.total),
-            used=_gib(machine.used),
-            free=_gib(machine.available),
-            percent_used=machine.percent,
+            total=_gib(system_monitor.total),
+            used=_gib(system_monitor.used),
+            free=_gib(system_monitor.available),
+            percent_used=system_monitor.percent,
         )
     return Ram(
         total=_gib(memory.total),
         used=_gib(memory.used),
-        free=_gib(min(memory.total - memory.used, machine.available)),
+        free=_gib(min(memory.total - memory.used, system_monitor.available)),
         percent_used=round(100 * memory.used / memory.total, 1) if memory.total else 100.0,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Pacing:
+class UnderrunMeter:
     """A stream underruns when the audio sent so far is shorter than the time since its first audio was sent.
 
     Time in which a send waited for a full buffer does not count: such a listener has seconds of audio in store.

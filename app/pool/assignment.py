@@ -9,7 +9,7 @@ from ..settings import Settings, SettingsError
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerAssignment:
     """Where a worker stands.
 
     index: from 0.
@@ -34,7 +34,7 @@ class Place:
         return f"{'cpu' if self.gpu is None else 'gpu'}_{self.worker_id}"
 
 
-def places_of(settings: Settings, gpus: Sequence[str]) -> list[Place]:
+def assign_workers(settings: Settings, gpus: Sequence[str]) -> list[WorkerAssignment]:
     """The places there are: one for each visible GPU, or as many as WORKERS says on a CPU.
 
     Raises SettingsError if WORKERS asks for two workers on one GPU.
@@ -45,10 +45,10 @@ def places_of(settings: Settings, gpus: Sequence[str]) -> list[Place]:
             "Set WORKERS=auto, and CONCURRENT_REQUESTS_PER_WORKER for more requests on each."
         )
     count = 1 if settings.debug else settings.workers or len(gpus) or 1
-    return [Place(index, gpus[index] if gpus else None, index == 0, count) for index in range(count)]
+    return [WorkerAssignment(index, gpus[index] if gpus else None, index == 0, count) for index in range(count)]
 
 
-def settle(place: Place, environ: MutableMapping[str, str]) -> None:
+def apply_worker_environment(place: WorkerAssignment, environ: MutableMapping[str, str]) -> None:
     """Make this process the worker of a place, before anything in it imports torch.
 
     What the user has set stays, but for CUDA_VISIBLE_DEVICES: that shows the worker its own GPU and no other.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engine import AudioChunk
 
 from ..errors import Busy, EngineBroke, ServiceError, Unavailable
-from ..schemas.speech import Order
+from ..schemas.speech import SpeechJob
 from .framing import ConnectionBroken
 from .local import LocalSpeech
 from .remote import RemoteSpeech
@@ -27,13 +27,13 @@ _OVERTIME_SECONDS = 1.0  # in which a worker says itself that the wait is over; 
 Source = LocalSpeech | RemoteSpeech
 
 
-class Errand:
+class Dispatch:
     """Finds who speaks an order, and holds the slot there and the permits on the board until it is closed."""
 
-    def __init__(self, pool: Pool, order: Order) -> None:
+    def __init__(self, pool: Pool, job: SpeechJob) -> None:
         self.target = pool.index
         self._pool = pool
-        self._order = order
+        self._order = job
         self._source: Source | None = None
         self._held = AsyncExitStack()
         self._reserved: set[int] = set()  # workers on which the board counts its permits
@@ -134,7 +134,7 @@ class Speech:
     engine_name, worker_id: of the worker that speaks; settled with the first chunk.
     """
 
-    def __init__(self, pool: Pool, errand: Errand) -> None:
+    def __init__(self, pool: Pool, errand: Dispatch) -> None:
         self._pool = pool
         self._errand = errand
         self._began = False

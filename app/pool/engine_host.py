@@ -25,18 +25,18 @@ from engine import (
 from engine.testing import FAKE_MODEL, FakeEngine
 
 from ..errors import Busy, ServiceError, Unavailable, UnknownVoice
-from ..observability.components import Parts
+from ..observability.components import Components
 from ..settings import DEFAULT_MODEL, Settings
 from ..voices.speakers import Speakers, speaker_number
 from ..voices.store import Voice, VoiceStore
 from .admission import Admission
-from .assignment import Place
+from .assignment import WorkerAssignment
 from .worker_registry import Pause
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_SPEAKER = "speaker_0"
-SMALL_MODEL = Path(__file__).resolve().parent.parent / "models" / "csm-mini"
+SMALL_MODEL = Path(__file__).resolve().parents[2] / "models" / "csm-mini"
 _LOADED = 0.8  # the share of the start that loading the model is taken for; voices are the rest
 
 Loader = Callable[[EngineConfig, Progress], Engine]
@@ -59,7 +59,7 @@ class HostStatus:
 
 
 @dataclass(frozen=True)
-class Casting:
+class ResolvedVoice:
     """Who speaks: a recording to speak like (None: the engine has its own), and a speaker number."""
 
     voice: VoicePrompt | None
@@ -89,11 +89,11 @@ class EngineHost:
     def __init__(
         self,
         settings: Settings,
-        place: Place,
+        place: WorkerAssignment,
         voices: VoiceStore,
         loader: Loader = load_engine,
         small_model: Path = SMALL_MODEL,
-        parts: Parts | None = None,
+        parts: Components | None = None,
     ) -> None:
         self._settings = settings
         self._place = place
@@ -103,7 +103,7 @@ class EngineHost:
         self.on_change: Callable[[], None] = lambda: None
         self.on_voice_encoded: Callable[[], None] = lambda: None
         self.check: Callable[[], None] = lambda: None
-        self.parts = parts or Parts()
+        self.parts = parts or Components()
         self._status = HostStatus("loading", doing="starting")
         self._advanced = time.monotonic()  # when loading last got anywhere
         self._stage: _Stage | None = None
@@ -150,7 +150,7 @@ class EngineHost:
         """Raises Unavailable unless the engine can speak."""
         return self._ready().admission
 
-    def cast(self, voice_id: str | None) -> Casting:
+    def cast(self, voice_id: str | None) -> ResolvedVoice:
         """Find who speaks under an id; without one, speaker 0. Blocks: call it in a thread.
 
         Raises UnknownVoice, Unavailable, EngineError if a speaker's voice has to be made and cannot be.
@@ -158,12 +158,12 @@ class EngineHost:
         stage, voice_id = self._ready(), voice_id or DEFAULT_SPEAKER
         try:
             prompt = self._voices.get(voice_id).prompt
-            return Casting(prompt, prompt.speaker or 0)
+            return ResolvedVoice(prompt, prompt.speaker or 0)
         except UnknownVoice:
             speaker = speaker_number(voice_id)
             if speaker is None:
                 raise
-        return Casting(None if stage.speakers is None else stage.speakers.get(speaker), speaker)
+        return ResolvedVoice(None if stage.speakers is None else stage.speakers.get(speaker), speaker)
 
     def _ready(self) -> _Stage:
         status, stage = self.status(), self._stage

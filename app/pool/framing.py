@@ -17,7 +17,7 @@ from engine import AudioChunk, SpeechRequest, SpeechSegment
 
 from .. import errors
 from ..errors import ServiceError
-from ..schemas.speech import Order
+from ..schemas.speech import SpeechJob
 
 MESSAGE_LIMIT = 8 << 20  # a text of MAX_TEXT_LENGTH, or a slice of 125 frames: 0.96 MB
 
@@ -27,7 +27,7 @@ _LAST_CHUNK, _ENDS_CHUNK, _ENDS_SPEECH = 1, 2, 4
 
 
 class Kind(IntEnum):
-    ORDER = 1  # what to speak, and how long it may wait
+    JOB = 1  # what to speak, and how long it may wait
     ADMITTED = 2  # it has its slot
     BEGUN = 3  # it is being spoken: by which engine
     AUDIO = 4
@@ -56,24 +56,22 @@ def message(kind: Kind, payload: bytes = b"") -> bytes:
     return _HEAD.pack(kind, len(payload)) + payload
 
 
-def order_message(order: Order, wait: float) -> bytes:
-    speech = {each.name: getattr(order.speech, each.name) for each in dataclasses.fields(order.speech)}
+def job_message(job: SpeechJob, wait: float) -> bytes:
+    speech = {each.name: getattr(job.speech, each.name) for each in dataclasses.fields(job.speech)}
     del speech["voice"]  # whoever speaks looks it up himself, at that moment
     speech["history"] = [
-        {"text": said.text, "speaker": said.speaker, "codes": said.codes.tolist()} for said in order.speech.history
+        {"text": said.text, "speaker": said.speaker, "codes": said.codes.tolist()} for said in job.speech.history
     ]
-    return message(
-        Kind.ORDER, json.dumps({"speech": speech, "voice_id": order.voice_id, "wait": round(wait, 3)}).encode()
-    )
+    return message(Kind.JOB, json.dumps({"speech": speech, "voice_id": job.voice_id, "wait": round(wait, 3)}).encode())
 
 
-def read_order(payload: bytes) -> tuple[Order, float]:
+def read_job(payload: bytes) -> tuple[SpeechJob, float]:
     said = json.loads(payload)
     history = tuple(
         SpeechSegment(each["text"], np.array(each["codes"], np.int64), each["speaker"])
         for each in said["speech"]["history"]
     )
-    return Order(SpeechRequest(**{**said["speech"], "history": history}), said["voice_id"]), said["wait"]
+    return SpeechJob(SpeechRequest(**{**said["speech"], "history": history}), said["voice_id"]), said["wait"]
 
 
 def audio_message(chunk: AudioChunk) -> bytes:

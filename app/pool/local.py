@@ -10,7 +10,7 @@ import anyio.to_thread
 from engine import AudioChunk, EngineError, SpeechStream
 
 from ..errors import from_engine
-from ..schemas.speech import Order
+from ..schemas.speech import SpeechJob
 from .engine_host import EngineHost
 
 
@@ -32,8 +32,8 @@ class LocalSpeech:
 
 
 @asynccontextmanager
-async def speak_here(
-    host: EngineHost, order: Order, *, wait: float | None = None, on_admitted: Callable[[], None] = lambda: None
+async def speak_locally(
+    host: EngineHost, job: SpeechJob, *, wait: float | None = None, on_admitted: Callable[[], None] = lambda: None
 ) -> AsyncIterator[LocalSpeech]:
     """The speech of an order. Its slot is taken before any work is done, and is free when the context ends.
 
@@ -42,12 +42,12 @@ async def speak_here(
     Raises Unavailable, Busy, UnknownVoice, and what an EngineError is answered with.
     """
     engine = host.engine
-    async with host.admission.reserve(order.permits, wait):
+    async with host.admission.reserve(job.permits, wait):
         on_admitted()
         try:
             # A client that leaves must not wait for a voice that is being made.
-            casting = await anyio.to_thread.run_sync(host.cast, order.voice_id, abandon_on_cancel=True)
-            stream = engine.stream(order.cast(casting))
+            resolved = await anyio.to_thread.run_sync(host.cast, job.voice_id, abandon_on_cancel=True)
+            stream = engine.stream(job.cast(resolved))
         except EngineError as error:
             raise from_engine(error) from error
         with stream:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..observability.metrics import RESTARTS, count_lost, new_tally
-from ..observability.shared_counters import Tally
-from .assignment import Place
-from .worker_registry import COMING, Board, Spot, pause_before
+from ..observability.metrics import RESTARTS, count_lost, new_counters
+from ..observability.shared_counters import SharedCounters
+from .assignment import WorkerAssignment
+from .worker_registry import COMING, WorkerEntry, WorkerRegistry, pause_before
 
 _log = logging.getLogger(__name__)
 
@@ -32,16 +32,16 @@ _SPARE_LOOKS_EVERY = 0.2  # seconds
 
 
 @dataclass(frozen=True)
-class Seat:
+class WorkerContext:
     """Where a process stands in the pool.
 
     index: its place on the board, and its row in the tally.
     sockets: the folder of the workers' sockets; None for one that is alone.
     """
 
-    place: Place
-    board: Board
-    tally: Tally
+    place: WorkerAssignment
+    board: WorkerRegistry
+    counters: SharedCounters
     index: int
     sockets: Path | None = None
 
@@ -63,27 +63,27 @@ class _Failing:
         return self.reason if self.times == 1 else f"{self.reason}, {self.times} times in a row"
 
 
-def alone(place: Place) -> Seat:
+def alone(place: WorkerAssignment) -> WorkerContext:
     """The seat of a process without a master: a board of its own."""
-    return Seat(place, _board([place]), new_tally(1), 0)
+    return WorkerContext(place, _board([place]), new_counters(1), 0)
 
 
-_here: Seat | None = None
+_here: WorkerContext | None = None
 
 
-def here() -> Seat:
+def here() -> WorkerContext:
     """The seat of this process; alone, on a CPU, if no master has given it one."""
-    return _here or alone(Place())
+    return _here or alone(WorkerAssignment())
 
 
 class Master:
     """Made once, before the first fork, and kept through reloads: the workers of all generations share its board and
     its tally."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[WorkerAssignment]) -> None:
         self.places = tuple(places)
         self.board = _board(places)
-        self.tally = new_tally(len(places))
+        self.counters = new_counters(len(places))
         self._left: set[int] = set()  # places that a worker has been in, and is no more
         self._failing: dict[int, _Failing] = {}  # by place
         self._was_ready = False  # some worker was, at some time
@@ -108,7 +108,7 @@ class Master:
         index = self.board.claim(COMING)
         if index in self._left:
             self._left.remove(index)
-            self.tally.add(index, RESTARTS)
+            self.counters.add(index, RESTARTS)
         return index
 
     def bury(self, index: int | None, pid: int, ending: str = "its process died") -> None:
@@ -121,7 +121,7 @@ class Master:
             index = next((at for at, each in enumerate(records) if each.pid == pid), None)
         if index is None:
             return
-        count_lost(self.tally, index)  # before anybody else may write that row
+        count_lost(self.counters, index)  # before anybody else may write that row
         self._left.add(index)
         record, now = records[index], time.monotonic()
         if record.ready_since > 0:
@@ -178,7 +178,7 @@ class Master:
 
     # ---- behind the fork, in the worker
 
-    def seat(self, index: int | None, worker: Any) -> Seat:
+    def seat(self, index: int | None, worker: Any) -> WorkerContext:
         """Let this process take the place that was assigned. A spare waits until one is free, which may be for ever.
 
         It waits without serving anything: of two models on one GPU neither would work. Spares are there for a
@@ -193,7 +193,7 @@ class Master:
         else:
             self.board.arrive(index, os.getpid())
             self._wait_to_boot(index, worker)
-        _here = Seat(self.places[index], self.board, self.tally, index, self.sockets)
+        _here = WorkerContext(self.places[index], self.board, self.counters, index, self.sockets)
         return _here
 
     def _wait_to_boot(self, index: int, worker: Any) -> None:
@@ -222,14 +222,14 @@ def _without_numbers(reason: str) -> str:
     return re.sub(r"\d+", "#", reason)
 
 
-def _board(places: Sequence[Place]) -> Board:
-    return Board([Spot(each.worker_id, each.unit, each.gpu) for each in places])
+def _board(places: Sequence[WorkerAssignment]) -> WorkerRegistry:
+    return WorkerRegistry([WorkerEntry(each.worker_id, each.unit, each.gpu) for each in places])
 
 
 _master: Master | None = None
 
 
-def the_master(places: Sequence[Place]) -> Master:
+def current_master(places: Sequence[WorkerAssignment]) -> Master:
     """The one of this process. gunicorn reads its configuration again on SIGHUP; the board stays."""
     global _master  # noqa: PLW0603  a process has one, and keeps it
     if _master is None:

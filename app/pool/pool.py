@@ -8,13 +8,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from ..errors import Unavailable
-from ..schemas.speech import Order
-from .dispatcher import Errand, Source, Speech
+from ..schemas.speech import SpeechJob
+from .dispatcher import Dispatch, Source, Speech
 from .engine_host import EngineHost
-from .local import speak_here
-from .remote import speak_there
-from .speech_server import Door, socket_path
-from .worker_registry import Board, State, pause_before
+from .local import speak_locally
+from .remote import speak_remotely
+from .speech_server import SpeechServer, socket_path
+from .worker_registry import State, WorkerRegistry, pause_before
 
 BEAT_SECONDS = 0.5
 
@@ -27,13 +27,13 @@ class Pool:
     wait: how long a request may wait for a slot, in seconds.
     """
 
-    def __init__(self, board: Board, index: int, host: EngineHost, sockets: Path | None, wait: float) -> None:
+    def __init__(self, board: WorkerRegistry, index: int, host: EngineHost, sockets: Path | None, wait: float) -> None:
         self.board = board
         self.index = index
         self.host = host
         self.wait = wait
         self._sockets = sockets
-        self._door = None if sockets is None else Door(host, socket_path(sockets, index))
+        self._door = None if sockets is None else SpeechServer(host, socket_path(sockets, index))
         self._beating: asyncio.Task[None] | None = None
         self._draining = False
         self._requests = 0
@@ -111,7 +111,7 @@ class Pool:
     # ---- speech
 
     @asynccontextmanager
-    async def speak(self, order: Order) -> AsyncIterator[Speech]:
+    async def speak(self, job: SpeechJob) -> AsyncIterator[Speech]:
         """The speech of an order, by the worker with the least to do. Entering waits until it has its slot there.
 
         A worker that refuses, or dies before the first chunk, is passed over for the next.
@@ -119,7 +119,7 @@ class Pool:
         """
         self._requests += 1
         try:
-            errand = Errand(self, order)
+            errand = Dispatch(self, job)
             try:
                 await errand.begin()
                 yield Speech(self, errand)
@@ -129,11 +129,11 @@ class Pool:
             self._requests -= 1
 
     def source(
-        self, target: int, order: Order, wait: float, on_admitted: Callable[[], None]
+        self, target: int, job: SpeechJob, wait: float, on_admitted: Callable[[], None]
     ) -> AbstractAsyncContextManager[Source]:
         if target == self.index or self._sockets is None:
-            return speak_here(self.host, order, wait=wait, on_admitted=on_admitted)
-        return speak_there(socket_path(self._sockets, target), order, wait=wait, on_admitted=on_admitted)
+            return speak_locally(self.host, job, wait=wait, on_admitted=on_admitted)
+        return speak_remotely(socket_path(self._sockets, target), job, wait=wait, on_admitted=on_admitted)
 
     def nobody(self) -> Unavailable:
         """Why there is nobody to speak."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from engine import AudioChunk
 
 from ..errors import ServiceError
-from ..schemas.speech import Order
-from .framing import ConnectionBroken, Kind, order_message, read_audio, read_error, receive
+from ..schemas.speech import SpeechJob
+from .framing import ConnectionBroken, Kind, job_message, read_audio, read_error, receive
 
 READ_AHEAD_BYTES = 32 << 10  # asyncio keeps up to twice as much
 
@@ -38,8 +38,8 @@ class RemoteSpeech:
 
 
 @asynccontextmanager
-async def speak_there(
-    path: Path, order: Order, *, wait: float, on_admitted: Callable[[], None] = lambda: None
+async def speak_remotely(
+    path: Path, job: SpeechJob, *, wait: float, on_admitted: Callable[[], None] = lambda: None
 ) -> AsyncIterator[RemoteSpeech]:
     """The speech of an order, by the worker whose socket this is. Leaving the context ends it over there too.
 
@@ -50,7 +50,7 @@ async def speak_there(
     except OSError as error:
         raise ConnectionBroken(f"nobody answers ({error})") from error
     try:
-        writer.write(order_message(order, wait))
+        writer.write(job_message(job, wait))
         await _next(reader)
         on_admitted()
         _, payload = await _next(reader)

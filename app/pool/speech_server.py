@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..errors import ServiceError
 from .engine_host import EngineHost
-from .framing import ConnectionBroken, Kind, audio_message, error_message, message, read_order, receive
-from .local import speak_here
+from .framing import ConnectionBroken, Kind, audio_message, error_message, message, read_job, receive
+from .local import speak_locally
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def socket_path(folder: Path, index: int) -> Path:
     return folder / f"{index}.sock"
 
 
-class Door:
+class SpeechServer:
     """Speaks for the other workers, each order on a connection of its own. Closing that ends its speech at once."""
 
     def __init__(self, host: EngineHost, path: Path) -> None:
@@ -69,7 +69,7 @@ class Door:
         _bound_buffers(writer)
         with contextlib.suppress(ConnectionBroken, ConnectionError):
             kind, payload = await receive(reader)
-            if kind is not Kind.ORDER:
+            if kind is not Kind.JOB:
                 return
             speaking = asyncio.create_task(self._speak(payload, writer))
             leaving = asyncio.create_task(reader.read(1))  # nothing more is said on that side: this is its end
@@ -83,10 +83,10 @@ class Door:
                 speaking.result()
 
     async def _speak(self, payload: bytes, writer: StreamWriter) -> None:
-        order, wait = read_order(payload)
+        job, wait = read_job(payload)
         try:
-            async with speak_here(
-                self._host, order, wait=wait, on_admitted=lambda: _say(writer, message(Kind.ADMITTED))
+            async with speak_locally(
+                self._host, job, wait=wait, on_admitted=lambda: _say(writer, message(Kind.ADMITTED))
             ) as speech:
                 _say(writer, message(Kind.BEGUN, json.dumps({"engine": speech.engine_name}).encode()))
                 async for chunk in speech:

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 
 
-class Exit(IntEnum):
+class WorkerExit(IntEnum):
     """With what a worker ends itself. Never 3 or 4: those make gunicorn stop the whole service."""
 
     START_HUNG = 71
@@ -72,13 +72,13 @@ class Watchdog:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    def look(self) -> tuple[Exit, str] | None:
+    def look(self) -> tuple[WorkerExit, str] | None:
         """What is wrong for good, if anything is."""
         status, stalled = self._host.status(), self._host.stalled_seconds()
         if status.state == "loading" and stalled > self._start_seconds:
-            return Exit.START_HUNG, f"loading has got nowhere for {stalled:.0f} s ({status.doing})"
+            return WorkerExit.START_HUNG, f"loading has got nowhere for {stalled:.0f} s ({status.doing})"
         if status.state == "ready" and stalled > self._engine_seconds:
-            return Exit.ENGINE_HUNG, f"the engine has hung for {stalled:.0f} s with speech to make"
+            return WorkerExit.ENGINE_HUNG, f"the engine has hung for {stalled:.0f} s with speech to make"
         if self._host.broken:
-            return Exit.ENGINE_BROKE, f"the engine broke ({status.error})"
+            return WorkerExit.ENGINE_BROKE, f"the engine broke ({status.error})"
         return None

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from ..observability.components import PART_STATES, PARTS, Part, PartStatus
+from ..observability.components import COMPONENT_STATES, COMPONENTS, ComponentName, ComponentStatus
 from .placement import Candidate, choose
 
 State = Literal["empty", "starting", "restarting", "loading", "ready", "draining", "failed"]
@@ -30,7 +30,7 @@ FAILED_AFTER = 4  # crashes in a row: a place counts as failed then, though it i
 COMING = -1  # as a pid: the master is about to fork the worker of this place
 
 _PART = struct.Struct("=B255s")
-_RECORD = struct.Struct(f"=iiiiiidddd32s64s64s256s{len(PARTS) * _PART.size}s")
+_RECORD = struct.Struct(f"=iiiiiidddd32s64s64s256s{len(COMPONENTS) * _PART.size}s")
 _COUNTER = struct.Struct("=q")
 
 
@@ -71,7 +71,7 @@ class WorkerRecord:
     failures: int
     retry_at: float
     ready_since: float
-    parts: Mapping[Part, PartStatus]
+    parts: Mapping[ComponentName, ComponentStatus]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def pause_before(record: WorkerRecord) -> Pause | None:
 
 
 @dataclass(frozen=True)
-class Spot:
+class WorkerEntry:
     """What the board has to be told of a place before there is anybody in it."""
 
     worker_id: str
@@ -121,14 +121,14 @@ class _Fields:
     parts: bytes = b""
 
 
-class Board:
+class WorkerRegistry:
     """Records and permits of all places. Every method may be called from any process and any thread.
 
     All of it happens under one lock, which is held for microseconds and never while anything is awaited. It is the
     kernel's own lock on a file, so it is free as soon as a process that held it is dead.
     """
 
-    def __init__(self, spots: Sequence[Spot]) -> None:
+    def __init__(self, spots: Sequence[WorkerEntry]) -> None:
         self.spots = tuple(spots)
         self._places = len(self.spots)
         self._counter_at = self._places * _RECORD.size  # how many have been placed
@@ -206,7 +206,7 @@ class Board:
         capacity: int = 0,
         active: int = 0,
         queued: int = 0,
-        parts: Mapping[Part, PartStatus] | None = None,
+        parts: Mapping[ComponentName, ComponentStatus] | None = None,
     ) -> None:
         """Say how it is, and with that: that it is alive. error, parts: None leaves what was told before."""
         with self._locked():
@@ -222,8 +222,8 @@ class Board:
                 fields.error = error.encode()
             if parts is not None:
                 fields.parts = b"".join(
-                    _PART.pack(PART_STATES.index(each.state), each.error.encode())
-                    for each in map(parts.__getitem__, PARTS)
+                    _PART.pack(COMPONENT_STATES.index(each.state), each.error.encode())
+                    for each in map(parts.__getitem__, COMPONENTS)
                 )
             self._write(index, fields)
 
@@ -302,8 +302,8 @@ class Board:
             retry_at=fields.retry_at,
             ready_since=fields.ready_since,
             parts={
-                part: PartStatus(PART_STATES[state], _text(error))
-                for part, (state, error) in zip(PARTS, _PART.iter_unpack(fields.parts), strict=True)
+                part: ComponentStatus(COMPONENT_STATES[state], _text(error))
+                for part, (state, error) in zip(COMPONENTS, _PART.iter_unpack(fields.parts), strict=True)
             },
         )
 

@@ -12,18 +12,18 @@ from starlette.types import Message, Receive, Scope, Send
 
 from engine import SAMPLE_RATE
 
-from ..audio.encoder_factory import make_encoder
+from ..audio.encoder_factory import create_encoder
 from ..audio.encoders import Format
-from ..audio.thread_pool import in_thread
+from ..audio.thread_pool import run_in_thread
 from ..errors import ServiceError, Unprocessable
 from ..middleware import timeouts
 from ..observability.logs import PlainError
 from ..observability.request_log import RequestRecord, record_of
-from ..observability.underruns import Pacing
+from ..observability.underruns import UnderrunMeter
 from ..pool.pool import Pool
-from ..schemas.speech import Order
+from ..schemas.speech import SpeechJob
 from ..speaking import speak
-from .write_timeout import Patience
+from .write_timeout import WriteTimeout
 
 # A reader that takes nothing for this long has left, as far as its slot goes. Before the deadline of its connection,
 # which would look as if it had left by itself.
@@ -47,12 +47,12 @@ class SpeechResponse(Response):
     also while it is queued: this listens for that itself.
     """
 
-    def __init__(self, pool: Pool, order: Order, audio: Format) -> None:
+    def __init__(self, pool: Pool, job: SpeechJob, audio: Format) -> None:
         self.status_code = 200
         self.media_type = audio.media_type
         self.background = None
         self._pool = pool
-        self._order = order
+        self._order = job
         self._format = audio
         self.init_headers({"X-Sample-Rate": str(SAMPLE_RATE), "X-Accel-Buffering": "no"})
 
@@ -78,7 +78,7 @@ class SpeechResponse(Response):
             raise StreamCutError(record.request_id, f"the reader took nothing for {STALL_SECONDS:g} seconds")
 
     async def _speak(self, line: _Line) -> None:
-        encoder = make_encoder(self._format, self._pool.host.parts)
+        encoder = create_encoder(self._format, self._pool.host.parts)
         async with speak(self._pool, self._order) as speech:
             started = time.monotonic()
             line.record.admit()
@@ -106,7 +106,7 @@ class SpeechResponse(Response):
         await line.end(self, await self._do(encoder.flush))
 
     async def _do(self, encoding: Callable[[], bytes]) -> bytes:
-        return encoding() if self._format.name in _UNENCODED else await in_thread(encoding)
+        return encoding() if self._format.name in _UNENCODED else await run_in_thread(encoding)
 
 
 class _Line:
@@ -114,8 +114,8 @@ class _Line:
 
     def __init__(self, send: Send, record: RequestRecord) -> None:
         self._send = send
-        self._pacing = Pacing()
-        self.patience = Patience(STALL_SECONDS)
+        self._pacing = UnderrunMeter()
+        self.patience = WriteTimeout(STALL_SECONDS)
         self.record = record
         self.begun = False  # the header has left
         self.samples = 0

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 _LOOKS = 30  # at the clock, in the time that a reader is given
 
 
-class Patience:
+class WriteTimeout:
     """Most sends wait for nothing, and there are thousands a second: each only notes that it is under way.
 
     seconds: how long a reader may take nothing while something is being sent to it.

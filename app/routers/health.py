@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
-from ..observability.components import PARTS, Part, PartState
+from ..observability.components import COMPONENTS, ComponentName, ComponentState
 from ..pool.worker_registry import WorkerRecord
-from ..state import TheService
+from ..state import StateDep
 
 router = APIRouter(tags=["system"])
 
@@ -22,17 +22,17 @@ _STATUS_CODES: dict[Health, int] = {"ok": 200, "degraded": 200, "loading": 202, 
 class PartHealth(BaseModel):
     """state: failed if it is in any worker. error: of the first of those; workers: the ids of all of them."""
 
-    state: PartState
+    state: ComponentState
     error: str | None
     workers: list[str]
 
 
-def parts_of(records: list[WorkerRecord]) -> dict[Part, PartHealth]:
+def parts_of(records: list[WorkerRecord]) -> dict[ComponentName, PartHealth]:
     """How the parts beside the engines are, all workers together."""
-    return {part: _part_of(part, records) for part in PARTS}
+    return {part: _part_of(part, records) for part in COMPONENTS}
 
 
-def _part_of(part: Part, records: list[WorkerRecord]) -> PartHealth:
+def _part_of(part: ComponentName, records: list[WorkerRecord]) -> PartHealth:
     failed = [each for each in records if each.parts[part].state == "failed"]
     if failed:
         return PartHealth(
@@ -59,7 +59,7 @@ def health_of(records: list[WorkerRecord]) -> Health:
 
 
 @router.get("/health")
-async def health(service: TheService) -> JSONResponse:
+async def health(service: StateDep) -> JSONResponse:
     """200 when it can speak, 202 while it loads, 500 when every engine has failed, 503 while it shuts down."""
     records = service.pool.board.records()
     word = health_of(records)
@@ -79,14 +79,14 @@ async def health(service: TheService) -> JSONResponse:
 
 
 @router.get("/livez")
-async def livez(service: TheService) -> JSONResponse:
+async def livez(service: StateDep) -> JSONResponse:
     """200 while any worker does its work, loading included; 503 when only a restart helps."""
     word = health_of(service.pool.board.records())
     return JSONResponse({"status": word}, 503 if word == "failed" else 200)
 
 
 @router.get("/readyz")
-async def readyz(service: TheService) -> JSONResponse:
+async def readyz(service: StateDep) -> JSONResponse:
     """200 when a request would be spoken, by whichever worker; 503 until then, and from the signal to stop on."""
     word = "draining" if service.pool.draining else health_of(service.pool.board.records())
     return JSONResponse({"status": word}, 200 if word in ("ok", "degraded") else 503)

@@ -15,10 +15,10 @@ from engine import SAMPLE_RATE
 
 from ..audio.encoders import wav_file
 from ..audio.encoders.base import Samples
-from ..audio.thread_pool import in_thread
+from ..audio.thread_pool import run_in_thread
 from ..errors import Busy, ServiceError, Unavailable, Unprocessable
 from ..observability.request_log import RequestRecord, record_of
-from ..responses.buffered import ClientLeft, speak_whole, while_there
+from ..responses.buffered import ClientDisconnected, cancel_on_disconnect, collect_speech
 from ..schemas.legacy import (
     GeneratedAudio,
     GenerateParameters,
@@ -29,7 +29,7 @@ from ..schemas.legacy import (
     TextParameters,
 )
 from ..schemas.speech import ErrorBody
-from ..state import Service, TheService
+from ..state import AppState, StateDep
 from ..voices.speakers import speaker_number
 
 MOST_TEXTS = 1000  # of one call to /stream/chunks
@@ -41,11 +41,11 @@ router = APIRouter(tags=["batch"], responses=_ERRORS)
 
 
 @router.post("/generate")
-async def generate(parameters: GenerateParameters, request: Request, service: TheService) -> GeneratedAudio:
+async def generate(parameters: GenerateParameters, request: Request, service: StateDep) -> GeneratedAudio:
     """Speak a text, and answer with all of it in JSON."""
     began = time.monotonic()
     samples = await _speak_text(parameters, request, service)
-    audio = await in_thread(lambda: _wav_base64(samples))
+    audio = await run_in_thread(lambda: _wav_base64(samples))
     return GeneratedAudio(
         audio_base64=audio,
         sample_rate=SAMPLE_RATE,
@@ -60,26 +60,26 @@ async def generate(parameters: GenerateParameters, request: Request, service: Th
     response_class=Response,
     responses={200: {"content": {"audio/wav": {"schema": {"type": "string", "format": "binary"}}}}},
 )
-async def generate_wav(parameters: GenerateParameters, request: Request, service: TheService) -> Response:
+async def generate_wav(parameters: GenerateParameters, request: Request, service: StateDep) -> Response:
     """Speak a text, and answer with all of it as a wav file of exact length."""
     samples = await _speak_text(parameters, request, service)
-    return Response(await in_thread(lambda: wav_file(samples)), media_type="audio/wav")
+    return Response(await run_in_thread(lambda: wav_file(samples)), media_type="audio/wav")
 
 
 @router.post("/api/generate")
-async def api_generate(parameters: SpeakParameters, request: Request, service: TheService) -> SpokenAudio:
+async def api_generate(parameters: SpeakParameters, request: Request, service: StateDep) -> SpokenAudio:
     """Speak a text in a voice at a speed, and answer with all of it in JSON."""
     record = record_of(request.scope)
-    work = speak_whole(
+    work = collect_speech(
         service.pool,
-        parameters.order(service.settings),
+        parameters.job(service.settings),
         record,
         speed=parameters.speed,
         key=service.settings.watermark_key if service.settings.csm_watermark_enabled else None,
     )
-    samples, engine = await while_there(request.receive, record, work)
+    samples, engine = await cancel_on_disconnect(request.receive, record, work)
     return SpokenAudio(
-        audio_data=await in_thread(lambda: _wav_base64(samples)),
+        audio_data=await run_in_thread(lambda: _wav_base64(samples)),
         format="wav",
         sample_rate=SAMPLE_RATE,
         duration=samples.size / SAMPLE_RATE,
@@ -99,7 +99,7 @@ async def api_generate(parameters: SpeakParameters, request: Request, service: T
 )
 async def stream_chunks(
     texts: Annotated[list[str], Body(min_length=1, max_length=MOST_TEXTS)],
-    service: TheService,
+    service: StateDep,
     speaker_id: Annotated[SpeakerId, Query()] = 0,
     watermark: Annotated[bool | None, Query()] = None,
 ) -> Response:
@@ -107,10 +107,10 @@ async def stream_chunks(
     return _Lines(service, texts, speaker_id, watermark)
 
 
-async def _speak_text(parameters: TextParameters, request: Request, service: Service) -> Samples:
+async def _speak_text(parameters: TextParameters, request: Request, service: AppState) -> Samples:
     record = record_of(request.scope)
-    order, key = parameters.order(service.settings), parameters.key(service.settings)
-    samples, _ = await while_there(request.receive, record, speak_whole(service.pool, order, record, key=key))
+    job, key = parameters.job(service.settings), parameters.key(service.settings)
+    samples, _ = await cancel_on_disconnect(request.receive, record, collect_speech(service.pool, job, record, key=key))
     return samples
 
 
@@ -122,7 +122,7 @@ class _Lines(Response):
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, service: Service, texts: list[str], speaker_id: int, watermark: bool | None) -> None:
+    def __init__(self, service: AppState, texts: list[str], speaker_id: int, watermark: bool | None) -> None:
         self.status_code = 200
         self.background = None
         self._service = service
@@ -132,8 +132,8 @@ class _Lines(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
-        with suppress(ClientLeft):  # there is nobody to send an end to
-            await while_there(receive, record, self._send_lines(record, send))
+        with suppress(ClientDisconnected):  # there is nobody to send an end to
+            await cancel_on_disconnect(receive, record, self._send_lines(record, send))
 
     async def _send_lines(self, record: RequestRecord, send: Send) -> None:
         for number, text in enumerate(self._texts, start=1):
@@ -159,11 +159,11 @@ class _Lines(Response):
         if not text.strip():
             raise Unprocessable("No text provided", code="no_text")
         parameters = TextParameters.model_construct(text=text, **self._voice)
-        order, key = parameters.order(self._service.settings), parameters.key(self._service.settings)
-        samples, _ = await speak_whole(self._service.pool, order, record, key=key)
+        job, key = parameters.job(self._service.settings), parameters.key(self._service.settings)
+        samples, _ = await collect_speech(self._service.pool, job, record, key=key)
         return {
             "text": text,
-            "audio_base64": await in_thread(lambda: _wav_base64(samples)),
+            "audio_base64": await run_in_thread(lambda: _wav_base64(samples)),
             "sample_rate": SAMPLE_RATE,
         }
 

@@ -9,13 +9,13 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..audio.encoders import FORMATS, Format, choose_format
-from ..audio.postprocessing import finished, key_for
+from ..audio.postprocessing import key_for, with_effects
 from ..errors import NotFound, UnknownVoice
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
 from ..schemas.legacy import with_words
 from ..schemas.speech import ErrorBody, SpeechParameters
-from ..state import Service, TheService
+from ..state import AppState, StateDep
 
 # OpenAI's own voices, in the order they came: the N-th is speaker_N, today and tomorrow.
 OPENAI_VOICES = (
@@ -60,10 +60,10 @@ class OpenAISpeech(BaseModel):
     def voice_name(self) -> str:
         return self.voice if isinstance(self.voice, str) else self.voice.id
 
-    def format(self, service: Service) -> Format:
+    def format(self, service: AppState) -> Format:
         """How the audio leaves. Raises UnknownFormat."""
         audio = choose_format(_FORMAT_NAMES.get(self.response_format, self.response_format), None)
-        audio = finished(audio, self.speed, key_for(service.settings))
+        audio = with_effects(audio, self.speed, key_for(service.settings))
         return as_events(audio, len(self.input)) if self.stream_format == "sse" else audio
 
 
@@ -102,16 +102,16 @@ class OpenAIModels(BaseModel):
         }
     },
 )
-async def speech(body: OpenAISpeech, service: TheService) -> SpeechResponse:
+async def speech(body: OpenAISpeech, service: StateDep) -> SpeechResponse:
     """Speak a text, streamed."""
     audio = body.format(service)
     voice_id = await anyio.to_thread.run_sync(_voice_id, service, body.voice_name)
-    order = SpeechParameters.model_construct(text=body.input, voice_id=voice_id).order(service.settings)
-    return SpeechResponse(service.pool, order, audio)
+    job = SpeechParameters.model_construct(text=body.input, voice_id=voice_id).job(service.settings)
+    return SpeechResponse(service.pool, job, audio)
 
 
 @router.get("/audio/voices")
-async def voices(service: TheService) -> OpenAIVoices:
+async def voices(service: StateDep) -> OpenAIVoices:
     """The voices there are: recordings first, then OpenAI's names."""
     ids = await anyio.to_thread.run_sync(service.voices.ids)
     names = [*ids, *(name for name in OPENAI_VOICES if name not in ids)]
@@ -119,20 +119,20 @@ async def voices(service: TheService) -> OpenAIVoices:
 
 
 @router.get("/models")
-async def models(service: TheService) -> OpenAIModels:
+async def models(service: StateDep) -> OpenAIModels:
     """The one model that speaks here."""
     return OpenAIModels(data=[OpenAIModel(id=_model_id(service))])
 
 
 @router.get("/models/{model_id:path}")
-async def model(model_id: str, service: TheService) -> OpenAIModel:
+async def model(model_id: str, service: StateDep) -> OpenAIModel:
     """What is known of a model."""
     if model_id != _model_id(service):
         raise NotFound(f"there is no model {model_id[:60]!r} here, but {_model_id(service)!r}", code="model_not_found")
     return OpenAIModel(id=model_id)
 
 
-def _voice_id(service: Service, name: str) -> str:
+def _voice_id(service: AppState, name: str) -> str:
     """A recording of that name wins over what OpenAI means by it. Blocks: call it in a thread."""
     if name.lower() not in OPENAI_VOICES:
         return name
@@ -143,6 +143,6 @@ def _voice_id(service: Service, name: str) -> str:
     return name
 
 
-def _model_id(service: Service) -> str:
+def _model_id(service: AppState) -> str:
     engine = service.host.status().engine
     return "csm-1b" if engine in (None, "csm") else engine

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request
 
 from ..audio.encoders import FORMATS, choose_format
-from ..audio.postprocessing import finished, key_for
+from ..audio.postprocessing import key_for, with_effects
 from ..errors import BadRequest, Unprocessable
 from ..responses.streaming import SpeechResponse
 from ..schemas.speech import ErrorBody, SpeechParameters
-from ..state import Service, TheService
+from ..state import AppState, StateDep
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -29,7 +29,7 @@ router = APIRouter(tags=["speech"], responses=_RESPONSES)
 
 @router.get("/tts/generate", status_code=200, response_class=SpeechResponse)
 async def generate_from_query(
-    parameters: Annotated[SpeechParameters, Query()], request: Request, service: TheService
+    parameters: Annotated[SpeechParameters, Query()], request: Request, service: StateDep
 ) -> SpeechResponse:
     """Speak the text of the query."""
     if _LATER_PART.match(request.headers.get("range", "")):
@@ -41,7 +41,7 @@ async def generate_from_query(
 
 @router.post("/tts/generate", status_code=200, response_class=SpeechResponse)
 async def generate_from_body(
-    parameters: Annotated[SpeechParameters, Body()], request: Request, service: TheService
+    parameters: Annotated[SpeechParameters, Body()], request: Request, service: StateDep
 ) -> SpeechResponse:
     """Speak the text of the body."""
     if request.query_params:
@@ -52,7 +52,7 @@ async def generate_from_body(
     return _speak(parameters, request, service)
 
 
-def _speak(parameters: SpeechParameters, request: Request, service: Service) -> SpeechResponse:
-    order = parameters.order(service.settings)
-    audio = finished(choose_format(parameters.format, request.headers.get("accept")), key=key_for(service.settings))
-    return SpeechResponse(service.pool, order, audio)
+def _speak(parameters: SpeechParameters, request: Request, service: AppState) -> SpeechResponse:
+    job = parameters.job(service.settings)
+    audio = with_effects(choose_format(parameters.format, request.headers.get("accept")), key=key_for(service.settings))
+    return SpeechResponse(service.pool, job, audio)

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from ..audio.thread_pool import in_pool
-from ..observability.components import Part
+from ..observability.components import ComponentName
 from ..observability.system_status import Cpu, Gpu
 from ..schemas.speech import ErrorBody
-from ..state import TheService
+from ..state import StateDep
 from .health import PartHealth, parts_of
 
 _writing = ThreadPoolExecutor(1, thread_name_prefix="metrics")
@@ -39,13 +39,13 @@ class SystemStatus(BaseModel):
     gpu: Gpu | None
     gpus: list[Gpu]
     workers: list[WorkerStatus]
-    parts: dict[Part, PartHealth]
+    parts: dict[ComponentName, PartHealth]
 
 
 @router.get("/system-status")
-async def system_status(service: TheService) -> SystemStatus:
+async def system_status(service: StateDep) -> SystemStatus:
     """Processor, memory, GPUs and workers. Figures of the machine are at most half a second old."""
-    gpus = await service.machine.gpus()
+    gpus = await service.system_monitor.gpus()
     records = service.pool.board.records()
     workers = [
         WorkerStatus(
@@ -61,7 +61,7 @@ async def system_status(service: TheService) -> SystemStatus:
         for each in records
     ]
     return SystemStatus(
-        cpu=service.machine.cpu(),
+        cpu=service.system_monitor.cpu(),
         gpu=gpus[0] if gpus else None,
         gpus=gpus,
         workers=workers,
@@ -70,7 +70,7 @@ async def system_status(service: TheService) -> SystemStatus:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(request: Request, service: TheService) -> Response:
+async def metrics(request: Request, service: StateDep) -> Response:
     """Metrics of all workers together, for Prometheus."""
     accept = request.headers.get("accept", "")
     text, media_type = await in_pool(_writing, lambda: service.metrics.render(accept))

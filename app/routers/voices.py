@@ -14,7 +14,7 @@ from engine import EngineError, MachineLimits
 from ..audio.thread_pool import in_pool, workshop
 from ..errors import ServiceError, Unprocessable
 from ..schemas.speech import ErrorBody, VoiceDeleted, VoiceDetails, VoiceStored
-from ..state import Service, TheService
+from ..state import AppState, StateDep
 from ..voices.upload import VoiceUpload, read_upload
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ router = APIRouter(tags=["voices"])
 @router.post(
     "/voices", status_code=201, response_model=VoiceStored, openapi_extra=_FORM, responses=_errors(409, *_UNUSABLE)
 )
-async def upload(request: Request, service: TheService) -> VoiceStored:
+async def upload(request: Request, service: StateDep) -> VoiceStored:
     """Keep a new voice. Its id is the name of the file, unless another is sent."""
     async with service.uploads.reserve(), read_upload(request) as form:
         voice_id = form.voice_id or form.file_name
@@ -81,7 +81,7 @@ async def upload(request: Request, service: TheService) -> VoiceStored:
 @router.put(
     "/voices/{voice_id}", response_model=VoiceStored, openapi_extra=_FORM, responses=_errors(403, 404, *_UNUSABLE)
 )
-async def replace(voice_id: str, request: Request, service: TheService) -> VoiceStored:
+async def replace(voice_id: str, request: Request, service: StateDep) -> VoiceStored:
     """Let an uploaded voice be another: every worker uses the new recording from its next request."""
     async with service.uploads.reserve(), read_upload(request) as form:
         if form.voice_id not in (None, voice_id):
@@ -94,13 +94,13 @@ async def replace(voice_id: str, request: Request, service: TheService) -> Voice
 
 
 @router.get("/voices", response_model=list[str], responses=_errors())
-async def ids(service: TheService) -> list[str]:
+async def ids(service: StateDep) -> list[str]:
     """The ids of all voices."""
     return await in_pool(_asking, service.voices.ids)
 
 
 @router.get("/voices/{voice_id}", response_model=VoiceDetails, responses=_errors(404, *_UNUSABLE))
-async def details(voice_id: str, service: TheService) -> VoiceDetails:
+async def details(voice_id: str, service: StateDep) -> VoiceDetails:
     """What is known of a voice."""
     voice = await in_pool(_asking, lambda: service.voices.get(voice_id))
     return VoiceDetails(
@@ -114,7 +114,7 @@ async def details(voice_id: str, service: TheService) -> VoiceDetails:
 
 
 @router.delete("/voices/{voice_id}", response_model=VoiceDeleted, responses=_errors(403, 404, 422, 503))
-async def delete(voice_id: str, service: TheService) -> VoiceDeleted:
+async def delete(voice_id: str, service: StateDep) -> VoiceDeleted:
     """Forget an uploaded voice."""
     await in_pool(_asking, lambda: service.voices.delete(voice_id))
     return VoiceDeleted(message=f"Voice '{voice_id}' deleted successfully.")
@@ -125,7 +125,7 @@ async def _store(change: Callable[[str, bytes, str], object], voice_id: str, for
     await in_pool(_storing, lambda: change(voice_id, form.recording.file.read(), form.transcript))
 
 
-def _prepare_soon(service: Service, voice_id: str) -> None:
+def _prepare_soon(service: AppState, voice_id: str) -> None:
     """Encode a voice ahead of its first request, here; other workers do so at theirs."""
     try:
         _preparing.submit(_prepare, service, voice_id)
@@ -133,11 +133,11 @@ def _prepare_soon(service: Service, voice_id: str) -> None:
         workshop.failed(error)
 
 
-def _prepare(service: Service, voice_id: str) -> None:
+def _prepare(service: AppState, voice_id: str) -> None:
     try:
-        casting = service.host.cast(voice_id)
-        assert casting.voice is not None  # an id of the store
-        service.host.engine.prepare_voice(casting.voice, casting.speaker)
+        resolved = service.host.cast(voice_id)
+        assert resolved.voice is not None  # an id of the store
+        service.host.engine.prepare_voice(resolved.voice, resolved.speaker)
         service.metrics.voice_encoded()
     except (EngineError, ServiceError) as error:
         _log.warning("voice %s is not prepared ahead of its first request: %s", voice_id, error)

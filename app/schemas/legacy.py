@@ -10,7 +10,7 @@ from engine import FRAME_MILLISECONDS
 
 from ..audio.postprocessing import key_for
 from ..settings import Settings
-from .speech import Order, SpeechParameters
+from .speech import SpeechJob, SpeechParameters
 
 SpeakerId = Annotated[int, Field(ge=0, le=999, description="N of the voice speaker_N.")]
 _KeyNumber = Annotated[int, Field(ge=0, le=255)]
@@ -41,13 +41,13 @@ class TextParameters(BaseModel):
     def _something_to_say(cls, text: str) -> str:
         return with_words(text)
 
-    def order(self, settings: Settings, seed: int | None = None) -> Order:
+    def job(self, settings: Settings, seed: int | None = None) -> SpeechJob:
         """What to speak. Raises Unprocessable if the text is too long."""
         return self._speech(settings, seed=seed)
 
     def _speech(
         self, settings: Settings, *, seed: int | None = None, temperature: float | None = None, top_k: int | None = None
-    ) -> Order:
+    ) -> SpeechJob:
         return SpeechParameters.model_construct(
             text=self.text,
             voice_id=f"speaker_{self.speaker_id}",
@@ -55,7 +55,7 @@ class TextParameters(BaseModel):
             synthesis_temperature=temperature,
             top_k=top_k,
             seed=seed,
-        ).order(settings)
+        ).job(settings)
 
     def key(self, settings: Settings) -> bytes | None:
         """Of the watermark; None if the answer is not to be marked."""
@@ -68,7 +68,7 @@ class GenerateParameters(TextParameters):
     temperature: float | None = Field(None, ge=0, le=2)
     topk: int | None = Field(None, ge=1, le=2051)
 
-    def order(self, settings: Settings, seed: int | None = None) -> Order:
+    def job(self, settings: Settings, seed: int | None = None) -> SpeechJob:
         return self._speech(settings, seed=seed, temperature=self.temperature, top_k=self.topk)
 
 
@@ -86,9 +86,9 @@ class SpeakParameters(BaseModel):
     def _something_to_say(cls, text: str) -> str:
         return with_words(text)
 
-    def order(self, settings: Settings) -> Order:
+    def job(self, settings: Settings) -> SpeechJob:
         """What to speak. Raises Unprocessable if the text is too long."""
-        return SpeechParameters.model_construct(text=self.text, voice_id=self.voice).order(settings)
+        return SpeechParameters.model_construct(text=self.text, voice_id=self.voice).job(settings)
 
 
 class GeneratedAudio(BaseModel):

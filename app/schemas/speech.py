@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from engine import FRAME_MILLISECONDS, SpeechRequest
 
 from ..errors import Unprocessable
-from ..pool.engine_host import Casting
+from ..pool.engine_host import ResolvedVoice
 from ..settings import Settings
 
 _LONGEST_MS = 600_000
@@ -47,7 +47,7 @@ class VoiceDetails(BaseModel):
 
 
 @dataclass(frozen=True)
-class Order:
+class SpeechJob:
     """A request that holds up to every rule but the engine's: what is to be said, and the id of who says it."""
 
     speech: SpeechRequest
@@ -58,8 +58,8 @@ class Order:
         """How many slots it takes."""
         return 2 if self.speech.guidance > 0 else 1
 
-    def cast(self, casting: Casting) -> SpeechRequest:
-        return replace(self.speech, voice=casting.voice, speaker=casting.speaker)
+    def cast(self, resolved: ResolvedVoice) -> SpeechRequest:
+        return replace(self.speech, voice=resolved.voice, speaker=resolved.speaker)
 
 
 class SpeechParameters(BaseModel):
@@ -116,7 +116,7 @@ class SpeechParameters(BaseModel):
             raise ValueError("chunk_overlap_method and chunk_overlap_strategy are two names of one thing and differ")
         return self
 
-    def order(self, settings: Settings) -> Order:
+    def job(self, settings: Settings) -> SpeechJob:
         """What to speak, with the defaults filled in. Raises Unprocessable if the text is too long."""
         if len(self.text) > settings.max_text_length:
             raise Unprocessable(
@@ -144,7 +144,7 @@ class SpeechParameters(BaseModel):
             trim_start_milliseconds=_given(self.remove_leading_milliseconds, settings.tts_remove_leading_milliseconds),
             trim_end_milliseconds=_given(self.remove_trailing_milliseconds, settings.tts_remove_trailing_milliseconds),
         )
-        return Order(speech, self.voice_id)
+        return SpeechJob(speech, self.voice_id)
 
 
 def _given(value: _Number | None, default: _Number) -> _Number:

@@ -15,7 +15,7 @@ _STATE = "live_link"
 
 
 @dataclass(eq=False)
-class Link:
+class SocketControl:
     """What a connection has to know of the server below it.
 
     leaving: set when the service shuts down; the connection then ends what it is saying, and closes.
@@ -26,13 +26,13 @@ class Link:
     abort: Callable[[], None] = lambda: None
 
 
-def link_of(scope: Scope) -> Link:
+def socket_control(scope: Scope) -> SocketControl:
     """The link of a connection; one that never speaks up under a server that has none."""
     link = scope.get("state", {}).get(_STATE)
-    return link if isinstance(link, Link) else Link()
+    return link if isinstance(link, SocketControl) else SocketControl()
 
 
-class LiveProtocol(WebSocketsSansIOProtocol):
+class SpeechWebSocketProtocol(WebSocketsSansIOProtocol):
     """Three things are done in another way than uvicorn does them.
 
     A shutdown lets the text that is being spoken come to its end: uvicorn closes every WebSocket at once.
@@ -40,14 +40,14 @@ class LiveProtocol(WebSocketsSansIOProtocol):
     Nothing is logged about the handshake: uvicorn would write the query, and the key may stand in it.
     """
 
-    _link: Link | None = None
+    _link: SocketControl | None = None
 
     def handle_connect(self, event: Request) -> None:
         self.logger = logging.getLogger("uvicorn.error.quiet")
         self.logger.setLevel(logging.WARNING)
         super().handle_connect(event)
         if not self.close_sent:  # the handshake itself was in order
-            self._link = Link(abort=self.transport.abort)
+            self._link = SocketControl(abort=self.transport.abort)
             self.scope["state"][_STATE] = self._link
 
     def leave(self) -> None:

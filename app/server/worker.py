@@ -17,15 +17,15 @@ from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 from uvicorn import Config, Server
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
-from ..middleware.timeouts import DeadlineProtocol
+from ..middleware.timeouts import TimeoutHttpProtocol
 from ..observability.logs import configure_logging
 from ..pool.master import IMPORTING, here
-from ..pool.watchdog import Exit, Watchdog
+from ..pool.watchdog import Watchdog, WorkerExit
 from ..settings import SettingsError, load_settings
-from .websocket_protocol import LiveProtocol
+from .websocket_protocol import SpeechWebSocketProtocol
 
 if TYPE_CHECKING:
-    from ..state import Service  # the master loads no more of the application than it needs: DEBUG reloads the rest
+    from ..state import AppState  # the master loads no more of the application than it needs: DEBUG reloads the rest
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class DrainingServer(Server):
     Where other workers are ready to speak it stops to listen at once instead, and they are all there is to reach.
     """
 
-    def __init__(self, config: Config, service: Service) -> None:
+    def __init__(self, config: Config, service: AppState) -> None:
         super().__init__(config)
         self._service = service
 
@@ -90,7 +90,7 @@ class DrainingServer(Server):
         limit = self.config.timeout_graceful_shutdown or 0
         pool.drain()
         for connection in self.server_state.connections:
-            if isinstance(connection, LiveProtocol):
+            if isinstance(connection, SpeechWebSocketProtocol):
                 connection.leave()
         listening = True
         while pool.busy and not self.force_exit and (spent := time.monotonic() - began) < limit:
@@ -109,8 +109,8 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         **UvicornWorker.CONFIG_KWARGS,
-        "http": DeadlineProtocol,
-        "ws": LiveProtocol,
+        "http": TimeoutHttpProtocol,
+        "ws": SpeechWebSocketProtocol,
         "ws_per_message_deflate": False,  # it would cost more than the audio itself, and save next to nothing of it
         "access_log": False,
         "server_header": False,
@@ -138,7 +138,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
             seat = here()
             doing = IMPORTING if isinstance(cause, ImportError) else ""
             seat.board.tell(seat.index, "starting", doing=doing, error=_reason(cause))
-            sys.exit(Exit.BOOT_FAILED)
+            sys.exit(WorkerExit.BOOT_FAILED)
 
     def _start_error(self) -> Exception:
         """Why the application did not start: uvicorn only says that it did not."""
@@ -147,7 +147,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        service: Service = self.wsgi.state.service
+        service: AppState = self.wsgi.state.service
         server = DrainingServer(self.config, service)
         self._install_sigquit_handler()
         watchdog = Watchdog(

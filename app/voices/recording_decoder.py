@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from engine import SAMPLE_RATE
 
-from ..errors import Busy, NotAudio, PartFailed, ServiceError, TooLarge, UndecodableAudio, Unprocessable
+from ..errors import Busy, ComponentFailed, NotAudio, ServiceError, TooLarge, UndecodableAudio, Unprocessable
 from ..observability.components import Report, report_nothing
 from . import decoder_framing as framing
 
@@ -80,7 +80,7 @@ def _is_mp3_frame(head: bytes) -> bool:
 
 
 class DecoderStartError(Exception):
-    """Why a decoder does not start; the cause of PartFailed."""
+    """Why a decoder does not start; the cause of ComponentFailed."""
 
 
 class DecoderStarts:
@@ -146,7 +146,7 @@ class VoiceDecoder:
     def decode(self, recording: bytes) -> Samples:
         """float32 (samples,) at 24 kHz, in -1..1, from MIN_SECONDS to max_seconds of them.
 
-        Raises TooLarge, NotAudio, UndecodableAudio, Unprocessable (too short, or silent); PartFailed
+        Raises TooLarge, NotAudio, UndecodableAudio, Unprocessable (too short, or silent); ComponentFailed
         where no decoder can be started.
         """
         if not recording:
@@ -190,7 +190,7 @@ class VoiceDecoder:
     # ---- the process
 
     def start(self) -> None:
-        """Have a process that decodes: start one unless it runs. Raises PartFailed."""
+        """Have a process that decodes: start one unless it runs. Raises ComponentFailed."""
         if self._process is not None:
             return
         if self._gave_up or not self._starts.due:
@@ -248,7 +248,7 @@ class VoiceDecoder:
         return process
 
     def _ask(self, recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
-        """One recording's answer. Raises UndecodableAudio where the process does not survive it, PartFailed."""
+        """One recording's answer. Raises UndecodableAudio where the process does not survive it, ComponentFailed."""
         self.start()
         process = self._process
         assert process is not None
@@ -304,8 +304,8 @@ class VoiceDecoder:
         return _ending(code), () if stderr is None else stderr.lines()
 
 
-def _decoder_failed() -> PartFailed:
-    return PartFailed(
+def _decoder_failed() -> ComponentFailed:
+    return ComponentFailed(
         "recordings cannot be decoded here: the voice decoder of this service does not start. Its operator finds the "
         "reason in the service's log and in /health; until that is mended no recording can be used",
         code="decoder_failed",

@@ -27,7 +27,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import PartFailed, PreloadedVoice, ServiceError, Unavailable, UnknownVoice, Unprocessable, VoiceExists
+from ..errors import (
+    ComponentFailed,
+    PreloadedVoice,
+    ServiceError,
+    Unavailable,
+    UnknownVoice,
+    Unprocessable,
+    VoiceExists,
+)
 from ..observability.components import Report, report_nothing
 from .folder import VoiceFolder, is_voice_id, stem_of
 from .loader import Voice, VoiceLoader
@@ -95,7 +103,7 @@ class VoiceStore:
         A decoder is started even where there is no voice, so that a broken one is known from the start on.
         """
         with self._loader.decoder() as decoder:
-            with contextlib.suppress(PartFailed):  # it was reported, and every voice that needs one says so again
+            with contextlib.suppress(ComponentFailed):  # it was reported, and every voice that needs one says so again
                 decoder.start()
             for voice_id in self.ids():
                 try:

@@ -18,12 +18,12 @@ from engine import SAMPLE_RATE
 from ..audio.encoders.base import Samples
 from ..errors import ServiceError
 from ..settings import Settings
-from .messages import Command, Say, parse_control, parse_object
-from .protocol import Figures, Message, dump, error_message, float32_bytes, read_text
+from .messages import Command, SpeakCommand, parse_control, parse_object
+from .protocol import Message, UtteranceStats, dump, error_message, float32_bytes, read_text
 
 
 @dataclass(frozen=True)
-class JsonDialect:
+class JsonProtocol:
     settings: Settings
     remembers: bool = False
 
@@ -31,8 +31,8 @@ class JsonDialect:
         body = parse_object(message)
         return parse_control(body) or read_text(body, self.settings, continuing=continuing)
 
-    def answer(self, say: Say) -> JsonAnswer:
-        return JsonAnswer(say)
+    def answer(self, say: SpeakCommand) -> JsonResponseWriter:
+        return JsonResponseWriter(say)
 
     def refused(self, error: ServiceError) -> list[Message]:
         return [error_message(error)]
@@ -41,8 +41,8 @@ class JsonDialect:
         return []
 
 
-class JsonAnswer:
-    def __init__(self, say: Say) -> None:
+class JsonResponseWriter:
+    def __init__(self, say: SpeakCommand) -> None:
         self._say = say
         self._request_id: str | None = None
         self._chunks = 0
@@ -54,7 +54,7 @@ class JsonAnswer:
                 type="audio_status",
                 status="started",
                 request_id=request_id,
-                voice_id=self._say.order.voice_id,
+                voice_id=self._say.job.voice_id,
                 engine=engine,
                 sample_rate=SAMPLE_RATE,
                 channels=1,
@@ -70,7 +70,7 @@ class JsonAnswer:
         audio = base64.b64encode(data).decode()
         return [f'{{"type":"audio_chunk","audio":"{audio}","sample_rate":{SAMPLE_RATE},"index":{index}}}']
 
-    def ended(self, figures: Figures) -> list[Message]:
+    def ended(self, figures: UtteranceStats) -> list[Message]:
         seconds = figures.duration_ms / 1000
         factor = figures.processing_time_ms / 1000 / seconds if seconds else None
         return [

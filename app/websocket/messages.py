@@ -10,11 +10,11 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import BadRequest, Unprocessable
 from ..middleware.error_handlers import describe
-from ..schemas.speech import Order
+from ..schemas.speech import SpeechJob
 
 
 @dataclass(frozen=True)
-class Say:
+class SpeakCommand:
     """A text, or a piece of one.
 
     order: how to say it; its own text is not looked at.
@@ -24,25 +24,25 @@ class Say:
     """
 
     text: str
-    order: Order
+    job: SpeechJob
     continues: bool = False
     binary: bool = False
     key: bytes | None = None
 
 
 @dataclass(frozen=True)
-class Cancel:
+class CancelCommand:
     """Stop the text that is being spoken; with `everything` those that wait behind it, too."""
 
     everything: bool = False
 
 
 @dataclass(frozen=True)
-class Done:
+class CloseCommand:
     """Nothing more comes: close, once everything is said."""
 
 
-Command = Say | Cancel | Done
+Command = SpeakCommand | CancelCommand | CloseCommand
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -60,7 +60,7 @@ def parse_object(message: str) -> dict[str, Any]:
     return body
 
 
-def parse_control(body: dict[str, Any]) -> Cancel | None:
+def parse_control(body: dict[str, Any]) -> CancelCommand | None:
     """The command of a message with a type of its own; None if the message is a text.
 
     Raises Unprocessable for a type that is not known.
@@ -69,7 +69,7 @@ def parse_control(body: dict[str, Any]) -> Cancel | None:
     if kind == "text":
         return None
     if kind == "cancel":
-        return Cancel(take_flag(body, "all"))
+        return CancelCommand(take_flag(body, "all"))
     raise Unprocessable(f"type: it must be 'text' or 'cancel', not {str(kind)[:60]!r}", code="invalid_parameter")
 
 

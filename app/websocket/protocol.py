@@ -12,7 +12,7 @@ from ..audio.postprocessing import key_for
 from ..errors import ServiceError
 from ..schemas.speech import SpeechParameters
 from ..settings import Settings
-from .messages import Command, Say, take_flag, validated
+from .messages import Command, SpeakCommand, take_flag, validated
 
 Message = str | bytes  # as a text frame or a binary one
 
@@ -20,7 +20,7 @@ _SOME_WORDS = "."  # for the rules of a text: nobody can say yet what a piece wi
 
 
 @dataclass(frozen=True)
-class Figures:
+class UtteranceStats:
     """How a text went.
 
     duration_ms: of the audio. first_audio_ms, processing_time_ms: since it was its turn.
@@ -32,7 +32,7 @@ class Figures:
     cancelled: bool
 
 
-class Answer(Protocol):
+class ResponseWriter(Protocol):
     """The messages that one text is answered with. They may be made in a thread, one after the other."""
 
     def started(self, request_id: str, engine: str) -> list[Message]:
@@ -43,12 +43,12 @@ class Answer(Protocol):
         """Some audio of it, float32 (samples,) at 24 kHz."""
         ...
 
-    def ended(self, figures: Figures) -> list[Message]: ...
+    def ended(self, figures: UtteranceStats) -> list[Message]: ...
 
     def failed(self, error: ServiceError) -> list[Message]: ...
 
 
-class Dialect(Protocol):
+class MessageProtocol(Protocol):
     """remembers: each text goes on from the one before, as the pieces of one text always do."""
 
     @property
@@ -58,7 +58,7 @@ class Dialect(Protocol):
         """What a message asks for. continuing: the text before it is still open. Raises ServiceError."""
         ...
 
-    def answer(self, say: Say) -> Answer: ...
+    def answer(self, say: SpeakCommand) -> ResponseWriter: ...
 
     def refused(self, error: ServiceError) -> list[Message]:
         """The answer to a message that cannot be done."""
@@ -69,14 +69,14 @@ class Dialect(Protocol):
         ...
 
 
-def read_text(body: dict[str, Any], settings: Settings, *, continuing: bool) -> Say:
+def read_text(body: dict[str, Any], settings: Settings, *, continuing: bool) -> SpeakCommand:
     """A text, or a piece of one, with any of the parameters of /tts/generate. Raises ServiceError."""
     continues, binary = take_flag(body, "continue"), take_flag(body, "binary")
     text = body.get("text", "") if continuing else body.get("text")
     if (continues or continuing) and isinstance(text, str) and not text.strip():
         body = {**body, "text": _SOME_WORDS}
-    order = validated(SpeechParameters, body).order(settings)
-    return Say(str(text), order, continues, binary, key_for(settings))
+    job = validated(SpeechParameters, body).job(settings)
+    return SpeakCommand(str(text), job, continues, binary, key_for(settings))
 
 
 def dump(**fields: object) -> str:

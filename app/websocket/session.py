@@ -16,20 +16,20 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from engine import SpeechSegment
 
 from ..audio.encoders.base import Samples
-from ..audio.thread_pool import in_thread
+from ..audio.thread_pool import run_in_thread
 from ..errors import BadRequest, ServiceError, Unavailable, Unprocessable
 from ..observability.request_log import record_of
 from ..pool.dispatcher import Speech
 from ..responses.streaming import STALL_SECONDS
-from ..responses.write_timeout import Patience
-from ..server.websocket_protocol import link_of
+from ..responses.write_timeout import WriteTimeout
+from ..server.websocket_protocol import socket_control
 from ..speaking import speak
-from ..state import Service
+from ..state import AppState
 from ..voices.speakers import speaker_number
-from .messages import Cancel, Command, Done
-from .protocol import Dialect, Message
-from .text_queue import Text, Texts
-from .utterance_task import Telling
+from .messages import CancelCommand, CloseCommand, Command
+from .protocol import Message, MessageProtocol
+from .text_queue import PendingText, TextQueue
+from .utterance_task import UtteranceTask
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class _ReaderStalledError(Exception):
     """The client takes nothing any more."""
 
 
-class Connection:
+class WebSocketSession:
     """Runs until the client leaves, is done, or is silent for too long, or the service shuts down.
 
     One task listens, so that a client can cancel and leave while it is spoken to; one speaks, and holds a slot
@@ -52,14 +52,14 @@ class Connection:
     ends, all do. They are cancelled once each, and waited for: what they leave behind is given back in an orderly way.
     """
 
-    def __init__(self, websocket: WebSocket, service: Service, dialect: Dialect) -> None:
+    def __init__(self, websocket: WebSocket, service: AppState, dialect: MessageProtocol) -> None:
         self._websocket = websocket
         self._service = service
         self._dialect = dialect
-        self._link = link_of(websocket.scope)
+        self._link = socket_control(websocket.scope)
         self._record = record_of(websocket.scope)
-        self._patience = Patience(STALL_SECONDS)
-        self._texts = Texts(MOST_TEXTS, service.settings.max_text_length)
+        self._patience = WriteTimeout(STALL_SECONDS)
+        self._texts = TextQueue(MOST_TEXTS, service.settings.max_text_length)
         self._saying: asyncio.Task[None] | None = None  # the current text
         self._engaged = False  # something is being said, or waits for a slot
         self._ended = time.monotonic()  # of what was said last
@@ -124,13 +124,13 @@ class Connection:
                 await self._send(self._dialect.refused(error))
 
     def _obey(self, command: Command) -> None:
-        if isinstance(command, Cancel):
+        if isinstance(command, CancelCommand):
             if command.everything:
                 self._texts.clear()
             if self._texts.current is not None and self._saying is not None:
                 self._texts.current.close()
                 self._saying.cancel()
-        elif isinstance(command, Done):
+        elif isinstance(command, CloseCommand):
             self._texts.finish()
         elif self._link.leaving.is_set():
             raise _leaving()
@@ -153,11 +153,11 @@ class Connection:
         number = 0
         async for text in self._texts:
             number += 1
-            await self._say(text, Telling(text.say, self._dialect.answer(text.say), self._record.part(number)))
+            await self._say(text, UtteranceTask(text.say, self._dialect.answer(text.say), self._record.part(number)))
         if not self._link.leaving.is_set():
             await self._send(self._dialect.farewell())
 
-    async def _say(self, text: Text, telling: Telling) -> None:
+    async def _say(self, text: PendingText, telling: UtteranceTask) -> None:
         """One text, up to the message that it is complete, was cancelled, or failed."""
         self._saying = saying = asyncio.create_task(self._say_pieces(text, telling))
         try:
@@ -169,21 +169,21 @@ class Connection:
                 await self._send(telling.failed(error))
             else:
                 saying.result()  # raises whatever else went wrong
-                await self._send(await in_thread(telling.ended))
+                await self._send(await run_in_thread(telling.ended))
         finally:
             saying.cancel()
             await asyncio.gather(saying, return_exceptions=True)
             telling.close()
 
-    async def _say_pieces(self, text: Text, telling: Telling) -> None:
+    async def _say_pieces(self, text: PendingText, telling: UtteranceTask) -> None:
         if not self._dialect.remembers:
             self._said = ()
         async for piece in text.pieces():
-            order = telling.next_order(piece, self._said, last=not text.open)
-            if order is None:
+            job = telling.next_order(piece, self._said, last=not text.open)
+            if job is None:
                 continue  # max_audio_length_ms is reached: the rest of the text is still the rest of this text
             self._engaged = True
-            async with speak(self._service.pool, order) as speech:
+            async with speak(self._service.pool, job) as speech:
                 telling.admitted()
                 await self._pass_on(speech, telling, text, piece)
             self._engaged, self._ended = False, time.monotonic()
@@ -192,7 +192,7 @@ class Connection:
         if not telling.samples:
             raise Unprocessable("there is nothing to hear: the text has no words, or the trims left nothing of them")
 
-    async def _pass_on(self, speech: Speech, telling: Telling, text: Text, piece: str) -> None:
+    async def _pass_on(self, speech: Speech, telling: UtteranceTask, text: PendingText, piece: str) -> None:
         """The audio of one piece, as it comes."""
         codes = []
         async for chunk in speech:
@@ -201,7 +201,7 @@ class Connection:
             codes.append(chunk.codes)
             if chunk.samples.size:
                 await self._give(telling, telling.finishing(chunk.samples), heavy=chunk.samples.size > _SMALL)
-        speaker = speaker_number(text.say.order.voice_id or "") or 0
+        speaker = speaker_number(text.say.job.voice_id or "") or 0
         self._remember(SpeechSegment(piece, np.concatenate(codes or [_NO_CODES]), speaker))
 
     def _remember(self, said: SpeechSegment) -> None:
@@ -211,14 +211,14 @@ class Connection:
             while sum(len(each.codes) for each in self._said) > MOST_REMEMBERED:
                 self._said = self._said[1:]
 
-    async def _give(self, telling: Telling, finish: Callable[[], Samples], *, heavy: bool) -> None:
+    async def _give(self, telling: UtteranceTask, finish: Callable[[], Samples], *, heavy: bool) -> None:
         """Give samples their finish, make messages of them, and send those."""
 
         def make() -> tuple[Samples, list[Message]]:
             samples = finish()
             return samples, telling.answer.chunk(samples) if samples.size else []
 
-        samples, messages = await in_thread(make) if heavy or telling.effect is not None else make()
+        samples, messages = await run_in_thread(make) if heavy or telling.effect is not None else make()
         telling.ready()
         await self._send(messages)
         telling.sent(samples.size)

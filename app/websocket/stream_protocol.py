@@ -14,15 +14,15 @@ from ..audio.encoders.base import Samples
 from ..errors import ServiceError, Unprocessable
 from ..schemas.legacy import TextParameters
 from ..settings import Settings
-from .messages import Command, Done, Say, parse_control, parse_object, take_flag, validated
-from .protocol import Figures, Message, dump
+from .messages import CloseCommand, Command, SpeakCommand, parse_control, parse_object, take_flag, validated
+from .protocol import Message, UtteranceStats, dump
 
 _NO_TEXT = Unprocessable("No text provided", code="no_text")
 LONGEST_MS = 30_000  # of a text's audio, where it does not say
 
 
 @dataclass(frozen=True)
-class StreamDialect:
+class StreamProtocol:
     """seed: of every text of the connection."""
 
     settings: Settings
@@ -32,7 +32,7 @@ class StreamDialect:
     def read(self, message: str, *, continuing: bool) -> Command:
         body = parse_object(message)
         if take_flag(body, "done"):
-            return Done()
+            return CloseCommand()
         control = parse_control(body)
         if control is not None:
             return control
@@ -40,10 +40,12 @@ class StreamDialect:
         if isinstance(text, str) and not text.strip():
             raise _NO_TEXT
         parameters = validated(TextParameters, {"max_audio_length_ms": LONGEST_MS, **body})
-        return Say(parameters.text, parameters.order(self.settings, self.seed), key=parameters.key(self.settings))
+        return SpeakCommand(
+            parameters.text, parameters.job(self.settings, self.seed), key=parameters.key(self.settings)
+        )
 
-    def answer(self, say: Say) -> StreamAnswer:
-        return StreamAnswer(say.text)
+    def answer(self, say: SpeakCommand) -> StreamResponseWriter:
+        return StreamResponseWriter(say.text)
 
     def refused(self, error: ServiceError) -> list[Message]:
         return [dump(error=error.detail, code=None if error is _NO_TEXT else error.code)]
@@ -52,7 +54,7 @@ class StreamDialect:
         return [dump(status="closed")]
 
 
-class StreamAnswer:
+class StreamResponseWriter:
     def __init__(self, text: str) -> None:
         self._text = text
         self._samples: list[Samples] = []
@@ -64,7 +66,7 @@ class StreamAnswer:
         self._samples.append(samples)
         return []
 
-    def ended(self, figures: Figures) -> list[Message]:
+    def ended(self, figures: UtteranceStats) -> list[Message]:
         if figures.cancelled:
             return [dump(error="cancelled", code="cancelled", text=self._text)]
         audio = wav_file(np.concatenate([np.zeros(0, np.float32), *self._samples]))

@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator
 from engine import sentences_end, split_text
 
 from ..errors import Busy, Unprocessable
-from .messages import Say
+from .messages import SpeakCommand
 
 
-class Text:
+class PendingText:
     """A text on its way to be said: whole, or still being written by whoever sends it.
 
     longest: the most characters of it that may wait.
     """
 
-    def __init__(self, say: Say, longest: int) -> None:
+    def __init__(self, say: SpeakCommand, longest: int) -> None:
         self.say = say  # its first message, whose parameters hold for all of it
         self.open = say.continues
         self._waiting = say.text
@@ -64,7 +64,7 @@ class Text:
             self._waiting = ""
             return waiting
         end = sentences_end(waiting)
-        limit = self.say.order.speech.chunk_characters
+        limit = self.say.job.speech.chunk_characters
         if not end and len(waiting) > 2 * limit:
             *whole, rest = split_text(waiting, limit)  # white space at its end is gone
             self._waiting = rest + (" " if waiting[-1].isspace() else "")
@@ -73,18 +73,18 @@ class Text:
         return waiting[:end]
 
 
-class Texts:
+class TextQueue:
     """The texts of a connection in the order they came. Everything here runs on one event loop.
 
     most: how many may wait beside the one that is being said. longest: characters of one that may wait.
     """
 
     def __init__(self, most: int, longest: int) -> None:
-        self.current: Text | None = None
+        self.current: PendingText | None = None
         self._most = most
         self._longest = longest
-        self._waiting: deque[Text] = deque()
-        self._newest: Text | None = None
+        self._waiting: deque[PendingText] = deque()
+        self._newest: PendingText | None = None
         self._finished = False
         self._changed = asyncio.Event()
 
@@ -93,7 +93,7 @@ class Texts:
         """The next message goes on with the text of the last one."""
         return self._newest is not None and self._newest.open
 
-    def put(self, say: Say) -> None:
+    def put(self, say: SpeakCommand) -> None:
         """Take a text, or the next piece of one. Raises Busy if too many wait, Unprocessable for too much of one."""
         if self._newest is not None and self._newest.open:
             self._newest.add(say.text, say.continues)
@@ -103,7 +103,7 @@ class Texts:
                 f"{self._most} texts of this connection wait to be said: send more once one is complete",
                 code="too_many_texts",
             )
-        self._newest = Text(say, self._longest)
+        self._newest = PendingText(say, self._longest)
         self._waiting.append(self._newest)
         self._changed.set()
 
@@ -114,7 +114,7 @@ class Texts:
             self._newest.close()
         self._changed.set()
 
-    def clear(self) -> list[Text]:
+    def clear(self) -> list[PendingText]:
         """Drop the texts that wait, and give them back. The current one is not among them."""
         dropped = list(self._waiting)
         self._waiting.clear()
@@ -122,7 +122,7 @@ class Texts:
             self._newest = None
         return dropped
 
-    async def __aiter__(self) -> AsyncIterator[Text]:
+    async def __aiter__(self) -> AsyncIterator[PendingText]:
         """Each text in turn, waiting for the next, until `finish` and nothing is left."""
         while True:
             self._changed.clear()

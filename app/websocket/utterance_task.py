@@ -9,21 +9,21 @@ from dataclasses import replace
 from engine import FRAME_SAMPLES, SAMPLE_RATE, SpeechSegment
 
 from ..audio.encoders.base import Samples
-from ..audio.postprocessing import effect_of
+from ..audio.postprocessing import make_effect
 from ..errors import ServiceError
 from ..observability.request_log import RequestRecord
-from ..observability.underruns import Pacing
-from ..schemas.speech import Order
-from .messages import Say
-from .protocol import Answer, Figures, Message
+from ..observability.underruns import UnderrunMeter
+from ..schemas.speech import SpeechJob
+from .messages import SpeakCommand
+from .protocol import Message, ResponseWriter, UtteranceStats
 
 
-class Telling:
+class UtteranceTask:
     """record: of this text alone; it ends with `close`."""
 
-    def __init__(self, say: Say, answer: Answer, record: RequestRecord) -> None:
+    def __init__(self, say: SpeakCommand, answer: ResponseWriter, record: RequestRecord) -> None:
         self.answer = answer
-        self.effect = effect_of(key=say.key)
+        self.effect = make_effect(key=say.key)
         self.begun = False  # the client was told that it started
         self.samples = 0  # that were sent
         self._say = say
@@ -31,13 +31,13 @@ class Telling:
         self._spoken = 0  # samples that the engine gave, all pieces together
         self._pieces = 0
         self._piece_began = 0.0
-        self._pacing = Pacing()
-        record.voice = say.order.voice_id or "default"
+        self._pacing = UnderrunMeter()
+        record.voice = say.job.voice_id or "default"
         record.format = "float32"
 
-    def next_order(self, piece: str, said: tuple[SpeechSegment, ...], *, last: bool) -> Order | None:
+    def next_order(self, piece: str, said: tuple[SpeechSegment, ...], *, last: bool) -> SpeechJob | None:
         """How to say the next piece, behind what was said; None if the text has had all the audio it may have."""
-        order, speech = self._say.order, self._say.order.speech
+        job, speech = self._say.job, self._say.job.speech
         left = None if speech.max_frames is None else speech.max_frames - self._spoken // FRAME_SAMPLES
         if left is not None and left < 1:
             return None
@@ -50,7 +50,7 @@ class Telling:
             trim_start_milliseconds=speech.trim_start_milliseconds if self._pieces == 1 else 0,
             trim_end_milliseconds=speech.trim_end_milliseconds if last else 0,
         )
-        return replace(order, speech=speech)
+        return replace(job, speech=speech)
 
     def admitted(self) -> None:
         """The piece has its slot."""
@@ -106,9 +106,9 @@ class Telling:
         self._record.outcome = self._record.outcome or "left"
         self._record.end()
 
-    def _figures(self, *, cancelled: bool) -> Figures:
+    def _figures(self, *, cancelled: bool) -> UtteranceStats:
         first = self._record.first_audio_seconds
-        return Figures(
+        return UtteranceStats(
             duration_ms=1000 * self.samples / SAMPLE_RATE,
             first_audio_ms=None if first is None else 1000 * first,
             processing_time_ms=1000 * (time.monotonic() - self._record.started),

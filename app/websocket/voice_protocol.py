@@ -9,12 +9,12 @@ from typing import Any
 from ..audio.encoders.base import Samples
 from ..errors import ServiceError, Unprocessable
 from ..settings import Settings
-from .messages import Command, Say, parse_control
-from .protocol import Figures, Message, dump, error_message, float32_bytes, read_text
+from .messages import Command, SpeakCommand, parse_control
+from .protocol import Message, UtteranceStats, dump, error_message, float32_bytes, read_text
 
 
 @dataclass(frozen=True)
-class VoiceDialect:
+class VoiceProtocol:
     """voice_id: who speaks on this connection."""
 
     settings: Settings
@@ -33,8 +33,8 @@ class VoiceDialect:
             )
         return read_text(body, self.settings, continuing=continuing)
 
-    def answer(self, say: Say) -> VoiceAnswer:
-        return VoiceAnswer()
+    def answer(self, say: SpeakCommand) -> VoiceResponseWriter:
+        return VoiceResponseWriter()
 
     def refused(self, error: ServiceError) -> list[Message]:
         return [error_message(error)]
@@ -43,14 +43,14 @@ class VoiceDialect:
         return []
 
 
-class VoiceAnswer:
+class VoiceResponseWriter:
     def started(self, request_id: str, engine: str) -> list[Message]:
         return []
 
     def chunk(self, samples: Samples) -> list[Message]:
         return [float32_bytes(samples)]
 
-    def ended(self, figures: Figures) -> list[Message]:
+    def ended(self, figures: UtteranceStats) -> list[Message]:
         return [dump(type="completion", cancelled=figures.cancelled or None)]
 
     def failed(self, error: ServiceError) -> list[Message]:

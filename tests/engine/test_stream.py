@@ -53,7 +53,7 @@ async def collected(stream: SpeechStream) -> list[float]:
     return [float(chunk.samples[0]) async for chunk in stream]
 
 
-def in_thread(work: Callable[[], None]) -> threading.Thread:
+def run_in_thread(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
@@ -78,14 +78,14 @@ def test_full_follows_capacity_and_on_change_fires_when_it_ends(capacity: int, p
 
 def test_a_thread_reads_chunks_in_order() -> None:
     queue = AudioQueue(2, ignore)
-    engine = in_thread(lambda: put_all(queue, range(100)))
+    engine = run_in_thread(lambda: put_all(queue, range(100)))
     assert [float(chunk.samples[0]) for chunk in stream_of(queue)] == list(range(100))
     engine.join(60)
 
 
 def test_an_event_loop_reads_chunks_in_order() -> None:
     queue = AudioQueue(2, ignore)
-    engine = in_thread(lambda: put_all(queue, range(100)))
+    engine = run_in_thread(lambda: put_all(queue, range(100)))
     assert asyncio.run(collected(stream_of(queue))) == list(range(100))
     engine.join(60)
 
@@ -103,7 +103,7 @@ def test_many_streams_in_one_event_loop_get_their_own_chunks() -> None:
     async def read_all() -> list[list[float]]:
         return list(await asyncio.gather(*(collected(stream_of(queue)) for queue in queues)))
 
-    thread = in_thread(engine)
+    thread = run_in_thread(engine)
     assert asyncio.run(read_all()) == [list(range(50))] * 20
     thread.join(60)
 
@@ -184,7 +184,7 @@ def test_closing_wakes_a_waiting_thread() -> None:
     queue = AudioQueue(1, ignore)
     stream = stream_of(queue)
     received: list[list[AudioChunk]] = []
-    reader = in_thread(lambda: received.append(list(stream)))
+    reader = run_in_thread(lambda: received.append(list(stream)))
     stream.close()
     reader.join(timeout=30)
     assert received == [[]]

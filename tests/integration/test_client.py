@@ -18,8 +18,8 @@ import av
 import numpy as np
 import pytest
 
-from app import cli
 from app.audio.encoders import FORMATS, wav_file
+from app.cli import main as cli
 from app.cli.player import PLAYERS
 from app.client import AsyncCsmClient, CsmClient, NotFound, StreamCut, Unauthorized
 from tests.integration.shared import KEY, Server, serving

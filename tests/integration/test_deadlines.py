@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from app.main import create_app
 from app.middleware import timeouts
-from app.middleware.timeouts import DeadlineProtocol
+from app.middleware.timeouts import TimeoutHttpProtocol
 from app.responses import streaming
 from app.settings import Settings
 
@@ -29,7 +29,7 @@ class Served:
         self.app = app
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
-        config = uvicorn.Config(app, http=DeadlineProtocol, log_config=None, timeout_keep_alive=1)
+        config = uvicorn.Config(app, http=TimeoutHttpProtocol, log_config=None, timeout_keep_alive=1)
         self.server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.audio.encoders import FORMATS
-from app.audio.postprocessing import effect_of, finished, key_for
+from app.audio.postprocessing import key_for, make_effect, with_effects
 from app.audio.watermark import PUBLIC_KEY, mark
 from app.settings import Settings
 from engine import SAMPLE_RATE
@@ -14,13 +14,13 @@ NOISE = (0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)).astype(np.
 
 
 def test_nothing_to_do_costs_nothing() -> None:
-    assert finished(FORMATS["wav"]) is FORMATS["wav"]
-    assert effect_of() is None
+    assert with_effects(FORMATS["wav"]) is FORMATS["wav"]
+    assert make_effect() is None
 
 
 @pytest.mark.parametrize("piece", [100, 1920, 24_000])
 def test_a_finished_format_encodes_what_the_effect_leaves(piece: int) -> None:
-    encoder = finished(FORMATS["raw_pcm"], key=KEY).make()
+    encoder = with_effects(FORMATS["raw_pcm"], key=KEY).make()
     data = b"".join(encoder.encode(NOISE[start : start + piece]) for start in range(0, NOISE.size, piece))
     data += encoder.flush()
     plain = FORMATS["raw_pcm"].make()
@@ -29,7 +29,7 @@ def test_a_finished_format_encodes_what_the_effect_leaves(piece: int) -> None:
 
 
 def test_speed_and_mark_go_together() -> None:
-    audio = finished(FORMATS["wav"], speed=2.0, key=KEY)
+    audio = with_effects(FORMATS["wav"], speed=2.0, key=KEY)
     assert audio.name not in FORMATS  # it is not what that name stands for, and must not be taken for it
     assert audio.media_type == "audio/wav"
     encoder = audio.make()
@@ -41,7 +41,7 @@ def test_speed_and_mark_go_together() -> None:
 
 
 def test_an_answer_without_audio_still_has_its_header() -> None:
-    assert finished(FORMATS["wav"], speed=2.0).make().flush()[:4] == b"RIFF"
+    assert with_effects(FORMATS["wav"], speed=2.0).make().flush()[:4] == b"RIFF"
 
 
 @pytest.mark.parametrize(

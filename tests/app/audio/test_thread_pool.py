@@ -8,14 +8,14 @@ from functools import partial
 
 import pytest
 
-from app.audio.thread_pool import Workshop
-from app.errors import PartFailed
+from app.audio.thread_pool import ThreadPool
+from app.errors import ComponentFailed
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_work_is_done_elsewhere_and_comes_back_in_full() -> None:
-    workshop = Workshop(2, "test")
+    workshop = ThreadPool(2, "test")
 
     def work(number: int) -> tuple[int, int]:
         return number, threading.get_ident()
@@ -27,11 +27,11 @@ async def test_work_is_done_elsewhere_and_comes_back_in_full() -> None:
 
 async def test_what_goes_wrong_comes_back_too() -> None:
     with pytest.raises(ZeroDivisionError):
-        await Workshop(1, "test").do(lambda: 1 // 0)
+        await ThreadPool(1, "test").do(lambda: 1 // 0)
 
 
 async def test_who_is_cancelled_waits_for_nothing_and_the_thread_goes_on() -> None:
-    workshop, go_on = Workshop(1, "test"), threading.Event()
+    workshop, go_on = ThreadPool(1, "test"), threading.Event()
     waiting = asyncio.create_task(workshop.do(go_on.wait))
     never = asyncio.create_task(workshop.do(lambda: pytest.fail("nobody wants it any more")))
     await asyncio.sleep(0)
@@ -57,9 +57,9 @@ def none_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-def watched(threads: int) -> tuple[Workshop, list[str | None]]:
+def watched(threads: int) -> tuple[ThreadPool, list[str | None]]:
     told: list[str | None] = []
-    workshop = Workshop(threads, "test")
+    workshop = ThreadPool(threads, "test")
     workshop.on_state = lambda error, detail: told.append(error)
     return workshop, told
 
@@ -67,7 +67,7 @@ def watched(threads: int) -> tuple[Workshop, list[str | None]]:
 async def test_work_that_no_thread_does_is_refused_and_done_once_there_is_one(none_start: pytest.MonkeyPatch) -> None:
     workshop, told = watched(2)
     for _ in range(2):
-        with pytest.raises(PartFailed, match="cannot start another thread") as refused:
+        with pytest.raises(ComponentFailed, match="cannot start another thread") as refused:
             await workshop.do(lambda: "done")
         assert (refused.value.code, refused.value.headers) == ("threads_failed", {})
     assert told == ["no thread can be started: can't start new thread"] * 2
@@ -94,7 +94,7 @@ async def test_one_thread_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_an_executor_that_has_no_thread_says_so(none_start: pytest.MonkeyPatch) -> None:
     workshop, told = watched(1)
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(PartFailed):
+        with pytest.raises(ComponentFailed):
             await workshop.in_pool(pool, lambda: "done")
         none_start.undo()
         assert await workshop.in_pool(pool, lambda: "done") == "done"
@@ -103,7 +103,7 @@ async def test_an_executor_that_has_no_thread_says_so(none_start: pytest.MonkeyP
 
 @pytest.mark.parametrize("error", [SystemExit(3), StopIteration()])
 async def test_a_thread_survives_whatever_its_work_raises(error: BaseException) -> None:
-    workshop = Workshop(1, "test")
+    workshop = ThreadPool(1, "test")
 
     def work() -> None:
         raise error

@@ -10,7 +10,7 @@ import pytest
 from app.audio.encoders import FORMATS
 from app.audio.encoders.wav import wav_header
 from app.cli.audio_sink import format_of, opened
-from app.cli.exit_status import CommandFailed, Exit
+from app.cli.exit_status import CommandFailed, ExitStatus
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -22,7 +22,7 @@ def test_the_extension_of_every_format_names_it(name: str) -> None:
 def test_an_extension_that_says_nothing_is_told(name: str) -> None:
     with pytest.raises(CommandFailed, match="--format") as caught:
         format_of(Path(name))
-    assert caught.value.status == Exit.USAGE
+    assert caught.value.status == ExitStatus.USAGE
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path: Path) -> None:
@@ -79,4 +79,4 @@ def test_a_named_pipe_is_fed_as_it_comes(tmp_path: Path) -> None:
 def test_a_format_for_the_loudspeaker_is_told() -> None:
     with pytest.raises(CommandFailed, match="-o") as caught, opened(None, "mp3"):
         pytest.fail("it was opened")
-    assert caught.value.status == Exit.USAGE
+    assert caught.value.status == ExitStatus.USAGE

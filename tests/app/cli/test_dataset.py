@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app import cli
 from app.cli import dataset
+from app.cli import main as cli
 from engine import SAMPLE_RATE, CheckpointNotFound, EngineConfig
 from engine.types import Codes, Samples
 from tests.training.synthetic_audio import speech, write_wav

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from app.cli.exit_status import EXIT_HELP, CommandFailed, Exit, run
+from app.cli.exit_status import EXIT_HELP, CommandFailed, ExitStatus, run
 from app.client import (
     BadRequest,
     Busy,
@@ -43,7 +43,7 @@ def ended(error: BaseException) -> int:
         (Unavailable("x", status=503), 5),
         (StreamCut("x"), 6),
         (CommandFailed("x"), 1),
-        (CommandFailed("x", Exit.USAGE), 2),
+        (CommandFailed("x", ExitStatus.USAGE), 2),
         (FileNotFoundError(2, "No such file", "out.wav"), 1),
         (ZeroDivisionError("x"), 1),
     ],
@@ -75,4 +75,6 @@ def test_what_a_service_says_cannot_draw_on_the_terminal(capsys: pytest.CaptureF
 
 
 def test_the_help_lists_every_status() -> None:
-    assert [int(each) for each in re.findall(r"^  (\d+)", EXIT_HELP, re.MULTILINE)] == [each.value for each in Exit]
+    assert [int(each) for each in re.findall(r"^  (\d+)", EXIT_HELP, re.MULTILINE)] == [
+        each.value for each in ExitStatus
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app import cli
+from app.cli import main as cli
 from app.cli import train
 from engine import EngineConfig, load_encoder, random_checkpoint
 from tests.training.synthetic_audio import speech, write_wav

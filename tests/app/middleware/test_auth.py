@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.middleware.auth import KeyGuard
+from app.middleware.auth import ApiKeyMiddleware
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +39,7 @@ class Inside:
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 async def test_any_key_in_any_of_three_places_opens(call: Any, headers: Any, query: bytes, kind: str) -> None:
     inside = Inside()
-    await call(KeyGuard(inside, KEYS), "/voices", headers=headers, query=query, kind=kind).done()
+    await call(ApiKeyMiddleware(inside, KEYS), "/voices", headers=headers, query=query, kind=kind).done()
     assert len(inside.queries) == 1
     assert b"key" not in inside.queries[0]
 
@@ -62,7 +62,7 @@ async def test_any_key_in_any_of_three_places_opens(call: Any, headers: Any, que
 )
 async def test_everything_else_is_refused_before_the_body_is_read(call: Any, headers: Any, query: bytes) -> None:
     inside = Inside()
-    client = await call(KeyGuard(inside, KEYS), "/voices", headers=headers, query=query, method="POST").done()
+    client = await call(ApiKeyMiddleware(inside, KEYS), "/voices", headers=headers, query=query, method="POST").done()
     assert inside.queries == []
     assert client.status == 401
     assert client.content == b'{"detail": "Invalid or missing API Key", "code": "unauthorized"}'
@@ -73,7 +73,7 @@ async def test_everything_else_is_refused_before_the_body_is_read(call: Any, hea
 @pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/static/app.js", "/static/a/b.min.css"])
 async def test_open_paths_need_no_key(call: Any, path: str) -> None:
     inside = Inside()
-    await call(KeyGuard(inside, KEYS), path, headers=()).done()
+    await call(ApiKeyMiddleware(inside, KEYS), path, headers=()).done()
     assert len(inside.queries) == 1
 
 
@@ -112,14 +112,14 @@ async def test_open_paths_need_no_key(call: Any, path: str) -> None:
 async def test_every_other_path_is_closed(call: Any, path: str, kind: str) -> None:
     """Also the next one somebody adds: what is open stands in a list."""
     inside = Inside()
-    await call(KeyGuard(inside, KEYS), path, headers=(), kind=kind).done()
+    await call(ApiKeyMiddleware(inside, KEYS), path, headers=(), kind=kind).done()
     assert inside.queries == []
 
 
 async def test_no_websocket_is_open(call: Any) -> None:
     inside = Inside()
     for path in ("/", "/health", "/static/app.js"):
-        await call(KeyGuard(inside, KEYS), path, headers=(), kind="websocket").done()
+        await call(ApiKeyMiddleware(inside, KEYS), path, headers=(), kind="websocket").done()
     assert inside.queries == []
 
 
@@ -133,7 +133,7 @@ async def test_only_the_decoded_path_counts(call: Any) -> None:
         inside = Inside()
 
         async def mounted(scope: Any, receive: Any, send: Any, changed: Any = changed, inside: Any = inside) -> None:
-            await KeyGuard(inside, KEYS)({**scope, **changed}, receive, send)
+            await ApiKeyMiddleware(inside, KEYS)({**scope, **changed}, receive, send)
 
         assert (await call(mounted, path, headers=()).done()).status == 401
         assert inside.queries == []
@@ -142,16 +142,18 @@ async def test_only_the_decoded_path_counts(call: Any) -> None:
 async def test_the_answer_comes_first_then_the_rest_of_the_body_is_dropped(call: Any) -> None:
     body = (b"x" * 1000,) * 5
     headers = ((b"content-length", b"5000"),)
-    client = await call(KeyGuard(Inside(), KEYS), "/voices", headers=headers, body=body, method="POST").done()
+    client = await call(ApiKeyMiddleware(Inside(), KEYS), "/voices", headers=headers, body=body, method="POST").done()
     assert client.status == 401
     assert client.received == 5
     assert [message.get("more_body") for message in client.sent] == [None, True, False]
 
 
 async def test_a_websocket_is_denied_with_a_status_where_the_server_can(call: Any) -> None:
-    plain = await call(KeyGuard(Inside(), KEYS), "/ws", headers=(), kind="websocket").done()
+    plain = await call(ApiKeyMiddleware(Inside(), KEYS), "/ws", headers=(), kind="websocket").done()
     assert plain.sent == [{"type": "websocket.close", "code": 1008, "reason": "Invalid or missing API Key"}]
     extensions: dict[str, Any] = {"websocket.http.response": {}}
-    denied = await call(KeyGuard(Inside(), KEYS), "/ws", headers=(), kind="websocket", extensions=extensions).done()
+    denied = await call(
+        ApiKeyMiddleware(Inside(), KEYS), "/ws", headers=(), kind="websocket", extensions=extensions
+    ).done()
     assert denied.status == 401
     assert b"unauthorized" in denied.content

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.middleware.body_limit import BodyLimit
+from app.middleware.body_limit import BodyLimitMiddleware
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ def limit(path: str) -> int:
 
 async def test_a_declared_length_over_the_limit_is_refused_unread(call: Any) -> None:
     headers = ((b"content-length", b"11"),)
-    client = await call(BodyLimit(echo, limit), "/", method="POST", headers=headers, body=(b"x" * 11,)).done()
+    client = await call(BodyLimitMiddleware(echo, limit), "/", method="POST", headers=headers, body=(b"x" * 11,)).done()
     assert client.status == 413
     assert client.received <= 1  # what was on its way is dropped, behind the answer
     assert b"larger than 10 bytes" in client.content
@@ -42,12 +42,12 @@ async def test_a_declared_length_over_the_limit_is_refused_unread(call: Any) -> 
 
 @pytest.mark.parametrize("app", [echo, echo_whatever_happens])
 async def test_an_undeclared_body_is_counted_while_it_comes(call: Any, app: Any) -> None:
-    client = await call(BodyLimit(app, limit), "/", method="POST", body=(b"x" * 6, b"x" * 6, b"x" * 6)).done()
+    client = await call(BodyLimitMiddleware(app, limit), "/", method="POST", body=(b"x" * 6, b"x" * 6, b"x" * 6)).done()
     assert client.status == 413
     assert client.received == 2
 
 
 async def test_a_body_up_to_the_limit_of_its_path_passes(call: Any) -> None:
     for path, size in (("/", 10), ("/large", 100)):
-        client = await call(BodyLimit(echo, limit), path, method="POST", body=(b"x" * size,)).done()
+        client = await call(BodyLimitMiddleware(echo, limit), path, method="POST", body=(b"x" * size,)).done()
         assert client.content == b"x" * size

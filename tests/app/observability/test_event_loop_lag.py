@@ -7,8 +7,8 @@ import time
 import pytest
 
 from app.observability import event_loop_lag
-from app.observability.event_loop_lag import CPU, LOOP_LAG, Strain, part_of
-from app.observability.metrics import new_tally
+from app.observability.event_loop_lag import CPU, LOOP_LAG, EventLoopMonitor, part_of
+from app.observability.metrics import new_counters
 
 pytestmark = pytest.mark.anyio
 
@@ -20,10 +20,10 @@ def burn(seconds: float) -> None:
 
 
 def test_each_thread_is_counted_under_its_part() -> None:
-    tally = new_tally(2)
-    watched = Strain(tally, 1)
+    counters = new_counters(2)
+    watched = EventLoopMonitor(counters, 1)
     watched.count(threading.get_native_id())
-    before = tally.sums(CPU)
+    before = counters.sums(CPU)
     counted, go_on = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -39,20 +39,20 @@ def test_each_thread_is_counted_under_its_part() -> None:
     go_on.set()
     thread.join(60)
     used = dict(
-        zip(CPU.labels["part"], [now - then for now, then in zip(tally.sums(CPU), before, strict=True)], strict=True)
+        zip(CPU.labels["part"], [now - then for now, then in zip(counters.sums(CPU), before, strict=True)], strict=True)
     )
     assert used["engine"] >= 0.05
     assert used["event_loop"] >= 0.02
-    assert tally.of_row(0, CPU) == [0.0] * CPU.cells
+    assert counters.of_row(0, CPU) == [0.0] * CPU.cells
 
 
 def test_a_count_adds_only_what_is_new() -> None:
-    tally = new_tally(1)
-    watched = Strain(tally)
+    counters = new_counters(1)
+    watched = EventLoopMonitor(counters)
     watched.count(threading.get_native_id())
-    once = sum(tally.sums(CPU))
+    once = sum(counters.sums(CPU))
     watched.count(threading.get_native_id())
-    assert sum(tally.sums(CPU)) - once < once
+    assert sum(counters.sums(CPU)) - once < once
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_threads_are_known_by_their_names(thread: str, part: str) -> None:
 
 async def test_a_loop_that_is_held_up_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_loop_lag, "LOOK_SECONDS", 0.001)
-    tally = new_tally(1)
-    watched = Strain(tally)
+    counters = new_counters(1)
+    watched = EventLoopMonitor(counters)
     watched.start()
     await asyncio.sleep(0.01)
     time.sleep(0.25)  # on purpose: the loop does nothing else meanwhile
-    while not sum(tally.of_row(0, LOOP_LAG)[LOOP_LAG.cell(0.2001) : -1]):
+    while not sum(counters.of_row(0, LOOP_LAG)[LOOP_LAG.cell(0.2001) : -1]):
         await asyncio.sleep(0)
     await watched.close()

@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.audio.encoders import FORMATS
 from app.observability import metrics
-from app.observability.components import PartStatus
-from app.observability.metrics import FAMILIES, Metrics, count_lost, new_tally, protocol_of
+from app.observability.components import ComponentStatus
+from app.observability.metrics import FAMILIES, Metrics, count_lost, new_counters, protocol_of
 from app.observability.request_log import Outcome, RequestRecord
 from app.pool.worker_registry import WorkerRecord
 
@@ -34,7 +34,7 @@ WORKER = WorkerRecord(
     failures=0,
     retry_at=0.0,
     ready_since=1.0,
-    parts={"voice_decoder": PartStatus("failed", "it is gone"), "encoders": PartStatus("ok")},
+    parts={"voice_decoder": ComponentStatus("failed", "it is gone"), "encoders": ComponentStatus("ok")},
 )
 
 
@@ -72,7 +72,7 @@ def test_names_have_the_prefix_and_their_unit() -> None:
 
 @pytest.mark.parametrize("outcome", ["ok", "refused", "failed", "left", "stalled", "drained"])
 def test_every_admitted_request_ends_in_one_way(outcome: Outcome) -> None:
-    counting = Metrics(new_tally(1))
+    counting = Metrics(new_counters(1))
     speak(counting, outcome)
     seen = read(counting)
     ends = [seen[f"csm_requests_{way}_total"] for way in ("finished", "aborted", "failed")]
@@ -82,7 +82,7 @@ def test_every_admitted_request_ends_in_one_way(outcome: Outcome) -> None:
 
 
 def test_who_was_never_admitted_is_a_request_and_no_more() -> None:
-    counting = Metrics(new_tally(1))
+    counting = Metrics(new_counters(1))
     speak(counting, "refused", admit=False)
     seen = read(counting)
     assert seen["csm_requests_admitted_total"] == seen["csm_requests_aborted_total"] == 0
@@ -91,7 +91,7 @@ def test_who_was_never_admitted_is_a_request_and_no_more() -> None:
 
 
 def test_reasons_are_told() -> None:
-    counting = Metrics(new_tally(1))
+    counting = Metrics(new_counters(1))
     for outcome in ("left", "stalled", "drained", "failed", "failed"):
         speak(counting, outcome)  # type: ignore[arg-type]
     seen = read(counting)
@@ -114,13 +114,13 @@ def test_reasons_are_told() -> None:
     ],
 )
 def test_the_error_says_whose_fault_it_was(outcome: Outcome, code: str, way: str) -> None:
-    counting = Metrics(new_tally(1))
+    counting = Metrics(new_counters(1))
     speak(counting, outcome, code=code)
     assert read(counting)[f"csm_requests_{way}"] == 1
 
 
 def test_time_is_in_seconds_and_in_the_right_bucket() -> None:
-    counting = Metrics(new_tally(1))
+    counting = Metrics(new_counters(1))
     speak(counting, "ok")
     seen = read(counting)
     assert seen["csm_first_audio_seconds_bucket{le=0.03}"] == 0
@@ -131,7 +131,7 @@ def test_time_is_in_seconds_and_in_the_right_bucket() -> None:
 
 
 def test_underruns_are_counted_apart() -> None:
-    counting = Metrics(new_tally(1))
+    counting = Metrics(new_counters(1))
     for worst in (0.0, 0.05, 3.0):
         record = RequestRecord("id", "GET", "/", [counting], underrun_seconds=worst)
         record.end()
@@ -166,7 +166,7 @@ def test_protocols_are_few(path: str, protocol: str) -> None:
 
 
 def test_strange_paths_methods_and_statuses_add_no_labels() -> None:
-    counting = Metrics(new_tally(1))
+    counting = Metrics(new_counters(1))
     for number in range(50):
         record = RequestRecord("id", f"M{number}", f"/{number}", [counting], status=450 + number, format=f"f{number}")
         record.outcome = "refused"
@@ -176,8 +176,8 @@ def test_strange_paths_methods_and_statuses_add_no_labels() -> None:
 
 def test_all_workers_together_and_each_ones_state() -> None:
     other = replace(WORKER, worker_id="1", state="failed", active=0, capacity=0, queued=0, heartbeat=0.0)
-    tally = new_tally(2)
-    first, second = (Metrics(tally, row, lambda: [WORKER, other]) for row in range(2))
+    counters = new_counters(2)
+    first, second = (Metrics(counters, row, lambda: [WORKER, other]) for row in range(2))
     speak(first, "ok")
     speak(second, "ok")
     for told in (first, second):
@@ -194,13 +194,13 @@ def test_all_workers_together_and_each_ones_state() -> None:
 
 
 def test_what_a_dead_worker_had_admitted_has_failed() -> None:
-    tally = new_tally(2)
-    dead, alive = Metrics(tally, 0), Metrics(tally, 1)
+    counters = new_counters(2)
+    dead, alive = Metrics(counters, 0), Metrics(counters, 1)
     speak(dead, "ok")
     for counting in (dead, dead, alive):
         RequestRecord("id", "GET", "/tts/generate", [counting]).admit()
     for _ in range(2):  # the second finds nothing more to count
-        count_lost(tally, 0)
+        count_lost(counters, 0)
     seen = read(alive)
     assert seen["csm_requests_failed_total{reason=worker_died}"] == 2
     assert seen["csm_requests_admitted_total"] == 4
@@ -208,7 +208,7 @@ def test_what_a_dead_worker_had_admitted_has_failed() -> None:
 
 
 def test_threads_of_one_worker_lose_nothing() -> None:
-    counting = Metrics(new_tally(1))
+    counting = Metrics(new_counters(1))
     threads = [threading.Thread(target=lambda: [counting.voice_encoded() for _ in range(500)]) for _ in range(4)]
     for each in threads:
         each.start()
@@ -222,8 +222,8 @@ def families_of(told: Metrics) -> Iterator[str]:
 
 
 def test_a_monitor_that_asks_for_openmetrics_gets_it() -> None:
-    text, media_type = Metrics(new_tally(1)).render("application/openmetrics-text;version=1.0.0")
+    text, media_type = Metrics(new_counters(1)).render("application/openmetrics-text;version=1.0.0")
     assert media_type.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")
-    assert Metrics(new_tally(1)).render()[1].startswith("text/plain")
-    assert len(set(families_of(Metrics(new_tally(1))))) == len(FAMILIES) + 6
+    assert Metrics(new_counters(1)).render()[1].startswith("text/plain")
+    assert len(set(families_of(Metrics(new_counters(1))))) == len(FAMILIES) + 6

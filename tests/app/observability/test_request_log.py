@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.observability.request_log import RequestLog, RequestRecord, record_of
+from app.observability.request_log import RequestLogMiddleware, RequestRecord, record_of
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ async def cut(scope: Any, receive: Any, send: Any) -> None:
     ],
 )
 async def test_a_safe_id_is_the_clients_own(call: Any, sent: bytes, kept: bool) -> None:
-    client = await call(RequestLog(fine), "/x", headers=((b"x-request-id", sent),)).done()
+    client = await call(RequestLogMiddleware(fine), "/x", headers=((b"x-request-id", sent),)).done()
     assert (client.headers["x-request-id"].encode("latin-1") == sent) == kept
     assert len(client.headers["x-request-id"]) > 0
 
@@ -60,7 +60,7 @@ async def test_a_safe_id_is_the_clients_own(call: Any, sent: bytes, kept: bool) 
 async def test_every_request_leaves_one_line_without_its_query(call: Any, caplog: pytest.LogCaptureFixture) -> None:
     seen = Seen()
     with caplog.at_level(logging.INFO, "app.requests"):
-        await call(RequestLog(fine, [seen]), "/x", query=b"api_key=secret").done()
+        await call(RequestLogMiddleware(fine, [seen]), "/x", query=b"api_key=secret").done()
     (line,) = caplog.records
     assert "secret" not in str(line.__dict__)
     (record,) = seen.endings
@@ -70,14 +70,14 @@ async def test_every_request_leaves_one_line_without_its_query(call: Any, caplog
 
 async def test_polls_are_not_worth_a_line(call: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "app.requests"):
-        await call(RequestLog(fine), "/health").done()
+        await call(RequestLogMiddleware(fine), "/health").done()
     assert caplog.records == []
 
 
 async def test_what_nobody_expected_is_a_500_with_the_id_of_its_line(
     call: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = await call(RequestLog(broken), "/x", headers=((b"x-request-id", b"me"),)).done()
+    client = await call(RequestLogMiddleware(broken), "/x", headers=((b"x-request-id", b"me"),)).done()
     assert client.status == 500
     assert b"under the id me" in client.content
     assert b"nobody" not in client.content
@@ -87,7 +87,7 @@ async def test_what_nobody_expected_is_a_500_with_the_id_of_its_line(
 async def test_what_broke_after_the_first_byte_is_raised_on(call: Any) -> None:
     seen = Seen()
     with pytest.raises(ValueError, match="nobody"):
-        await call(RequestLog(cut, [seen]), "/x").task
+        await call(RequestLogMiddleware(cut, [seen]), "/x").task
     assert [each.outcome for each in seen.endings] == ["failed"]
 
 
@@ -97,7 +97,7 @@ async def test_what_the_server_cancels_was_drained(call: Any, wait: Any) -> None
         await asyncio.Event().wait()
 
     seen = Seen()
-    task = call(RequestLog(endless, [seen]), "/x").task
+    task = call(RequestLogMiddleware(endless, [seen]), "/x").task
     await wait(lambda: seen.admissions)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.observability.shared_counters import OTHER, Counter, Histogram, Tally
+from app.observability.shared_counters import OTHER, Counter, Histogram, SharedCounters
 
 ROOT = Path(__file__).parents[3]
 PLAIN = Counter("plain_total", "")
@@ -16,12 +16,12 @@ COLOURED = Counter("coloured_total", "", {"colour": ("red", "blue", OTHER), "siz
 SPREAD = Histogram("spread_seconds", "", (0.1, 1.0))
 
 
-def tally(rows: int = 1) -> Tally:
-    return Tally((PLAIN, COLOURED, SPREAD), rows)
+def counters(rows: int = 1) -> SharedCounters:
+    return SharedCounters((PLAIN, COLOURED, SPREAD), rows)
 
 
 def test_every_combination_of_labels_has_a_cell_of_its_own() -> None:
-    counts = tally()
+    counts = counters()
     for amount, (colour, size) in enumerate(COLOURED.combinations, start=1):
         counts.add(0, COLOURED, amount, colour=colour, size=size)
     assert counts.sums(COLOURED) == [1, 2, 3, 4, 5, 6]
@@ -36,7 +36,7 @@ def test_what_is_not_foreseen_is_other_or_an_error() -> None:
 
 
 def test_a_bucket_holds_what_is_not_over_its_bound() -> None:
-    counts = tally()
+    counts = counters()
     for value in (0.05, 0.1, 0.5, 1.0, 4.0):
         counts.observe(0, SPREAD, value)
     assert counts.sums(SPREAD) == [2, 2, 1, pytest.approx(5.65)]
@@ -44,7 +44,7 @@ def test_a_bucket_holds_what_is_not_over_its_bound() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 1e6)), max_size=30))
 def test_sums_are_those_of_all_rows(added: list[tuple[int, float]]) -> None:
-    counts = tally(rows=3)
+    counts = counters(rows=3)
     for row, amount in added:
         counts.add(row, PLAIN, amount)
     assert counts.sums(PLAIN) == [pytest.approx(sum(amount for _, amount in added))]
@@ -56,18 +56,18 @@ def test_sums_are_those_of_all_rows(added: list[tuple[int, float]]) -> None:
 def test_what_a_killed_process_counted_stays_and_its_successor_goes_on() -> None:
     program = """
 import os, signal
-from app.observability.shared_counters import Counter, Tally
+from app.observability.shared_counters import Counter, SharedCounters
 
 counter = Counter("plain_total", "")
-tally = Tally((counter,), 2)
-tally.add(0, counter, 1)
+counters = SharedCounters((counter,), 2)
+counters.add(0, counter, 1)
 for _ in range(2):
     pid = os.fork()
     if pid == 0:
-        tally.add(1, counter, 10)
+        counters.add(1, counter, 10)
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
-print(tally.sums(counter))
+print(counters.sums(counter))
 """
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=110, check=True
@@ -78,8 +78,8 @@ print(tally.sums(counter))
 def test_the_master_need_not_load_what_starts_threads() -> None:
     program = """
 import sys
-from app.observability.metrics import new_tally
-new_tally(8)
+from app.observability.metrics import new_counters
+new_counters(8)
 print({"numpy", "av", "engine"} & sys.modules.keys())
 """
     ran = subprocess.run(

@@ -13,7 +13,7 @@ import pynvml
 import pytest
 
 from app.observability import system_status
-from app.observability.system_status import Machine
+from app.observability.system_status import SystemMonitor
 from engine import MachineLimits
 
 from ...kernel_files import V2_MOUNT, KernelFiles, v2
@@ -78,10 +78,10 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 
 @pytest.fixture
 def machines() -> Iterator[Any]:
-    made: list[Machine] = []
+    made: list[SystemMonitor] = []
 
-    def make(*gpus: str, limits: MachineLimits | None = None) -> Machine:
-        made.append(Machine(gpus, limits))
+    def make(*gpus: str, limits: MachineLimits | None = None) -> SystemMonitor:
+        made.append(SystemMonitor(gpus, limits))
         return made[-1]
 
     yield make

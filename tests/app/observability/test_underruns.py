@@ -3,12 +3,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.observability.underruns import Pacing
+from app.observability.underruns import UnderrunMeter
 
 
 def played(*pieces: tuple[float, float, float]) -> float:
     """The worst underrun of pieces that were (ready at, sent at, seconds of audio so far)."""
-    pacing = Pacing()
+    pacing = UnderrunMeter()
     for ready, sent, audio in pieces:
         pacing.ready(ready)
         pacing.sent(sent, audio)
@@ -31,7 +31,7 @@ def test_a_buffer_that_was_full_is_not_the_listeners_want() -> None:
 @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0.08, 5)), min_size=1, max_size=20))
 def test_it_is_what_a_player_would_have_missed(gaps: list[tuple[float, float]]) -> None:
     """Against a player that starts with the first audio; sends take no time here."""
-    pacing, now, audio, starts, missed = Pacing(), 0.0, 0.0, 0.0, 0.0
+    pacing, now, audio, starts, missed = UnderrunMeter(), 0.0, 0.0, 0.0, 0.0
     for index, (gap, seconds) in enumerate(gaps):
         now += gap
         pacing.ready(now)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from app.pool.assignment import Place
+from app.pool.assignment import WorkerAssignment
 from app.pool.engine_host import EngineHost
 from app.pool.pool import Pool
-from app.pool.worker_registry import Board, Spot
-from app.schemas.speech import Order
+from app.pool.worker_registry import WorkerEntry, WorkerRegistry
+from app.schemas.speech import SpeechJob
 from app.settings import Settings
 from app.voices.store import VoiceStore
 from engine import SpeechRequest
@@ -26,14 +26,14 @@ def workers(settings: Settings, tmp_path_factory: pytest.TempPathFactory, wait: 
     @asynccontextmanager
     async def start(count: int, queue_seconds: float = 30.0, **changes: object) -> AsyncIterator[list[Pool]]:
         changed = settings.model_copy(update=changes)
-        board = Board([Spot(str(index), f"cpu_{index}", None) for index in range(count)])
+        board = WorkerRegistry([WorkerEntry(str(index), f"cpu_{index}", None) for index in range(count)])
         folder: Path = tmp_path_factory.mktemp("s")
         pools = []
         async with AsyncExitStack() as stack:
             for index in range(count):
                 assert board.claim(1000 + index) == index
                 voices = VoiceStore(changed.preloaded_voices_dir, changed.voices_dir)
-                host = EngineHost(changed, Place(index), voices)
+                host = EngineHost(changed, WorkerAssignment(index), voices)
                 pool = Pool(board, index, host, folder, queue_seconds)
                 await pool.start(lambda: None)
                 stack.push_async_callback(pool.close)
@@ -45,8 +45,8 @@ def workers(settings: Settings, tmp_path_factory: pytest.TempPathFactory, wait: 
 
 
 @pytest.fixture
-def order() -> Callable[..., Order]:
-    def make(text: str = "x" * 4000, voice_id: str | None = None, **speech: Any) -> Order:
-        return Order(SpeechRequest(text, slice_frames=5, **speech), voice_id)
+def job() -> Callable[..., SpeechJob]:
+    def make(text: str = "x" * 4000, voice_id: str | None = None, **speech: Any) -> SpeechJob:
+        return SpeechJob(SpeechRequest(text, slice_frames=5, **speech), voice_id)
 
     return make

@@ -2,29 +2,29 @@ from __future__ import annotations
 
 import pytest
 
-from app.pool.assignment import Place, places_of, settle
+from app.pool.assignment import WorkerAssignment, apply_worker_environment, assign_workers
 from app.settings import Settings, SettingsError
 
 
 def test_one_place_for_each_gpu_or_one_on_a_cpu(settings: Settings) -> None:
-    assert [(each.index, each.gpu) for each in places_of(settings, ["3", "1"])] == [(0, "3"), (1, "1")]
-    assert [(each.index, each.gpu) for each in places_of(settings, [])] == [(0, None)]
-    assert [each.workers for each in places_of(settings, ["3", "1"])] == [2, 2]
-    assert [each.greets for each in places_of(settings, ["0", "1", "2"])] == [True, False, False]
+    assert [(each.index, each.gpu) for each in assign_workers(settings, ["3", "1"])] == [(0, "3"), (1, "1")]
+    assert [(each.index, each.gpu) for each in assign_workers(settings, [])] == [(0, None)]
+    assert [each.workers for each in assign_workers(settings, ["3", "1"])] == [2, 2]
+    assert [each.greets for each in assign_workers(settings, ["0", "1", "2"])] == [True, False, False]
 
 
 def test_workers_may_be_fewer_than_gpus_and_any_number_on_a_cpu(settings: Settings) -> None:
     three = settings.model_copy(update={"workers": 3})
-    assert len(places_of(three, ["0", "1", "2", "3"])) == 3
-    assert [each.workers for each in places_of(three, [])] == [3, 3, 3]
+    assert len(assign_workers(three, ["0", "1", "2", "3"])) == 3
+    assert [each.workers for each in assign_workers(three, [])] == [3, 3, 3]
     with pytest.raises(SettingsError, match="WORKERS is 3, and 2 GPUs"):
-        places_of(three, ["0", "1"])
-    assert len(places_of(three.model_copy(update={"debug": True}), [])) == 1
+        assign_workers(three, ["0", "1"])
+    assert len(assign_workers(three.model_copy(update={"debug": True}), [])) == 1
 
 
 def test_a_gpu_worker_sees_its_gpu_alone() -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "OMP_NUM_THREADS": "8"}
-    settle(Place(1, "GPU-b"), environ)
+    apply_worker_environment(WorkerAssignment(1, "GPU-b"), environ)
     assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
     assert environ["OMP_NUM_THREADS"] == "8"
     assert environ["MKL_NUM_THREADS"] == "1"
@@ -34,12 +34,16 @@ def test_a_gpu_worker_sees_its_gpu_alone() -> None:
 
 def test_gpus_are_counted_as_the_driver_counts_them() -> None:
     environ: dict[str, str] = {}
-    settle(Place(1, "1"), environ)
+    apply_worker_environment(WorkerAssignment(1, "1"), environ)
     assert (environ["CUDA_VISIBLE_DEVICES"], environ["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")
 
 
 def test_a_cpu_worker_keeps_its_environment() -> None:
     environ: dict[str, str] = {}
-    settle(Place(0, None), environ)
+    apply_worker_environment(WorkerAssignment(0, None), environ)
     assert environ == {}
-    assert (Place(2, "5").worker_id, Place(2, "5").unit, Place(0).unit) == ("2", "gpu_2", "cpu_0")
+    assert (WorkerAssignment(2, "5").worker_id, WorkerAssignment(2, "5").unit, WorkerAssignment(0).unit) == (
+        "2",
+        "gpu_2",
+        "cpu_0",
+    )

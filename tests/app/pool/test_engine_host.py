@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import PartFailed, Unavailable, UnknownVoice
-from app.observability.components import PartStatus
-from app.pool.assignment import Place
+from app.errors import ComponentFailed, Unavailable, UnknownVoice
+from app.observability.components import ComponentStatus
+from app.pool.assignment import WorkerAssignment
 from app.pool.engine_host import DEFAULT_MODEL, EngineHost, with_advice
 from app.pool.worker_registry import Pause
 from app.settings import Settings
@@ -46,7 +46,7 @@ def start(settings: Settings) -> Iterator[Start]:
     def begin(loader: Callable[[EngineConfig, Progress], Engine], **changes: object) -> EngineHost:
         changed = settings.model_copy(update={"model_path": None, **changes})
         voices = VoiceStore(changed.preloaded_voices_dir, changed.voices_dir)
-        host = EngineHost(changed, Place(), voices, loader, changed.voices_dir / "no-small-model")
+        host = EngineHost(changed, WorkerAssignment(), voices, loader, changed.voices_dir / "no-small-model")
         hosts.append(host)
         host.start()
         assert host._loading is not None
@@ -87,8 +87,8 @@ def test_without_weights_the_fallback_speaks_and_the_log_says_how_to_get_them(
     host = start(only_the_fallback)
     assert host.status().engine == FALLBACK_MODEL
     assert all(word in caplog.text for word in ("no access to the hub", "MODEL_PATH", "HF_TOKEN", "sesame/csm-1b"))
-    casting = host.cast("speaker_7")
-    assert (casting.voice, casting.speaker) == (None, 7)
+    resolved = host.cast("speaker_7")
+    assert (resolved.voice, resolved.speaker) == (None, 7)
 
 
 def test_a_small_csm_stands_in_before_the_fallback_does(
@@ -112,7 +112,7 @@ def test_a_small_csm_stands_in_before_the_fallback_does(
     for loader in (load, load_damaged):
         voices = VoiceStore(settings.preloaded_voices_dir, settings.voices_dir)
         changed = settings.model_copy(update={"model_path": None})
-        host = EngineHost(changed, Place(), voices, loader, small)
+        host = EngineHost(changed, WorkerAssignment(), voices, loader, small)
         host.start()
         assert host._loading is not None
         host._loading.join(60)
@@ -210,7 +210,7 @@ def test_without_a_decoder_it_is_ready_all_the_same(
     host = start(csm)
     assert host.status().state == "ready"
     assert "none of 1 voices" in caplog.text
-    with pytest.raises(PartFailed, match="decoder"):
+    with pytest.raises(ComponentFailed, match="decoder"):
         host.cast("amy.wav")
     monkeypatch.undo()
     assert host.cast("amy.wav").voice is not None
@@ -220,7 +220,7 @@ def test_a_speaker_that_cannot_be_made_is_reported_until_one_can(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = start(csm)
-    assert host.parts.statuses()["speaker_voices"] == PartStatus("ok")
+    assert host.parts.statuses()["speaker_voices"] == ComponentStatus("ok")
 
     def fail(*_: object) -> Speech:
         raise EngineError("no memory is left")
@@ -230,11 +230,11 @@ def test_a_speaker_that_cannot_be_made_is_reported_until_one_can(
         with pytest.raises(EngineError):
             host.cast("speaker_5")
         assert host.cast("speaker_0").voice is not None  # one that was made before
-        why = PartStatus("failed", "speaker_5 cannot be made: no memory is left")
+        why = ComponentStatus("failed", "speaker_5 cannot be made: no memory is left")
         assert host.parts.statuses()["speaker_voices"] == why
     assert [each.levelname for each in caplog.records if "speaker_voices" in each.getMessage()] == ["ERROR"]
     assert host.cast("speaker_5").voice is not None
-    assert host.parts.statuses()["speaker_voices"] == PartStatus("ok")
+    assert host.parts.statuses()["speaker_voices"] == ComponentStatus("ok")
 
 
 def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings) -> None:
@@ -248,7 +248,9 @@ def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings)
         return made[0]
 
     settings = settings.model_copy(update={"model_path": None})
-    host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
+    host = EngineHost(
+        settings, WorkerAssignment(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load
+    )
     host.start()
     reached.wait(60)
     host.close()
@@ -285,7 +287,7 @@ def test_the_engine_is_told_how_many_workers_share_the_machine(settings: Setting
 
     settings = settings.model_copy(update={"model_path": None})
     voices = VoiceStore(settings.preloaded_voices_dir, settings.voices_dir)
-    host = EngineHost(settings, Place(workers=3), voices, load)
+    host = EngineHost(settings, WorkerAssignment(workers=3), voices, load)
     host.start()
     assert host._loading is not None
     host._loading.join(60)
@@ -298,7 +300,9 @@ def test_a_pause_is_kept_before_loading_and_a_close_ends_it(settings: Settings) 
         raise AssertionError("it was told to wait")
 
     settings = settings.model_copy(update={"model_path": None})
-    host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
+    host = EngineHost(
+        settings, WorkerAssignment(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load
+    )
     host.start(pause=Pause(3600, "restarting", "its process died"))
     assert (host.status().state, host.status().error) == ("restarting", "its process died")
     assert host.stalled_seconds() == 0
@@ -320,7 +324,9 @@ def test_loading_that_gets_nowhere_shows(settings: Settings) -> None:
         return FakeEngine(config.slots)
 
     settings = settings.model_copy(update={"model_path": None})
-    host = EngineHost(settings, Place(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load)
+    host = EngineHost(
+        settings, WorkerAssignment(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load
+    )
     heard_of: list[str] = []
     host.on_change = lambda: heard_of.append(host.status().state)
     host.start()

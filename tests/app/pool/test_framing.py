@@ -12,14 +12,14 @@ from app.pool.framing import (
     Kind,
     audio_message,
     error_message,
+    job_message,
     message,
-    order_message,
     read_audio,
     read_error,
-    read_order,
+    read_job,
     receive,
 )
-from app.schemas.speech import Order
+from app.schemas.speech import SpeechJob
 from engine import AudioChunk, SpeechRequest, SpeechSegment
 
 pytestmark = pytest.mark.anyio
@@ -34,16 +34,16 @@ async def over_the_wire(data: bytes) -> tuple[Kind, bytes]:
 
 async def test_an_order_arrives_as_it_was_sent() -> None:
     speech = SpeechRequest("Grüß Gott \N{OWL}", temperature=0.25, seed=-(2**63), max_frames=9, guidance=1.5)
-    kind, payload = await over_the_wire(order_message(Order(speech, "amy.wav"), 1.5))
-    assert kind is Kind.ORDER
-    assert read_order(payload) == (Order(speech, "amy.wav"), 1.5)
+    kind, payload = await over_the_wire(job_message(SpeechJob(speech, "amy.wav"), 1.5))
+    assert kind is Kind.JOB
+    assert read_job(payload) == (SpeechJob(speech, "amy.wav"), 1.5)
 
 
 async def test_a_conversation_goes_along_with_its_order() -> None:
     codes = np.random.default_rng(0).integers(0, 2051, (5, 32))
     speech = SpeechRequest("And?", history=(SpeechSegment("Hi.", codes, 1), SpeechSegment("Yes?", codes[:1], 0)))
-    _, payload = await over_the_wire(order_message(Order(speech, None), 1.0))
-    history = read_order(payload)[0].speech.history
+    _, payload = await over_the_wire(job_message(SpeechJob(speech, None), 1.0))
+    history = read_job(payload)[0].speech.history
     assert [(said.text, said.speaker) for said in history] == [("Hi.", 1), ("Yes?", 0)]
     assert np.array_equal(history[0].codes, codes)
     assert history[0].codes.dtype == np.int64
@@ -78,7 +78,7 @@ async def test_every_error_is_the_same_on_the_other_side(kind: type[ServiceError
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x01", message(Kind.ORDER, b"{}")[:-1], b"\x04\xff\xff\xff\xff", b"\x63\0\0\0\0"]
+    "data", [b"", b"\x01", message(Kind.JOB, b"{}")[:-1], b"\x04\xff\xff\xff\xff", b"\x63\0\0\0\0"]
 )
 async def test_what_breaks_off_or_is_none_of_ours_is_broken(data: bytes) -> None:
     with pytest.raises(ConnectionBroken):

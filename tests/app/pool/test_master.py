@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.pool import master as master_module
-from app.pool.assignment import Place
+from app.pool.assignment import WorkerAssignment
 from app.pool.master import (
     IMPORTING,
     LONGEST_BOOT_PAUSE_SECONDS,
@@ -21,7 +21,7 @@ from app.pool.master import (
 from app.pool.worker_registry import State
 
 Patch = pytest.MonkeyPatch
-PLACES = [Place(index, str(index)) for index in range(2)]
+PLACES = [WorkerAssignment(index, str(index)) for index in range(2)]
 
 
 @pytest.fixture
@@ -251,8 +251,8 @@ def test_one_worker_takes_no_socket_at_all() -> None:
 
 def test_the_board_outlives_a_reload(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(master_module, "_master", None)
-    first = master_module.the_master(PLACES)
-    assert master_module.the_master(PLACES) is first
+    first = master_module.current_master(PLACES)
+    assert master_module.current_master(PLACES) is first
     with caplog.at_level(logging.WARNING):
-        assert master_module.the_master(PLACES[:1]) is first
+        assert master_module.current_master(PLACES[:1]) is first
     assert "when the service is started anew" in caplog.text

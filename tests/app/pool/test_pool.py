@@ -11,7 +11,7 @@ import pytest
 from app.errors import Busy, EngineBroke, ServiceError, Unavailable, UnknownVoice, Unprocessable
 from app.pool.pool import Pool
 from app.pool.speech_server import socket_path
-from app.schemas.speech import Order
+from app.schemas.speech import SpeechJob
 from app.speaking import speak
 from engine import FRAME_SAMPLES
 
@@ -27,28 +27,28 @@ def idle(pools: list[Pool]) -> bool:
     return at_rest and not any(loads(pools)) and not any(each.busy for each in pools)
 
 
-async def heard(pool: Pool, order: Order) -> tuple[str, np.ndarray[Any, Any]]:
+async def heard(pool: Pool, job: SpeechJob) -> tuple[str, np.ndarray[Any, Any]]:
     """Who spoke, and all that was said."""
-    async with speak(pool, order) as speech:
+    async with speak(pool, job) as speech:
         chunks = [chunk.samples async for chunk in speech]
         assert speech.engine_name == "fake"
         return speech.worker_id, np.concatenate(chunks)
 
 
-async def test_speech_is_the_same_whoever_gives_it(workers: Any, order: Any, wait: Any) -> None:
+async def test_speech_is_the_same_whoever_gives_it(workers: Any, job: Any, wait: Any) -> None:
     async with workers(3) as pools:
-        spoken = [await heard(pools[0], order("Hello there.", "speaker_7")) for _ in range(3)]
+        spoken = [await heard(pools[0], job("Hello there.", "speaker_7")) for _ in range(3)]
         assert [worker for worker, _ in spoken] == ["0", "1", "2"]
         assert spoken[0][1].size == 12 * FRAME_SAMPLES
         assert all(np.array_equal(spoken[0][1], samples) for _, samples in spoken)
         await wait(lambda: idle(pools))
 
 
-async def test_leaving_frees_the_slot_wherever_it_is(workers: Any, order: Any, wait: Any) -> None:
+async def test_leaving_frees_the_slot_wherever_it_is(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2) as pools:
         async with AsyncExitStack() as stack:
             for _ in range(4):
-                speech = await stack.enter_async_context(speak(pools[0], order()))
+                speech = await stack.enter_async_context(speak(pools[0], job()))
                 await anext(speech)
             assert loads(pools) == [2, 2]
             assert [each.active for each in pools[0].board.records()] == [2, 2]
@@ -56,8 +56,8 @@ async def test_leaving_frees_the_slot_wherever_it_is(workers: Any, order: Any, w
         await wait(lambda: idle(pools))
 
 
-async def test_a_listener_that_does_not_listen_holds_the_slot_over_there(workers: Any, order: Any, wait: Any) -> None:
-    async with workers(2) as pools, speak(pools[1], order()), speak(pools[1], order()) as speech:
+async def test_a_listener_that_does_not_listen_holds_the_slot_over_there(workers: Any, job: Any, wait: Any) -> None:
+    async with workers(2) as pools, speak(pools[1], job()), speak(pools[1], job()) as speech:
 
         def rows() -> list[Any]:
             return [row for each in pools for row in each.host.engine._running]
@@ -77,47 +77,47 @@ async def test_a_listener_that_does_not_listen_holds_the_slot_over_there(workers
     ],
 )
 async def test_errors_are_the_same_whoever_meets_them(
-    workers: Any, order: Any, wait: Any, text: str, voice: str | None, error: type[ServiceError], code: str
+    workers: Any, job: Any, wait: Any, text: str, voice: str | None, error: type[ServiceError], code: str
 ) -> None:
     async with workers(2) as pools:
         for _ in range(2):
             with pytest.raises(error) as caught:
-                await heard(pools[0], order(text, voice))
+                await heard(pools[0], job(text, voice))
             assert caught.value.code == code
         await wait(lambda: idle(pools))
 
 
-async def test_what_no_worker_has_room_for_is_refused_by_the_first(workers: Any, order: Any) -> None:
+async def test_what_no_worker_has_room_for_is_refused_by_the_first(workers: Any, job: Any) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
         for pool in pools:
             with pytest.raises(Unprocessable, match="takes 2 slots"):
-                await heard(pool, order("Hi", guidance=1.0))
+                await heard(pool, job("Hi", guidance=1.0))
 
 
-async def test_all_full_is_busy_and_leaves_no_trace(workers: Any, order: Any, wait: Any) -> None:
+async def test_all_full_is_busy_and_leaves_no_trace(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, max_queued_requests=0) as pools:
         async with AsyncExitStack() as stack:
             for _ in range(4):
-                await stack.enter_async_context(speak(pools[0], order()))
+                await stack.enter_async_context(speak(pools[0], job()))
             for pool in pools:
                 with pytest.raises(Busy):
-                    await heard(pool, order("Hi"))
+                    await heard(pool, job("Hi"))
             assert loads(pools) == [2, 2]
         await wait(lambda: idle(pools))
 
 
-async def test_the_wait_is_bounded_over_all_workers_together(workers: Any, order: Any, wait: Any) -> None:
+async def test_the_wait_is_bounded_over_all_workers_together(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, queue_seconds=0.05, concurrent_requests_per_worker=1) as pools:
-        async with speak(pools[0], order()), speak(pools[0], order()):
+        async with speak(pools[0], job()), speak(pools[0], job()):
             with pytest.raises(Busy, match="became free"):
-                await heard(pools[0], order("Hi"))
+                await heard(pools[0], job("Hi"))
         await wait(lambda: idle(pools))
 
 
-async def test_a_cancelled_wait_leaves_no_trace(workers: Any, order: Any, wait: Any) -> None:
+async def test_a_cancelled_wait_leaves_no_trace(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with speak(pools[0], order()), speak(pools[0], order()):
-            waiting = [asyncio.create_task(heard(pools[0], order("Hi"))) for _ in range(4)]
+        async with speak(pools[0], job()), speak(pools[0], job()):
+            waiting = [asyncio.create_task(heard(pools[0], job("Hi"))) for _ in range(4)]
             await wait(lambda: sum(each.host.admission.queued for each in pools) == 4)
             for each in waiting:
                 each.cancel()
@@ -127,11 +127,11 @@ async def test_a_cancelled_wait_leaves_no_trace(workers: Any, order: Any, wait: 
         await wait(lambda: idle(pools))
 
 
-async def test_who_waits_goes_where_a_slot_becomes_free(workers: Any, order: Any, wait: Any) -> None:
+async def test_who_waits_goes_where_a_slot_becomes_free(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with speak(pools[0], order()) as first:
-            async with speak(pools[0], order()) as second:
-                waiting = [asyncio.create_task(heard(pools[0], order("Hi"))) for _ in range(3)]
+        async with speak(pools[0], job()) as first:
+            async with speak(pools[0], job()) as second:
+                waiting = [asyncio.create_task(heard(pools[0], job("Hi"))) for _ in range(3)]
                 await wait(lambda: sum(each.host.admission.queued for each in pools) == 3)
                 free = second.worker_id
             assert {worker for worker, _ in await asyncio.gather(*waiting)} == {free}
@@ -139,15 +139,15 @@ async def test_who_waits_goes_where_a_slot_becomes_free(workers: Any, order: Any
         await wait(lambda: idle(pools))
 
 
-async def test_who_is_not_there_is_passed_over(workers: Any, order: Any, wait: Any) -> None:
+async def test_who_is_not_there_is_passed_over(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2) as pools:
         assert pools[0]._sockets is not None
         socket_path(pools[0]._sockets, 1).unlink()
-        assert [(await heard(pools[0], order("Hi")))[0] for _ in range(3)] == ["0", "0", "0"]
+        assert [(await heard(pools[0], job("Hi")))[0] for _ in range(3)] == ["0", "0", "0"]
         await wait(lambda: idle(pools))
 
 
-async def test_who_does_not_answer_is_waited_for_no_longer_than_anybody(workers: Any, order: Any, wait: Any) -> None:
+async def test_who_does_not_answer_is_waited_for_no_longer_than_anybody(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, queue_seconds=0.2, concurrent_requests_per_worker=1) as pools:
         assert pools[0]._sockets is not None
         path = socket_path(pools[0]._sockets, 1)
@@ -155,17 +155,17 @@ async def test_who_does_not_answer_is_waited_for_no_longer_than_anybody(workers:
         with socket.socket(socket.AF_UNIX) as hung:
             hung.bind(str(path))
             hung.listen()
-            assert [(await heard(pools[0], order("Hi")))[0] for _ in range(2)] == ["0", "0"]
-            async with speak(pools[0], order()):
+            assert [(await heard(pools[0], job("Hi")))[0] for _ in range(2)] == ["0", "0"]
+            async with speak(pools[0], job()):
                 with pytest.raises(Busy):
-                    await heard(pools[0], order("Hi"))
+                    await heard(pools[0], job("Hi"))
         await wait(lambda: idle(pools))
 
 
-async def test_a_death_before_the_first_chunk_is_made_good_once(workers: Any, order: Any, wait: Any) -> None:
+async def test_a_death_before_the_first_chunk_is_made_good_once(workers: Any, job: Any, wait: Any) -> None:
     async with workers(3) as pools:
-        await heard(pools[0], order("Hi"))  # the next turns are those of 1 and 2
-        async with speak(pools[0], order("[hang]")) as speech:
+        await heard(pools[0], job("Hi"))  # the next turns are those of 1 and 2
+        async with speak(pools[0], job("[hang]")) as speech:
             assert speech.worker_id == "1"
             first = asyncio.create_task(anext(speech))
             for dead in (1, 2):
@@ -178,10 +178,10 @@ async def test_a_death_before_the_first_chunk_is_made_good_once(workers: Any, or
         await wait(lambda: idle(pools))
 
 
-async def test_a_death_behind_the_first_chunk_is_never_made_good(workers: Any, order: Any, wait: Any) -> None:
+async def test_a_death_behind_the_first_chunk_is_never_made_good(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2) as pools:
-        await heard(pools[0], order("Hi"))
-        async with speak(pools[0], order("[hang@2]" + "x" * 50)) as speech:
+        await heard(pools[0], job("Hi"))
+        async with speak(pools[0], job("[hang@2]" + "x" * 50)) as speech:
             await anext(speech)
             assert pools[1]._door is not None
             await pools[1]._door.close()
@@ -192,10 +192,10 @@ async def test_a_death_behind_the_first_chunk_is_never_made_good(workers: Any, o
         await wait(lambda: idle(pools))
 
 
-async def test_a_draining_worker_speaks_on_and_hands_over_the_rest(workers: Any, order: Any, wait: Any) -> None:
+async def test_a_draining_worker_speaks_on_and_hands_over_the_rest(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with speak(pools[0], order()) as first, speak(pools[0], order("x" * 500)) as second:
-            waiting = asyncio.create_task(heard(pools[0], order("Hi")))
+        async with speak(pools[0], job()) as first, speak(pools[0], job("x" * 500)) as second:
+            waiting = asyncio.create_task(heard(pools[0], job("Hi")))
             await wait(lambda: sum(each.host.admission.queued for each in pools) == 1)
             pools[int(first.worker_id)].drain()
             assert sum([chunk.samples.size async for chunk in second]) == 500 * FRAME_SAMPLES
@@ -204,6 +204,6 @@ async def test_a_draining_worker_speaks_on_and_hands_over_the_rest(workers: Any,
         assert worker == second.worker_id
         pools[int(second.worker_id)].drain()
         with pytest.raises(Unavailable) as caught:
-            await heard(pools[0], order("Hi"))
+            await heard(pools[0], job("Hi"))
         assert caught.value.code == "draining"
         await wait(lambda: idle(pools))

@@ -6,7 +6,7 @@ import pytest
 
 from app.pool import watchdog as watchdog_module
 from app.pool.engine_host import HostStatus
-from app.pool.watchdog import Exit, Watchdog
+from app.pool.watchdog import Watchdog, WorkerExit
 
 
 class Host:
@@ -33,7 +33,7 @@ def watch(host: Host, **more: object) -> Watchdog:
     return Watchdog(host, start_seconds=100, engine_seconds=10, **more)  # type: ignore[arg-type]
 
 
-def verdict(host: Host) -> Exit | None:
+def verdict(host: Host) -> WorkerExit | None:
     seen = watch(host).look()
     return None if seen is None else seen[0]
 
@@ -55,15 +55,15 @@ def test_a_load_that_failed_is_left_for_people(host: Host) -> None:
 
 def test_what_hangs_or_broke_is_ended(host: Host) -> None:
     host.stalled = 11
-    assert verdict(host) is Exit.ENGINE_HUNG
+    assert verdict(host) is WorkerExit.ENGINE_HUNG
     host.state, host.stalled = HostStatus("loading", doing="reading weights"), 101
-    assert verdict(host) is Exit.START_HUNG
+    assert verdict(host) is WorkerExit.START_HUNG
     host.state, host.stalled, host.broken = HostStatus("failed", error="CUDA error"), 0, True
-    assert verdict(host) is Exit.ENGINE_BROKE
+    assert verdict(host) is WorkerExit.ENGINE_BROKE
 
 
 def test_no_exit_stops_the_master() -> None:
-    assert not {3, 4} & {each.value for each in Exit}
+    assert not {3, 4} & {each.value for each in WorkerExit}
 
 
 def test_it_ends_the_process_once_and_says_why_before(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,4 +80,4 @@ def test_it_ends_the_process_once_and_says_why_before(host: Host, monkeypatch: p
     host.stalled = 50
     ended.wait(60)
     dog.stop()
-    assert said == ["the engine has hung for 50 s with speech to make", Exit.ENGINE_HUNG]
+    assert said == ["the engine has hung for 50 s with speech to make", WorkerExit.ENGINE_HUNG]

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.observability.components import PARTS, PartStatus
-from app.pool.worker_registry import COMING, FAILED_AFTER, STALE_SECONDS, Board, Spot, pause_before
+from app.observability.components import COMPONENTS, ComponentStatus
+from app.pool.worker_registry import COMING, FAILED_AFTER, STALE_SECONDS, WorkerEntry, WorkerRegistry, pause_before
 
 # Newer Pythons warn of any fork beside threads, which other tests may have left; what is forked here uses none of them.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -18,9 +18,9 @@ fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> WorkerRegistry:
     """Three places; the first two are ready for four each."""
-    made = Board([Spot(str(index), f"gpu_{index}", str(index)) for index in range(3)])
+    made = WorkerRegistry([WorkerEntry(str(index), f"gpu_{index}", str(index)) for index in range(3)])
     for index in range(2):
         assert made.claim(100 + index) == index
         made.tell(index, "ready", engine="csm", capacity=4, progress=1.0)
@@ -34,7 +34,7 @@ def in_a_fork(work: object) -> None:
     assert process.exitcode == 0
 
 
-def test_what_a_worker_tells_is_read_by_all_processes(board: Board) -> None:
+def test_what_a_worker_tells_is_read_by_all_processes(board: WorkerRegistry) -> None:
     in_a_fork(lambda: board.tell(1, "failed", error="no memory", progress=0.25, doing="reading weights"))
     record = board.records()[1]
     assert (record.worker_id, record.unit, record.gpu, record.pid) == ("1", "gpu_1", "1", 101)
@@ -47,16 +47,16 @@ def test_what_a_worker_tells_is_read_by_all_processes(board: Board) -> None:
     assert [each.state for each in board.records()] == ["ready", "failed", "empty"]
 
 
-def test_long_texts_are_cut_between_characters(board: Board) -> None:
+def test_long_texts_are_cut_between_characters(board: WorkerRegistry) -> None:
     board.tell(0, "failed", error="ä" * 1000, doing="x" * 200)
     record = board.record(0)
     assert set(record.error) == {"ä"}
     assert set(record.doing) == {"x"}
 
 
-def test_parts_that_failed_are_read_by_all_processes_until_their_worker_is_gone(board: Board) -> None:
+def test_parts_that_failed_are_read_by_all_processes_until_their_worker_is_gone(board: WorkerRegistry) -> None:
     assert {each.state for each in board.record(0).parts.values()} == {"unchecked"}
-    parts = {**dict.fromkeys(PARTS, PartStatus("ok")), "encoders": PartStatus("failed", "ä" * 1000)}
+    parts = {**dict.fromkeys(COMPONENTS, ComponentStatus("ok")), "encoders": ComponentStatus("failed", "ä" * 1000)}
     in_a_fork(lambda: board.tell(0, "ready", parts=parts))
     board.tell(0, "ready")  # says nothing of them
     told = board.record(0).parts
@@ -67,7 +67,7 @@ def test_parts_that_failed_are_read_by_all_processes_until_their_worker_is_gone(
     assert {each.state for each in board.record(0).parts.values()} == {"unchecked"}
 
 
-def test_a_place_is_taken_once_and_given_again_when_it_is_vacated(board: Board) -> None:
+def test_a_place_is_taken_once_and_given_again_when_it_is_vacated(board: WorkerRegistry) -> None:
     assert board.claim(COMING) == 2
     assert board.record(2).pid == 0  # nobody yet
     assert board.claim(7) is None
@@ -77,7 +77,7 @@ def test_a_place_is_taken_once_and_given_again_when_it_is_vacated(board: Board) 
     assert board.claim(8) == 1
 
 
-def test_crashes_are_remembered_for_who_comes_next(board: Board) -> None:
+def test_crashes_are_remembered_for_who_comes_next(board: WorkerRegistry) -> None:
     board.vacate(0, failures=2, retry_at=time.monotonic() + 60, error="exit")
     assert board.claim(7) == 0
     pause = pause_before(board.record(0))
@@ -91,7 +91,7 @@ def test_crashes_are_remembered_for_who_comes_next(board: Board) -> None:
     assert pause_before(board.record(1)) is None
 
 
-def test_permits_are_counted_by_who_holds_them(board: Board) -> None:
+def test_permits_are_counted_by_who_holds_them(board: WorkerRegistry) -> None:
     assert [board.reserve(0, 1) for _ in range(4)] == [0, 1, 0, 1]
     assert [each.load for each in board.records()] == [2, 2, 0]
     board.release(0, 1, 1)
@@ -102,7 +102,7 @@ def test_permits_are_counted_by_who_holds_them(board: Board) -> None:
     assert board.record(0).load == 0
 
 
-def test_only_who_is_ready_and_was_heard_of_is_chosen(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_who_is_ready_and_was_heard_of_is_chosen(board: WorkerRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     assert board.reserve(0, 1, {0, 1}) is None
     board.tell(0, "draining", capacity=4)
     assert board.reserve(0, 1) == 1
@@ -112,7 +112,7 @@ def test_only_who_is_ready_and_was_heard_of_is_chosen(board: Board, monkeypatch:
     assert board.reserve(1, 1) == 1  # itself it need not hear of
 
 
-def test_many_processes_and_threads_at_once_lose_nothing(board: Board) -> None:
+def test_many_processes_and_threads_at_once_lose_nothing(board: WorkerRegistry) -> None:
     def crowd() -> None:
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(lambda _: board.reserve(0, 1), range(100)))
@@ -125,7 +125,7 @@ def test_many_processes_and_threads_at_once_lose_nothing(board: Board) -> None:
     assert [each.load for each in board.records()] == [200, 200, 0]
 
 
-def test_who_is_killed_with_the_lock_in_hand_leaves_it_free(board: Board) -> None:
+def test_who_is_killed_with_the_lock_in_hand_leaves_it_free(board: WorkerRegistry) -> None:
     holds = fork.Event()
 
     def hold_for_ever() -> None:

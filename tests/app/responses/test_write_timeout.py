@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from app.responses.write_timeout import Patience
+from app.responses.write_timeout import WriteTimeout
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_send_that_hangs_ends_it() -> None:
-    patience = Patience(0.02)
+    patience = WriteTimeout(0.02)
     hanging = asyncio.create_task(patience.send(asyncio.Event().wait()))  # type: ignore[arg-type]
     await patience.end()
     assert not hanging.done()
@@ -19,7 +19,7 @@ async def test_a_send_that_hangs_ends_it() -> None:
 
 
 async def test_one_send_that_gets_on_is_enough() -> None:
-    patience, taken = Patience(0.2), asyncio.Event()
+    patience, taken = WriteTimeout(0.2), asyncio.Event()
 
     async def take() -> None:
         await taken.wait()
@@ -37,7 +37,7 @@ async def test_one_send_that_gets_on_is_enough() -> None:
 
 
 async def test_while_nothing_is_sent_there_is_nothing_to_take() -> None:
-    patience = Patience(0.001)
+    patience = WriteTimeout(0.001)
     ending = asyncio.create_task(patience.end())
     done, _ = await asyncio.wait({ending}, timeout=0.05)
     assert not done

@@ -10,9 +10,9 @@ import pytest
 
 from app.audio.encoders.profiles import PROFILES
 from app.main import create_app
-from app.observability.components import PARTS, PartStatus
-from app.pool.assignment import Place
-from app.pool.worker_registry import Board, Spot, State
+from app.observability.components import COMPONENTS, ComponentStatus
+from app.pool.assignment import WorkerAssignment
+from app.pool.worker_registry import State, WorkerEntry, WorkerRegistry
 from app.routers.health import PartHealth, health_of, parts_of
 from app.settings import Settings
 from engine import Engine, EngineConfig, Progress
@@ -43,7 +43,7 @@ async def test_while_it_loads_and_when_it_is_ready(settings: Settings, wait: Any
         go_on.wait(60)
         return FakeEngine()
 
-    app = create_app(settings, Place(1, "GPU-7"), load)
+    app = create_app(settings, WorkerAssignment(1, "GPU-7"), load)
     async with app.router.lifespan_context(app), client_of(app) as client:
         await wait(reached.is_set)
         assert await statuses(app) == [202, 200, 503]
@@ -148,10 +148,10 @@ async def test_a_format_without_its_codec_is_known_before_it_is_asked_for(
 
 
 async def test_parts_are_those_of_all_workers() -> None:
-    board = Board([Spot(str(index), f"gpu_{index}", None) for index in range(3)])
+    board = WorkerRegistry([WorkerEntry(str(index), f"gpu_{index}", None) for index in range(3)])
     for index, error in enumerate(("", "no codec", "no muxer")):
-        status = PartStatus("failed", error) if error else PartStatus("ok")
-        board.tell(index, "ready", parts={**dict.fromkeys(PARTS, PartStatus()), "encoders": status})
+        status = ComponentStatus("failed", error) if error else ComponentStatus("ok")
+        board.tell(index, "ready", parts={**dict.fromkeys(COMPONENTS, ComponentStatus()), "encoders": status})
     assert health_of(board.records()) == "degraded"
     told = parts_of(board.records())
     assert told["encoders"] == PartHealth(state="failed", error="no codec", workers=["1", "2"])
@@ -173,7 +173,7 @@ async def test_parts_are_those_of_all_workers() -> None:
     ],
 )
 async def test_one_word_for_many_workers(states: list[State], word: str) -> None:
-    board = Board([Spot(str(index), f"gpu_{index}", None) for index in range(len(states))])
+    board = WorkerRegistry([WorkerEntry(str(index), f"gpu_{index}", None) for index in range(len(states))])
     for index, state in enumerate(states):
         board.tell(index, state)
     assert health_of(board.records()) == word

@@ -152,7 +152,7 @@ async def test_where_nobody_can_speak_chunks_have_a_status(settings: Settings, r
 def order_of(text: str, app: Any) -> Any:
     from app.schemas.speech import SpeechParameters
 
-    return SpeechParameters(text=text).order(app.state.service.settings)
+    return SpeechParameters(text=text).job(app.state.service.settings)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.pool.assignment import Place
+from app.pool.assignment import WorkerAssignment
 from app.settings import Settings
 from tests.app.observability.test_system_status import FakeDriver
 
@@ -33,7 +33,7 @@ async def test_without_a_gpu(settings: Settings, run: Any) -> None:
 
 async def test_with_one(settings: Settings, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeDriver(monkeypatch)
-    async with run(settings, place=Place(0, "1")) as app, client_of(app) as client:
+    async with run(settings, place=WorkerAssignment(0, "1")) as app, client_of(app) as client:
         told = (await client.get("/system-status")).json()
     assert told["gpus"] == [told["gpu"]]
     assert told["gpu"] == {

@@ -178,8 +178,8 @@ async def test_a_voice_is_prepared_as_it_is_spoken_with(settings: Settings, run:
             changed = await client.request(method, path, files={"file": ("amy.wav", content)})
             assert changed.is_success, changed.text
             await wait(lambda before=before: len(host.engine.prepared) > before)
-            casting = host.cast("amy.wav")
-            assert host.engine.prepared[-1] == (casting.voice.key, casting.speaker)
+            resolved = host.cast("amy.wav")
+            assert host.engine.prepared[-1] == (resolved.voice.key, resolved.speaker)
 
 
 async def test_uploads_hold_up_neither_speech_nor_lists(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.errors import Unprocessable
-from app.pool.engine_host import Casting
+from app.pool.engine_host import ResolvedVoice
 from app.schemas.speech import SpeechParameters
 from app.settings import Settings
 
@@ -14,7 +14,7 @@ SETTINGS = Settings(api_key="key", tts_top_k=7, max_text_length=20)  # type: ign
 
 
 def test_what_is_left_out_comes_from_the_settings() -> None:
-    speech = SpeechParameters(text="Hi").order(SETTINGS).speech
+    speech = SpeechParameters(text="Hi").job(SETTINGS).speech
     assert (speech.top_k, speech.temperature, speech.chunk_characters) == (7, 0.8, 150)
     assert (speech.slice_frames, speech.first_slice_frames, speech.crossfade_milliseconds) == (5, 1, 30)
     assert (speech.max_frames, speech.overlap, speech.seed) == (7500, "full", None)
@@ -36,25 +36,25 @@ def test_what_is_given_wins() -> None:
         "max_audio_length_ms": 239,
         "seed": 4,
     }
-    order = SpeechParameters.model_validate(given_).order(SETTINGS)
-    speech = order.speech
+    job = SpeechParameters.model_validate(given_).job(SETTINGS)
+    speech = job.speech
     assert (speech.temperature, speech.top_k, speech.guidance, speech.exaggeration) == (0, 2051, 1.5, 1)
     assert (speech.chunk_characters, speech.slice_frames, speech.overlap) == (20, 9, "zero")
     assert (speech.trim_start_milliseconds, speech.trim_end_milliseconds, speech.crossfade_milliseconds) == (1, 2, 3)
     assert (speech.max_frames, speech.seed) == (2, 4)
-    assert order.permits == 2
+    assert job.permits == 2
 
 
 def test_the_other_name_of_the_overlap() -> None:
-    assert SpeechParameters(text="Hi", chunk_overlap_strategy="zero").order(SETTINGS).speech.overlap == "zero"
+    assert SpeechParameters(text="Hi", chunk_overlap_strategy="zero").job(SETTINGS).speech.overlap == "zero"
     with pytest.raises(ValidationError, match="two names of one thing"):
         SpeechParameters(text="Hi", chunk_overlap_strategy="zero", chunk_overlap_method="full")
 
 
 def test_a_text_over_the_limit_names_the_limit() -> None:
-    SpeechParameters(text="x" * 20).order(SETTINGS)
+    SpeechParameters(text="x" * 20).job(SETTINGS)
     with pytest.raises(Unprocessable, match="21 characters, and at most 20"):
-        SpeechParameters(text="x" * 21).order(SETTINGS)
+        SpeechParameters(text="x" * 21).job(SETTINGS)
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "\ud800"])
@@ -64,8 +64,8 @@ def test_a_text_that_says_nothing_is_refused(text: str) -> None:
 
 
 def test_casting_changes_nothing_but_who_speaks() -> None:
-    order = SpeechParameters(text="Hi", voice_id="speaker_3", seed=1).order(SETTINGS)
-    cast = order.cast(Casting(None, 3))
+    job = SpeechParameters(text="Hi", voice_id="speaker_3", seed=1).job(SETTINGS)
+    cast = job.cast(ResolvedVoice(None, 3))
     assert (cast.speaker, cast.text, cast.seed) == (3, "Hi", 1)
 
 
@@ -84,4 +84,4 @@ def test_whatever_passes_the_schema_the_engine_takes_too(parameters: dict[str, o
         valid = SpeechParameters.model_validate(parameters)
     except ValidationError:
         return
-    valid.order(SETTINGS)
+    valid.job(SETTINGS)

@@ -7,9 +7,9 @@ import pytest
 from uvicorn_worker import UvicornWorker
 
 from app.pool import master as master_module
-from app.pool.assignment import Place
+from app.pool.assignment import WorkerAssignment
 from app.pool.master import IMPORTING, Master
-from app.pool.watchdog import Exit
+from app.pool.watchdog import WorkerExit
 from app.pool.worker_registry import WorkerRecord
 from app.server import worker as worker_module
 from app.server.worker import ServiceWorker
@@ -22,7 +22,7 @@ def boot(
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
     start_error: Exception | None = None,
-    code: int = Exit.BOOT_FAILED,
+    code: int = WorkerExit.BOOT_FAILED,
 ) -> WorkerRecord:
     """Boot a worker that cannot. Returns what it leaves on the board. code: what it exits with."""
 
@@ -31,10 +31,12 @@ def boot(
 
     monkeypatch.setattr(UvicornWorker, "init_process", init_process)
     monkeypatch.setattr(worker_module, "allow_many_connections", lambda: None)
-    master = Master([Place()])
+    master = Master([WorkerAssignment()])
     index = master.assign()
     assert index == 0
-    monkeypatch.setattr(master_module, "_here", master_module.Seat(Place(), master.board, master.tally, index))
+    monkeypatch.setattr(
+        master_module, "_here", master_module.WorkerContext(WorkerAssignment(), master.board, master.counters, index)
+    )
     worker = object.__new__(ServiceWorker)
     worker.wsgi = SimpleNamespace(state=SimpleNamespace(start_error=start_error))
     with pytest.raises(SystemExit) as ended:

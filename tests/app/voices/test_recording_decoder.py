@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.errors import Busy, NotAudio, PartFailed, ServiceError, TooLarge, UndecodableAudio, Unprocessable
+from app.errors import Busy, ComponentFailed, NotAudio, ServiceError, TooLarge, UndecodableAudio, Unprocessable
 from app.voices import decoder_framing as framing
 from app.voices import recording_decoder
 from app.voices.recording_decoder import DecoderStarts, VoiceDecoder, sniff
@@ -310,7 +310,7 @@ def test_the_process_is_not_trusted_either(answer: bytes) -> None:
 def test_a_process_that_does_not_start_is_not_the_recordings_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     for executable, reason in (("/bin/false", "exit code 1"), ("/does/not/exist", "No such file")):
         monkeypatch.setattr(sys, "executable", executable)
-        with pytest.raises(PartFailed, match="does not start") as refused:
+        with pytest.raises(ComponentFailed, match="does not start") as refused:
             decode(recording())
         assert reason in str(refused.value.__cause__)
         assert (refused.value.status, refused.value.code, refused.value.headers) == (503, "decoder_failed", {})
@@ -324,7 +324,7 @@ def attempt(command: list[str] | None, starts: DecoderStarts) -> str:
     with VoiceDecoder(25 << 20, 30.0, starts, command) as decoder:
         try:
             decoder.decode(recording())
-        except PartFailed as error:
+        except ComponentFailed as error:
             return error.code
     return ""
 
@@ -376,9 +376,9 @@ def test_a_decoder_that_is_broken_after_a_recording_takes_the_blame_for_it(caplo
     with VoiceDecoder(25 << 20, 30.0, starts, impostor("sys.exit('the library is gone')")) as decoder:
         decoder.start()
         decoder._command = BROKEN["an import that fails"][0]
-        with pytest.raises(PartFailed):
+        with pytest.raises(ComponentFailed):
             decoder.decode(recording())
-        with pytest.raises(PartFailed):  # and is not started for each of many recordings
+        with pytest.raises(ComponentFailed):  # and is not started for each of many recordings
             decoder.decode(recording())
     assert [error is None for error, _ in told] == [True, False]
     assert "the library is gone" in caplog.text
@@ -394,7 +394,7 @@ def test_a_start_that_hangs_is_ended_and_not_repeated_at_once(monkeypatch: pytes
     hanging = [sys.executable, "-c", "import time\nwhile True: time.sleep(9)"]
     with monkeypatch.context() as patch, VoiceDecoder(25 << 20, 30.0, starts, hanging) as decoder:
         patch.setattr(recording_decoder, "START_SECONDS", 0.2)
-        with pytest.raises(PartFailed):
+        with pytest.raises(ComponentFailed):
             decoder.decode(recording())
         assert told == [("it did not get ready within 0.2 seconds", "")]
     starts.ended(told[0][0], "", 20.0)

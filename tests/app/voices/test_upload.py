@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse
 
 from app.errors import ServiceError
 from app.middleware.error_handlers import answer
-from app.observability.request_log import RequestLog
+from app.observability.request_log import RequestLogMiddleware
 from app.voices import upload
 from app.voices.upload import read_upload
 
@@ -44,7 +44,9 @@ END = b"--mark--\r\n"
 
 
 def sending(call: Any, *body: bytes, kind: str = "multipart/form-data; boundary=mark", **how: Any) -> Any:
-    return call(RequestLog(reader), "/", method="POST", headers=((b"content-type", kind.encode()),), body=body, **how)
+    return call(
+        RequestLogMiddleware(reader), "/", method="POST", headers=((b"content-type", kind.encode()),), body=body, **how
+    )
 
 
 def open_files(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.server.websocket_protocol import Link
+from app.server.websocket_protocol import SocketControl
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +22,7 @@ class Peer:
     def __init__(self, app: Any) -> None:
         self.sent: list[Message] = []
         self.aborted = asyncio.Event()
-        self.link = Link(abort=self.aborted.set)
+        self.link = SocketControl(abort=self.aborted.set)
         self.reading = asyncio.Event()  # cleared: takes nothing more
         self.reading.set()
         self._messages: asyncio.Queue[Message] = asyncio.Queue()

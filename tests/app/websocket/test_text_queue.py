@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import Busy, Unprocessable
-from app.schemas.speech import Order
-from app.websocket.messages import Say
-from app.websocket.text_queue import Text, Texts
+from app.schemas.speech import SpeechJob
+from app.websocket.messages import SpeakCommand
+from app.websocket.text_queue import PendingText, TextQueue
 from engine import SpeechRequest
 
 pytestmark = pytest.mark.anyio
 
 
-def say(text: str, *, continues: bool = False, chunk_characters: int = 40) -> Say:
-    return Say(text, Order(SpeechRequest(".", chunk_characters=chunk_characters), None), continues)
+def say(text: str, *, continues: bool = False, chunk_characters: int = 40) -> SpeakCommand:
+    return SpeakCommand(text, SpeechJob(SpeechRequest(".", chunk_characters=chunk_characters), None), continues)
 
 
 def words(pieces: list[str]) -> str:
@@ -26,7 +26,7 @@ def words(pieces: list[str]) -> str:
 @given(st.lists(st.text(alphabet="ab .!?,\n", max_size=30), min_size=1, max_size=12))
 def test_whatever_way_it_is_written_all_of_it_is_said_once_and_in_order(written: list[str]) -> None:
     async def listen() -> list[str]:
-        text = Text(say(written[0], continues=True), 10_000)
+        text = PendingText(say(written[0], continues=True), 10_000)
         said: list[str] = []
 
         async def write() -> None:
@@ -46,11 +46,11 @@ def test_whatever_way_it_is_written_all_of_it_is_said_once_and_in_order(written:
 
 
 async def test_a_whole_text_is_one_piece() -> None:
-    assert [piece async for piece in Text(say(" One. Two. Three "), 100).pieces()] == ["One. Two. Three"]
+    assert [piece async for piece in PendingText(say(" One. Two. Three "), 100).pieces()] == ["One. Two. Three"]
 
 
 async def test_sentences_that_came_meanwhile_are_said_together() -> None:
-    text = Text(say("One. Tw", continues=True), 100)
+    text = PendingText(say("One. Tw", continues=True), 100)
     pieces = text.pieces()
     assert await anext(pieces) == "One."
     text.add("o. Three. Fo", True)
@@ -61,7 +61,7 @@ async def test_sentences_that_came_meanwhile_are_said_together() -> None:
 
 
 async def test_what_was_said_makes_room_for_more() -> None:
-    text = Text(say("x" * 45 + ". ", continues=True), 50)
+    text = PendingText(say("x" * 45 + ". ", continues=True), 50)
     with pytest.raises(Unprocessable, match="47 characters of this text wait"):
         text.add("too much", True)
     await anext(text.pieces())
@@ -69,7 +69,7 @@ async def test_what_was_said_makes_room_for_more() -> None:
 
 
 async def test_texts_come_out_in_order_until_they_are_finished() -> None:
-    texts = Texts(most=3, longest=100)
+    texts = TextQueue(most=3, longest=100)
     for each in ("One", "Two", "Three"):
         texts.put(say(each))
     with pytest.raises(Busy):
@@ -79,7 +79,7 @@ async def test_texts_come_out_in_order_until_they_are_finished() -> None:
 
 
 async def test_a_piece_goes_to_the_text_that_is_open_also_when_many_wait() -> None:
-    texts = Texts(most=1, longest=100)
+    texts = TextQueue(most=1, longest=100)
     texts.put(say("One", continues=True))
     assert texts.continuing
     texts.put(say(" more", continues=True))
@@ -91,7 +91,7 @@ async def test_a_piece_goes_to_the_text_that_is_open_also_when_many_wait() -> No
 
 
 async def test_what_is_dropped_is_given_back_and_takes_no_more_pieces() -> None:
-    texts = Texts(most=5, longest=100)
+    texts = TextQueue(most=5, longest=100)
     texts.put(say("One"))
     texts.put(say("Two", continues=True))
     assert [text.say.text for text in texts.clear()] == ["One", "Two"]
