@@ -136,7 +136,8 @@ def _join_splits(
     peak = tl.full((QUERIES, 1), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES, 1), tl.float32)
     mixed = tl.zeros((QUERIES, DIMS), tl.float32)
-    for split in range(tl.cdiv(live, SPLIT)):
+    split = 0
+    while split * SPLIT < live:  # not `range`: Triton 3.6's interpreter fails on its bound with NumPy 2.4
         place = (first * splits + split) * GROUPS + group
         log = tl.load(logs + place, mask=group < GROUPS, other=0.0)
         part = tl.load(parts + place * HEAD_DIM + dim, mask=query_mask, other=0.0)
@@ -145,5 +146,6 @@ def _join_splits(
         mixed = mixed * old_scale + part * new_scale
         total = total * old_scale + new_scale
         peak = higher
+        split += 1
     mixed /= tl.where(live > 0, total, 1.0)  # inactive rows have no splits
     tl.store(y + (first * GROUPS + group) * HEAD_DIM + dim, mixed.to(y.dtype.element_ty), mask=query_mask)

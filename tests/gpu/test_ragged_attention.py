@@ -28,9 +28,6 @@ from engine.model.ragged_attention_kernel import SPLIT, attend  # noqa: E402
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not (CUDA or INTERPRETED), reason="no CUDA device here"),
-    pytest.mark.filterwarnings(
-        "ignore:Conversion of an array with ndim:DeprecationWarning"
-    ),  # raised by the interpreter
 ]
 
 
