@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md, as they stand there."""
+"""Runs the examples of docs/clients.md unchanged."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.tools import need
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "clients.md"
-# What is not ours, and not on every machine.
-STRANGERS = {"llm": "echo Once upon a time. The end.", "ffplay": "exec cat > heard.wav"}
+# Stand-ins for programs that are not on every machine.
+EXTERNAL_PROGRAMS = {"llm": "echo Once upon a time. The end.", "ffplay": "exec cat > played.wav"}
 
 
 def examples(language: str) -> list[str]:
@@ -31,11 +31,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def here(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work_dir(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs = tmp_path / "bin"
     programs.mkdir()
     command = f'PYTHONPATH={ROOT} exec {sys.executable} -m app.cli.main "$@"'
-    for name, script in {**STRANGERS, "csm-serve": command}.items():
+    for name, script in {**EXTERNAL_PROGRAMS, "csm-serve": command}.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
@@ -45,28 +45,28 @@ def here(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def test_the_shell_examples_make_what_they_say(here: Path) -> None:
+def test_shell_examples_write_the_files_they_name(work_dir: Path) -> None:
     need("curl")
-    _, *scripts = examples("sh")  # the first sets what is set here already
+    _, *scripts = examples("sh")  # the first sets variables that the fixture has set
     subprocess.run(["sh", "-ec", "\n".join(scripts)], check=True, timeout=100)
     made = {name for script in scripts for name in re.findall(r"-o (\w+\.\w+)", script)}
-    assert made == {path.name for path in here.iterdir()} - {"bin", "heard.wav"}
-    assert all((here / name).stat().st_size > 1000 for name in [*made, "heard.wav"])
+    assert made == {path.name for path in work_dir.iterdir()} - {"bin", "played.wav"}
+    assert all((work_dir / name).stat().st_size > 1000 for name in [*made, "played.wav"])
 
 
 @pytest.mark.parametrize("source", examples("python"))
-def test_the_python_examples_run(source: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_python_examples_run(source: str, work_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     exec(compile(source, str(PAGE), "exec"), {"__name__": "__main__"})
-    told = capfd.readouterr().out
-    files = [path for path in here.iterdir() if path.is_file()]
-    assert told or files
-    assert "not whole" not in told
-    assert "again in" not in told
+    output = capfd.readouterr().out
+    files = [path for path in work_dir.iterdir() if path.is_file()]
+    assert output or files
+    assert "incomplete" not in output
+    assert "retry in" not in output
     assert all(path.stat().st_size > 1000 for path in files)
 
 
 @pytest.mark.parametrize("page", ["clients.md", "migrating.md"])
-def test_every_page_that_is_named_is_there(page: str) -> None:
+def test_linked_pages_exist(page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^):#]+)\)", text):
         assert (ROOT / "docs" / target).exists(), target
