@@ -1,6 +1,6 @@
 // Speech in a Flutter app: a sketch. dependencies: http, just_audio, web_socket_channel.
 // Android: android.permission.INTERNET; and for http:// instead of https://, android:usesCleartextTraffic="true".
-// The key is in the app's memory here: hand each user one of their own, or let a server of yours add it.
+// The key is in the app's memory here: give each user their own, or let your own server add it.
 
 import 'dart:async';
 import 'dart:convert';
@@ -24,7 +24,7 @@ class Speech {
 
   Map<String, String> get _headers => {'X-API-Key': key};
 
-  /// Plays while it is being made.
+  /// Plays the stream while it is generated.
   Future<AudioPlayer> play(String text, {String? voice}) async {
     final query = {'text': text, 'format': 'mp3', if (voice != null) 'voice_id': voice};
     final player = AudioPlayer();
@@ -32,10 +32,10 @@ class Speech {
       AudioSource.uri(base.replace(path: '${base.path}/tts/generate', queryParameters: query), headers: _headers),
     );
     unawaited(player.play());
-    return player; // dispose() of it frees the slot
+    return player; // player.dispose() frees the slot
   }
 
-  /// s16le at 24 kHz, mono, as it comes. An error in the stream means that it is not whole.
+  /// Streams s16le at 24 kHz, mono. An error in the stream means that the audio is incomplete.
   Stream<List<int>> samples(String text, {String? voice}) async* {
     final request = http.Request('POST', base.replace(path: '${base.path}/tts/generate'))
       ..headers.addAll({..._headers, 'Content-Type': 'application/json'})
@@ -53,7 +53,7 @@ class Speech {
     }
   }
 
-  /// An LLM's text as it is written; float32 at 24 kHz, sentence by sentence. Use it once.
+  /// Speaks LLM tokens sentence by sentence; streams float32 at 24 kHz. Single use.
   Stream<Float32List> converse(Stream<String> tokens) async* {
     final address = base.replace(scheme: base.scheme == 'https' ? 'wss' : 'ws', path: '${base.path}/ws');
     final socket = IOWebSocketChannel.connect(address, headers: _headers);
@@ -67,11 +67,11 @@ class Speech {
           yield Uint8List.fromList(message).buffer.asFloat32List();
           continue;
         }
-        final told = jsonDecode(message as String) as Map<String, dynamic>;
-        if (told['type'] == 'error') throw SpeechFailed('${told['message']}');
-        if (told['type'] == 'completion') return;
+        final event = jsonDecode(message as String) as Map<String, dynamic>;
+        if (event['type'] == 'error') throw SpeechFailed('${event['message']}');
+        if (event['type'] == 'completion') return;
       }
-      throw SpeechFailed('the connection was cut: what came is not whole');
+      throw SpeechFailed('the connection was aborted: the audio is incomplete');
     } finally {
       await writing.cancel();
       await socket.sink.close();
