@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check format soak bench lock test-fresh test-image clean
+.PHONY: help install serve test test-fast check format soak bench lock test-fresh test-image clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,10 @@ serve: $(INSTALLED) ## Start the service (PORT=9001 and HOST=0.0.0.0 work)
 	@$(if $(HOST),HOST=$(HOST)) $(if $(PORT),PORT=$(PORT)) exec $(BIN)/csm-serve serve
 
 test: $(INSTALLED_DEV) ## Run every test (ARGS="-k name" narrows it)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --durations=10 $(ARGS)
+
+test-fast: $(INSTALLED_DEV) ## Run the tests that need no model, no browser and no server, in under a minute
+	$(BIN)/python -m pytest --quiet @tests/fast.txt $(ARGS)
 
 check: $(INSTALLED_DEV) ## Check format, lint, types and import rules
 	$(BIN)/ruff format --check .

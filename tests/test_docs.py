@@ -64,6 +64,13 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not heading or heading in anchors, target
 
 
+def test_every_file_of_the_architecture_page_exists() -> None:
+    page = text_of(DOCS / "architecture.md")
+    named = set(re.findall(r"\b(?:app|engine|training|models|tests|docs|bench|scripts)/[\w./-]*\w", page))
+    assert len(named) > 40
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
 def test_every_command_of_teaching_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     scripts = re.findall(r"^```sh\n(.*?)^```$", text_of(DOCS / "training.md"), re.MULTILINE | re.DOTALL)
     commands = [found for script in scripts for found in re.findall(r"^(?:[A-Z_]+=\S+ )?csm-serve (.+)$", script, re.M)]

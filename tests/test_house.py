@@ -164,6 +164,11 @@ def test_every_make_target_is_explained_and_phony() -> None:
     assert explained == phony == targets()
 
 
+def test_the_fast_tests_are_there() -> None:
+    paths = [line.removeprefix("--ignore=") for line in text_of("tests/fast.txt").splitlines()]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_the_gate_is_check_and_then_test() -> None:
     assert re.findall(r"^make .*$", text_of(".ci/run"), re.MULTILINE) == ["make check", "make test"]
     assert "make test-fresh ARGS=--quick" in text_of(".ci/run")
