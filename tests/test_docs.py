@@ -71,6 +71,31 @@ def test_every_file_of_the_architecture_page_exists() -> None:
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
 
 
+def test_the_annotated_tree_of_the_readme_is_the_tree() -> None:
+    """Every name in it exists, and every package and module of app/ and engine/ is listed."""
+    tree = text_of(ROOT / "README.md").partition("## What is where")[2].split("```")[1]
+    missing, listed = [], set()
+    folder = ROOT
+    for line in tree.strip().splitlines():
+        names = re.split(r"\s{2,}", line.strip())[:-1]
+        if not line.startswith(" "):
+            folder = ROOT
+        for name in names:
+            path = folder / name
+            missing += [] if path.exists() else [name]
+            listed.add(path)
+        if not line.startswith(" ") and names[0] in ("app/", "engine/"):
+            folder = ROOT / names[0]
+    assert missing == []
+    sources = [path for name in ("app", "engine") for path in (ROOT / name).iterdir() if path.suffix in ("", ".py")]
+    unlisted = [path for path in sources if path.name not in ("__init__.py", "__pycache__") and path not in listed]
+    assert [path.relative_to(ROOT).as_posix() for path in unlisted if not _within(path, listed)] == []
+
+
+def _within(path: Path, listed: set[Path]) -> bool:
+    return any(path in each.parents for each in listed)
+
+
 def test_every_command_of_teaching_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     scripts = re.findall(r"^```sh\n(.*?)^```$", text_of(DOCS / "training.md"), re.MULTILINE | re.DOTALL)
     commands = [found for script in scripts for found in re.findall(r"^(?:[A-Z_]+=\S+ )?csm-serve (.+)$", script, re.M)]
