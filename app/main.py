@@ -18,7 +18,7 @@ from engine import MachineLimits, load_engine
 
 from .audio.encoder_factory import check_encoders
 from .audio.encoders import FORMATS
-from .audio.thread_pool import THREADS, workshop
+from .audio.thread_pool import THREADS, thread_pool
 from .errors import ComponentFailed
 from .middleware import error_handlers
 from .middleware.auth import ApiKeyMiddleware
@@ -144,9 +144,9 @@ def _log_limits() -> None:
 def _check(parts: Components) -> None:
     """Use every part once, the decoder of voices aside. The first request need not wait for PyAV then."""
     check_encoders(FORMATS.values(), parts)
-    workshop.on_state = parts.reporter("threads")
+    thread_pool.on_state = parts.reporter("threads")
     with suppress(ComponentFailed):  # it was reported
-        workshop.start()
+        thread_pool.start()
 
 
 def _get_ready(service: AppState) -> None:

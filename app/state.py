@@ -1,4 +1,4 @@
-"""What the routes of one worker share."""
+"""Application state shared by the routes of one worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .pool.pool import Pool
 from .settings import Settings
 from .voices.store import VoiceStore
 
-UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS = 8, 32, 30.0  # of recordings that are being sent
+MAX_UPLOADS, MAX_QUEUED_UPLOADS, UPLOAD_WAIT_SECONDS = 8, 32, 30.0  # concurrent uploads
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class AppState:
     metrics: Metrics
     system_monitor: SystemMonitor
     event_loop_monitor: EventLoopMonitor
-    uploads: Admission = field(default_factory=lambda: Admission(UPLOADS_AT_ONCE, UPLOADS_WAITING, UPLOAD_WAIT_SECONDS))
+    uploads: Admission = field(default_factory=lambda: Admission(MAX_UPLOADS, MAX_QUEUED_UPLOADS, UPLOAD_WAIT_SECONDS))
 
 
-async def _service_of(connection: HTTPConnection) -> AppState:  # async: else each request would take a thread
-    service = connection.app.state.service
-    assert isinstance(service, AppState)
-    return service
+async def _get_state(connection: HTTPConnection) -> AppState:  # async, since FastAPI runs sync dependencies in a thread
+    state = connection.app.state.service
+    assert isinstance(state, AppState)
+    return state
 
 
-StateDep = Annotated[AppState, Depends(_service_of)]
+StateDep = Annotated[AppState, Depends(_get_state)]

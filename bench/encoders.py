@@ -46,7 +46,7 @@ def voice_like(seconds: float) -> Samples:
 
 def cpu_ms_per_frame(audio_format: Format, samples: Samples, slice_frames: int) -> float:
     step = slice_frames * FRAME_SAMPLES
-    encoder = audio_format.make()
+    encoder = audio_format.create_encoder()
     started = time.process_time()
     for start in range(0, samples.size, step):
         encoder.encode(samples[start : start + step])
@@ -55,13 +55,13 @@ def cpu_ms_per_frame(audio_format: Format, samples: Samples, slice_frames: int) 
 
 
 def measure(audio_format: Format, samples: Samples, slice_frames: int) -> Cost:
-    encoder = audio_format.make()  # warm-up: loads libraries
+    encoder = audio_format.create_encoder()  # warm-up: loads libraries
     first = encoder.encode(samples[:FRAME_SAMPLES])
     size = len(first) + len(encoder.encode(samples[FRAME_SAMPLES:])) + len(encoder.flush())
     builds = 20
     started = time.process_time()
     for _ in range(builds):
-        audio_format.make()
+        audio_format.create_encoder()
     build_ms = (time.process_time() - started) * 1000 / builds
     one_frame_ms = cpu_ms_per_frame(audio_format, samples, 1)
     sliced_ms = cpu_ms_per_frame(audio_format, samples, slice_frames)

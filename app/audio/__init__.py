@@ -1,1 +1,1 @@
-"""What is done to audio before it is encoded: speed, watermark."""
+"""Audio processing between the engine and the client: speed, watermark, encoding."""

@@ -1,4 +1,4 @@
-"""Encoders as answers need them: those that cannot be made are reported, and answered with what to do."""
+"""Creates encoders, and reports formats that this machine cannot encode as a failed component."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from ..errors import ComponentFailed
 from ..observability.components import Components
 from .encoders import Encoder, EncoderError, Format
 
-_ALWAYS = "wav"  # needs no codec
+_FALLBACK_FORMAT = "wav"  # needs no codec
 
 
-def create_encoder(audio: Format, parts: Components) -> Encoder:
-    """The encoder of one answer. Raises ComponentFailed where this machine cannot make it."""
+def create_encoder(audio_format: Format, components: Components) -> Encoder:
+    """The encoder of one response. Raises ComponentFailed if this machine cannot create it."""
     try:
-        encoder = audio.make()
+        encoder = audio_format.create_encoder()
     except Exception as error:
-        raise _failed(audio, parts, error) from error
-    parts.report("encoders", None, item=audio.name)
+        raise _report_failure(audio_format, components, error) from error
+    components.report("encoders", None, item=audio_format.name)
     return encoder
 
 
-def check_encoders(formats: Iterable[Format], parts: Components) -> None:
-    """Encode a frame in each of these formats, and report those that fail."""
-    for audio in formats:
-        with suppress(ComponentFailed):  # it was reported
-            encoder = create_encoder(audio, parts)
+def check_encoders(formats: Iterable[Format], components: Components) -> None:
+    """Encode one frame in each format, and report those that fail."""
+    for audio_format in formats:
+        with suppress(ComponentFailed):  # already reported
+            encoder = create_encoder(audio_format, components)
             try:
                 encoder.encode(np.zeros(FRAME_SAMPLES, np.float32))
                 encoder.flush()
             except Exception as error:
-                raise _failed(audio, parts, error) from error
+                raise _report_failure(audio_format, components, error) from error
 
 
-def _failed(audio: Format, parts: Components, error: Exception) -> ComponentFailed:
-    why = str(error) if isinstance(error, EncoderError) else f"{type(error).__name__}: {error}"
-    parts.report("encoders", why, item=audio.name)
+def _report_failure(audio_format: Format, components: Components, error: Exception) -> ComponentFailed:
+    reason = str(error) if isinstance(error, EncoderError) else f"{type(error).__name__}: {error}"
+    components.report("encoders", reason, item=audio_format.name)
     return ComponentFailed(
-        f"format {audio.name} cannot be made by this service: its operator finds the reason in its log and in /health. "
-        f"Take another format, such as {_ALWAYS}",
+        f"format {audio_format.name} cannot be encoded by this service: its operator finds the reason in its log and "
+        f"in /health. Use another format, such as {_FALLBACK_FORMAT}",
         code="encoder_failed",
     )

@@ -1,8 +1,7 @@
-"""What is done to speech between the engine and its encoder: another speed, a watermark."""
+"""Audio effects applied between the engine and the encoder: playback speed, watermark."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -11,22 +10,19 @@ import numpy as np
 from ..settings import Settings
 from .encoders import Encoder, Format
 from .encoders.base import Samples
-from .watermark import Marker
+from .watermark import Watermarker
 
 
 class Effect(Protocol):
-    """Changes the samples of one answer, piece by piece."""
+    """A streaming effect on the samples of one response: float32 (samples,) at 24 kHz in and out."""
 
     def push(self, samples: Samples) -> Samples: ...
 
     def flush(self) -> Samples: ...
 
 
-MakeEffect = Callable[[], Effect]
-
-
-class Chain:
-    """Effects one after the other, as one effect."""
+class EffectChain:
+    """Several effects in sequence, as one effect."""
 
     def __init__(self, effects: list[Effect]) -> None:
         self._effects = effects
@@ -37,57 +33,63 @@ class Chain:
         return samples
 
     def flush(self) -> Samples:
-        rest: Samples = np.zeros(0, np.float32)
+        tail: Samples = np.zeros(0, np.float32)
         for effect in self._effects:
-            rest = np.concatenate([effect.push(rest), effect.flush()])
-        return rest
+            tail = np.concatenate([effect.push(tail), effect.flush()])
+        return tail
 
 
-def key_for(settings: Settings, wanted: bool | None = None, own_key: bytes | None = None) -> bytes | None:
-    """The key that an answer is marked with; None if it is not to be marked.
+def resolve_watermark_key(
+    settings: Settings, requested: bool | None = None, request_key: bytes | None = None
+) -> bytes | None:
+    """The key to watermark a response with; None if it is not watermarked.
 
-    wanted: what the request says; None is nothing, and then a key of its own says it. A service that marks all
-    speech marks it whatever the request says.
+    requested: what the request asks for. None is unspecified: then a key in the request asks for a watermark.
+    With CSM_WATERMARK_ENABLED every response is watermarked, whatever the request says.
     """
-    if not (settings.csm_watermark_enabled or (own_key is not None if wanted is None else wanted)):
+    if not (settings.csm_watermark_enabled or (request_key is not None if requested is None else requested)):
         return None
-    return settings.watermark_key if own_key is None else own_key
+    return settings.watermark_key if request_key is None else request_key
 
 
-def make_effect(speed: float = 1.0, key: bytes | None = None) -> Effect | None:
-    """The effect that gives speech a speed and the watermark of a key; None where nothing is to be done.
+def make_effect(speed: float = 1.0, watermark_key: bytes | None = None) -> Effect | None:
+    """The effect that changes the speed and adds a watermark; None if neither is needed.
 
-    The mark comes last, since it is found by its timing.
+    The watermark comes last, since its detection depends on timing.
     """
     effects: list[Effect] = []
     if speed != 1.0:
-        from .time_stretch import TimeStretch  # needs PyAV, which wav and raw_pcm at their own speed do without
+        from .time_stretch import TimeStretch  # imports PyAV, which wav and raw_pcm at normal speed do not need
 
         effects.append(TimeStretch(speed))
-    if key is not None:
-        effects.append(Marker(key))
-    return Chain(effects) if effects else None
+    if watermark_key is not None:
+        effects.append(Watermarker(watermark_key))
+    return EffectChain(effects) if effects else None
 
 
-def with_effects(audio: Format, speed: float = 1.0, key: bytes | None = None) -> Format:
-    """A format whose encoders give speech another speed and a watermark before they encode it."""
-    if speed == 1.0 and key is None:
-        return audio
-    name = audio.name + "+speed" * (speed != 1.0) + "+mark" * (key is not None)
-    return replace(audio, name=name, make=lambda: _FinishingEncoder(make_effect(speed, key), audio.make()))
+def with_effects(audio_format: Format, speed: float = 1.0, watermark_key: bytes | None = None) -> Format:
+    """A format whose encoders change the speed and add a watermark before they encode."""
+    if speed == 1.0 and watermark_key is None:
+        return audio_format
+    name = audio_format.name + "+speed" * (speed != 1.0) + "+mark" * (watermark_key is not None)
+    return replace(
+        audio_format,
+        name=name,
+        create_encoder=lambda: _EffectEncoder(make_effect(speed, watermark_key), audio_format.create_encoder()),
+    )
 
 
-class _FinishingEncoder:
-    """An encoder behind an effect. One that has no samples yet sends nothing, not even its header."""
+class _EffectEncoder:
+    """An encoder behind an effect. It returns nothing, not even a header, before the effect returns samples."""
 
     def __init__(self, effect: Effect | None, encoder: Encoder) -> None:
-        self._effect = effect or Chain([])
+        self._effect = effect or EffectChain([])
         self._encoder = encoder
 
     def encode(self, samples: Samples) -> bytes:
-        ready = self._effect.push(samples)
-        return self._encoder.encode(ready) if ready.size else b""
+        processed = self._effect.push(samples)
+        return self._encoder.encode(processed) if processed.size else b""
 
     def flush(self) -> bytes:
-        rest = self._effect.flush()
-        return (self._encoder.encode(rest) if rest.size else b"") + self._encoder.flush()
+        tail = self._effect.flush()
+        return (self._encoder.encode(tail) if tail.size else b"") + self._encoder.flush()

@@ -1,4 +1,4 @@
-"""Where work is done that would hold up the event loop: encoding, effects, large messages."""
+"""Thread pool for work that would block the event loop: encoding, effects, large messages."""
 
 from __future__ import annotations
 
@@ -19,60 +19,60 @@ _T = TypeVar("_T")
 
 
 class ThreadPool:
-    """Threads for short pieces of work, thousands a second. What is done comes back in batches: see `LoopBridge`.
+    """Runs short tasks, thousands a second. Their results reach the event loop in batches: see `LoopBridge`.
 
-    An executor of the standard library does the same, and takes three times as long around each piece.
+    The standard library's executor does the same with three times the overhead per task.
 
-    on_state: told when threads cannot be started, and when they can again.
+    on_state: called when threads cannot be started, and when they can again.
     """
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads, self._name = threads, name
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any], LoopBridge]] = SimpleQueue()
-        self._starting = threading.Lock()
+        self._tasks: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any], LoopBridge]] = SimpleQueue()
+        self._start_lock = threading.Lock()
         self._alive = 0
         self._failing = False
         self.on_state: Report = report_nothing
 
-    async def do(self, work: Callable[[], _T]) -> _T:
-        """Do some milliseconds of work in a thread. Who is cancelled does not wait for it.
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """Run some milliseconds of work in a thread. A cancelled caller does not wait for the work to finish.
 
-        Raises ComponentFailed where not one thread can be started.
+        Raises ComponentFailed if no thread can be started.
         """
         if self._alive < self._threads and not (self._alive and self._failing):
             self.start()
         bridge = running_loop_bridge()
         future: asyncio.Future[_T] = bridge.loop.create_future()
-        self._jobs.put((work, future, bridge))
+        self._tasks.put((work, future, bridge))
         return await future
 
     def start(self) -> None:
-        """Start the threads that do not run yet. Raises ComponentFailed where not one runs in the end."""
-        with self._starting:
+        """Start the threads that are not running. Raises ComponentFailed if none is running afterwards."""
+        with self._start_lock:
             error: RuntimeError | None = None
             for number in range(self._alive, self._threads):
-                thread = threading.Thread(target=self._run, name=f"{self._name}_{number}", daemon=True)
+                thread = threading.Thread(target=self._run_tasks, name=f"{self._name}_{number}", daemon=True)
                 try:
                     thread.start()
-                except RuntimeError as refused:
-                    error = refused
+                except RuntimeError as caught:
+                    error = caught
                     break
                 self._alive += 1
             alive = self._alive
         if error is None:
-            self.worked()
+            self.report_ok()
             return
-        failure = self.failed(error)
-        if not alive:  # fewer threads are slower, and as good
+        failure = self.report_failure(error)
+        if not alive:  # with fewer threads the pool is slower, and still works
             raise failure
 
-    def worked(self) -> None:
-        """Threads can be started."""
+    def report_ok(self) -> None:
+        """Report that threads can be started."""
         self._failing = False
         self.on_state(None, "")
 
-    def failed(self, error: RuntimeError) -> ComponentFailed:
-        """Threads cannot be started: what to answer, once it has been reported."""
+    def report_failure(self, error: RuntimeError) -> ComponentFailed:
+        """Report that threads cannot be started. Returns the error to respond with."""
         self._failing = True
         self.on_state(f"no thread can be started: {error}", "raise the limit on threads or processes, or free memory")
         failure = ComponentFailed(
@@ -82,50 +82,50 @@ class ThreadPool:
         failure.__cause__ = error
         return failure
 
-    async def in_pool(self, pool: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
-        """Do longer work in an executor of the standard library. Raises ComponentFailed if that can start no thread."""
+    async def run_in_executor(self, executor: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+        """Run longer work in an executor. Raises ComponentFailed if the executor cannot start a thread."""
         try:
-            future = asyncio.get_running_loop().run_in_executor(pool, work)
+            future = asyncio.get_running_loop().run_in_executor(executor, work)
         except RuntimeError as error:
-            raise self.failed(error) from error
+            raise self.report_failure(error) from error
         if self._failing:
-            self._try_again()
+            self._probe()
         return await future
 
-    def _try_again(self) -> None:
+    def _probe(self) -> None:
         try:
             threading.Thread(target=lambda: None, name=f"{self._name}_probe", daemon=True).start()
         except RuntimeError:
             return
-        self.worked()
+        self.report_ok()
 
-    def _run(self) -> None:
+    def _run_tasks(self) -> None:
         while True:
-            work, future, bridge = self._jobs.get()
+            work, future, bridge = self._tasks.get()
             if not future.cancelled():
                 try:
-                    settle = partial(_give, future, work())
-                except BaseException as error:  # even what is to end a process: whoever waits must hear of it
-                    settle = partial(_fail, future, error)
+                    settle = partial(_set_result, future, work())
+                except BaseException as error:  # SystemExit too: the caller must not wait forever
+                    settle = partial(_set_exception, future, error)
                 bridge.call(settle)
-            del work, future, bridge  # else the last answer lives on while this waits for the next
+            del work, future, bridge  # else the last result stays alive while this waits for the next task
 
 
-def _give(future: asyncio.Future[_T], result: _T) -> None:
+def _set_result(future: asyncio.Future[_T], result: _T) -> None:
     if not future.done():
         future.set_result(result)
 
 
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
-        if isinstance(error, StopIteration) or not isinstance(error, Exception):  # no future takes those
+        if isinstance(error, StopIteration) or not isinstance(error, Exception):  # futures do not accept those
             error = RuntimeError(f"work in a thread ended with {error!r}")
         future.set_exception(error)
 
 
-THREADS = min(8, MachineLimits().cores().threads())  # more would not run at once
+THREADS = min(8, MachineLimits().cores().threads())  # more would not run in parallel
 
-workshop = ThreadPool(THREADS, "workshop")
+thread_pool = ThreadPool(THREADS, "encode")
 
-run_in_thread = workshop.do
-in_pool = workshop.in_pool
+run_in_thread = thread_pool.run
+run_in_executor = thread_pool.run_in_executor

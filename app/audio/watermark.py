@@ -1,14 +1,14 @@
-"""A mark in the sound that nobody hears and that whoever has the key can find: spread spectrum on loudness.
+"""Inaudible keyed audio watermark: spread spectrum on the loudness of time-frequency cells.
 
-From 750 Hz to 7.5 kHz the spectrum is cut into 45 bands, and time into cells of 53 ms; in each cell each band is made
-a little louder or a little softer, as the key's pattern of 32 cells says, over and over. By how little: 3% where
-speech has its energy and 8.5% above 2.5 kHz, so what is changed lies 30 dB below the speech and moves with it, and
-silence stays silence. The key says where to look: without it the pattern is noise.
+Embedding: the spectrum from 750 Hz to 7.5 kHz is divided into 45 bands, and time into cells of 53 ms. The gain of each
+band in each cell is raised or lowered slightly, following a pattern of 32 cells that is derived from the key and
+repeats. The gain changes by 3% where speech has its energy and by 8.5% above 2.5 kHz, so the change lies 30 dB below
+the speech and moves with it, and silence stays silence. Without the key the pattern is indistinguishable from noise.
 
-Finding it: whatever band and cell hold of speech itself is mostly like what its neighbours hold, so a cell is compared
-with those beside it, in frequency and in time, and the differences are summed up along the key's pattern. That sum is
-taken at every shift that a recording may have been cut at, and compared with what patterns of other keys give on the
-same recording; that makes the score one of standard deviations, whatever the recording is.
+Detection: speech itself is similar in neighbouring bands and cells, so the level of each cell is compared with its
+neighbours in frequency and in time, and the differences are correlated with the key's pattern. The correlation is
+computed at every offset that a recording may start at, and normalised by the correlations of other keys' patterns with
+the same recording; so the score is in standard deviations, whatever the recording.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .encoders.base import Samples
 Values = npt.NDArray[np.float64]
 
 KEY_NUMBERS = 5
-PUBLIC_KEY = bytes((212, 211, 146, 56, 201))  # CSM's own: whoever reads its sources knows it
-THRESHOLD = 6.0  # standard deviations; see `score`
+PUBLIC_KEY = bytes((212, 211, 146, 56, 201))  # CSM's own, from its public sources
+THRESHOLD = 6.0  # standard deviations; see `detection_score`
 
 _HOP = 320  # samples, 13 ms; a window is two of them
 _WINDOW = 2 * _HOP
@@ -36,22 +36,22 @@ _PERIOD = 32  # cells, 1.7 s
 _BANDS, _BAND_BINS, _FIRST_BIN = 45, 4, 20  # bins of 37.5 Hz
 _BINS = slice(_FIRST_BIN, _FIRST_BIN + _BANDS * _BAND_BINS)
 
-_LOOK = 160  # samples between two looks of the detector
-_CELL_LOOKS = _CELL_HOPS * _HOP // _LOOK
-_SILENT = 8.0  # nepers below the loudest cell: nothing to hear there, and nothing to find
-_LOUDEST_DIFFERENCE = 1.0  # nepers; beyond it, it is speech itself
-_OTHER_KEYS = 64
+_DETECTOR_HOP = 160  # samples
+_CELL_DETECTOR_HOPS = _CELL_HOPS * _HOP // _DETECTOR_HOP
+_SILENCE_THRESHOLD = 8.0  # nepers below the loudest cell: inaudible, so ignored
+_MAX_DIFFERENCE = 1.0  # nepers; larger differences are speech itself
+_REFERENCE_KEYS = 64
 
 _hertz = np.arange(_FIRST_BIN, _BINS.stop) * SAMPLE_RATE / _WINDOW
 _depth = np.interp(_hertz, [1000, 2500], [0.03, 0.085])
 _hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_WINDOW) / _WINDOW)
-_half = np.sqrt(_hann).astype(np.float32)  # before and after the change: squared and laid over each other it is 1
+_sqrt_hann = np.sqrt(_hann).astype(np.float32)  # analysis and synthesis window: overlap-added squares sum to 1
 
 
-class Marker:
-    """Marks one answer, piece by piece. What comes out is as long as what goes in, 13 ms of it a piece later.
+class Watermarker:
+    """Watermarks one response as it streams. The output is as long as the input, delayed by 13 ms.
 
-    The result depends on the samples alone, not on how they are cut into pieces.
+    The result depends on the samples alone, not on how they are split into chunks.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -59,19 +59,19 @@ class Marker:
         self._cell_of_hop = 0
         self._pending: Samples = np.zeros(_HOP, np.float32)
         self._overlap: Samples = np.zeros(_HOP, np.float32)
-        self._to_skip = _HOP  # the lead-in that is not the speaker's
-        self._held = 0  # samples that went in and did not come out yet
+        self._to_skip = _HOP  # the zeros in front of the first sample
+        self._buffered = 0  # samples pushed and not returned yet
 
     def push(self, samples: Samples) -> Samples:
-        """Take float32 (samples,) at 24 kHz; give back what is marked by now."""
-        self._held += samples.size
+        """Push float32 (samples,) at 24 kHz; return the samples that are ready."""
+        self._buffered += samples.size
         marked = self._advance(samples)
-        self._held -= marked.size
+        self._buffered -= marked.size
         return marked
 
     def flush(self) -> Samples:
-        """The last of it. The marker is of no use afterwards."""
-        return self._advance(np.zeros(_WINDOW, np.float32))[: self._held]
+        """The remaining samples. Must not be used afterwards."""
+        return self._advance(np.zeros(_WINDOW, np.float32))[: self._buffered]
 
     def _advance(self, samples: Samples) -> Samples:
         buffer = np.concatenate([self._pending, samples.astype(np.float32, copy=False)])
@@ -80,49 +80,50 @@ class Marker:
             self._pending = buffer
             return np.zeros(0, np.float32)
         windows = np.lib.stride_tricks.sliding_window_view(buffer, _WINDOW)[: hops * _HOP : _HOP]
-        spectra = np.fft.rfft(windows * _half, axis=1)  # (hops, bins)
+        spectra = np.fft.rfft(windows * _sqrt_hann, axis=1)  # (hops, bins)
         cells = (self._cell_of_hop + np.arange(hops)) // _CELL_HOPS % _PERIOD
         spectra[:, _BINS] *= self._gains[cells]
-        changed = (np.fft.irfft(spectra, axis=1) * _half).astype(np.float32)
-        ready = changed[:, :_HOP].copy()
-        ready[0] += self._overlap
-        ready[1:] += changed[:-1, _HOP:]
+        changed = (np.fft.irfft(spectra, axis=1) * _sqrt_hann).astype(np.float32)
+        output = changed[:, :_HOP].copy()
+        output[0] += self._overlap
+        output[1:] += changed[:-1, _HOP:]
         self._overlap, self._pending = changed[-1, _HOP:], buffer[hops * _HOP :]
         self._cell_of_hop = (self._cell_of_hop + hops) % (_CELL_HOPS * _PERIOD)
         skipped, self._to_skip = self._to_skip, 0
-        return np.asarray(ready.reshape(-1)[skipped:])
+        return np.asarray(output.reshape(-1)[skipped:])
 
 
-def mark(samples: Samples, key: bytes) -> Samples:
-    """A whole recording, float32 (samples,) at 24 kHz, marked."""
-    marker = Marker(key)
-    return np.concatenate([marker.push(samples), marker.flush()])
+def embed(samples: Samples, key: bytes) -> Samples:
+    """A whole recording, float32 (samples,) at 24 kHz, watermarked."""
+    watermarker = Watermarker(key)
+    return np.concatenate([watermarker.push(samples), watermarker.flush()])
 
 
-def score(samples: Samples, key: bytes) -> float:
-    """How surely a recording, (samples,) at 24 kHz, bears the mark of a key, in standard deviations.
+def detection_score(samples: Samples, key: bytes) -> float:
+    """The evidence that a recording, (samples,) at 24 kHz, carries the watermark of a key, in standard deviations.
 
-    Without the mark it is around 0 and rarely over 4; from THRESHOLD on it is there. It takes a few seconds of speech
-    to tell, and survives what keeps time and pitch: cuts, loudness, mp3, aac, opus.
+    Around 0 and rarely over 4 without the watermark; from THRESHOLD on it is present. Detection needs a few seconds
+    of speech, and is robust to whatever keeps time and pitch: cuts, gain, mp3, aac, opus.
     """
     if samples.size < 3 * _CELL_HOPS * _HOP:
         return 0.0  # not one cell with two neighbours
-    found = _differences(samples.astype(np.float64))
-    others = [_match(found, hashlib.sha256(b"another key %d" % index).digest()) for index in range(_OTHER_KEYS)]
-    spread = float(np.std(others))
-    return (_match(found, key) - float(np.mean(others))) / spread if spread > 0 else 0.0
+    spectrum = _difference_spectrum(samples.astype(np.float64))
+    reference_keys = [hashlib.sha256(b"another key %d" % index).digest() for index in range(_REFERENCE_KEYS)]
+    references = [_correlate(spectrum, reference_key) for reference_key in reference_keys]
+    deviation = float(np.std(references))
+    return (_correlate(spectrum, key) - float(np.mean(references))) / deviation if deviation > 0 else 0.0
 
 
 def parse_key(text: str) -> bytes:
-    """A key written as five numbers from 0 to 255 with commas. Raises ValueError."""
+    """Parse a key of five comma-separated numbers from 0 to 255. Raises ValueError."""
     try:
         return check_key([int(part) for part in text.split(",")])
     except ValueError:
-        raise ValueError(f"it must be {KEY_NUMBERS} numbers from 0 to 255 with commas") from None
+        raise ValueError(f"it must be {KEY_NUMBERS} numbers from 0 to 255, separated by commas") from None
 
 
 def check_key(numbers: list[int]) -> bytes:
-    """A key given as numbers. Raises ValueError unless they are five from 0 to 255."""
+    """A key from its numbers. Raises ValueError unless they are five from 0 to 255."""
     if len(numbers) != KEY_NUMBERS or not all(0 <= number <= 255 for number in numbers):
         raise ValueError(f"it must be {KEY_NUMBERS} numbers from 0 to 255")
     return bytes(numbers)
@@ -130,7 +131,7 @@ def check_key(numbers: list[int]) -> bytes:
 
 @lru_cache(maxsize=256)
 def _pattern(key: bytes) -> Values:
-    """Louder (1) or softer (-1), for each (cell, band)."""
+    """The sign of the gain change, 1 or -1, for each (cell, band)."""
     size = _PERIOD * _BANDS
     bits = np.unpackbits(np.frombuffer(hashlib.shake_256(key).digest((size + 7) // 8), np.uint8))[:size]
     return np.asarray(bits * 2.0 - 1.0, np.float64).reshape(_PERIOD, _BANDS)
@@ -138,46 +139,46 @@ def _pattern(key: bytes) -> Values:
 
 @lru_cache(maxsize=64)
 def _gains(key: bytes) -> npt.NDArray[np.float32]:
-    """What each (cell, bin) is multiplied by."""
+    """The gain of each (cell, bin)."""
     return np.asarray(1 + _depth * np.repeat(_pattern(key), _BAND_BINS, axis=1), np.float32)
 
 
-def _differences(samples: Values) -> npt.NDArray[np.complex128]:
-    """How much each band stands out among its neighbours, summed over periods and transformed along time.
+def _difference_spectrum(samples: Values) -> npt.NDArray[np.complex128]:
+    """Level differences of each band to its neighbours, folded over periods and Fourier-transformed along time.
 
-    Its spectrum comes back, (shifts of a period / 2 + 1, bands), of unit energy.
+    Returns (offsets of a period / 2 + 1, bands), of unit energy.
     """
     padded = np.concatenate([np.zeros(_HOP), samples, np.zeros(_WINDOW)])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_LOOK]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_DETECTOR_HOP]
     loudness = np.log(np.maximum(np.abs(np.fft.rfft(windows * _hann, axis=1))[:, _BINS], 1e-4))
-    levels = loudness.reshape(len(loudness), _BANDS, _BAND_BINS).mean(axis=2)  # (looks, bands)
-    audible = levels > levels.max() - _SILENT
-    among_bands = _among_neighbours(levels)
-    shift = _CELL_LOOKS
-    found = np.zeros_like(levels)
-    found[shift:-shift] = among_bands[shift:-shift] - (among_bands[2 * shift :] + among_bands[: -2 * shift]) / 2
-    found = np.clip(found, -_LOUDEST_DIFFERENCE, _LOUDEST_DIFFERENCE) * audible
-    folded = np.zeros((_PERIOD * _CELL_LOOKS, _BANDS))
-    np.add.at(folded, np.arange(len(found)) % len(folded), found)
-    energy = float(np.sqrt((found**2).sum())) or 1.0
+    levels = loudness.reshape(len(loudness), _BANDS, _BAND_BINS).mean(axis=2)  # (hops, bands)
+    audible = levels > levels.max() - _SILENCE_THRESHOLD
+    relative = _subtract_neighbours(levels)
+    cell = _CELL_DETECTOR_HOPS
+    differences = np.zeros_like(levels)
+    differences[cell:-cell] = relative[cell:-cell] - (relative[2 * cell :] + relative[: -2 * cell]) / 2
+    differences = np.clip(differences, -_MAX_DIFFERENCE, _MAX_DIFFERENCE) * audible
+    folded = np.zeros((_PERIOD * _CELL_DETECTOR_HOPS, _BANDS))
+    np.add.at(folded, np.arange(len(differences)) % len(folded), differences)
+    energy = float(np.sqrt((differences**2).sum())) or 1.0
     return np.asarray(np.fft.rfft(folded / energy, axis=0))
 
 
-def _match(found: npt.NDArray[np.complex128], key: bytes) -> float:
-    """How well it fits a key's pattern, at the shift where it fits best."""
-    return float(np.fft.irfft((found * _expected(key)).sum(axis=1)).max())
+def _correlate(spectrum: npt.NDArray[np.complex128], key: bytes) -> float:
+    """The highest correlation with a key's pattern over all offsets."""
+    return float(np.fft.irfft((spectrum * _pattern_spectrum(key)).sum(axis=1)).max())
 
 
 @lru_cache(maxsize=256)
-def _expected(key: bytes) -> npt.NDArray[np.complex128]:
-    """What `_differences` makes of the pattern alone, conjugated."""
-    bands = _among_neighbours(_pattern(key))
+def _pattern_spectrum(key: bytes) -> npt.NDArray[np.complex128]:
+    """The conjugate of `_difference_spectrum` of the pattern itself."""
+    bands = _subtract_neighbours(_pattern(key))
     cells = bands - (np.roll(bands, 1, axis=0) + np.roll(bands, -1, axis=0)) / 2
-    return np.asarray(np.conj(np.fft.rfft(np.repeat(cells, _CELL_LOOKS, axis=0), axis=0)))
+    return np.asarray(np.conj(np.fft.rfft(np.repeat(cells, _CELL_DETECTOR_HOPS, axis=0), axis=0)))
 
 
-def _among_neighbours(values: Values) -> Values:
-    """Each band (last axis) less the mean of the two beside it; the outermost have none and are 0."""
+def _subtract_neighbours(values: Values) -> Values:
+    """Each band (last axis) minus the mean of its two neighbours; the outermost bands are 0."""
     differences = np.zeros_like(values)
     differences[:, 1:-1] = values[:, 1:-1] - (values[:, 2:] + values[:, :-2]) / 2
     return differences

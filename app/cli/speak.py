@@ -95,7 +95,7 @@ class _Speaking:
     def __init__(self, client: CsmClient, outlet: AudioSink, parsed: argparse.Namespace) -> None:
         self._client = client
         self._outlet = outlet
-        self._encoder = FORMATS[outlet.format].make()
+        self._encoder = FORMATS[outlet.format].create_encoder()
         self._voice: str | None = parsed.voice
         given = {name: getattr(parsed, name) for name, _, _ in _TUNING}
         self._options = cast(SpeechOptions, {name: value for name, value in given.items() if value is not None})

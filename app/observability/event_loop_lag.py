@@ -27,7 +27,6 @@ LOOK_SECONDS = 0.1
 _LOOKS_A_COUNT = 10  # processor time is read once in so many looks: there is a file for each thread
 _PARTS = (
     ("encode", "encoding"),
-    ("workshop", "encoding"),
     *((each, "engine") for each in ("csm-engine", "fake-engine", "espeak-ng")),
 )
 _TASKS = Path("/proc/self/task")

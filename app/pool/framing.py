@@ -57,10 +57,10 @@ def message(kind: Kind, payload: bytes = b"") -> bytes:
 
 
 def job_message(job: SpeechJob, wait: float) -> bytes:
-    speech = {each.name: getattr(job.speech, each.name) for each in dataclasses.fields(job.speech)}
+    speech = {each.name: getattr(job.request, each.name) for each in dataclasses.fields(job.request)}
     del speech["voice"]  # whoever speaks looks it up himself, at that moment
     speech["history"] = [
-        {"text": said.text, "speaker": said.speaker, "codes": said.codes.tolist()} for said in job.speech.history
+        {"text": said.text, "speaker": said.speaker, "codes": said.codes.tolist()} for said in job.request.history
     ]
     return message(Kind.JOB, json.dumps({"speech": speech, "voice_id": job.voice_id, "wait": round(wait, 3)}).encode())
 

@@ -47,7 +47,7 @@ async def speak_locally(
         try:
             # A client that leaves must not wait for a voice that is being made.
             resolved = await anyio.to_thread.run_sync(host.cast, job.voice_id, abandon_on_cancel=True)
-            stream = engine.stream(job.cast(resolved))
+            stream = engine.stream(job.with_voice(resolved))
         except EngineError as error:
             raise from_engine(error) from error
         with stream:

@@ -1,4 +1,4 @@
-"""Encoded audio as server-sent events, the way OpenAI's API names them."""
+"""Encoded audio as server-sent events, in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..audio.encoders import Encoder, Format
 from ..audio.encoders.base import Samples
 
 
-def as_events(audio: Format, characters: int) -> Format:
-    """A format whose bytes leave as `speech.audio.delta` events, and behind them one `speech.audio.done`.
+def as_events(audio_format: Format, characters: int) -> Format:
+    """A format whose bytes are sent as `speech.audio.delta` events, followed by one `speech.audio.done`.
 
-    characters: of the text; they stand for its tokens in the account at the end, as frames do for those of the audio.
+    characters: of the text; reported as its token count in the usage, as frames are for the audio.
     """
     return replace(
-        audio,
-        name=f"{audio.name}+sse",
+        audio_format,
+        name=f"{audio_format.name}+sse",
         media_type="text/event-stream",
-        make=lambda: _EventEncoder(audio.make(), characters),
+        create_encoder=lambda: _EventEncoder(audio_format.create_encoder(), characters),
     )
 
 

@@ -1,4 +1,4 @@
-"""Speech as a response: bytes leave while it is still being spoken."""
+"""Streaming speech response: encodes and sends audio while it is generated."""
 
 from __future__ import annotations
 
@@ -23,129 +23,128 @@ from ..observability.underruns import UnderrunMeter
 from ..pool.pool import Pool
 from ..schemas.speech import SpeechJob
 from ..speaking import speak
+from .disconnect import wait_for_disconnect
 from .write_timeout import WriteTimeout
 
-# A reader that takes nothing for this long has left, as far as its slot goes. Before the deadline of its connection,
-# which would look as if it had left by itself.
+# Shorter than the write timeout of the HTTP protocol, which would be reported as a client disconnect.
 STALL_SECONDS = timeouts.STALL_SECONDS - 5
-_UNENCODED = frozenset({"wav", "raw_pcm"})  # they cost less than the way to a thread and back
+_INLINE_FORMATS = frozenset({"wav", "raw_pcm"})  # encoding them takes less time than a switch to a thread and back
 
 
 class StreamCutError(PlainError):
-    """A stream that broke after its first byte: raised through, so that the connection is cut and not ended."""
+    """A stream failed after its first byte. Propagates to the server, which then cuts the connection."""
 
-    def __init__(self, request_id: str, why: str) -> None:
-        super().__init__(f"the stream of request {request_id} was cut: {why}")
+    def __init__(self, request_id: str, reason: str) -> None:
+        super().__init__(f"the stream of request {request_id} was cut: {reason}")
 
 
 class SpeechResponse(Response):
-    """Speaks an order in a format.
+    """Generates the speech of a job and streams it in a format.
 
-    Nothing is sent before the first audio exists, so what fails until then still has its own status. After that
-    a failure raises StreamCutError out of the application: the server then closes the connection without the
-    last chunk, and no client takes the stream for a whole one. A client that leaves frees its slot at once,
-    also while it is queued: this listens for that itself.
+    Nothing is sent before the first audio, so an error until then gets its own status. A later error raises
+    StreamCutError: the server closes the connection without the terminating chunk, so no client takes the stream
+    for a complete one. A client that disconnects frees its slot at once, even while queued: this class receives the
+    disconnect itself.
     """
 
-    def __init__(self, pool: Pool, job: SpeechJob, audio: Format) -> None:
+    def __init__(self, pool: Pool, job: SpeechJob, audio_format: Format) -> None:
         self.status_code = 200
-        self.media_type = audio.media_type
+        self.media_type = audio_format.media_type
         self.background = None
         self._pool = pool
-        self._order = job
-        self._format = audio
+        self._job = job
+        self._format = audio_format
         self.init_headers({"X-Sample-Rate": str(SAMPLE_RATE), "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
-        record.voice = self._order.voice_id or "default"
+        record.voice = self._job.voice_id or "default"
         record.format = self._format.name
-        line = _Line(send, record)
-        speaking = asyncio.create_task(self._speak(line))
-        leaving = asyncio.create_task(_until_it_leaves(receive))
-        stalling = asyncio.create_task(line.patience.end())
+        writer = _StreamWriter(self, send, record)
+        speaking = asyncio.create_task(self._speak(writer))
+        disconnect = asyncio.create_task(wait_for_disconnect(receive))
+        stall = asyncio.create_task(writer.write_timeout.wait())
         try:
-            await asyncio.wait({speaking, leaving, stalling}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({speaking, disconnect, stall}, return_when=asyncio.FIRST_COMPLETED)
             if not speaking.done():
-                record.outcome = "left" if leaving.done() else "stalled"
+                record.outcome = "left" if disconnect.done() else "stalled"
         finally:
-            for task in (speaking, leaving, stalling):
+            for task in (speaking, disconnect, stall):
                 task.cancel()
-            await asyncio.gather(speaking, leaving, stalling, return_exceptions=True)
+            await asyncio.gather(speaking, disconnect, stall, return_exceptions=True)
         if not speaking.cancelled():
-            speaking.result()  # raises what went wrong
+            speaking.result()  # raises its error
         elif record.outcome == "stalled":
-            raise StreamCutError(record.request_id, f"the reader took nothing for {STALL_SECONDS:g} seconds")
+            raise StreamCutError(record.request_id, f"the client read nothing for {STALL_SECONDS:g} seconds")
 
-    async def _speak(self, line: _Line) -> None:
+    async def _speak(self, writer: _StreamWriter) -> None:
         encoder = create_encoder(self._format, self._pool.host.parts)
-        async with speak(self._pool, self._order) as speech:
+        record = writer.record
+        async with speak(self._pool, self._job) as speech:
             started = time.monotonic()
-            line.record.admit()
+            record.admit()
             try:
                 async for chunk in speech:
-                    if not line.begun:
+                    if not writer.started:
                         self.headers["X-TTS-Engine"] = speech.engine_name
                         self.headers["X-Worker-ID"] = speech.worker_id
                     if chunk.samples.size:
-                        data = await self._do(partial(encoder.encode, chunk.samples))
-                        await line.deliver(self, data, chunk.samples.size, started)
+                        data = await self._encode(partial(encoder.encode, chunk.samples))
+                        await writer.write(data, chunk.samples.size, started)
             except ServiceError as error:
-                line.record.code = error.code
+                record.code = error.code
                 if error.code == "draining":
-                    line.record.outcome = "drained"
-                if line.begun:
-                    raise StreamCutError(line.record.request_id, str(error)) from error
+                    record.outcome = "drained"
+                if writer.started:
+                    raise StreamCutError(record.request_id, str(error)) from error
                 raise
-        if not line.samples:
+        if not writer.samples:
             raise Unprocessable(
-                "no audio is left: remove_leading_milliseconds and remove_trailing_milliseconds are longer than "
-                "what was spoken",
+                "no audio is left: remove_leading_milliseconds and remove_trailing_milliseconds exceed the length of "
+                "the speech",
                 code="nothing_left",
             )
-        await line.end(self, await self._do(encoder.flush))
+        await writer.finish(await self._encode(encoder.flush))
 
-    async def _do(self, encoding: Callable[[], bytes]) -> bytes:
-        return encoding() if self._format.name in _UNENCODED else await run_in_thread(encoding)
+    async def _encode(self, encode: Callable[[], bytes]) -> bytes:
+        return encode() if self._format.name in _INLINE_FORMATS else await run_in_thread(encode)
 
 
-class _Line:
-    """The way to one client, and the account of what went over it."""
+class _StreamWriter:
+    """Sends the body of a response, its headers before the first byte, and records its timing."""
 
-    def __init__(self, send: Send, record: RequestRecord) -> None:
+    def __init__(self, response: Response, send: Send, record: RequestRecord) -> None:
+        self._response = response
         self._send = send
-        self._pacing = UnderrunMeter()
-        self.patience = WriteTimeout(STALL_SECONDS)
+        self._underruns = UnderrunMeter()
+        self.write_timeout = WriteTimeout(STALL_SECONDS)
         self.record = record
-        self.begun = False  # the header has left
-        self.samples = 0
+        self.started = False  # the headers have been sent
+        self.samples = 0  # encoded so far
 
-    async def deliver(self, response: Response, data: bytes, samples: int, started: float) -> None:
-        """Send the bytes that some more samples gave; an encoder may still hold all of them back."""
+    async def write(self, data: bytes, samples: int, speech_started: float) -> None:
+        """Send the bytes that encoding some samples returned; empty if the encoder holds all of them back."""
         self.samples += samples
         self.record.audio_seconds = self.samples / SAMPLE_RATE
-        self.record.speech_seconds = time.monotonic() - started
+        self.record.speech_seconds = time.monotonic() - speech_started
         if data:
-            self._pacing.ready(time.monotonic())
-            self.record.underrun_seconds = self._pacing.worst
-            await self._begin(response)
-            await self._push({"type": "http.response.body", "body": data, "more_body": True})
-            self._pacing.sent(time.monotonic(), self.samples / SAMPLE_RATE)
+            self._underruns.ready(time.monotonic())
+            self.record.underrun_seconds = self._underruns.worst
+            await self._send_headers()
+            await self._send_message({"type": "http.response.body", "body": data, "more_body": True})
+            self._underruns.sent(time.monotonic(), self.samples / SAMPLE_RATE)
 
-    async def end(self, response: Response, data: bytes) -> None:
-        await self._begin(response)
-        await self._push({"type": "http.response.body", "body": data, "more_body": False})
+    async def finish(self, data: bytes) -> None:
+        """Send the last bytes."""
+        await self._send_headers()
+        await self._send_message({"type": "http.response.body", "body": data, "more_body": False})
 
-    async def _begin(self, response: Response) -> None:
-        if not self.begun:
-            self.begun = True
+    async def _send_headers(self) -> None:
+        if not self.started:
+            self.started = True
             self.record.first_audio_seconds = time.monotonic() - self.record.started
-            await self._push({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
+            headers = self._response.raw_headers
+            await self._send_message({"type": "http.response.start", "status": 200, "headers": headers})
 
-    async def _push(self, message: Message) -> None:
-        await self.patience.send(self._send(message))
-
-
-async def _until_it_leaves(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    async def _send_message(self, message: Message) -> None:
+        await self.write_timeout.send(self._send(message))

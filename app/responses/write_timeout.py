@@ -1,4 +1,4 @@
-"""How long a reader may take nothing: a deadline for everything that is sent to it, with one timer and not one each."""
+"""Write timeout: detects a client that has not read for too long, with one timer instead of one per send."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import asyncio
 import time
 from collections.abc import Awaitable
 
-_LOOKS = 30  # at the clock, in the time that a reader is given
+_CHECKS = 30  # of the clock, during one timeout
 
 
 class WriteTimeout:
-    """Most sends wait for nothing, and there are thousands a second: each only notes that it is under way.
+    """Most sends complete at once, and there are thousands a second: each only records when it starts and ends.
 
-    seconds: how long a reader may take nothing while something is being sent to it.
+    seconds: how long the client may read nothing while a send is pending.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._sending = 0
-        self._since = 0.0  # when the reader last took something, or something was sent to it for the first time
+        self._pending = 0
+        self._last_progress = 0.0  # when a send last completed, or the first pending one started
 
     async def send(self, sending: Awaitable[None]) -> None:
         """Await a send."""
-        if not self._sending:
-            self._since = time.monotonic()
-        self._sending += 1
+        if not self._pending:
+            self._last_progress = time.monotonic()
+        self._pending += 1
         try:
             await sending
         finally:
-            self._sending -= 1
-            self._since = time.monotonic()
+            self._pending -= 1
+            self._last_progress = time.monotonic()
 
-    async def end(self) -> None:
-        """Wait until the reader has taken nothing for too long."""
-        while not self._sending or time.monotonic() - self._since < self._seconds:
-            await asyncio.sleep(self._seconds / _LOOKS)
+    async def wait(self) -> None:
+        """Wait until the timeout has expired."""
+        while not self._pending or time.monotonic() - self._last_progress < self._seconds:
+            await asyncio.sleep(self._seconds / _CHECKS)

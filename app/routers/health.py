@@ -1,4 +1,4 @@
-"""How the service is: API.md section 3. Every worker answers for all of them, from the board."""
+"""Health, liveness and readiness (API.md section 3). Each worker answers for all of them, from the worker registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATUS_CODES: dict[Health, int] = {"ok": 200, "degraded": 200, "loading": 202, 
 
 
 class PartHealth(BaseModel):
-    """state: failed if it is in any worker. error: of the first of those; workers: the ids of all of them."""
+    """state: failed if it failed in any worker. error: of the first of those. workers: the ids of all of them."""
 
     state: ComponentState
     error: str | None
@@ -28,7 +28,7 @@ class PartHealth(BaseModel):
 
 
 def parts_of(records: list[WorkerRecord]) -> dict[ComponentName, PartHealth]:
-    """How the parts beside the engines are, all workers together."""
+    """The health of the parts beside the engines, over all workers."""
     return {part: _part_of(part, records) for part in COMPONENTS}
 
 
@@ -43,9 +43,9 @@ def _part_of(part: ComponentName, records: list[WorkerRecord]) -> PartHealth:
 
 
 def health_of(records: list[WorkerRecord]) -> Health:
-    """One word for all workers. A pool that speaks is healthy even where a GPU or a part has failed: degraded.
+    """The health of all workers together. A pool that can generate speech despite a failed GPU or part is degraded.
 
-    An orchestrator that restarts what answers 500 would otherwise end the speech of all the others.
+    It must not be failed: an orchestrator that restarts on status 500 would abort the streams of the other workers.
     """
     states = {each.state for each in records}
     if "ready" in states:
@@ -55,14 +55,14 @@ def health_of(records: list[WorkerRecord]) -> Health:
         return "loading"
     if "draining" in states:
         return "draining"
-    return "loading" if "empty" in states else "failed"  # the master is about to fork
+    return "loading" if "empty" in states else "failed"  # empty: the master is about to fork the worker
 
 
 @router.get("/health")
-async def health(service: StateDep) -> JSONResponse:
-    """200 when it can speak, 202 while it loads, 500 when every engine has failed, 503 while it shuts down."""
-    records = service.pool.board.records()
-    word = health_of(records)
+async def health(state: StateDep) -> JSONResponse:
+    """200 if any worker is ready, 202 while loading, 500 if every engine has failed, 503 while shutting down."""
+    records = state.pool.board.records()
+    status = health_of(records)
     engines = {
         each.unit: {
             "state": each.state,
@@ -75,18 +75,18 @@ async def health(service: StateDep) -> JSONResponse:
         for each in records
     }
     parts = {name: part.model_dump() for name, part in parts_of(records).items()}
-    return JSONResponse({"status": word, "tts_engines": engines, "parts": parts}, _STATUS_CODES[word])
+    return JSONResponse({"status": status, "tts_engines": engines, "parts": parts}, _STATUS_CODES[status])
 
 
 @router.get("/livez")
-async def livez(service: StateDep) -> JSONResponse:
-    """200 while any worker does its work, loading included; 503 when only a restart helps."""
-    word = health_of(service.pool.board.records())
-    return JSONResponse({"status": word}, 503 if word == "failed" else 200)
+async def livez(state: StateDep) -> JSONResponse:
+    """200 while any worker works or loads; 503 if only a restart helps."""
+    status = health_of(state.pool.board.records())
+    return JSONResponse({"status": status}, 503 if status == "failed" else 200)
 
 
 @router.get("/readyz")
-async def readyz(service: StateDep) -> JSONResponse:
-    """200 when a request would be spoken, by whichever worker; 503 until then, and from the signal to stop on."""
-    word = "draining" if service.pool.draining else health_of(service.pool.board.records())
-    return JSONResponse({"status": word}, 200 if word in ("ok", "degraded") else 503)
+async def readyz(state: StateDep) -> JSONResponse:
+    """200 if any worker would accept a request; 503 until then, and from the shutdown signal on."""
+    status = "draining" if state.pool.draining else health_of(state.pool.board.records())
+    return JSONResponse({"status": status}, 200 if status in ("ok", "degraded") else 503)

@@ -1,4 +1,4 @@
-"""Speech answered whole, as the clients of CSM's earlier servers ask for it: API.md section 4."""
+"""Buffered speech in JSON or wav, for clients of earlier CSM servers (API.md section 4)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from engine import SAMPLE_RATE
 
 from ..audio.encoders import wav_file
 from ..audio.encoders.base import Samples
+from ..audio.postprocessing import resolve_watermark_key
 from ..audio.thread_pool import run_in_thread
 from ..errors import Busy, ServiceError, Unavailable, Unprocessable
 from ..observability.request_log import RequestRecord, record_of
-from ..responses.buffered import ClientDisconnected, cancel_on_disconnect, collect_speech
+from ..responses.buffered import collect_speech
+from ..responses.disconnect import ClientDisconnected, cancel_on_disconnect
+from ..schemas.errors import SPEECH_ERRORS, error_responses
 from ..schemas.legacy import (
     GeneratedAudio,
     GenerateParameters,
@@ -28,30 +31,26 @@ from ..schemas.legacy import (
     SpokenMetadata,
     TextParameters,
 )
-from ..schemas.speech import ErrorBody
 from ..state import AppState, StateDep
 from ..voices.speakers import speaker_number
 
-MOST_TEXTS = 1000  # of one call to /stream/chunks
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 404, 413, 422, 429, 500, 503)
-}
+MAX_TEXTS = 1000  # of one call to /stream/chunks
 
-router = APIRouter(tags=["batch"], responses=_ERRORS)
+router = APIRouter(tags=["batch"], responses=error_responses(*SPEECH_ERRORS))
 
 
 @router.post("/generate")
-async def generate(parameters: GenerateParameters, request: Request, service: StateDep) -> GeneratedAudio:
-    """Speak a text, and answer with all of it in JSON."""
-    began = time.monotonic()
-    samples = await _speak_text(parameters, request, service)
+async def generate(parameters: GenerateParameters, request: Request, state: StateDep) -> GeneratedAudio:
+    """Generate the speech of a text; a wav file in JSON."""
+    started = time.monotonic()
+    samples = await _collect_speech(parameters, request, state)
     audio = await run_in_thread(lambda: _wav_base64(samples))
     return GeneratedAudio(
         audio_base64=audio,
         sample_rate=SAMPLE_RATE,
         duration_ms=samples.size * 1000 / SAMPLE_RATE,
-        processing_time_ms=_milliseconds_since(began),
-        watermarked=parameters.key(service.settings) is not None,
+        processing_time_ms=_milliseconds_since(started),
+        watermarked=parameters.resolve_watermark_key(state.settings) is not None,
     )
 
 
@@ -60,22 +59,22 @@ async def generate(parameters: GenerateParameters, request: Request, service: St
     response_class=Response,
     responses={200: {"content": {"audio/wav": {"schema": {"type": "string", "format": "binary"}}}}},
 )
-async def generate_wav(parameters: GenerateParameters, request: Request, service: StateDep) -> Response:
-    """Speak a text, and answer with all of it as a wav file of exact length."""
-    samples = await _speak_text(parameters, request, service)
+async def generate_wav(parameters: GenerateParameters, request: Request, state: StateDep) -> Response:
+    """Generate the speech of a text; a wav file of exact length."""
+    samples = await _collect_speech(parameters, request, state)
     return Response(await run_in_thread(lambda: wav_file(samples)), media_type="audio/wav")
 
 
 @router.post("/api/generate")
-async def api_generate(parameters: SpeakParameters, request: Request, service: StateDep) -> SpokenAudio:
-    """Speak a text in a voice at a speed, and answer with all of it in JSON."""
+async def api_generate(parameters: SpeakParameters, request: Request, state: StateDep) -> SpokenAudio:
+    """Generate the speech of a text in a voice at a speed; a wav file in JSON."""
     record = record_of(request.scope)
     work = collect_speech(
-        service.pool,
-        parameters.job(service.settings),
+        state.pool,
+        parameters.to_job(state.settings),
         record,
         speed=parameters.speed,
-        key=service.settings.watermark_key if service.settings.csm_watermark_enabled else None,
+        watermark_key=resolve_watermark_key(state.settings),
     )
     samples, engine = await cancel_on_disconnect(request.receive, record, work)
     return SpokenAudio(
@@ -98,69 +97,79 @@ async def api_generate(parameters: SpeakParameters, request: Request, service: S
     responses={200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
 )
 async def stream_chunks(
-    texts: Annotated[list[str], Body(min_length=1, max_length=MOST_TEXTS)],
-    service: StateDep,
+    texts: Annotated[list[str], Body(min_length=1, max_length=MAX_TEXTS)],
+    state: StateDep,
     speaker_id: Annotated[SpeakerId, Query()] = 0,
     watermark: Annotated[bool | None, Query()] = None,
 ) -> Response:
-    """Speak texts one after the other; each is a line of the answer as soon as it is ready."""
-    return _Lines(service, texts, speaker_id, watermark)
+    """Generate the speech of several texts in order; one JSON line per text, sent as soon as it is ready."""
+    return _JsonLinesResponse(state, texts, speaker_id, watermark)
 
 
-async def _speak_text(parameters: TextParameters, request: Request, service: AppState) -> Samples:
+async def _collect_speech(parameters: TextParameters, request: Request, state: AppState) -> Samples:
     record = record_of(request.scope)
-    job, key = parameters.job(service.settings), parameters.key(service.settings)
-    samples, _ = await cancel_on_disconnect(request.receive, record, collect_speech(service.pool, job, record, key=key))
+    work = collect_speech(
+        state.pool,
+        parameters.to_job(state.settings),
+        record,
+        watermark_key=parameters.resolve_watermark_key(state.settings),
+    )
+    samples, _ = await cancel_on_disconnect(request.receive, record, work)
     return samples
 
 
-class _Lines(Response):
-    """A line of JSON for each text. One that cannot be spoken has a line that says why, and the next is spoken.
+class _JsonLinesResponse(Response):
+    """One JSON line per text. A text that fails gets a line with its error, and the next one is generated.
 
-    Nothing is sent before the first line, so where nobody can speak at all that still has its status.
+    Nothing is sent before the first line, so a service that is busy or unavailable then responds with that status.
     """
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, service: AppState, texts: list[str], speaker_id: int, watermark: bool | None) -> None:
+    def __init__(self, state: AppState, texts: list[str], speaker_id: int, watermark: bool | None) -> None:
         self.status_code = 200
         self.background = None
-        self._service = service
+        self._state = state
         self._texts = texts
-        self._voice: dict[str, Any] = {"speaker_id": speaker_id, "watermark": watermark}
+        self._parameters: dict[str, Any] = {"speaker_id": speaker_id, "watermark": watermark}
         self.init_headers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
-        with suppress(ClientDisconnected):  # there is nobody to send an end to
+        with suppress(ClientDisconnected):  # there is no client to end the response for
             await cancel_on_disconnect(receive, record, self._send_lines(record, send))
 
     async def _send_lines(self, record: RequestRecord, send: Send) -> None:
         for number, text in enumerate(self._texts, start=1):
-            part = record.part(number)
+            text_record = record.part(number)
             try:
-                line = await self._line(part, text)
-                part.outcome = "ok"
+                line = await self._generate_line(text_record, text)
+                text_record.outcome = "ok"
             except ServiceError as error:
-                part.outcome = "failed" if error.status == 500 else "refused"
+                text_record.outcome = "failed" if error.status == 500 else "refused"
                 if number == 1 and isinstance(error, Busy | Unavailable):
                     raise
                 line = {"error": error.detail, "code": error.code, "text": text}
             finally:
-                part.outcome = part.outcome or "left"
-                part.end()
+                text_record.outcome = text_record.outcome or "left"
+                text_record.end()
             if number == 1:
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _line(self, record: RequestRecord, text: str) -> dict[str, Any]:
+    async def _generate_line(self, record: RequestRecord, text: str) -> dict[str, Any]:
         if not text.strip():
             raise Unprocessable("No text provided", code="no_text")
-        parameters = TextParameters.model_construct(text=text, **self._voice)
-        job, key = parameters.job(self._service.settings), parameters.key(self._service.settings)
-        samples, _ = await collect_speech(self._service.pool, job, record, key=key)
+        parameters = TextParameters.model_construct(text=text, **self._parameters)
+        settings = self._state.settings
+        samples, _ = await collect_speech(
+            self._state.pool,
+            parameters.to_job(settings),
+            record,
+            watermark_key=parameters.resolve_watermark_key(settings),
+        )
         return {
             "text": text,
             "audio_base64": await run_in_thread(lambda: _wav_base64(samples)),
@@ -172,5 +181,5 @@ def _wav_base64(samples: Samples) -> str:
     return base64.b64encode(wav_file(samples)).decode()
 
 
-def _milliseconds_since(began: float) -> float:
-    return round((time.monotonic() - began) * 1000, 1)
+def _milliseconds_since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 1)

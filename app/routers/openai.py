@@ -1,48 +1,46 @@
-"""Speech for OpenAI's clients: API.md section 5."""
+"""OpenAI-compatible routes (API.md section 5)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..audio.encoders import FORMATS, Format, choose_format
-from ..audio.postprocessing import key_for, with_effects
+from ..audio.postprocessing import resolve_watermark_key, with_effects
 from ..errors import NotFound, UnknownVoice
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
-from ..schemas.legacy import with_words
-from ..schemas.speech import ErrorBody, SpeechParameters
+from ..schemas.errors import SPEECH_ERRORS, error_responses
+from ..schemas.speech import SpeechParameters, require_text
+from ..settings import Settings
 from ..state import AppState, StateDep
 
-# OpenAI's own voices, in the order they came: the N-th is speaker_N, today and tomorrow.
+# OpenAI's voices in the order of their release: the N-th is speaker_N. Never reorder them.
 OPENAI_VOICES = (
     *("alloy", "echo", "fable", "onyx", "nova", "shimmer"),
     *("ash", "coral", "sage", "ballad", "verse", "marin", "cedar"),
 )
-_FORMAT_NAMES = {"pcm": "raw_pcm"}  # what they call otherwise than we
-_MODEL_SINCE = 1_741_824_000  # 2025-03-13, when CSM-1B was published
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 404, 413, 422, 429, 500, 503)
-}
+_FORMAT_ALIASES = {"pcm": "raw_pcm"}
+_MODEL_CREATED = 1_741_824_000  # 2025-03-13, when CSM-1B was published
 
-router = APIRouter(prefix="/v1", tags=["openai"], responses=_ERRORS)
+router = APIRouter(prefix="/v1", tags=["openai"], responses=error_responses(*SPEECH_ERRORS))
 
 
 class VoiceReference(BaseModel):
-    """A voice as OpenAI's newer clients name one of their own."""
+    """A custom voice, as OpenAI's newer clients refer to it."""
 
     id: str = Field(min_length=1, max_length=128)
 
 
 class OpenAISpeech(BaseModel):
-    """The body of /v1/audio/speech. What OpenAI knows beside this, such as `instructions`, changes nothing here."""
+    """The body of /v1/audio/speech. OpenAI's other parameters, such as `instructions`, are ignored."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
-    model: str = Field("csm-1b", max_length=128, description="Any: one model speaks here.")
+    model: str = Field("csm-1b", max_length=128, description="Ignored: the service has one model.")
     input: str = Field(min_length=1, description="What to say; at most MAX_TEXT_LENGTH characters.")
     voice: Annotated[str, Field(min_length=1, max_length=128)] | VoiceReference = Field(
         "alloy", description="A voice of GET /v1/audio/voices: one of GET /voices, speaker_N, or a name of OpenAI's."
@@ -53,18 +51,18 @@ class OpenAISpeech(BaseModel):
 
     @field_validator("input")
     @classmethod
-    def _something_to_say(cls, text: str) -> str:
-        return with_words(text)
+    def _require_text(cls, text: str) -> str:
+        return require_text(text)
 
     @property
     def voice_name(self) -> str:
         return self.voice if isinstance(self.voice, str) else self.voice.id
 
-    def format(self, service: AppState) -> Format:
-        """How the audio leaves. Raises UnknownFormat."""
-        audio = choose_format(_FORMAT_NAMES.get(self.response_format, self.response_format), None)
-        audio = with_effects(audio, self.speed, key_for(service.settings))
-        return as_events(audio, len(self.input)) if self.stream_format == "sse" else audio
+    def audio_format(self, settings: Settings) -> Format:
+        """The format of the response, effects and events included. Raises UnknownFormat."""
+        audio_format = choose_format(_FORMAT_ALIASES.get(self.response_format, self.response_format), None)
+        audio_format = with_effects(audio_format, self.speed, resolve_watermark_key(settings))
+        return as_events(audio_format, len(self.input)) if self.stream_format == "sse" else audio_format
 
 
 class OpenAIVoice(BaseModel):
@@ -79,7 +77,7 @@ class OpenAIVoices(BaseModel):
 class OpenAIModel(BaseModel):
     id: str
     object: Literal["model"] = "model"
-    created: int = _MODEL_SINCE
+    created: int = _MODEL_CREATED
     owned_by: str = "csm-serve"
 
 
@@ -94,7 +92,7 @@ class OpenAIModels(BaseModel):
     response_class=SpeechResponse,
     responses={
         200: {
-            "description": "The audio, streamed while it is spoken; with stream_format sse as events.",
+            "description": "The audio, streamed while it is generated; as events if stream_format is sse.",
             "content": {
                 **{audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()},
                 "text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}},
@@ -102,47 +100,49 @@ class OpenAIModels(BaseModel):
         }
     },
 )
-async def speech(body: OpenAISpeech, service: StateDep) -> SpeechResponse:
-    """Speak a text, streamed."""
-    audio = body.format(service)
-    voice_id = await anyio.to_thread.run_sync(_voice_id, service, body.voice_name)
-    job = SpeechParameters.model_construct(text=body.input, voice_id=voice_id).job(service.settings)
-    return SpeechResponse(service.pool, job, audio)
+async def speech(body: OpenAISpeech, state: StateDep) -> SpeechResponse:
+    """Generate the speech of a text, streamed."""
+    audio_format = body.audio_format(state.settings)
+    voice_id = await anyio.to_thread.run_sync(_resolve_voice_id, state, body.voice_name)
+    job = SpeechParameters.model_construct(text=body.input, voice_id=voice_id).to_job(state.settings)
+    return SpeechResponse(state.pool, job, audio_format)
 
 
 @router.get("/audio/voices")
-async def voices(service: StateDep) -> OpenAIVoices:
-    """The voices there are: recordings first, then OpenAI's names."""
-    ids = await anyio.to_thread.run_sync(service.voices.ids)
+async def voices(state: StateDep) -> OpenAIVoices:
+    """All voices: recordings first, then OpenAI's names."""
+    ids = await anyio.to_thread.run_sync(state.voices.ids)
     names = [*ids, *(name for name in OPENAI_VOICES if name not in ids)]
     return OpenAIVoices(voices=[OpenAIVoice(id=name, name=name) for name in names])
 
 
 @router.get("/models")
-async def models(service: StateDep) -> OpenAIModels:
-    """The one model that speaks here."""
-    return OpenAIModels(data=[OpenAIModel(id=_model_id(service))])
+async def models(state: StateDep) -> OpenAIModels:
+    """The service's one model."""
+    return OpenAIModels(data=[OpenAIModel(id=_model_id(state))])
 
 
 @router.get("/models/{model_id:path}")
-async def model(model_id: str, service: StateDep) -> OpenAIModel:
-    """What is known of a model."""
-    if model_id != _model_id(service):
-        raise NotFound(f"there is no model {model_id[:60]!r} here, but {_model_id(service)!r}", code="model_not_found")
+async def model(model_id: str, state: StateDep) -> OpenAIModel:
+    """Details of a model."""
+    if model_id != _model_id(state):
+        raise NotFound(
+            f"model {model_id[:60]!r} does not exist: the only model is {_model_id(state)!r}", code="model_not_found"
+        )
     return OpenAIModel(id=model_id)
 
 
-def _voice_id(service: AppState, name: str) -> str:
-    """A recording of that name wins over what OpenAI means by it. Blocks: call it in a thread."""
+def _resolve_voice_id(state: AppState, name: str) -> str:
+    """The voice id of a name: a recording takes precedence over OpenAI's voice. Blocks: call it in a thread."""
     if name.lower() not in OPENAI_VOICES:
         return name
     try:
-        service.voices.get(name)
+        state.voices.get(name)
     except UnknownVoice:
         return f"speaker_{OPENAI_VOICES.index(name.lower())}"
     return name
 
 
-def _model_id(service: AppState) -> str:
-    engine = service.host.status().engine
+def _model_id(state: AppState) -> str:
+    engine = state.host.status().engine
     return "csm-1b" if engine in (None, "csm") else engine

@@ -1,4 +1,4 @@
-"""The page at `/` and the files that it is made of. They are open: it is the page that asks for the key."""
+"""The web page at `/` and its static files. They need no API key: the page itself asks for it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from starlette.staticfiles import StaticFiles
 
 FOLDER = Path(__file__).parents[1] / "static"
 
-# The page takes everything from its own origin and makes no HTML out of text; here the browser is told to see to it.
+# The page loads resources from its own origin only and never parses text as HTML; this makes the browser enforce it.
 _POLICY = "; ".join(
     (
         "default-src 'self'",
         "media-src 'self' blob:",
         "object-src 'none'",
         "base-uri 'none'",
-        "form-action 'none'",  # its forms are read by its scripts; a key must never end up in an address
+        "form-action 'none'",  # scripts read its forms; a submitted form would put the key into the URL
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
@@ -28,7 +28,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # asked for again each time, and answered with 304: an update is seen at once
+    "Cache-Control": "no-cache",  # revalidated on every load, usually with 304, so that updates apply at once
 }
 
 _files = StaticFiles(directory=FOLDER)
@@ -38,7 +38,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
-    """The page to listen on."""
+    """The web page."""
     return await _file("index.html", request)
 
 

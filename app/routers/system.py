@@ -1,4 +1,4 @@
-"""What a person or a monitor wants to know of the whole service: API.md section 3."""
+"""System status as JSON and Prometheus metrics, of all workers together (API.md section 3)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from ..audio.thread_pool import in_pool
+from ..audio.thread_pool import run_in_executor
 from ..observability.components import ComponentName
 from ..observability.system_status import Cpu, Gpu
-from ..schemas.speech import ErrorBody
+from ..schemas.errors import error_responses
 from ..state import StateDep
 from .health import PartHealth, parts_of
 
-_writing = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+_metrics_executor = ThreadPoolExecutor(1, thread_name_prefix="metrics")
 
-router = APIRouter(tags=["system"], responses={401: {"model": ErrorBody}})
+router = APIRouter(tags=["system"], responses=error_responses(401))
 
 
 class WorkerStatus(BaseModel):
-    """engine: what it is called once it is ready; null before."""
+    """engine: its name once it is ready; null before."""
 
     worker_id: str
     pid: int
@@ -43,10 +43,10 @@ class SystemStatus(BaseModel):
 
 
 @router.get("/system-status")
-async def system_status(service: StateDep) -> SystemStatus:
-    """Processor, memory, GPUs and workers. Figures of the machine are at most half a second old."""
-    gpus = await service.system_monitor.gpus()
-    records = service.pool.board.records()
+async def system_status(state: StateDep) -> SystemStatus:
+    """CPU, memory, GPUs and workers. Measurements of the machine are at most half a second old."""
+    gpus = await state.system_monitor.gpus()
+    records = state.pool.board.records()
     workers = [
         WorkerStatus(
             worker_id=each.worker_id,
@@ -61,7 +61,7 @@ async def system_status(service: StateDep) -> SystemStatus:
         for each in records
     ]
     return SystemStatus(
-        cpu=service.system_monitor.cpu(),
+        cpu=state.system_monitor.cpu(),
         gpu=gpus[0] if gpus else None,
         gpus=gpus,
         workers=workers,
@@ -70,8 +70,8 @@ async def system_status(service: StateDep) -> SystemStatus:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(request: Request, service: StateDep) -> Response:
-    """Metrics of all workers together, for Prometheus."""
+async def metrics(request: Request, state: StateDep) -> Response:
+    """Prometheus metrics of all workers together."""
     accept = request.headers.get("accept", "")
-    text, media_type = await in_pool(_writing, lambda: service.metrics.render(accept))
+    text, media_type = await run_in_executor(_metrics_executor, lambda: state.metrics.render(accept))
     return Response(text, headers={"Content-Type": media_type})

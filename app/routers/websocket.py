@@ -1,4 +1,4 @@
-"""Speech over WebSockets: API.md section 4."""
+"""WebSocket routes (API.md section 4)."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ router = APIRouter()
 
 
 @router.websocket("/ws")
-async def ws(websocket: WebSocket, service: StateDep) -> None:
+async def ws(websocket: WebSocket, state: StateDep) -> None:
     """Texts with any parameter of /tts/generate; JSON or binary audio."""
-    await WebSocketSession(websocket, service, JsonProtocol(service.settings)).run()
+    await WebSocketSession(websocket, state, JsonProtocol(state.settings)).run()
 
 
 @router.websocket("/stream")
-async def stream(websocket: WebSocket, service: StateDep) -> None:
-    """Texts of one conversation, each answered whole."""
-    dialect = StreamProtocol(service.settings, seed=random.getrandbits(62))
-    await WebSocketSession(websocket, service, dialect).run()
+async def stream(websocket: WebSocket, state: StateDep) -> None:
+    """Texts of one conversation; each is answered with one wav file."""
+    protocol = StreamProtocol(state.settings, seed=random.getrandbits(62))
+    await WebSocketSession(websocket, state, protocol).run()
 
 
 @router.websocket("/api/{voice_name}")
-async def api(websocket: WebSocket, voice_name: str, service: StateDep) -> None:
-    """Texts in one voice; binary audio. A voice that is not there is refused before the connection stands."""
+async def api(websocket: WebSocket, voice_name: str, state: StateDep) -> None:
+    """Texts in one voice; binary audio. The handshake is refused if the voice is unknown."""
     try:
-        await anyio.to_thread.run_sync(_check_voice, service, voice_name)
+        await anyio.to_thread.run_sync(_check_voice, state, voice_name)
     except ServiceError as error:
         await websocket.send_denial_response(answer(error, websocket.scope["path"]))
         return
-    await WebSocketSession(websocket, service, VoiceProtocol(service.settings, voice_name)).run()
+    await WebSocketSession(websocket, state, VoiceProtocol(state.settings, voice_name)).run()
 
 
-def _check_voice(service: AppState, voice_name: str) -> None:
+def _check_voice(state: AppState, voice_name: str) -> None:
     try:
-        service.voices.get(voice_name)
+        state.voices.get(voice_name)
     except UnknownVoice:
         if speaker_number(voice_name) is None:
             raise

@@ -1,4 +1,4 @@
-"""What the clients of CSM's earlier servers send (API.md section 4)."""
+"""Request and response bodies of the routes for clients of earlier CSM servers (API.md section 4)."""
 
 from __future__ import annotations
 
@@ -8,44 +8,37 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from engine import FRAME_MILLISECONDS
 
-from ..audio.postprocessing import key_for
+from ..audio.postprocessing import resolve_watermark_key
 from ..settings import Settings
-from .speech import SpeechJob, SpeechParameters
+from .speech import SpeechJob, SpeechParameters, require_text
 
 SpeakerId = Annotated[int, Field(ge=0, le=999, description="N of the voice speaker_N.")]
-_KeyNumber = Annotated[int, Field(ge=0, le=255)]
-
-
-def with_words(text: str) -> str:
-    """The text itself. Raises ValueError if it is blank."""
-    if not text.strip():
-        raise ValueError("it is empty: send at least one character to speak")
-    return text
+_KeyByte = Annotated[int, Field(ge=0, le=255)]
 
 
 class TextParameters(BaseModel):
-    """One text to be spoken by a numbered speaker."""
+    """One text, and a numbered speaker."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     text: str = Field(min_length=1, description="What to say; at most MAX_TEXT_LENGTH characters.")
     speaker_id: SpeakerId = 0
     max_audio_length_ms: int | None = Field(None, ge=FRAME_MILLISECONDS, le=600_000)
-    watermark: bool | None = Field(None, description="Mark the audio; without it CSM_WATERMARK_ENABLED decides.")
-    watermark_key: Annotated[list[_KeyNumber], Field(min_length=5, max_length=5)] | None = Field(
-        None, description="Five numbers to find the mark by; without it CSM_WATERMARK_KEY is used."
+    watermark: bool | None = Field(None, description="Watermark the audio; the default is CSM_WATERMARK_ENABLED.")
+    watermark_key: Annotated[list[_KeyByte], Field(min_length=5, max_length=5)] | None = Field(
+        None, description="Key of five numbers to detect the watermark with; the default is CSM_WATERMARK_KEY."
     )
 
     @field_validator("text")
     @classmethod
-    def _something_to_say(cls, text: str) -> str:
-        return with_words(text)
+    def _require_text(cls, text: str) -> str:
+        return require_text(text)
 
-    def job(self, settings: Settings, seed: int | None = None) -> SpeechJob:
-        """What to speak. Raises Unprocessable if the text is too long."""
-        return self._speech(settings, seed=seed)
+    def to_job(self, settings: Settings, seed: int | None = None) -> SpeechJob:
+        """The job. Raises Unprocessable if the text is too long."""
+        return self._to_job(settings, seed=seed)
 
-    def _speech(
+    def _to_job(
         self, settings: Settings, *, seed: int | None = None, temperature: float | None = None, top_k: int | None = None
     ) -> SpeechJob:
         return SpeechParameters.model_construct(
@@ -55,11 +48,13 @@ class TextParameters(BaseModel):
             synthesis_temperature=temperature,
             top_k=top_k,
             seed=seed,
-        ).job(settings)
+        ).to_job(settings)
 
-    def key(self, settings: Settings) -> bytes | None:
-        """Of the watermark; None if the answer is not to be marked."""
-        return key_for(settings, self.watermark, None if self.watermark_key is None else bytes(self.watermark_key))
+    def resolve_watermark_key(self, settings: Settings) -> bytes | None:
+        """The key of the watermark; None if the audio is not watermarked."""
+        return resolve_watermark_key(
+            settings, self.watermark, None if self.watermark_key is None else bytes(self.watermark_key)
+        )
 
 
 class GenerateParameters(TextParameters):
@@ -68,8 +63,8 @@ class GenerateParameters(TextParameters):
     temperature: float | None = Field(None, ge=0, le=2)
     topk: int | None = Field(None, ge=1, le=2051)
 
-    def job(self, settings: Settings, seed: int | None = None) -> SpeechJob:
-        return self._speech(settings, seed=seed, temperature=self.temperature, top_k=self.topk)
+    def to_job(self, settings: Settings, seed: int | None = None) -> SpeechJob:
+        return self._to_job(settings, seed=seed, temperature=self.temperature, top_k=self.topk)
 
 
 class SpeakParameters(BaseModel):
@@ -83,16 +78,16 @@ class SpeakParameters(BaseModel):
 
     @field_validator("text")
     @classmethod
-    def _something_to_say(cls, text: str) -> str:
-        return with_words(text)
+    def _require_text(cls, text: str) -> str:
+        return require_text(text)
 
-    def job(self, settings: Settings) -> SpeechJob:
-        """What to speak. Raises Unprocessable if the text is too long."""
-        return SpeechParameters.model_construct(text=self.text, voice_id=self.voice).job(settings)
+    def to_job(self, settings: Settings) -> SpeechJob:
+        """The job. Raises Unprocessable if the text is too long."""
+        return SpeechParameters.model_construct(text=self.text, voice_id=self.voice).to_job(settings)
 
 
 class GeneratedAudio(BaseModel):
-    """The answer of /generate. audio_base64: a wav file."""
+    """The response of /generate. audio_base64: a wav file."""
 
     audio_base64: str
     sample_rate: int
@@ -109,7 +104,7 @@ class SpokenMetadata(BaseModel):
 
 
 class SpokenAudio(BaseModel):
-    """The answer of /api/generate. audio_data: a wav file in base64. duration: in seconds."""
+    """The response of /api/generate. audio_data: a wav file in base64. duration: seconds."""
 
     audio_data: str
     format: str

@@ -18,11 +18,11 @@ _STATE = "live_link"
 class SocketControl:
     """What a connection has to know of the server below it.
 
-    leaving: set when the service shuts down; the connection then ends what it is saying, and closes.
+    shutting_down: set when the service shuts down; the connection then ends what it is saying, and closes.
     abort: cuts the connection without a word, for a reader that takes not even a farewell.
     """
 
-    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    shutting_down: asyncio.Event = field(default_factory=asyncio.Event)
     abort: Callable[[], None] = lambda: None
 
 
@@ -53,7 +53,7 @@ class SpeechWebSocketProtocol(WebSocketsSansIOProtocol):
     def leave(self) -> None:
         """The service is about to shut down: close in an orderly way, behind what is being spoken."""
         if self._link is not None:
-            self._link.leaving.set()
+            self._link.shutting_down.set()
 
     def shutdown(self) -> None:
         if self._link is None or self.close_sent or not self.handshake_complete or self.transport.is_closing():

@@ -1,1 +1,1 @@
-"""Speech over WebSockets (API.md section 4): texts come in while audio goes out, on one connection."""
+"""Speech over WebSockets (API.md section 4): clients send texts and receive audio on one connection."""

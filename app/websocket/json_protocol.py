@@ -1,11 +1,11 @@
-"""WS /ws: JSON in, JSON with base64 audio out; binary audio where a text asks for it.
+"""WS /ws: JSON messages; audio as base64 in JSON, or as binary messages on request.
 
     {"text": "Hello.", "voice_id": "amy", "seed": 1}            a text, with any parameter of /tts/generate
-    {"text": "Once upon a ti", "continue": true}                a text as it is written: said sentence by sentence
-    {"text": "me. The end."}                                    ... and its end; "text": "" ends it too
-    {"type": "cancel"}, {"type": "cancel", "all": true}         stop the current text; and those that wait, too
+    {"text": "Once upon a ti", "continue": true}                a text in pieces, spoken sentence by sentence
+    {"text": "me. The end."}                                    ... its last piece; "text": "" ends it too
+    {"type": "cancel"}, {"type": "cancel", "all": true}         stop the current text; drop the queued ones too
 
-The parameters of a continued text are those of its first message. `format` changes nothing: audio is float32.
+The parameters of a text in pieces are those of its first message. `format` is ignored: audio is float32.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from ..audio.encoders.base import Samples
 from ..errors import ServiceError
 from ..settings import Settings
 from .messages import Command, SpeakCommand, parse_control, parse_object
-from .protocol import Message, UtteranceStats, dump, error_message, float32_bytes, read_text
+from .protocol import Message, UtteranceStats, error_message, float32_bytes, parse_speak_command, to_json
 
 
 @dataclass(frozen=True)
 class JsonProtocol:
     settings: Settings
-    remembers: bool = False
+    keeps_history: bool = False
 
-    def read(self, message: str, *, continuing: bool) -> Command:
+    def parse(self, message: str, *, continuing: bool) -> Command:
         body = parse_object(message)
-        return parse_control(body) or read_text(body, self.settings, continuing=continuing)
+        return parse_control(body) or parse_speak_command(body, self.settings, continuing=continuing)
 
-    def answer(self, say: SpeakCommand) -> JsonResponseWriter:
-        return JsonResponseWriter(say)
+    def create_writer(self, command: SpeakCommand) -> JsonResponseWriter:
+        return JsonResponseWriter(command)
 
-    def refused(self, error: ServiceError) -> list[Message]:
+    def rejected(self, error: ServiceError) -> list[Message]:
         return [error_message(error)]
 
-    def farewell(self) -> list[Message]:
+    def closing(self) -> list[Message]:
         return []
 
 
 class JsonResponseWriter:
-    def __init__(self, say: SpeakCommand) -> None:
-        self._say = say
+    def __init__(self, command: SpeakCommand) -> None:
+        self._command = command
         self._request_id: str | None = None
         self._chunks = 0
 
     def started(self, request_id: str, engine: str) -> list[Message]:
         self._request_id = request_id
         return [
-            dump(
+            to_json(
                 type="audio_status",
                 status="started",
                 request_id=request_id,
-                voice_id=self._say.job.voice_id,
+                voice_id=self._command.job.voice_id,
                 engine=engine,
                 sample_rate=SAMPLE_RATE,
                 channels=1,
@@ -65,24 +65,24 @@ class JsonResponseWriter:
     def chunk(self, samples: Samples) -> list[Message]:
         index, self._chunks = self._chunks, self._chunks + 1
         data = float32_bytes(samples)
-        if self._say.binary:
+        if self._command.binary:
             return [data]
         audio = base64.b64encode(data).decode()
         return [f'{{"type":"audio_chunk","audio":"{audio}","sample_rate":{SAMPLE_RATE},"index":{index}}}']
 
-    def ended(self, figures: UtteranceStats) -> list[Message]:
-        seconds = figures.duration_ms / 1000
-        factor = figures.processing_time_ms / 1000 / seconds if seconds else None
+    def completed(self, stats: UtteranceStats) -> list[Message]:
+        seconds = stats.duration_ms / 1000
+        real_time_factor = stats.processing_time_ms / 1000 / seconds if seconds else None
         return [
-            dump(
+            to_json(
                 type="completion",
                 request_id=self._request_id,
-                duration_ms=round(figures.duration_ms),
+                duration_ms=round(stats.duration_ms),
                 chunks=self._chunks,
-                first_audio_ms=None if figures.first_audio_ms is None else round(figures.first_audio_ms),
-                processing_time_ms=round(figures.processing_time_ms),
-                real_time_factor=None if factor is None else round(factor, 3),
-                cancelled=figures.cancelled or None,
+                first_audio_ms=None if stats.first_audio_ms is None else round(stats.first_audio_ms),
+                processing_time_ms=round(stats.processing_time_ms),
+                real_time_factor=None if real_time_factor is None else round(real_time_factor, 3),
+                cancelled=stats.cancelled or None,
             )
         ]
 

@@ -1,4 +1,4 @@
-"""What comes in over a WebSocket, understood: text to say, or a word about what is being said."""
+"""Client messages parsed into commands: speak a text, cancel, close."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from ..schemas.speech import SpeechJob
 
 @dataclass(frozen=True)
 class SpeakCommand:
-    """A text, or a piece of one.
+    """Speak a text, or a piece of one.
 
-    order: how to say it; its own text is not looked at.
-    continues: more of the same text follows, so only its whole sentences can be said by now.
-    binary: chunks are wanted as binary messages.
-    key: of the watermark; None leaves the answer unmarked.
+    job: the parameters of the speech; the text inside it is ignored.
+    continues: more pieces of the text follow, so only its complete sentences can be spoken yet.
+    binary: send the audio as binary messages.
+    watermark_key: None leaves the audio unmarked.
     """
 
     text: str
     job: SpeechJob
     continues: bool = False
     binary: bool = False
-    key: bytes | None = None
+    watermark_key: bytes | None = None
 
 
 @dataclass(frozen=True)
 class CancelCommand:
-    """Stop the text that is being spoken; with `everything` those that wait behind it, too."""
+    """Stop the current text; with `include_queued` drop the queued ones too."""
 
-    everything: bool = False
+    include_queued: bool = False
 
 
 @dataclass(frozen=True)
 class CloseCommand:
-    """Nothing more comes: close, once everything is said."""
+    """No more texts follow: close once all queued ones are spoken."""
 
 
 Command = SpeakCommand | CancelCommand | CloseCommand
@@ -48,7 +48,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def parse_object(message: str) -> dict[str, Any]:
-    """A message that has to be a JSON object. Raises BadRequest."""
+    """Parse a message that must be a JSON object. Raises BadRequest."""
     try:
         body = json.loads(message)
     except (ValueError, RecursionError) as error:
@@ -61,28 +61,28 @@ def parse_object(message: str) -> dict[str, Any]:
 
 
 def parse_control(body: dict[str, Any]) -> CancelCommand | None:
-    """The command of a message with a type of its own; None if the message is a text.
+    """The command of a control message; None if the message is a text. Removes the fields it reads.
 
-    Raises Unprocessable for a type that is not known.
+    Raises Unprocessable if the type is unknown.
     """
     kind = body.pop("type", "text")
     if kind == "text":
         return None
     if kind == "cancel":
-        return CancelCommand(take_flag(body, "all"))
+        return CancelCommand(pop_flag(body, "all"))
     raise Unprocessable(f"type: it must be 'text' or 'cancel', not {str(kind)[:60]!r}", code="invalid_parameter")
 
 
-def take_flag(body: dict[str, Any], name: str) -> bool:
-    """Take true or false out of a message; false where it is missing. Raises Unprocessable."""
+def pop_flag(body: dict[str, Any], name: str) -> bool:
+    """Remove a boolean from a message; False if it is missing. Raises Unprocessable if it is not a boolean."""
     value = body.pop(name, False)
     if not isinstance(value, bool):
         raise Unprocessable(f"{name}: it must be true or false, not {str(value)[:60]!r}", code="invalid_parameter")
     return value
 
 
-def validated(model: type[_Model], body: dict[str, Any]) -> _Model:
-    """What a message says, held to its rules. Raises Unprocessable with all that is wrong."""
+def validate(model: type[_Model], body: dict[str, Any]) -> _Model:
+    """Validate a message against a model. Raises Unprocessable that lists every error."""
     try:
         return model.model_validate(body)
     except ValidationError as error:

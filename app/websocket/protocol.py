@@ -1,4 +1,4 @@
-"""How clients talk on a WebSocket: what a message of theirs means, and what a text of theirs is answered."""
+"""The message formats of the WebSocket routes: parsing of client messages, serialisation of responses."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any, Protocol
 
 from ..audio.encoders.base import Samples
 from ..audio.encoders.pcm import to_unit_range
-from ..audio.postprocessing import key_for
+from ..audio.postprocessing import resolve_watermark_key
 from ..errors import ServiceError
 from ..schemas.speech import SpeechParameters
 from ..settings import Settings
-from .messages import Command, SpeakCommand, take_flag, validated
+from .messages import Command, SpeakCommand, pop_flag, validate
 
-Message = str | bytes  # as a text frame or a binary one
+Message = str | bytes  # a text message or a binary one
 
-_SOME_WORDS = "."  # for the rules of a text: nobody can say yet what a piece without words will become
+_PLACEHOLDER_TEXT = "."  # passes validation in place of a piece without words, since more pieces follow
 
 
 @dataclass(frozen=True)
 class UtteranceStats:
-    """How a text went.
+    """Statistics of one text.
 
-    duration_ms: of the audio. first_audio_ms, processing_time_ms: since it was its turn.
+    duration_ms: length of the audio.
+    first_audio_ms, processing_time_ms: measured from when the text left the queue.
     """
 
     duration_ms: float
@@ -33,59 +34,64 @@ class UtteranceStats:
 
 
 class ResponseWriter(Protocol):
-    """The messages that one text is answered with. They may be made in a thread, one after the other."""
+    """Builds the response messages of one text. Its methods may run in a thread, but never concurrently."""
 
     def started(self, request_id: str, engine: str) -> list[Message]:
-        """Its first audio is there."""
+        """The messages to send before the first audio."""
         ...
 
     def chunk(self, samples: Samples) -> list[Message]:
-        """Some audio of it, float32 (samples,) at 24 kHz."""
+        """The messages of some audio, float32 (samples,) at 24 kHz."""
         ...
 
-    def ended(self, figures: UtteranceStats) -> list[Message]: ...
+    def completed(self, stats: UtteranceStats) -> list[Message]:
+        """The last messages of a text that was spoken to its end or cancelled."""
+        ...
 
     def failed(self, error: ServiceError) -> list[Message]: ...
 
 
 class MessageProtocol(Protocol):
-    """remembers: each text goes on from the one before, as the pieces of one text always do."""
+    """The message format of one route.
+
+    keeps_history: each text is spoken as the continuation of the previous one. Pieces of one text always are.
+    """
 
     @property
-    def remembers(self) -> bool: ...
+    def keeps_history(self) -> bool: ...
 
-    def read(self, message: str, *, continuing: bool) -> Command:
-        """What a message asks for. continuing: the text before it is still open. Raises ServiceError."""
+    def parse(self, message: str, *, continuing: bool) -> Command:
+        """Parse a client message. continuing: the previous text is still open. Raises ServiceError."""
         ...
 
-    def answer(self, say: SpeakCommand) -> ResponseWriter: ...
+    def create_writer(self, command: SpeakCommand) -> ResponseWriter: ...
 
-    def refused(self, error: ServiceError) -> list[Message]:
-        """The answer to a message that cannot be done."""
+    def rejected(self, error: ServiceError) -> list[Message]:
+        """The response to a message that cannot be parsed or queued."""
         ...
 
-    def farewell(self) -> list[Message]:
-        """The last words to a client that has said it is done."""
+    def closing(self) -> list[Message]:
+        """The messages to send before the connection closes at the client's request."""
         ...
 
 
-def read_text(body: dict[str, Any], settings: Settings, *, continuing: bool) -> SpeakCommand:
-    """A text, or a piece of one, with any of the parameters of /tts/generate. Raises ServiceError."""
-    continues, binary = take_flag(body, "continue"), take_flag(body, "binary")
+def parse_speak_command(body: dict[str, Any], settings: Settings, *, continuing: bool) -> SpeakCommand:
+    """Parse a text, or a piece of one, with any parameter of /tts/generate. Raises ServiceError."""
+    continues, binary = pop_flag(body, "continue"), pop_flag(body, "binary")
     text = body.get("text", "") if continuing else body.get("text")
     if (continues or continuing) and isinstance(text, str) and not text.strip():
-        body = {**body, "text": _SOME_WORDS}
-    job = validated(SpeechParameters, body).job(settings)
-    return SpeakCommand(str(text), job, continues, binary, key_for(settings))
+        body = {**body, "text": _PLACEHOLDER_TEXT}
+    job = validate(SpeechParameters, body).to_job(settings)
+    return SpeakCommand(str(text), job, continues, binary, resolve_watermark_key(settings))
 
 
-def dump(**fields: object) -> str:
-    """JSON of the fields that are known."""
+def to_json(**fields: object) -> str:
+    """A JSON object of the fields that are not None."""
     return json.dumps({name: value for name, value in fields.items() if value is not None}, ensure_ascii=False)
 
 
 def error_message(error: ServiceError) -> str:
-    return dump(type="error", code=error.code, message=error.detail, retry_after=error.retry_after)
+    return to_json(type="error", code=error.code, message=error.detail, retry_after=error.retry_after)
 
 
 def float32_bytes(samples: Samples) -> bytes:

@@ -1,4 +1,4 @@
-"""One WebSocket: hears what its client wants, and says its texts one after the other."""
+"""WebSocket session: receives the commands of one client and speaks its texts in order."""
 
 from __future__ import annotations
 
@@ -33,45 +33,45 @@ from .utterance_task import UtteranceTask
 
 _log = logging.getLogger(__name__)
 
-MOST_TEXTS = 64  # that wait on one connection
+MAX_QUEUED_TEXTS = 64
+MAX_HISTORY_FRAMES = 500  # 40 s: about what fits in the context beside a voice and a text
 _NORMAL, _GOING_AWAY, _INTERNAL_ERROR, _SERVICE_RESTART = 1000, 1001, 1011, 1012  # RFC 6455, 7.4.1
-MOST_REMEMBERED = 500  # frames, 40 s: about what the engine has room for beside a voice and a text
 _NO_CODES: npt.NDArray[np.int64] = np.zeros((0, 0), np.int64)
-_SMALL = 48_000  # samples, 2 s: making a message of fewer takes less than the way to a thread and back
+_INLINE_SAMPLES = 48_000  # 2 s: serialising up to this many takes less time than a switch to a thread and back
 
 
-class _ReaderStalledError(Exception):
-    """The client takes nothing any more."""
+class _WriteTimeoutError(Exception):
+    """The client has stopped reading."""
 
 
 class WebSocketSession:
-    """Runs until the client leaves, is done, or is silent for too long, or the service shuts down.
+    """Runs until the client disconnects, closes or is idle for too long, or the service shuts down.
 
-    One task listens, so that a client can cancel and leave while it is spoken to; one speaks, and holds a slot
-    only while it does; one waits for the shutdown, and one for a reader that takes nothing. When the first of them
-    ends, all do. They are cancelled once each, and waited for: what they leave behind is given back in an orderly way.
+    One task receives messages, so that the client can cancel and disconnect at any time; one speaks, and holds a slot
+    only while it generates; one waits for the shutdown, and one for the write timeout. When the first of them ends,
+    the others are cancelled once and awaited, so that their cleanup completes.
     """
 
-    def __init__(self, websocket: WebSocket, service: AppState, dialect: MessageProtocol) -> None:
+    def __init__(self, websocket: WebSocket, state: AppState, protocol: MessageProtocol) -> None:
         self._websocket = websocket
-        self._service = service
-        self._dialect = dialect
-        self._link = socket_control(websocket.scope)
+        self._state = state
+        self._protocol = protocol
+        self._control = socket_control(websocket.scope)
         self._record = record_of(websocket.scope)
-        self._patience = WriteTimeout(STALL_SECONDS)
-        self._texts = TextQueue(MOST_TEXTS, service.settings.max_text_length)
-        self._saying: asyncio.Task[None] | None = None  # the current text
-        self._engaged = False  # something is being said, or waits for a slot
-        self._ended = time.monotonic()  # of what was said last
-        self._said: tuple[SpeechSegment, ...] = ()  # what the next text follows on from, oldest first
+        self._write_timeout = WriteTimeout(STALL_SECONDS)
+        self._queue = TextQueue(MAX_QUEUED_TEXTS, state.settings.max_text_length)
+        self._current_task: asyncio.Task[None] | None = None  # speaks the current text
+        self._generating = False  # a piece of text is being generated, or waits for a slot
+        self._last_generated = time.monotonic()
+        self._history: tuple[SpeechSegment, ...] = ()  # of the next text, oldest first
         self._close_code, self._close_reason = _NORMAL, ""
 
     async def run(self) -> None:
-        """Accept it, and serve it to its end."""
+        """Accept the connection and serve it until it ends."""
         await self._websocket.accept()
         tasks = [
-            asyncio.create_task(self._guarded(task))
-            for task in (self._listen, self._speak, self._drain, self._lose_patience)
+            asyncio.create_task(self._guard(task))
+            for task in (self._receive_messages, self._speak_texts, self._drain, self._watch_write_timeout)
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -83,145 +83,149 @@ class WebSocketSession:
                 task.cancel()
             with CancelScope(shield=True):
                 await asyncio.gather(*tasks, return_exceptions=True)
-                with move_on_after(1), suppress(RuntimeError, WebSocketDisconnect):  # the client was quicker
+                with move_on_after(1), suppress(RuntimeError, WebSocketDisconnect):  # the client closed it first
                     await self._websocket.close(self._close_code, self._close_reason)
 
-    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task and record why the connection ends."""
         try:
             await task()
         except WebSocketDisconnect:
-            self._record.outcome = self._record.outcome or ("left" if self._engaged else "ok")
-        except _ReaderStalledError:
+            self._record.outcome = self._record.outcome or ("left" if self._generating else "ok")
+        except _WriteTimeoutError:
             self._record.outcome = "stalled"
-            self._link.abort()
+            self._control.abort()
         except Exception:
-            _log.exception("connection %s met an error that nobody expected", self._record.request_id)
+            _log.exception("unexpected error on connection %s", self._record.request_id)
             self._record.outcome, self._close_code = "failed", _INTERNAL_ERROR
 
-    # ---- hearing
+    # ---- receiving
 
-    async def _listen(self) -> None:
-        idle = self._service.settings.websocket_idle_seconds
-        last = time.monotonic()
+    async def _receive_messages(self) -> None:
+        idle_seconds = self._state.settings.websocket_idle_seconds
+        last_received = time.monotonic()
         while True:
-            with move_on_after(max(last, self._ended) + idle - time.monotonic()) as waiting:
+            deadline = max(last_received, self._last_generated) + idle_seconds
+            with move_on_after(deadline - time.monotonic()) as scope:
                 message = await self._websocket.receive()
-            if waiting.cancelled_caught:
-                if self._engaged:
-                    last = time.monotonic()
+            if scope.cancelled_caught:
+                if self._generating:
+                    last_received = time.monotonic()
                     continue
-                self._close_code, self._close_reason = _GOING_AWAY, f"nothing was said or sent for {idle:g} seconds"
+                self._close_code, self._close_reason = _GOING_AWAY, f"idle for {idle_seconds:g} seconds"
                 return
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code") or 1005)
-            last = time.monotonic()
+            last_received = time.monotonic()
             text = message.get("text")
             try:
                 if text is None:
-                    raise BadRequest("send text messages; a binary one is not understood", code="bad_message")
-                self._obey(self._dialect.read(text, continuing=self._texts.continuing))
+                    raise BadRequest("binary messages are not supported: send text messages", code="bad_message")
+                self._execute(self._protocol.parse(text, continuing=self._queue.continuing))
             except ServiceError as error:
-                await self._send(self._dialect.refused(error))
+                await self._send(self._protocol.rejected(error))
 
-    def _obey(self, command: Command) -> None:
+    def _execute(self, command: Command) -> None:
         if isinstance(command, CancelCommand):
-            if command.everything:
-                self._texts.clear()
-            if self._texts.current is not None and self._saying is not None:
-                self._texts.current.close()
-                self._saying.cancel()
+            if command.include_queued:
+                self._queue.clear()
+            if self._queue.current is not None and self._current_task is not None:
+                self._queue.current.close()
+                self._current_task.cancel()
         elif isinstance(command, CloseCommand):
-            self._texts.finish()
-        elif self._link.leaving.is_set():
-            raise _leaving()
+            self._queue.finish()
+        elif self._control.shutting_down.is_set():
+            raise _shutting_down()
         else:
-            self._texts.put(command)
+            self._queue.put(command)
 
     async def _drain(self) -> None:
-        """At a shutdown: say the current text to its end, and refuse those that wait."""
-        await self._link.leaving.wait()
+        """On shutdown: let the current text finish, and fail the queued ones."""
+        await self._control.shutting_down.wait()
         self._close_code, self._close_reason = _SERVICE_RESTART, "the service is shutting down"
         self._record.outcome = "drained"
-        for text in self._texts.clear():
-            await self._send(self._dialect.answer(text.say).failed(_leaving()))
-        self._texts.finish()
-        await asyncio.Event().wait()  # the task that speaks ends it all
+        for text in self._queue.clear():
+            await self._send(self._protocol.create_writer(text.command).failed(_shutting_down()))
+        self._queue.finish()
+        await asyncio.Event().wait()  # _speak_texts ends the session
 
     # ---- speaking
 
-    async def _speak(self) -> None:
+    async def _speak_texts(self) -> None:
         number = 0
-        async for text in self._texts:
+        async for text in self._queue:
             number += 1
-            await self._say(text, UtteranceTask(text.say, self._dialect.answer(text.say), self._record.part(number)))
-        if not self._link.leaving.is_set():
-            await self._send(self._dialect.farewell())
+            writer = self._protocol.create_writer(text.command)
+            await self._speak_text(text, UtteranceTask(text.command, writer, self._record.part(number)))
+        if not self._control.shutting_down.is_set():
+            await self._send(self._protocol.closing())
 
-    async def _say(self, text: PendingText, telling: UtteranceTask) -> None:
-        """One text, up to the message that it is complete, was cancelled, or failed."""
-        self._saying = saying = asyncio.create_task(self._say_pieces(text, telling))
+    async def _speak_text(self, text: PendingText, utterance: UtteranceTask) -> None:
+        """Speak one text, up to the message that it is complete, was cancelled, or failed."""
+        self._current_task = task = asyncio.create_task(self._speak_pieces(text, utterance))
         try:
-            await asyncio.wait({saying})
-            self._engaged, self._ended = False, time.monotonic()
-            if saying.cancelled():
-                await self._send(telling.cancelled())
-            elif isinstance(error := saying.exception(), ServiceError):
-                await self._send(telling.failed(error))
+            await asyncio.wait({task})
+            self._generating, self._last_generated = False, time.monotonic()
+            if task.cancelled():
+                await self._send(utterance.cancelled())
+            elif isinstance(error := task.exception(), ServiceError):
+                await self._send(utterance.failed(error))
             else:
-                saying.result()  # raises whatever else went wrong
-                await self._send(await run_in_thread(telling.ended))
+                task.result()  # raises any other error
+                await self._send(await run_in_thread(utterance.completed))
         finally:
-            saying.cancel()
-            await asyncio.gather(saying, return_exceptions=True)
-            telling.close()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            utterance.close()
 
-    async def _say_pieces(self, text: PendingText, telling: UtteranceTask) -> None:
-        if not self._dialect.remembers:
-            self._said = ()
+    async def _speak_pieces(self, text: PendingText, utterance: UtteranceTask) -> None:
+        if not self._protocol.keeps_history:
+            self._history = ()
         async for piece in text.pieces():
-            job = telling.next_order(piece, self._said, last=not text.open)
+            job = utterance.next_job(piece, self._history, last=not text.open)
             if job is None:
-                continue  # max_audio_length_ms is reached: the rest of the text is still the rest of this text
-            self._engaged = True
-            async with speak(self._service.pool, job) as speech:
-                telling.admitted()
-                await self._pass_on(speech, telling, text, piece)
-            self._engaged, self._ended = False, time.monotonic()
-        if telling.effect is not None:
-            await self._give(telling, telling.effect.flush, heavy=True)
-        if not telling.samples:
-            raise Unprocessable("there is nothing to hear: the text has no words, or the trims left nothing of them")
+                continue  # max_audio_length_ms is reached: drop the rest of this text
+            self._generating = True
+            async with speak(self._state.pool, job) as speech:
+                utterance.admitted()
+                await self._send_speech(speech, utterance, text, piece)
+            self._generating, self._last_generated = False, time.monotonic()
+        if utterance.effect is not None:
+            await self._send_audio(utterance, utterance.effect.flush, in_thread=True)
+        if not utterance.samples_sent:
+            raise Unprocessable("there is no audio: the text has no words, or the trims removed all of them")
 
-    async def _pass_on(self, speech: Speech, telling: UtteranceTask, text: PendingText, piece: str) -> None:
-        """The audio of one piece, as it comes."""
+    async def _send_speech(self, speech: Speech, utterance: UtteranceTask, text: PendingText, piece: str) -> None:
+        """Send the audio of one piece as it is generated, and add the piece to the history."""
         codes = []
         async for chunk in speech:
-            if not telling.begun:
-                await self._send(telling.begin(speech.engine_name))
+            if not utterance.started:
+                await self._send(utterance.start(speech.engine_name))
             codes.append(chunk.codes)
             if chunk.samples.size:
-                await self._give(telling, telling.finishing(chunk.samples), heavy=chunk.samples.size > _SMALL)
-        speaker = speaker_number(text.say.job.voice_id or "") or 0
-        self._remember(SpeechSegment(piece, np.concatenate(codes or [_NO_CODES]), speaker))
+                in_thread = utterance.effect is not None or chunk.samples.size > _INLINE_SAMPLES
+                await self._send_audio(utterance, utterance.postprocess(chunk.samples), in_thread=in_thread)
+        speaker = speaker_number(text.command.job.voice_id or "") or 0
+        self._add_to_history(SpeechSegment(piece, np.concatenate(codes or [_NO_CODES]), speaker))
 
-    def _remember(self, said: SpeechSegment) -> None:
-        """Only what was said to its end: of the rest nobody knows which words it was."""
-        if said.codes.size:  # else the engine has no use for it
-            self._said = (*self._said, said)
-            while sum(len(each.codes) for each in self._said) > MOST_REMEMBERED:
-                self._said = self._said[1:]
+    def _add_to_history(self, segment: SpeechSegment) -> None:
+        """Add a segment that was spoken to its end: how many words an incomplete one holds is unknown."""
+        if segment.codes.size:  # else the engine does not report codes
+            self._history = (*self._history, segment)
+            while sum(len(each.codes) for each in self._history) > MAX_HISTORY_FRAMES:
+                self._history = self._history[1:]
 
-    async def _give(self, telling: UtteranceTask, finish: Callable[[], Samples], *, heavy: bool) -> None:
-        """Give samples their finish, make messages of them, and send those."""
+    async def _send_audio(self, utterance: UtteranceTask, process: Callable[[], Samples], *, in_thread: bool) -> None:
+        """Send the samples that `process` returns; postprocessing and serialisation may run in a thread."""
 
-        def make() -> tuple[Samples, list[Message]]:
-            samples = finish()
-            return samples, telling.answer.chunk(samples) if samples.size else []
+        def make_messages() -> tuple[int, list[Message]]:
+            samples = process()
+            return samples.size, utterance.writer.chunk(samples) if samples.size else []
 
-        samples, messages = await run_in_thread(make) if heavy or telling.effect is not None else make()
-        telling.ready()
+        size, messages = await run_in_thread(make_messages) if in_thread else make_messages()
+        utterance.before_send()
         await self._send(messages)
-        telling.sent(samples.size)
+        utterance.after_send(size)
 
     async def _send(self, messages: list[Message]) -> None:
         for message in messages:
@@ -230,12 +234,12 @@ class WebSocketSession:
                 if isinstance(message, bytes)
                 else self._websocket.send_text(message)
             )
-            await self._patience.send(send)
+            await self._write_timeout.send(send)
 
-    async def _lose_patience(self) -> None:
-        await self._patience.end()
-        raise _ReaderStalledError
+    async def _watch_write_timeout(self) -> None:
+        await self._write_timeout.wait()
+        raise _WriteTimeoutError
 
 
-def _leaving() -> Unavailable:
+def _shutting_down() -> Unavailable:
     return Unavailable("the service is shutting down: connect again soon", code="draining")

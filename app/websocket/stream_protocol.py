@@ -1,4 +1,4 @@
-"""WS /stream: texts as a language model writes them; each is answered whole, and goes on from the one before."""
+"""WS /stream: the texts of one conversation; each is answered with one wav file and continues the previous one."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ..audio.encoders.base import Samples
 from ..errors import ServiceError, Unprocessable
 from ..schemas.legacy import TextParameters
 from ..settings import Settings
-from .messages import CloseCommand, Command, SpeakCommand, parse_control, parse_object, take_flag, validated
-from .protocol import Message, UtteranceStats, dump
+from .messages import CloseCommand, Command, SpeakCommand, parse_control, parse_object, pop_flag, validate
+from .protocol import Message, UtteranceStats, to_json
 
 _NO_TEXT = Unprocessable("No text provided", code="no_text")
-LONGEST_MS = 30_000  # of a text's audio, where it does not say
+DEFAULT_MAX_AUDIO_MS = 30_000  # of one text
 
 
 @dataclass(frozen=True)
 class StreamProtocol:
-    """seed: of every text of the connection."""
+    """seed: used for every text of the connection."""
 
     settings: Settings
     seed: int
-    remembers: bool = True
+    keeps_history: bool = True
 
-    def read(self, message: str, *, continuing: bool) -> Command:
+    def parse(self, message: str, *, continuing: bool) -> Command:
         body = parse_object(message)
-        if take_flag(body, "done"):
+        if pop_flag(body, "done"):
             return CloseCommand()
         control = parse_control(body)
         if control is not None:
@@ -39,19 +39,21 @@ class StreamProtocol:
         text = body.get("text", "")
         if isinstance(text, str) and not text.strip():
             raise _NO_TEXT
-        parameters = validated(TextParameters, {"max_audio_length_ms": LONGEST_MS, **body})
+        parameters = validate(TextParameters, {"max_audio_length_ms": DEFAULT_MAX_AUDIO_MS, **body})
         return SpeakCommand(
-            parameters.text, parameters.job(self.settings, self.seed), key=parameters.key(self.settings)
+            parameters.text,
+            parameters.to_job(self.settings, self.seed),
+            watermark_key=parameters.resolve_watermark_key(self.settings),
         )
 
-    def answer(self, say: SpeakCommand) -> StreamResponseWriter:
-        return StreamResponseWriter(say.text)
+    def create_writer(self, command: SpeakCommand) -> StreamResponseWriter:
+        return StreamResponseWriter(command.text)
 
-    def refused(self, error: ServiceError) -> list[Message]:
-        return [dump(error=error.detail, code=None if error is _NO_TEXT else error.code)]
+    def rejected(self, error: ServiceError) -> list[Message]:
+        return [to_json(error=error.detail, code=None if error is _NO_TEXT else error.code)]
 
-    def farewell(self) -> list[Message]:
-        return [dump(status="closed")]
+    def closing(self) -> list[Message]:
+        return [to_json(status="closed")]
 
 
 class StreamResponseWriter:
@@ -66,18 +68,18 @@ class StreamResponseWriter:
         self._samples.append(samples)
         return []
 
-    def ended(self, figures: UtteranceStats) -> list[Message]:
-        if figures.cancelled:
-            return [dump(error="cancelled", code="cancelled", text=self._text)]
+    def completed(self, stats: UtteranceStats) -> list[Message]:
+        if stats.cancelled:
+            return [to_json(error="cancelled", code="cancelled", text=self._text)]
         audio = wav_file(np.concatenate([np.zeros(0, np.float32), *self._samples]))
         return [
-            dump(
+            to_json(
                 audio_base64=base64.b64encode(audio).decode(),
                 sample_rate=SAMPLE_RATE,
-                processing_time_ms=round(figures.processing_time_ms, 1),
+                processing_time_ms=round(stats.processing_time_ms, 1),
                 text=self._text,
             )
         ]
 
     def failed(self, error: ServiceError) -> list[Message]:
-        return [dump(error=error.detail, code=error.code, text=self._text)]
+        return [to_json(error=error.detail, code=error.code, text=self._text)]

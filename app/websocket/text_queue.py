@@ -1,4 +1,4 @@
-"""The texts of one connection that wait to be said, and the one that is being said while it still grows."""
+"""Queue of the texts of one connection, among them one that the client may still be writing."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from .messages import SpeakCommand
 
 
 class PendingText:
-    """A text on its way to be said: whole, or still being written by whoever sends it.
+    """A text to be spoken: complete, or still being written by the client.
 
-    longest: the most characters of it that may wait.
+    command: its first message, whose parameters apply to the whole text.
+    max_characters: limit of its unspoken characters.
     """
 
-    def __init__(self, say: SpeakCommand, longest: int) -> None:
-        self.say = say  # its first message, whose parameters hold for all of it
-        self.open = say.continues
-        self._waiting = say.text
-        self._longest = longest
+    def __init__(self, command: SpeakCommand, max_characters: int) -> None:
+        self.command = command
+        self.open = command.continues
+        self._unspoken = command.text
+        self._max_characters = max_characters
         self._changed = asyncio.Event()
 
-    def add(self, piece: str, more: bool) -> None:
-        """Write on. more: that was not the end of it yet. Raises Unprocessable if too much of it waits."""
-        if len(self._waiting) + len(piece) > self._longest:
+    def append(self, piece: str, continues: bool) -> None:
+        """Append a piece. continues: more pieces follow. Raises Unprocessable if too many characters are unspoken."""
+        if len(self._unspoken) + len(piece) > self._max_characters:
             raise Unprocessable(
-                f"{len(self._waiting)} characters of this text wait to be said, and with these {len(piece)} there "
-                f"would be more than {self._longest}: send them once some audio has come",
+                f"{len(self._unspoken)} characters of this text are not spoken yet, and {len(piece)} more would exceed "
+                f"the limit of {self._max_characters}: send them after some audio has arrived",
                 code="text_too_long",
             )
-        self._waiting += piece
-        self.open = more
+        self._unspoken += piece
+        self.open = continues
         self._changed.set()
 
     def close(self) -> None:
-        """Nothing follows any more: what waits is all there is."""
+        """No more pieces follow."""
         self.open = False
         self._changed.set()
 
     async def pieces(self) -> AsyncIterator[str]:
-        """What can be said by now, each time it is asked for, until the text is at its end.
+        """Yield all text that can be spoken now, waiting for more until the text is closed.
 
-        A whole text is one piece. One that is being written is said in whole sentences, or when it goes on for
-        long without one, in whatever the engine would cut it into.
+        A complete text is one piece. An open one yields complete sentences; if it grows long without a sentence end,
+        it is split as the engine would split it.
         """
         while True:
             self._changed.clear()
-            piece = self._take().strip()
+            piece = self._pop_speakable().strip()
             if piece:
                 yield piece
             elif self.open:
@@ -58,78 +59,82 @@ class PendingText:
             else:
                 return
 
-    def _take(self) -> str:
-        waiting = self._waiting
+    def _pop_speakable(self) -> str:
+        unspoken = self._unspoken
         if not self.open:
-            self._waiting = ""
-            return waiting
-        end = sentences_end(waiting)
-        limit = self.say.job.speech.chunk_characters
-        if not end and len(waiting) > 2 * limit:
-            *whole, rest = split_text(waiting, limit)  # white space at its end is gone
-            self._waiting = rest + (" " if waiting[-1].isspace() else "")
-            return " ".join(whole)
-        self._waiting = waiting[end:]
-        return waiting[:end]
+            self._unspoken = ""
+            return unspoken
+        end = sentences_end(unspoken)
+        limit = self.command.job.request.chunk_characters
+        if not end and len(unspoken) > 2 * limit:
+            *chunks, rest = split_text(unspoken, limit)  # strips trailing white space
+            self._unspoken = rest + (" " if unspoken[-1].isspace() else "")
+            return " ".join(chunks)
+        self._unspoken = unspoken[end:]
+        return unspoken[:end]
 
 
 class TextQueue:
-    """The texts of a connection in the order they came. Everything here runs on one event loop.
+    """The texts of a connection in order of arrival. All methods must be called on one event loop.
 
-    most: how many may wait beside the one that is being said. longest: characters of one that may wait.
+    max_queued: limit of queued texts, the current one not counted.
+    max_characters: limit of unspoken characters per text.
     """
 
-    def __init__(self, most: int, longest: int) -> None:
+    def __init__(self, max_queued: int, max_characters: int) -> None:
         self.current: PendingText | None = None
-        self._most = most
-        self._longest = longest
-        self._waiting: deque[PendingText] = deque()
+        self._max_queued = max_queued
+        self._max_characters = max_characters
+        self._queued: deque[PendingText] = deque()
         self._newest: PendingText | None = None
         self._finished = False
         self._changed = asyncio.Event()
 
     @property
     def continuing(self) -> bool:
-        """The next message goes on with the text of the last one."""
+        """Whether the next message continues the newest text."""
         return self._newest is not None and self._newest.open
 
-    def put(self, say: SpeakCommand) -> None:
-        """Take a text, or the next piece of one. Raises Busy if too many wait, Unprocessable for too much of one."""
+    def put(self, command: SpeakCommand) -> None:
+        """Queue a text, or append to the open one.
+
+        Raises Busy if too many texts are queued, Unprocessable if a text has too many unspoken characters.
+        """
         if self._newest is not None and self._newest.open:
-            self._newest.add(say.text, say.continues)
+            self._newest.append(command.text, command.continues)
             return
-        if len(self._waiting) >= self._most:
+        if len(self._queued) >= self._max_queued:
             raise Busy(
-                f"{self._most} texts of this connection wait to be said: send more once one is complete",
+                f"{self._max_queued} texts are queued on this connection: send more after one is complete",
                 code="too_many_texts",
             )
-        self._newest = PendingText(say, self._longest)
-        self._waiting.append(self._newest)
+        self._newest = PendingText(command, self._max_characters)
+        self._queued.append(self._newest)
         self._changed.set()
 
     def finish(self) -> None:
-        """Nothing more comes. What waits will still be said."""
+        """No more texts follow. Those in the queue are still spoken."""
         self._finished = True
         if self._newest is not None:
             self._newest.close()
         self._changed.set()
 
     def clear(self) -> list[PendingText]:
-        """Drop the texts that wait, and give them back. The current one is not among them."""
-        dropped = list(self._waiting)
-        self._waiting.clear()
-        if self._newest in dropped:
+        """Remove and return the queued texts, the current one excluded."""
+        removed = list(self._queued)
+        self._queued.clear()
+        if self._newest in removed:
             self._newest = None
-        return dropped
+        return removed
 
     async def __aiter__(self) -> AsyncIterator[PendingText]:
-        """Each text in turn, waiting for the next, until `finish` and nothing is left."""
+        """Yield each text in turn, waiting for the next one until `finish` is called and the queue is empty."""
         while True:
             self._changed.clear()
-            if self._waiting:
-                self.current = self._waiting.popleft()
+            if self._queued:
+                self.current = self._queued.popleft()
                 yield self.current
-                self.current.close()  # also one that was cancelled: what comes next is a text of its own
+                self.current.close()  # cancelled ones too: the next message starts a new text
                 self.current = None
             elif self._finished:
                 return

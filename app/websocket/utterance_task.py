@@ -1,4 +1,4 @@
-"""One text while it is told: what it is answered with, and the account of how it goes."""
+"""State of the text that is being spoken: its jobs, its response messages, its log record and statistics."""
 
 from __future__ import annotations
 
@@ -19,97 +19,101 @@ from .protocol import Message, ResponseWriter, UtteranceStats
 
 
 class UtteranceTask:
-    """record: of this text alone; it ends with `close`."""
+    """record: of this text alone; `close` ends it."""
 
-    def __init__(self, say: SpeakCommand, answer: ResponseWriter, record: RequestRecord) -> None:
-        self.answer = answer
-        self.effect = make_effect(key=say.key)
-        self.begun = False  # the client was told that it started
-        self.samples = 0  # that were sent
-        self._say = say
+    def __init__(self, command: SpeakCommand, writer: ResponseWriter, record: RequestRecord) -> None:
+        self.writer = writer
+        self.effect = make_effect(watermark_key=command.watermark_key)
+        self.started = False  # the started message has been sent
+        self.samples_sent = 0
+        self._command = command
         self._record = record
-        self._spoken = 0  # samples that the engine gave, all pieces together
+        self._samples_generated = 0  # by the engine, over all pieces
         self._pieces = 0
-        self._piece_began = 0.0
-        self._pacing = UnderrunMeter()
-        record.voice = say.job.voice_id or "default"
+        self._speech_timer = 0.0
+        self._underruns = UnderrunMeter()
+        record.voice = command.job.voice_id or "default"
         record.format = "float32"
 
-    def next_order(self, piece: str, said: tuple[SpeechSegment, ...], *, last: bool) -> SpeechJob | None:
-        """How to say the next piece, behind what was said; None if the text has had all the audio it may have."""
-        job, speech = self._say.job, self._say.job.speech
-        left = None if speech.max_frames is None else speech.max_frames - self._spoken // FRAME_SAMPLES
-        if left is not None and left < 1:
-            return None
+    def next_job(self, piece: str, history: tuple[SpeechSegment, ...], *, last: bool) -> SpeechJob | None:
+        """The job for the next piece, as a continuation of history; None if max_audio_length_ms is reached."""
+        job, request = self._command.job, self._command.job.request
+        max_frames = None
+        if request.max_frames is not None:
+            max_frames = request.max_frames - self._samples_generated // FRAME_SAMPLES
+            if max_frames < 1:
+                return None
         self._pieces += 1
-        speech = replace(
-            speech,
+        request = replace(
+            request,
             text=piece,
-            history=said,
-            max_frames=left,
-            trim_start_milliseconds=speech.trim_start_milliseconds if self._pieces == 1 else 0,
-            trim_end_milliseconds=speech.trim_end_milliseconds if last else 0,
+            history=history,
+            max_frames=max_frames,
+            trim_start_milliseconds=request.trim_start_milliseconds if self._pieces == 1 else 0,
+            trim_end_milliseconds=request.trim_end_milliseconds if last else 0,
         )
-        return replace(job, speech=speech)
+        return replace(job, request=request)
 
     def admitted(self) -> None:
-        """The piece has its slot."""
+        """Called when the current piece has a slot."""
         self._record.admit()
-        self._piece_began = time.monotonic()
+        self._speech_timer = time.monotonic()
 
-    def begin(self, engine: str) -> list[Message]:
-        self.begun = True
-        return self.answer.started(self._record.request_id, engine)
+    def start(self, engine: str) -> list[Message]:
+        self.started = True
+        return self.writer.started(self._record.request_id, engine)
 
-    def finishing(self, samples: Samples) -> Callable[[], Samples]:
-        """What gives samples of the engine their finish."""
-        self._spoken += samples.size
+    def postprocess(self, samples: Samples) -> Callable[[], Samples]:
+        """A function that applies the effect to samples of the engine; it may run in a thread."""
+        self._samples_generated += samples.size
         effect = self.effect
         return (lambda: samples) if effect is None else (lambda: effect.push(samples))
 
-    def ready(self) -> None:
-        """Some audio is about to be sent."""
+    def before_send(self) -> None:
+        """Called when audio is about to be sent."""
         now = time.monotonic()
-        self._pacing.ready(now)
-        if not self._say.continues:  # else it waits for whoever writes the text, too
-            self._record.underrun_seconds = self._pacing.worst
+        self._underruns.ready(now)
+        if not self._command.continues:  # else the audio may be late because the client's text is
+            self._record.underrun_seconds = self._underruns.worst
         if self._record.first_audio_seconds is None:
             self._record.first_audio_seconds = now - self._record.started
 
-    def sent(self, samples: int) -> None:
+    def after_send(self, samples: int) -> None:
+        """Called when audio has been sent. samples: how many."""
         now = time.monotonic()
-        self.samples += samples
-        self._record.audio_seconds = self.samples / SAMPLE_RATE
-        self._record.speech_seconds = (self._record.speech_seconds or 0.0) + now - self._piece_began
-        self._piece_began = now
-        self._pacing.sent(now, self.samples / SAMPLE_RATE)
+        self.samples_sent += samples
+        self._record.audio_seconds = self.samples_sent / SAMPLE_RATE
+        self._record.speech_seconds = (self._record.speech_seconds or 0.0) + now - self._speech_timer
+        self._speech_timer = now
+        self._underruns.sent(now, self.samples_sent / SAMPLE_RATE)
 
-    # ---- its end
+    # ---- outcomes
 
-    def ended(self) -> list[Message]:
+    def completed(self) -> list[Message]:
         self._record.outcome = "ok"
-        return self.answer.ended(self._figures(cancelled=False))
+        return self.writer.completed(self._stats(cancelled=False))
 
     def cancelled(self) -> list[Message]:
         self._record.outcome = "left"
-        return self.answer.ended(self._figures(cancelled=True))
+        return self.writer.completed(self._stats(cancelled=True))
 
     def failed(self, error: ServiceError) -> list[Message]:
         self._record.code = error.code
         if error.code == "draining":
             self._record.outcome = "drained"
         else:
-            self._record.outcome = "failed" if self.begun or error.status == 500 else "refused"
-        return self.answer.failed(error)
+            self._record.outcome = "failed" if self.started or error.status == 500 else "refused"
+        return self.writer.failed(error)
 
     def close(self) -> None:
+        """Write the log record."""
         self._record.outcome = self._record.outcome or "left"
         self._record.end()
 
-    def _figures(self, *, cancelled: bool) -> UtteranceStats:
+    def _stats(self, *, cancelled: bool) -> UtteranceStats:
         first = self._record.first_audio_seconds
         return UtteranceStats(
-            duration_ms=1000 * self.samples / SAMPLE_RATE,
+            duration_ms=1000 * self.samples_sent / SAMPLE_RATE,
             first_audio_ms=None if first is None else 1000 * first,
             processing_time_ms=1000 * (time.monotonic() - self._record.started),
             cancelled=cancelled,

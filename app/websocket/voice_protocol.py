@@ -1,4 +1,4 @@
-"""WS /api/{voice_name}: text in, plain or as JSON; out come binary messages of float32 audio, then a completion."""
+"""WS /api/{voice_name}: text in, plain or as JSON; binary messages of float32 audio out, then a completion."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from ..audio.encoders.base import Samples
 from ..errors import ServiceError, Unprocessable
 from ..settings import Settings
 from .messages import Command, SpeakCommand, parse_control
-from .protocol import Message, UtteranceStats, dump, error_message, float32_bytes, read_text
+from .protocol import Message, UtteranceStats, error_message, float32_bytes, parse_speak_command, to_json
 
 
 @dataclass(frozen=True)
 class VoiceProtocol:
-    """voice_id: who speaks on this connection."""
+    """voice_id: the voice of every text on the connection."""
 
     settings: Settings
     voice_id: str
-    remembers: bool = False
+    keeps_history: bool = False
 
-    def read(self, message: str, *, continuing: bool) -> Command:
-        body = _object_or_text(message)
+    def parse(self, message: str, *, continuing: bool) -> Command:
+        body = _parse_object_or_text(message)
         control = parse_control(body)
         if control is not None:
             return control
         if body.setdefault("voice_id", self.voice_id) != self.voice_id:
             raise Unprocessable(
-                f"voice_id: on this connection {self.voice_id} speaks; open one at /api/ of another voice, or use /ws",
+                f"voice_id: it must be {self.voice_id} on this connection; connect to /api/ of the other voice, "
+                "or use /ws",
                 code="invalid_parameter",
             )
-        return read_text(body, self.settings, continuing=continuing)
+        return parse_speak_command(body, self.settings, continuing=continuing)
 
-    def answer(self, say: SpeakCommand) -> VoiceResponseWriter:
+    def create_writer(self, command: SpeakCommand) -> VoiceResponseWriter:
         return VoiceResponseWriter()
 
-    def refused(self, error: ServiceError) -> list[Message]:
+    def rejected(self, error: ServiceError) -> list[Message]:
         return [error_message(error)]
 
-    def farewell(self) -> list[Message]:
+    def closing(self) -> list[Message]:
         return []
 
 
@@ -50,15 +51,15 @@ class VoiceResponseWriter:
     def chunk(self, samples: Samples) -> list[Message]:
         return [float32_bytes(samples)]
 
-    def ended(self, figures: UtteranceStats) -> list[Message]:
-        return [dump(type="completion", cancelled=figures.cancelled or None)]
+    def completed(self, stats: UtteranceStats) -> list[Message]:
+        return [to_json(type="completion", cancelled=stats.cancelled or None)]
 
     def failed(self, error: ServiceError) -> list[Message]:
         return [error_message(error)]
 
 
-def _object_or_text(message: str) -> dict[str, Any]:
-    """A message that is a JSON object, as that; anything else is what it says."""
+def _parse_object_or_text(message: str) -> dict[str, Any]:
+    """A message that is a JSON object, parsed; any other message is plain text."""
     if message.lstrip().startswith("{"):
         try:
             body = json.loads(message)

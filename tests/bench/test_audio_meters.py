@@ -15,7 +15,7 @@ MAX_PADDING = 3000  # samples that a codec adds
 @pytest.mark.parametrize("step", [1, 7, 1000, 1 << 20])
 @pytest.mark.parametrize("name", METERS)
 def test_samples_are_counted_at_any_split_of_the_bytes(name: str, step: int) -> None:
-    encoder, meter = FORMATS[name].make(), METERS[name]()
+    encoder, meter = FORMATS[name].create_encoder(), METERS[name]()
     slices = [encoder.encode(SPEECH[at : at + 1920]) for at in range(0, SPEECH.size, 1920)]
     data = b"".join([*slices, encoder.flush()])
     counted = sum(meter.feed(data[at : at + step]) for at in range(0, len(data), step))
@@ -24,6 +24,6 @@ def test_samples_are_counted_at_any_split_of_the_bytes(name: str, step: int) -> 
 
 @pytest.mark.parametrize("name", METERS)
 def test_headers_count_nothing_and_audio_counts_immediately(name: str) -> None:
-    encoder, meter = FORMATS[name].make(), METERS[name]()
+    encoder, meter = FORMATS[name].create_encoder(), METERS[name]()
     assert meter.feed(encoder.encode(SPEECH[:0])) == 0
     assert meter.feed(encoder.encode(SPEECH[:3840])) > 0

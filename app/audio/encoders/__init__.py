@@ -1,6 +1,6 @@
-"""Audio as bytes: the formats of the service, each an encoder that streams.
+"""Streaming audio encoders, one for each output format.
 
-Importing this package imports no PyAV; making the encoder of a compressed format does.
+Importing this package does not import PyAV; creating the encoder of a compressed format does.
 """
 
 from __future__ import annotations

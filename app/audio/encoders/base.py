@@ -1,4 +1,4 @@
-"""What every encoder can do, and the errors it makes."""
+"""The encoder interface and its error."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ Samples = npt.NDArray[np.float32]  # (samples,) at 24 kHz, mono
 
 
 class EncoderError(RuntimeError):
-    """An encoder could not be built; the message says what it takes."""
+    """An encoder could not be created; the message says what it requires."""
 
 
 class Encoder(Protocol):
-    """Turns the audio of one answer into the bytes of one file, slice by slice.
+    """Encodes the audio of one response as one file, slice by slice.
 
-    One answer uses one encoder; its calls may come from different threads, never two at once.
+    Calls may come from different threads, but never concurrently.
     """
 
     def encode(self, samples: Samples) -> bytes:
-        """The bytes that can leave now. Those of the first call begin with the only header.
+        """The bytes that are ready to send; those of the first call begin with the only header.
 
-        samples: float32 (samples,) at 24 kHz, any number of them; past -1..1 they saturate, NaN is silence.
+        samples: float32 (samples,) at 24 kHz, any number of them. Values beyond -1..1 saturate, NaN becomes 0.
         """
         ...
 
     def flush(self) -> bytes:
-        """The last bytes: what the codec held back, what closes the file, the header if nothing came before.
+        """The last bytes: the codec's delayed packets, the trailer, and the header if nothing was encoded before.
 
-        Called once; the encoder is of no use afterwards.
+        Called once; the encoder must not be used afterwards.
         """
         ...

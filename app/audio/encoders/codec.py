@@ -1,4 +1,4 @@
-"""What all codecs of FFmpeg share: their setting, frames to feed them, and errors that say what to do."""
+"""Helpers shared by all FFmpeg codecs: configuration, conversion of samples to frames, error messages."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .pcm import to_int16, to_unit_range
 _TIME_BASE = Fraction(1, SAMPLE_RATE)
 
 
-def set_up(context: AudioCodecContext, sample_format: str, bit_rate: int | None) -> None:
-    """Set a codec that is not open yet to mono. sample_format: FFmpeg's name of what the codec takes."""
+def configure(context: AudioCodecContext, sample_format: str, bit_rate: int | None) -> None:
+    """Configure a codec for mono before it is opened. sample_format: FFmpeg's name of the codec's input format."""
     context.layout = "mono"
     context.format = sample_format
     if bit_rate is not None:
         context.bit_rate = bit_rate
 
 
-def as_frame(samples: Samples, sample_format: str, position: int) -> AudioFrame:
-    """Samples (n,), saturated, as a frame whose first sample is the position-th of the stream."""
+def to_frame(samples: Samples, sample_format: str, position: int) -> AudioFrame:
+    """Samples (n,), saturated, as a frame. position: index of its first sample in the stream."""
     values = to_int16(samples) if sample_format == "s16" else to_unit_range(samples)
     frame = AudioFrame.from_ndarray(values[np.newaxis], format=sample_format, layout="mono")
     frame.sample_rate = SAMPLE_RATE
@@ -38,12 +38,12 @@ def as_frame(samples: Samples, sample_format: str, position: int) -> AudioFrame:
 
 
 @contextmanager
-def explained(codec: str, container: str) -> Iterator[None]:
-    """Turn FFmpeg's refusal to start into an EncoderError that says what it takes."""
+def encoder_errors(codec: str, container: str) -> Iterator[None]:
+    """Convert FFmpeg's errors on opening a codec or container to EncoderError."""
     try:
         yield
     except (av.error.FFmpegError, ValueError) as error:
         raise EncoderError(
-            f"cannot encode {codec} into {container}: {error}. The FFmpeg inside PyAV {av.__version__} must have both; "
-            "that of PyAV's wheels on PyPI does"
+            f"cannot encode {codec} into {container}: {error}. The FFmpeg bundled with PyAV {av.__version__} must "
+            "support both; that of PyAV's wheels on PyPI does"
         ) from error

@@ -1,4 +1,4 @@
-"""Compressed formats: a codec of FFmpeg in a container of FFmpeg, through PyAV, into memory."""
+"""Streaming encoder for compressed formats: an FFmpeg codec and muxer, through PyAV, into memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from av.audio.stream import AudioStream
 from engine import SAMPLE_RATE
 
 from .base import Samples
-from .codec import as_frame, explained, set_up
+from .codec import configure, encoder_errors, to_frame
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How a format is made.
+    """Codec and container options of a format.
 
-    sample_format: what the codec takes, in FFmpeg's words; "s16" or one of its floats.
-    lead_in: samples of silence before the first one, where that makes the first packet leave sooner.
+    sample_format: FFmpeg's name of the codec's input format, "s16" or one of its float formats.
+    lead_in: samples of silence in front of the audio, so that the codec emits its first packet earlier.
     """
 
     container: str
@@ -33,23 +33,23 @@ class Profile:
 
 
 class _Sink:
-    """A file to write to, without seek or tell: so muxers know that what is written has left."""
+    """A write-only file without seek or tell, so that muxers treat the output as a stream."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._writes: list[bytes] = []
 
     def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
+        self._writes.append(bytes(data))
         return len(data)
 
-    def take(self) -> bytes:
-        taken = b"".join(self._parts)
-        self._parts.clear()
-        return taken
+    def drain(self) -> bytes:
+        data = b"".join(self._writes)
+        self._writes.clear()
+        return data
 
 
 class ContainerEncoder:
-    """One stream of one codec. Bytes leave as soon as the muxer has written a packet.
+    """Encodes one stream with one codec. Bytes are available as soon as the muxer has written a packet.
 
     Raises EncoderError if this FFmpeg lacks the codec or the container.
     """
@@ -57,8 +57,8 @@ class ContainerEncoder:
     def __init__(self, profile: Profile) -> None:
         self._sample_format = profile.sample_format
         self._sink = _Sink()
-        self._position = 0  # samples given to the codec so far
-        with explained(profile.codec, profile.container):
+        self._position = 0  # samples sent to the codec
+        with encoder_errors(profile.codec, profile.container):
             self._output = av.open(
                 self._sink,
                 "w",
@@ -68,26 +68,26 @@ class ContainerEncoder:
             self._stream = self._add_stream(profile)
             self._output.start_encoding()
         if profile.lead_in:
-            self._put(np.zeros(profile.lead_in, np.float32))
+            self._encode(np.zeros(profile.lead_in, np.float32))
 
     def encode(self, samples: Samples) -> bytes:
         if len(samples):
-            self._put(samples)
-        return self._sink.take()
+            self._encode(samples)
+        return self._sink.drain()
 
     def flush(self) -> bytes:
         self._output.mux(self._stream.encode(None))
         self._output.close()
-        return self._sink.take()
+        return self._sink.drain()
 
     def _add_stream(self, profile: Profile) -> AudioStream:
         stream = self._output.add_stream(profile.codec, rate=SAMPLE_RATE, options=dict(profile.codec_options))
         if not isinstance(stream, AudioStream):
-            raise ValueError(f"{profile.codec} is no audio codec")
-        set_up(stream.codec_context, profile.sample_format, profile.bit_rate)
+            raise ValueError(f"{profile.codec} is not an audio codec")
+        configure(stream.codec_context, profile.sample_format, profile.bit_rate)
         return stream
 
-    def _put(self, samples: Samples) -> None:
-        frame = as_frame(samples, self._sample_format, self._position)
+    def _encode(self, samples: Samples) -> None:
+        frame = to_frame(samples, self._sample_format, self._position)
         self._position += len(samples)
         self._output.mux(self._stream.encode(frame))

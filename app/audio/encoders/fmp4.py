@@ -1,4 +1,4 @@
-"""AAC in fragmented MP4: what Media Source Extensions take, a fragment for every slice."""
+"""AAC in fragmented MP4, as Media Source Extensions accept it: one fragment per slice."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from engine import SAMPLE_RATE
 
 from . import mp4_boxes
 from .base import Samples
-from .codec import as_frame, explained, set_up
+from .codec import configure, encoder_errors, to_frame
 
 PACKET_SAMPLES = 1024
-PRIMING_SAMPLES = 1024  # decoded in front of the first sample that went in
+PRIMING_SAMPLES = 1024  # encoder delay: decoded in front of the first input sample
 
-# The first packet leaves with the second 1024 samples, of which a slice of one frame is 128 short.
+# The codec emits its first packet after 2048 samples; a slice of one frame is 128 short of that.
 LEAD_IN_SAMPLES = 2 * PACKET_SAMPLES - 1920
 
 BIT_RATE = 64_000
@@ -25,21 +25,21 @@ _SAMPLE_FORMAT = "fltp"
 
 
 class Fmp4Encoder:
-    """An edit list cuts the codec's delay off the head, the last packet's duration cuts its padding off the tail.
+    """Encodes one stream. An edit list removes the codec's delay, the last packet's duration removes its padding.
 
     Raises EncoderError if this FFmpeg has no AAC encoder.
     """
 
     def __init__(self) -> None:
-        with explained("aac", "mp4"):
+        with encoder_errors("aac", "mp4"):
             codec = CodecContext.create("aac", "w")
             if not isinstance(codec, AudioCodecContext):
-                raise ValueError("aac is no audio codec")
+                raise ValueError("aac is not an audio codec")
             codec.sample_rate = SAMPLE_RATE
-            set_up(codec, _SAMPLE_FORMAT, BIT_RATE)
+            configure(codec, _SAMPLE_FORMAT, BIT_RATE)
             codec.open()
         self._codec = codec
-        self._position = 0  # samples given to the codec so far
+        self._position = 0  # samples sent to the codec
         self._fragments = 0
         self._packets = 0
         self._pending_header = mp4_boxes.header(
@@ -49,10 +49,10 @@ class Fmp4Encoder:
             skip=PRIMING_SAMPLES + LEAD_IN_SAMPLES,
             bit_rate=BIT_RATE,
         )
-        self._put(np.zeros(LEAD_IN_SAMPLES, np.float32))
+        self._encode(np.zeros(LEAD_IN_SAMPLES, np.float32))
 
     def encode(self, samples: Samples) -> bytes:
-        packets = self._put(samples) if len(samples) else []
+        packets = self._encode(samples) if len(samples) else []
         return self._take_header() + self._fragment(packets, [PACKET_SAMPLES] * len(packets))
 
     def flush(self) -> bytes:
@@ -63,8 +63,8 @@ class Fmp4Encoder:
             durations[-1] = min(PRIMING_SAMPLES + self._position - before_last, PACKET_SAMPLES)
         return self._take_header() + self._fragment(packets, durations)
 
-    def _put(self, samples: Samples) -> list[bytes]:
-        frame = as_frame(samples, _SAMPLE_FORMAT, self._position)
+    def _encode(self, samples: Samples) -> list[bytes]:
+        frame = to_frame(samples, _SAMPLE_FORMAT, self._position)
         self._position += len(samples)
         return [bytes(packet) for packet in self._codec.encode(frame)]
 

@@ -1,4 +1,4 @@
-"""The formats that audio leaves in (API.md section 1)."""
+"""The output formats (API.md section 1)."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from .wav import WavEncoder
 
 @dataclass(frozen=True)
 class Format:
-    """One way to send audio.
+    """One output format.
 
-    media_type: for Content-Type.
-    extension: of a file name, without its dot.
-    make: builds the encoder of one answer; raises EncoderError if this machine's FFmpeg cannot.
+    media_type: the Content-Type of a response.
+    extension: of a file name, without the dot.
+    create_encoder: creates the encoder of one response; raises EncoderError if this machine's FFmpeg cannot.
     """
 
     name: str
     media_type: str
     extension: str
-    make: Callable[[], Encoder]
+    create_encoder: Callable[[], Encoder]
 
 
-# PyAV is imported when the first compressed answer is made: wav and raw_pcm do without.
+# PyAV is imported with the first compressed response: wav and raw_pcm do not need it.
 
 
-def _make_fmp4() -> Encoder:
+def _create_fmp4_encoder() -> Encoder:
     from .fmp4 import Fmp4Encoder
 
     return Fmp4Encoder()
 
 
-def _maker(profile: str) -> Callable[[], Encoder]:
-    def make() -> Encoder:
+def _container_encoder(profile: str) -> Callable[[], Encoder]:
+    def create_encoder() -> Encoder:
         from .container import ContainerEncoder
         from .profiles import PROFILES
 
         return ContainerEncoder(PROFILES[profile])
 
-    return make
+    return create_encoder
 
 
 _ALL = (
     Format("wav", "audio/wav", "wav", WavEncoder),
-    Format("mp3", "audio/mpeg", "mp3", _maker("mp3")),
-    Format("fmp4", "audio/mp4", "mp4", _make_fmp4),
+    Format("mp3", "audio/mpeg", "mp3", _container_encoder("mp3")),
+    Format("fmp4", "audio/mp4", "mp4", _create_fmp4_encoder),
     Format("raw_pcm", "audio/pcm;rate=24000;channels=1;format=s16le", "pcm", RawPcmEncoder),
-    Format("webm", "audio/webm", "webm", _maker("webm")),
-    Format("opus", "audio/ogg", "opus", _maker("opus")),
-    Format("flac", "audio/flac", "flac", _maker("flac")),
-    Format("aac", "audio/aac", "aac", _maker("aac")),
+    Format("webm", "audio/webm", "webm", _container_encoder("webm")),
+    Format("opus", "audio/ogg", "opus", _container_encoder("opus")),
+    Format("flac", "audio/flac", "flac", _container_encoder("flac")),
+    Format("aac", "audio/aac", "aac", _container_encoder("aac")),
 )
 
-FORMATS: dict[str, Format] = {each.name: each for each in _ALL}  # what stands first wins a tie
+FORMATS: dict[str, Format] = {each.name: each for each in _ALL}  # on equal quality the first wins

@@ -1,7 +1,7 @@
-"""The boxes of a fragmented MP4 file with one AAC track (ISO/IEC 14496-12 and -14).
+"""Boxes of a fragmented MP4 file with one AAC track (ISO/IEC 14496-12 and -14).
 
-FFmpeg's own muxer sends a fragment only once the packet behind it has come, to learn its duration. AAC packets all
-last the same, so that wait, half a slice long, buys nothing: these few boxes are written here instead.
+FFmpeg's muxer writes a fragment only after the packet that follows it, to learn its duration. All AAC packets have the
+same duration, so that delay of half a slice is unnecessary: these boxes are written here instead.
 All sizes and fields are big-endian.
 """
 
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 
 _TRACK = 1
-_IDENTITY = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)  # a transformation that does nothing
+_IDENTITY = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)  # the identity matrix
 _UNDETERMINED = 0x55C4  # the language "und", five bits a letter
 _SYNC_SAMPLE = 0x02000000  # depends on no other sample
 
@@ -27,17 +27,17 @@ def _full_box(kind: bytes, version: int, flags: int, *parts: bytes) -> bytes:
 
 def _descriptor(tag: int, *parts: bytes) -> bytes:
     body = b"".join(parts)
-    return struct.pack(">BB", tag, len(body)) + body  # one byte of length: all of ours are below 128
+    return struct.pack(">BB", tag, len(body)) + body  # the length takes one byte: all are below 128
 
 
 def _elementary_stream(audio_config: bytes, bit_rate: int) -> bytes:
-    """The esds box: MPEG-4 audio (0x40) as an audio stream (0x15), and what its decoder must know."""
+    """The esds box: MPEG-4 audio (0x40) as an audio stream (0x15), and the decoder's configuration."""
     config = _descriptor(4, struct.pack(">BB3xII", 0x40, 0x15, bit_rate, bit_rate), _descriptor(5, audio_config))
     return _full_box(b"esds", 0, 0, _descriptor(3, struct.pack(">HB", _TRACK, 0), config, _descriptor(6, b"\x02")))
 
 
 def _sample_table(audio_config: bytes, sample_rate: int, bit_rate: int) -> bytes:
-    """The stbl box: how to decode, and empty tables, for the samples come in fragments."""
+    """The stbl box: codec parameters, and empty sample tables, since the samples are in fragments."""
     mono, bits = 1, 16
     entry = struct.pack(">6xH8xHH4xI", 1, mono, bits, sample_rate << 16) + _elementary_stream(audio_config, bit_rate)
     return _box(
@@ -51,10 +51,10 @@ def _sample_table(audio_config: bytes, sample_rate: int, bit_rate: int) -> bytes
 
 
 def header(audio_config: bytes, *, sample_rate: int, packet_samples: int, skip: int, bit_rate: int) -> bytes:
-    """What stands before the first fragment: ftyp and moov, of unknown duration.
+    """The ftyp and moov boxes in front of the first fragment; the duration is unknown.
 
     audio_config: the codec's AudioSpecificConfig.
-    skip: decoded samples in front of the first one to be heard; the edit list leaves them out.
+    skip: number of decoded samples that the edit list removes from the start.
     """
     movie = struct.pack(">4I", 0, 0, sample_rate, 0) + struct.pack(">IH10x", 0x10000, 0x100) + _IDENTITY
     track = struct.pack(">5I", 0, 0, _TRACK, 0, 0) + struct.pack(">8xHHH2x", 0, 0, 0x100) + _IDENTITY + bytes(8)
@@ -69,7 +69,7 @@ def header(audio_config: bytes, *, sample_rate: int, packet_samples: int, skip: 
             _sample_table(audio_config, sample_rate, bit_rate),
         ),
     )
-    edit = struct.pack(">3IHH", 1, 0, skip, 1, 0)  # one edit, of all there will be (0), at normal speed
+    edit = struct.pack(">3IHH", 1, 0, skip, 1, 0)  # one edit, of the whole track (0), at normal speed
     return _box(b"ftyp", b"iso5", struct.pack(">I", 512), b"iso5iso6mp41") + _box(
         b"moov",
         _full_box(b"mvhd", 0, 0, movie, bytes(24), struct.pack(">I", _TRACK + 1)),
@@ -79,10 +79,10 @@ def header(audio_config: bytes, *, sample_rate: int, packet_samples: int, skip: 
 
 
 def fragment(sequence: int, start: int, packets: Sequence[bytes], durations: Sequence[int]) -> bytes:
-    """A moof and its mdat.
+    """A moof box and its mdat box.
 
-    sequence: counts fragments from 1.
-    start: samples in all packets before these.
+    sequence: number of the fragment, from 1.
+    start: samples in all previous packets.
     durations: of each packet, in samples.
     """
     base_is_moof, offset_duration_size = 0x020000, 0x000301

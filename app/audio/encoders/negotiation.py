@@ -1,4 +1,4 @@
-"""Which format an answer is in: the `format` parameter, else the Accept header, else wav (RFC 9110, 12.5.1)."""
+"""Content negotiation: the `format` parameter, else the Accept header, else wav (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.errors import UnknownFormat
-
+from ...errors import UnknownFormat
 from .formats import FORMATS, Format
 
 DEFAULT = "wav"
@@ -31,9 +30,9 @@ _CODECS = {
     "flac": {"flac"},
     "aac": {"mp4a.40.2"},
 }
-_SIGNAL = {"rate": "24000", "channels": "1", "format": "s16le"}  # parameters of PCM types
+_PCM_PARAMETERS = {"rate": "24000", "channels": "1", "format": "s16le"}
 
-# Neither can backtrack: at every position at most one branch fits.
+# Neither backtracks: at every position at most one branch matches.
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+')
 _QUALITY = re.compile(r"0(?:\.\d{0,3})?|1(?:\.0{0,3})?")
@@ -59,11 +58,11 @@ class MediaRange:
         codecs = {codec.strip() for codec in self.parameters.get("codecs", "").split(",") if codec.strip()}
         if not codecs <= _CODECS.get(candidate.name, set()):
             return False
-        return all(self.parameters.get(name, value) == value for name, value in _SIGNAL.items())
+        return all(self.parameters.get(name, value) == value for name, value in _PCM_PARAMETERS.items())
 
 
 def parse_accept(accept: str) -> Iterator[MediaRange]:
-    """The elements of an Accept header, in order; those that make no sense are left out."""
+    """The elements of an Accept header, in order; those with an invalid quality are skipped."""
     for element in _ELEMENT.findall(accept.lower()):
         media_type, *pairs = [part.strip() for part in _PARAMETER.findall(element)] or [""]
         parameters = {}
@@ -76,26 +75,25 @@ def parse_accept(accept: str) -> Iterator[MediaRange]:
 
 
 def choose_format(format: str | None, accept: str | None) -> Format:  # noqa: A002  the parameter's name in API.md
-    """The format of an answer.
+    """The format of a response. Raises UnknownFormat if `format` names none.
 
-    format: a name of FORMATS in any case; it wins over the Accept header.
-    accept: an Accept header. The most specific range that covers a format gives its quality; the highest quality
-        wins, then a range that names a type over a wildcard, then what stands first. Nothing we can make: wav.
-    Raises UnknownFormat if format names none.
+    format: a name of FORMATS in any case; it overrides the Accept header.
+    accept: an Accept header. The most specific range that covers a format gives its quality. The highest quality
+        wins, then a named type over a wildcard, then the first in the header. If no format is acceptable: wav.
     """
     if format is not None:
         chosen = FORMATS.get(format.strip().lower())
         if chosen is None:
-            raise UnknownFormat(f"format {format[:40]!r} is not known: use one of {', '.join(FORMATS)}")
+            raise UnknownFormat(f"format {format[:40]!r} is unknown: use one of {', '.join(FORMATS)}")
         return chosen
     ranges = list(enumerate(parse_accept(accept or "")))
     best, best_rank = FORMATS[DEFAULT], None
     for candidate in FORMATS.values():
-        covering = [(place, media_range) for place, media_range in ranges if media_range.covers(candidate)]
+        covering = [(position, media_range) for position, media_range in ranges if media_range.covers(candidate)]
         if not covering:
             continue
-        place, nearest = min(covering, key=lambda each: (each[1].wildcards, -len(each[1].parameters), each[0]))
-        rank = (nearest.quality, -nearest.wildcards, -place)
-        if nearest.quality > 0 and (best_rank is None or rank > best_rank):
+        position, most_specific = min(covering, key=lambda each: (each[1].wildcards, -len(each[1].parameters), each[0]))
+        rank = (most_specific.quality, -most_specific.wildcards, -position)
+        if most_specific.quality > 0 and (best_rank is None or rank > best_rank):
             best, best_rank = candidate, rank
     return best

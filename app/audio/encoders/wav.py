@@ -1,4 +1,4 @@
-"""RIFF/WAVE: a header of unknown length for a stream, one of exact length for a finished file."""
+"""RIFF/WAVE encoding: an unknown length in the header of a stream, the exact length in that of a finished file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine import SAMPLE_RATE
 from .base import Samples
 from .pcm import to_int16
 
-UNKNOWN_LENGTH = 0xFFFFFFFF  # in a size field: read until the end
+UNKNOWN_LENGTH = 0xFFFFFFFF  # in a size field: read until the end of the stream
 HEADER_BYTES = 44
 
 _SAMPLE_BYTES = 2
@@ -18,10 +18,9 @@ _MONO = 1
 
 
 def wav_header(data_bytes: int | None, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """The 44 bytes in front of mono s16le samples.
+    """The 44-byte header of mono s16le samples. Raises ValueError if they exceed the limit of a wav file (4 GiB).
 
-    data_bytes: how many bytes of samples follow; None if that is not known yet.
-    Raises ValueError if there are more than a wav file can hold (4 GiB).
+    data_bytes: number of bytes of samples that follow; None if unknown.
     """
     if data_bytes is None:
         riff_size = data_size = UNKNOWN_LENGTH
@@ -39,13 +38,13 @@ def wav_header(data_bytes: int | None, sample_rate: int = SAMPLE_RATE) -> bytes:
 
 
 def wav_file(samples: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
-    """A finished wav file, its sizes exact: samples (n,) mono at sample_rate, saturated to s16le."""
+    """A finished wav file with exact sizes: mono samples (n,) at sample_rate, saturated to s16le."""
     data = to_int16(samples).tobytes()
     return wav_header(len(data), sample_rate) + data
 
 
 class WavEncoder:
-    """A wav file whose length is not known when its header leaves."""
+    """Streams a wav file whose length is unknown when its header is sent."""
 
     def __init__(self) -> None:
         self._pending_header = wav_header(None)

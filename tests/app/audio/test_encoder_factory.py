@@ -34,7 +34,7 @@ def test_a_format_that_cannot_be_made_is_reported_until_it_can(
     with monkeypatch.context() as patch:
         patch.setitem(PROFILES, "mp3", replace(PROFILES["mp3"], **change))  # type: ignore[arg-type]
         check_encoders(FORMATS.values(), parts)
-        with pytest.raises(ComponentFailed, match="format mp3 cannot be made") as refused:
+        with pytest.raises(ComponentFailed, match="format mp3 cannot be encoded") as refused:
             create_encoder(FORMATS["mp3"], parts)
         assert (refused.value.status, refused.value.code, refused.value.headers) == (503, "encoder_failed", {})
         status = parts.statuses()["encoders"]
@@ -58,5 +58,5 @@ def test_a_codec_that_opens_and_cannot_encode_is_found_by_the_check() -> None:
         return Silent()
 
     parts = Components()
-    check_encoders([replace(FORMATS["mp3"], make=make)], parts)
+    check_encoders([replace(FORMATS["mp3"], create_encoder=make)], parts)
     assert parts.statuses()["encoders"] == ComponentStatus("failed", "mp3: ValueError: no frame of this size")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from app.audio.encoders import FORMATS
-from app.audio.postprocessing import key_for, make_effect, with_effects
-from app.audio.watermark import PUBLIC_KEY, mark
+from app.audio.postprocessing import make_effect, resolve_watermark_key, with_effects
+from app.audio.watermark import PUBLIC_KEY, embed
 from app.settings import Settings
 from engine import SAMPLE_RATE
 
@@ -20,19 +20,19 @@ def test_nothing_to_do_costs_nothing() -> None:
 
 @pytest.mark.parametrize("piece", [100, 1920, 24_000])
 def test_a_finished_format_encodes_what_the_effect_leaves(piece: int) -> None:
-    encoder = with_effects(FORMATS["raw_pcm"], key=KEY).make()
+    encoder = with_effects(FORMATS["raw_pcm"], watermark_key=KEY).create_encoder()
     data = b"".join(encoder.encode(NOISE[start : start + piece]) for start in range(0, NOISE.size, piece))
     data += encoder.flush()
-    plain = FORMATS["raw_pcm"].make()
-    whole = np.frombuffer(plain.encode(mark(NOISE, KEY)), "<i2").astype(int)
+    plain = FORMATS["raw_pcm"].create_encoder()
+    whole = np.frombuffer(plain.encode(embed(NOISE, KEY)), "<i2").astype(int)
     assert np.abs(np.frombuffer(data, "<i2") - whole).max() <= 1
 
 
 def test_speed_and_mark_go_together() -> None:
-    audio = with_effects(FORMATS["wav"], speed=2.0, key=KEY)
+    audio = with_effects(FORMATS["wav"], speed=2.0, watermark_key=KEY)
     assert audio.name not in FORMATS  # it is not what that name stands for, and must not be taken for it
     assert audio.media_type == "audio/wav"
-    encoder = audio.make()
+    encoder = audio.create_encoder()
     assert encoder.encode(NOISE[:10]) == b""  # no header before there is audio
     data = encoder.encode(NOISE[10:]) + encoder.flush()
     assert data[:4] == b"RIFF"
@@ -41,7 +41,7 @@ def test_speed_and_mark_go_together() -> None:
 
 
 def test_an_answer_without_audio_still_has_its_header() -> None:
-    assert with_effects(FORMATS["wav"], speed=2.0).make().flush()[:4] == b"RIFF"
+    assert with_effects(FORMATS["wav"], speed=2.0).create_encoder().flush()[:4] == b"RIFF"
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_who_is_marked_and_with_what(
     settings: Settings, enabled: bool, wanted: bool | None, own_key: bytes | None, key: bytes | None
 ) -> None:
     service = settings.model_copy(update={"csm_watermark_enabled": enabled})
-    assert key_for(service, wanted, own_key) == key
+    assert resolve_watermark_key(service, wanted, own_key) == key

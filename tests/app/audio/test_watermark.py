@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from app.audio.encoders import FORMATS
-from app.audio.watermark import PUBLIC_KEY, THRESHOLD, Marker, check_key, mark, parse_key, score
+from app.audio.watermark import PUBLIC_KEY, THRESHOLD, Watermarker, check_key, detection_score, embed, parse_key
 from engine import FALLBACK_MODEL, SAMPLE_RATE, EngineConfig, SpeechRequest, load_engine
 
 Samples = npt.NDArray[np.float32]
@@ -31,7 +31,7 @@ def speech() -> Samples:
 
 def through(samples: Samples, audio: str) -> Samples:
     """What a listener has of it who gets it in a format."""
-    encoder = FORMATS[audio].make()
+    encoder = FORMATS[audio].create_encoder()
     data = encoder.encode(samples) + encoder.flush()
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
     with av.open(io.BytesIO(data)) as file:
@@ -41,33 +41,33 @@ def through(samples: Samples, audio: str) -> Samples:
 
 
 def test_it_is_found_with_its_key_and_with_no_other(speech: Samples) -> None:
-    marked = mark(speech, KEY)
-    assert score(marked, KEY) > THRESHOLD
-    assert score(marked, PUBLIC_KEY) < THRESHOLD
-    assert score(speech, KEY) < THRESHOLD
+    marked = embed(speech, KEY)
+    assert detection_score(marked, KEY) > THRESHOLD
+    assert detection_score(marked, PUBLIC_KEY) < THRESHOLD
+    assert detection_score(speech, KEY) < THRESHOLD
 
 
 def test_nobody_hears_it(speech: Samples) -> None:
-    change = mark(speech, KEY) - speech
+    change = embed(speech, KEY) - speech
     assert 10 * np.log10((speech**2).sum() / (change**2).sum()) > 30
     quiet = np.zeros(SAMPLE_RATE, np.float32)
-    assert not mark(quiet, KEY).any()
+    assert not embed(quiet, KEY).any()
 
 
 @pytest.mark.parametrize("audio", ["wav", "mp3", "opus", "aac"])
 def test_it_survives_being_sent(speech: Samples, audio: str) -> None:
-    assert score(through(mark(speech, KEY), audio), KEY) > THRESHOLD
+    assert detection_score(through(embed(speech, KEY), audio), KEY) > THRESHOLD
 
 
 def test_it_survives_a_cut_and_another_loudness(speech: Samples) -> None:
-    marked = mark(speech, KEY)
-    assert score(marked[10_007 : 10_007 + 4 * SAMPLE_RATE], KEY) > THRESHOLD
-    assert score(0.05 * marked, KEY) > THRESHOLD
+    marked = embed(speech, KEY)
+    assert detection_score(marked[10_007 : 10_007 + 4 * SAMPLE_RATE], KEY) > THRESHOLD
+    assert detection_score(0.05 * marked, KEY) > THRESHOLD
 
 
 def test_other_keys_are_not_found(speech: Samples) -> None:
     """Scores without a mark have a spread of about 1, so that the threshold means what it says."""
-    scores = np.array([score(speech, bytes([index, 7, 7, 7, 7])) for index in range(100)])
+    scores = np.array([detection_score(speech, bytes([index, 7, 7, 7, 7])) for index in range(100)])
     assert scores.max() < THRESHOLD
     assert abs(scores.mean()) < 0.5
     assert 0.5 < scores.std() < 1.5
@@ -76,26 +76,26 @@ def test_other_keys_are_not_found(speech: Samples) -> None:
 @pytest.mark.parametrize("sizes", [[1920], [1], [320], [0, 7, 1000, 12_345, 0]])
 def test_pieces_give_what_the_whole_gives_and_as_much(speech: Samples, sizes: list[int]) -> None:
     speech = speech[:30_000] if sizes != [1] else speech[:1000]
-    marker, pieces, position, index = Marker(KEY), [], 0, 0
+    watermarker, pieces, position, index = Watermarker(KEY), [], 0, 0
     while position < speech.size:
         size = sizes[index % len(sizes)]
-        pieces.append(marker.push(speech[position : position + size]))
+        pieces.append(watermarker.push(speech[position : position + size]))
         position, index = position + size, index + 1
-    pieces.append(marker.flush())
+    pieces.append(watermarker.flush())
     streamed = np.concatenate(pieces)
     assert streamed.size == speech.size
-    np.testing.assert_allclose(streamed, mark(speech, KEY), atol=1e-6)
+    np.testing.assert_allclose(streamed, embed(speech, KEY), atol=1e-6)
 
 
 def test_little_is_held_back() -> None:
-    assert Marker(KEY).push(np.ones(1920, np.float32)).size == 1920 - 320
+    assert Watermarker(KEY).push(np.ones(1920, np.float32)).size == 1920 - 320
 
 
 @pytest.mark.parametrize("size", [0, 1, 500, 5000])
 def test_what_is_too_short_to_tell_bears_no_mark(size: int) -> None:
     samples = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    assert mark(samples, KEY).size == size
-    assert score(mark(samples, KEY), KEY) < THRESHOLD
+    assert embed(samples, KEY).size == size
+    assert detection_score(embed(samples, KEY), KEY) < THRESHOLD
 
 
 def test_a_key_is_five_numbers() -> None:

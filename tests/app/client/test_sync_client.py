@@ -80,7 +80,7 @@ def test_a_path_in_front_of_the_service_stays() -> None:
 
 
 def test_a_whole_wav_has_its_length() -> None:
-    with client(lambda request: streamed(FORMATS["wav"].make().flush() + PCM[:30], PCM[30:])) as service:
+    with client(lambda request: streamed(FORMATS["wav"].create_encoder().flush() + PCM[:30], PCM[30:])) as service:
         whole = service.speak("Hi.")
     assert whole == wav_header(len(PCM)) + PCM
     with wave.open(io.BytesIO(whole)) as file:

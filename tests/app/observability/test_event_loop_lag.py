@@ -57,7 +57,7 @@ def test_a_count_adds_only_what_is_new() -> None:
 
 @pytest.mark.parametrize(
     ("thread", "part"),
-    [("workshop_3", "encoding"), ("csm-engine", "engine"), ("espeak-ng", "engine"), ("watchdog", "other")],
+    [("encode_3", "encoding"), ("csm-engine", "engine"), ("espeak-ng", "engine"), ("watchdog", "other")],
 )
 def test_threads_are_known_by_their_names(thread: str, part: str) -> None:
     assert part_of(thread) == part

@@ -43,7 +43,7 @@ async def test_a_conversation_goes_along_with_its_order() -> None:
     codes = np.random.default_rng(0).integers(0, 2051, (5, 32))
     speech = SpeechRequest("And?", history=(SpeechSegment("Hi.", codes, 1), SpeechSegment("Yes?", codes[:1], 0)))
     _, payload = await over_the_wire(job_message(SpeechJob(speech, None), 1.0))
-    history = read_job(payload)[0].speech.history
+    history = read_job(payload)[0].request.history
     assert [(said.text, said.speaker) for said in history] == [("Hi.", 1), ("Yes?", 0)]
     assert np.array_equal(history[0].codes, codes)
     assert history[0].codes.dtype == np.int64

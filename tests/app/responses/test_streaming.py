@@ -92,7 +92,7 @@ async def test_a_reader_that_takes_nothing_is_given_up(
     async with run(settings) as app:
         client = call(app, "/tts/generate", query=b"text=" + b"x" * 500)
         client.reading.clear()
-        with pytest.raises(StreamCutError, match="took nothing"):
+        with pytest.raises(StreamCutError, match="read nothing"):
             await client.task
         await wait(lambda: idle(app))
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_send_that_hangs_ends_it() -> None:
     patience = WriteTimeout(0.02)
     hanging = asyncio.create_task(patience.send(asyncio.Event().wait()))  # type: ignore[arg-type]
-    await patience.end()
+    await patience.wait()
     assert not hanging.done()
     hanging.cancel()
     await asyncio.gather(hanging, return_exceptions=True)
@@ -25,7 +25,7 @@ async def test_one_send_that_gets_on_is_enough() -> None:
         await taken.wait()
 
     hanging = asyncio.create_task(patience.send(asyncio.Event().wait()))  # type: ignore[arg-type]
-    ending = asyncio.create_task(patience.end())
+    ending = asyncio.create_task(patience.wait())
     since = asyncio.get_running_loop().time()
     await asyncio.sleep(0.1)
     taken.set()
@@ -38,7 +38,7 @@ async def test_one_send_that_gets_on_is_enough() -> None:
 
 async def test_while_nothing_is_sent_there_is_nothing_to_take() -> None:
     patience = WriteTimeout(0.001)
-    ending = asyncio.create_task(patience.end())
+    ending = asyncio.create_task(patience.wait())
     done, _ = await asyncio.wait({ending}, timeout=0.05)
     assert not done
     ending.cancel()

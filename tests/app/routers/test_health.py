@@ -140,7 +140,7 @@ async def test_a_format_without_its_codec_is_known_before_it_is_asked_for(
         query = {"text": "Hi", "api_key": "first-key"}
         refused = await client.get("/tts/generate", params={**query, "format": "opus"})
         assert (refused.status_code, refused.json()["code"]) == (503, "encoder_failed")
-        assert "format opus cannot be made" in refused.json()["detail"]
+        assert "format opus cannot be encoded" in refused.json()["detail"]
         assert "Retry-After" not in refused.headers
         for format_name in ("wav", "mp3", "webm"):
             spoken = await client.get("/tts/generate", params={**query, "format": format_name})

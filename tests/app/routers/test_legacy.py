@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from app.audio.watermark import PUBLIC_KEY, mark
+from app.audio.watermark import PUBLIC_KEY, embed
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +59,7 @@ async def test_watermarked_is_said_where_it_is_so(settings: Settings, run: Any) 
         ]
         before, after = (samples_of(base64.b64decode(each["audio_base64"])) for each in (plain, marked))
         assert (plain["watermarked"], marked["watermarked"]) == (False, True)
-        expected = mark((before / 32767).astype(np.float32), PUBLIC_KEY) * 32767
+        expected = embed((before / 32767).astype(np.float32), PUBLIC_KEY) * 32767
         assert np.abs(after - expected).max() <= 2
         assert (after != before).any()
     async with run(settings.model_copy(update={"csm_watermark_enabled": True})) as app, client_of(app) as client:
@@ -152,7 +152,7 @@ async def test_where_nobody_can_speak_chunks_have_a_status(settings: Settings, r
 def order_of(text: str, app: Any) -> Any:
     from app.schemas.speech import SpeechParameters
 
-    return SpeechParameters(text=text).job(app.state.service.settings)
+    return SpeechParameters(text=text).to_job(app.state.service.settings)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ async def test_parameters_of_a_post_stand_in_its_body(settings: Settings, run: A
     async with run(settings) as app, client_of(app) as client:
         response = await client.post("/tts/generate?voice_id=amy", json={"text": "Hi"})
         assert response.status_code == 422
-        assert "voice_id stands in the query" in response.json()["detail"]
+        assert "voice_id is in the query" in response.json()["detail"]
         assert (await client.post("/tts/generate?api_key=second-key", json={"text": "Hi"})).status_code == 200
 
 

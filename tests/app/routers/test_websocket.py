@@ -14,7 +14,7 @@ import pytest
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from app.audio.watermark import PUBLIC_KEY, Marker
+from app.audio.watermark import PUBLIC_KEY, Watermarker
 from app.main import create_app
 from app.settings import Settings
 from engine import SpeechRequest
@@ -163,7 +163,7 @@ def test_ws_takes_every_parameter_of_tts_generate(service: Open, monkeypatch: py
         ('{"text": "Hi", "voice_id": "nobody"}', "unknown_voice", "nobody"),
         ('{"text": "Hi", "voice_id": "../x"}', "unknown_voice", "x"),
         ('{"text": "[raise]"}', "engine_failed", "failed"),
-        ('{"text": "Hi", "remove_leading_milliseconds": 1000}', "unprocessable", "nothing to hear"),
+        ('{"text": "Hi", "remove_leading_milliseconds": 1000}', "unprocessable", "there is no audio"),
         (json.dumps({"text": "x" * 5001}), "text_too_long", "5001 characters"),
         ("[" * 100_000, "bad_message", "not JSON"),
     ],
@@ -248,7 +248,7 @@ def test_leaving_frees_the_slot(service: Open, wait_ready: Any) -> None:
 
 
 def test_only_so_many_texts_wait(service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.websocket.session.MOST_TEXTS", 2)
+    monkeypatch.setattr("app.websocket.session.MAX_QUEUED_TEXTS", 2)
     with service(model_path="fake:frame_seconds=0.01") as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "x" * 4000})
         assert connection.receive_json()["status"] == "started"
@@ -473,7 +473,7 @@ def test_the_texts_of_a_stream_are_one_conversation(service: Open, monkeypatch: 
 
 
 def test_a_conversation_remembers_no_more_than_it_can_use(service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.websocket.session.MOST_REMEMBERED", 20)
+    monkeypatch.setattr("app.websocket.session.MAX_HISTORY_FRAMES", 20)
     with service() as client, client.websocket_connect("/stream") as connection:
         asked = requests_of(client, monkeypatch)
         for text in ("Seven 7", "Eight 88", "Nine 9 99", "x" * 21, "End"):
@@ -494,8 +494,8 @@ def test_watermarked_speech_is_marked_with_the_key_that_was_asked_for(service: O
         assert said(connection, watermark=False) == plain
         samples = (np.frombuffer(plain[44:], "<i2") / 32767).astype(np.float32)
         for parameters, key in (({"watermark": True}, PUBLIC_KEY), ({"watermark_key": own}, bytes(own))):
-            marker = Marker(key)
-            expected = np.concatenate([marker.push(samples), marker.flush()]) * 32767
+            watermarker = Watermarker(key)
+            expected = np.concatenate([watermarker.push(samples), watermarker.flush()]) * 32767
             marked = np.frombuffer(said(connection, **parameters)[44:], "<i2")
             assert marked.size == samples.size
             assert np.abs(marked - expected).max() <= 2
@@ -550,4 +550,4 @@ def test_silence_ends_a_connection_but_not_while_it_is_spoken_to(service: Open) 
             assert hear(connection)[-1]["type"] == "completion"
             with pytest.raises(WebSocketDisconnect) as closed:
                 connection.receive_json()
-        assert (closed.value.code, closed.value.reason) == (1001, "nothing was said or sent for 0.1 seconds")
+        assert (closed.value.code, closed.value.reason) == (1001, "idle for 0.1 seconds")

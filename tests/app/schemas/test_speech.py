@@ -14,7 +14,7 @@ SETTINGS = Settings(api_key="key", tts_top_k=7, max_text_length=20)  # type: ign
 
 
 def test_what_is_left_out_comes_from_the_settings() -> None:
-    speech = SpeechParameters(text="Hi").job(SETTINGS).speech
+    speech = SpeechParameters(text="Hi").to_job(SETTINGS).request
     assert (speech.top_k, speech.temperature, speech.chunk_characters) == (7, 0.8, 150)
     assert (speech.slice_frames, speech.first_slice_frames, speech.crossfade_milliseconds) == (5, 1, 30)
     assert (speech.max_frames, speech.overlap, speech.seed) == (7500, "full", None)
@@ -36,8 +36,8 @@ def test_what_is_given_wins() -> None:
         "max_audio_length_ms": 239,
         "seed": 4,
     }
-    job = SpeechParameters.model_validate(given_).job(SETTINGS)
-    speech = job.speech
+    job = SpeechParameters.model_validate(given_).to_job(SETTINGS)
+    speech = job.request
     assert (speech.temperature, speech.top_k, speech.guidance, speech.exaggeration) == (0, 2051, 1.5, 1)
     assert (speech.chunk_characters, speech.slice_frames, speech.overlap) == (20, 9, "zero")
     assert (speech.trim_start_milliseconds, speech.trim_end_milliseconds, speech.crossfade_milliseconds) == (1, 2, 3)
@@ -46,15 +46,15 @@ def test_what_is_given_wins() -> None:
 
 
 def test_the_other_name_of_the_overlap() -> None:
-    assert SpeechParameters(text="Hi", chunk_overlap_strategy="zero").job(SETTINGS).speech.overlap == "zero"
-    with pytest.raises(ValidationError, match="two names of one thing"):
+    assert SpeechParameters(text="Hi", chunk_overlap_strategy="zero").to_job(SETTINGS).request.overlap == "zero"
+    with pytest.raises(ValidationError, match="are aliases and must not differ"):
         SpeechParameters(text="Hi", chunk_overlap_strategy="zero", chunk_overlap_method="full")
 
 
 def test_a_text_over_the_limit_names_the_limit() -> None:
-    SpeechParameters(text="x" * 20).job(SETTINGS)
-    with pytest.raises(Unprocessable, match="21 characters, and at most 20"):
-        SpeechParameters(text="x" * 21).job(SETTINGS)
+    SpeechParameters(text="x" * 20).to_job(SETTINGS)
+    with pytest.raises(Unprocessable, match="21 characters; the limit is 20"):
+        SpeechParameters(text="x" * 21).to_job(SETTINGS)
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "\ud800"])
@@ -64,8 +64,8 @@ def test_a_text_that_says_nothing_is_refused(text: str) -> None:
 
 
 def test_casting_changes_nothing_but_who_speaks() -> None:
-    job = SpeechParameters(text="Hi", voice_id="speaker_3", seed=1).job(SETTINGS)
-    cast = job.cast(ResolvedVoice(None, 3))
+    job = SpeechParameters(text="Hi", voice_id="speaker_3", seed=1).to_job(SETTINGS)
+    cast = job.with_voice(ResolvedVoice(None, 3))
     assert (cast.speaker, cast.text, cast.seed) == (3, "Hi", 1)
 
 
@@ -84,4 +84,4 @@ def test_whatever_passes_the_schema_the_engine_takes_too(parameters: dict[str, o
         valid = SpeechParameters.model_validate(parameters)
     except ValidationError:
         return
-    valid.job(SETTINGS)
+    valid.to_job(SETTINGS)

@@ -76,7 +76,7 @@ async def test_a_shutdown_lets_the_current_text_end_and_refuses_the_rest(
         peer.say("x" * 30)
         peer.say("Waiting.")
         await wait(lambda: peer.said("audio_chunk"))
-        peer.link.leaving.set()
+        peer.link.shutting_down.set()
         await wait(lambda: peer.said("error"))
         peer.say("Too late.")
         await peer.task
@@ -89,7 +89,7 @@ async def test_a_shutdown_closes_a_silent_connection_at_once(settings: Settings,
     async with run(settings) as app:
         peer = Peer(app)
         await wait(lambda: peer.sent)
-        peer.link.leaving.set()
+        peer.link.shutting_down.set()
         await peer.task
         assert (peer.sent[-1]["type"], peer.sent[-1]["code"]) == ("websocket.close", 1012)
 

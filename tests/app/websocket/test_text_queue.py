@@ -31,7 +31,7 @@ def test_whatever_way_it_is_written_all_of_it_is_said_once_and_in_order(written:
 
         async def write() -> None:
             for piece in written[1:]:
-                text.add(piece, True)
+                text.append(piece, True)
                 await asyncio.sleep(0)
             text.close()
 
@@ -53,33 +53,33 @@ async def test_sentences_that_came_meanwhile_are_said_together() -> None:
     text = PendingText(say("One. Tw", continues=True), 100)
     pieces = text.pieces()
     assert await anext(pieces) == "One."
-    text.add("o. Three. Fo", True)
+    text.append("o. Three. Fo", True)
     assert await anext(pieces) == "Two. Three."
-    text.add("ur.", False)
+    text.append("ur.", False)
     assert await anext(pieces) == "Four."
     assert await anext(pieces, None) is None
 
 
 async def test_what_was_said_makes_room_for_more() -> None:
     text = PendingText(say("x" * 45 + ". ", continues=True), 50)
-    with pytest.raises(Unprocessable, match="47 characters of this text wait"):
-        text.add("too much", True)
+    with pytest.raises(Unprocessable, match="47 characters of this text are not spoken yet"):
+        text.append("too much", True)
     await anext(text.pieces())
-    text.add("not any more", True)
+    text.append("not any more", True)
 
 
 async def test_texts_come_out_in_order_until_they_are_finished() -> None:
-    texts = TextQueue(most=3, longest=100)
+    texts = TextQueue(max_queued=3, max_characters=100)
     for each in ("One", "Two", "Three"):
         texts.put(say(each))
     with pytest.raises(Busy):
         texts.put(say("Four"))
     texts.finish()
-    assert [text.say.text async for text in texts] == ["One", "Two", "Three"]
+    assert [text.command.text async for text in texts] == ["One", "Two", "Three"]
 
 
 async def test_a_piece_goes_to_the_text_that_is_open_also_when_many_wait() -> None:
-    texts = TextQueue(most=1, longest=100)
+    texts = TextQueue(max_queued=1, max_characters=100)
     texts.put(say("One", continues=True))
     assert texts.continuing
     texts.put(say(" more", continues=True))
@@ -91,11 +91,11 @@ async def test_a_piece_goes_to_the_text_that_is_open_also_when_many_wait() -> No
 
 
 async def test_what_is_dropped_is_given_back_and_takes_no_more_pieces() -> None:
-    texts = TextQueue(most=5, longest=100)
+    texts = TextQueue(max_queued=5, max_characters=100)
     texts.put(say("One"))
     texts.put(say("Two", continues=True))
-    assert [text.say.text for text in texts.clear()] == ["One", "Two"]
+    assert [text.command.text for text in texts.clear()] == ["One", "Two"]
     assert not texts.continuing
     texts.put(say("Three"))
     texts.finish()
-    assert [text.say.text async for text in texts] == ["Three"]
+    assert [text.command.text async for text in texts] == ["Three"]

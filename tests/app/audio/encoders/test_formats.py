@@ -56,7 +56,7 @@ def chirp(samples: int) -> Samples:
 
 def encode(name: str, samples: Samples, cuts: list[int]) -> list[bytes]:
     """The bytes of each slice between the cuts, and those of the flush."""
-    encoder = FORMATS[name].make()
+    encoder = FORMATS[name].create_encoder()
     return [*(encoder.encode(piece) for piece in np.split(samples, cuts)), encoder.flush()]
 
 
@@ -155,7 +155,7 @@ def test_only_the_first_bytes_hold_a_header(name: str) -> None:
 
 @ALL
 def test_an_answer_without_audio_is_still_one_file(name: str) -> None:
-    data = FORMATS[name].make().flush()
+    data = FORMATS[name].create_encoder().flush()
 
     assert data.startswith(MAGIC.get(name, b""))
     for mark in HEADER_MARKS.get(name, []):
@@ -220,7 +220,7 @@ def test_an_encoder_may_move_from_thread_to_thread(name: str) -> None:
     pieces = np.split(said, every(FRAME_SAMPLES, said))
 
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
-        encoder = one.submit(FORMATS[name].make).result(60)
+        encoder = one.submit(FORMATS[name].create_encoder).result(60)
         moved = [
             thread.submit(encoder.encode, piece).result(60)
             for thread, piece in zip([one, other] * 5, pieces, strict=True)
@@ -233,7 +233,7 @@ def test_an_encoder_may_move_from_thread_to_thread(name: str) -> None:
 @ALL
 def test_encoders_share_nothing(name: str) -> None:
     said, other = chirp(6 * FRAME_SAMPLES), -0.3 * chirp(6 * FRAME_SAMPLES)
-    first, second = FORMATS[name].make(), FORMATS[name].make()
+    first, second = FORMATS[name].create_encoder(), FORMATS[name].create_encoder()
     data = b""
     for piece, other_piece in zip(np.split(said, 6), np.split(other, 6), strict=True):
         data += first.encode(piece)
@@ -244,7 +244,7 @@ def test_encoders_share_nothing(name: str) -> None:
 
 @ALL
 def test_an_encoder_may_be_dropped_midway(name: str) -> None:
-    encoder = FORMATS[name].make()
+    encoder = FORMATS[name].create_encoder()
     encoder.encode(chirp(3000))
     del encoder  # whatever its destructor raised would fail this test as a warning
 
@@ -255,9 +255,9 @@ def test_only_compressed_formats_import_pyav() -> None:
         "from app.audio.encoders import FORMATS, choose_format, wav_file\n"
         "choose_format(None, 'audio/mpeg')\n"
         "for name in ('wav', 'raw_pcm'):\n"
-        "    FORMATS[name].make().encode(np.zeros(10, np.float32))\n"
+        "    FORMATS[name].create_encoder().encode(np.zeros(10, np.float32))\n"
         "assert 'av' not in sys.modules\n"
-        "FORMATS['mp3'].make()\n"
+        "FORMATS['mp3'].create_encoder()\n"
         "assert 'av' in sys.modules\n"
         "assert 'torch' not in sys.modules\n"
     )
