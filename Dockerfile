@@ -8,10 +8,11 @@
 ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
 FROM ${BASE}
 
-# torch.compile builds its launchers at start with a C compiler and Python's headers.
+# torch.compile needs compilers and Python's headers at start: Triton compiles launchers in C, Inductor kernels for the
+# CPU in C++.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev python3 python3-dev python3-venv \
-    && rm -rf /var/lib/apt/lists/*
+    && apt-get install --yes --no-install-recommends g++ libc6-dev python3 python3-dev python3-venv \
+    && rm -rf /var/lib/apt/lists/* /usr/lib/python3*/config-*/libpython*.a
 
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -21,12 +22,26 @@ ENV PATH=/opt/venv/bin:$PATH \
 
 WORKDIR /app
 
-# A layer that changes only with the lock.
+# A layer that changes only with the lock. The wheels contain more than a gigabyte that is never loaded:
+# - debug information of Triton's compiler
+# - Triton's profiler with its own CUPTI, and its disassemblers (compiling needs ptxas alone)
+# - cuSOLVER for several GPUs and the alternative NVRTC, which no library of torch is linked to
+# - static libraries and headers of CUDA (Triton brings the headers that it compiles against)
+# - protoc, C++ sources that Cython generated, tests
 COPY requirements-bootstrap.txt requirements.lock ./
 RUN python3 -m venv /opt/venv \
     && pip install --no-cache-dir --require-hashes -r requirements-bootstrap.txt \
     && uv pip install --python /opt/venv/bin/python --no-cache --no-deps --compile-bytecode --require-hashes \
-        -r requirements.lock
+        -r requirements.lock \
+    && pip uninstall --yes --quiet uv \
+    && cd /opt/venv/lib/python3*/site-packages \
+    && strip --strip-unneeded triton/_C/libtriton.so \
+    && rm -rf triton/profiler triton/_C/libproton.so triton/backends/nvidia/lib/cupti \
+        triton/backends/nvidia/bin/cuobjdump triton/backends/nvidia/bin/nvdisasm \
+        nvidia/cusolver/lib/libcusolverMg.so.* nvidia/cuda_nvrtc/lib/*.alt.so.* nvidia/*/include torch/bin/protoc* \
+    && find nvidia -name '*.a' -delete \
+    && find cuda/bindings -name '*.cpp' -delete \
+    && find matplotlib numpy sympy -type d -name tests -prune -exec rm -r {} +
 
 COPY LICENSE README.md pyproject.toml gunicorn.conf.py ./
 COPY preloaded-voices preloaded-voices
@@ -34,7 +49,8 @@ COPY models models
 COPY engine engine
 COPY training training
 COPY app app
-RUN uv pip install --python /opt/venv/bin/python --no-cache --no-deps --no-build-isolation --editable . \
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --quiet --editable . \
+    && python -m compileall -q app engine training \
     && useradd --uid 10001 --no-create-home --home-dir /cache csm \
     && install --directory --owner csm --group csm /cache /app/voices
 

@@ -1,9 +1,10 @@
 """`make test-image`: build the image with buildah, run it as its own user, and speak with it.
 
-Checks that every voice and format is served and that an upload becomes a voice (scripts/try_service.py), that the
-health check passes, that no package is in the image which only tests need, and that it holds less than 8 GB. Needs
-root. Where no registry of images can be reached, `--stand-in trixie` builds a base of Debian's packages with
-mmdebstrap. `--volume` mounts settings of this machine while the image is built.
+Checks that the compilers work (scripts/try_compilers.py), that every voice and format is served and that an upload
+becomes a voice (scripts/try_service.py), that the health check passes, that no package is in the image which only
+tests need, and that it holds less than 8 GB. Needs root. Where no registry of images can be reached, `--stand-in
+trixie` builds a base of Debian's packages with mmdebstrap. `--volume` mounts settings of this machine while the image
+is built.
 """
 
 from __future__ import annotations
@@ -81,6 +82,13 @@ class Container:
 
     def run(self, *arguments: str, **environ: str) -> str:
         return buildah(*self.command(*arguments, **environ)[1:])
+
+    def run_script(self, name: str, *arguments: str, **environ: str) -> None:
+        """Run a script of this checkout with the image's Python. Raises Failed if it fails."""
+        with (PROJECT / name).open("rb") as script:
+            command = self.command("python", "-", *arguments, **environ)
+            if subprocess.run(command, stdin=script, check=False).returncode:
+                raise Failed(f"{name} failed in the image")
 
     @contextmanager
     def serving(self, port: int) -> Iterator[None]:
@@ -168,16 +176,14 @@ def check(container: Container) -> None:
         raise Failed(f"only tests need what the image has: {', '.join(sorted(extra))}")
     held = size(container.root)
     print(f"== {held / 1e9:.2f} GB, user {uid}, no package of the tests", flush=True)
+    container.run_script("scripts/try_compilers.py")
     port = free_port()
     with container.serving(port):
         print("== ready; every voice, an upload, every format", flush=True)
         (kind, *probe) = container.config["Healthcheck"]["Test"]
         assert kind == "CMD"
         container.run(*probe, PORT=str(port))
-        with (PROJECT / "scripts/try_service.py").open("rb") as script:
-            speak = container.command("python", "-", f"http://127.0.0.1:{port}", API_KEY=KEY)
-            if subprocess.run(speak, stdin=script, check=False).returncode:
-                raise Failed("the service in the image did not do what it should")
+        container.run_script("scripts/try_service.py", f"http://127.0.0.1:{port}", API_KEY=KEY)
     if held >= MOST_BYTES:
         raise Failed(f"the image holds {held / 1e9:.2f} GB; the limit is {MOST_BYTES / 1e9:.0f} GB")
 

@@ -123,6 +123,9 @@ PROJECT_TEXT = '[project]\nversion = "0.2.0"\n'
 CHANGELOG_TEXT = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2027-01-02\n\n- New.\n\n## [0.1.0]\n\n- Old.\n"
 
 
+TEST_IMAGE = "./.github/workflows/test-image.yml"
+
+
 def test_release_notes_are_the_section_of_the_tag() -> None:
     assert release_notes("v0.2.0", PROJECT_TEXT, CHANGELOG_TEXT) == "- New.\n"
     with pytest.raises(ReleaseError, match=r"the tag is v0\.3\.0, and pyproject.toml has version 0\.2\.0"):
@@ -140,7 +143,8 @@ def test_the_release_workflow_runs_the_gate_before_it_publishes() -> None:
     workflow = yaml.safe_load(text_of(".github/workflows/release.yml"))
     assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads `on` as true
     assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["check"]["steps"]]
-    assert workflow["jobs"]["release"]["needs"] == "check"
+    assert workflow["jobs"]["release"]["needs"] == ["check", "image"]
+    assert workflow["jobs"]["image"] == {"uses": TEST_IMAGE, "with": {"ref": "${{ github.ref }}"}}
 
 
 def test_pre_commit_runs_exactly_the_gate() -> None:
@@ -170,8 +174,9 @@ def test_the_fast_tests_are_there() -> None:
 
 
 def test_the_gate_is_check_and_then_test() -> None:
-    assert re.findall(r"^make .*$", text_of(".ci/run"), re.MULTILINE) == ["make check", "make test"]
-    assert "make test-fresh ARGS=--quick" in text_of(".ci/run")
+    phases = re.findall(r"^phase (.+)$", text_of(".ci/run"), re.MULTILINE)
+    assert phases == ["make check", "install_tools", "make test", "test_fresh"]
+    assert 'make test-fresh ARGS="--quick --if-possible"' in text_of(".ci/run")
     assert (ROOT / ".ci/run").stat().st_mode & stat.S_IXUSR
 
 
@@ -199,6 +204,8 @@ def test_workflows_are_yaml_with_jobs_that_end(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert workflow["permissions"] == {"contents": "read"}  # a job that needs more says so itself
     for job in workflow["jobs"].values():
+        if job.get("uses") == TEST_IMAGE:
+            continue
         assert job["timeout-minutes"] <= 60
         assert all("uses" in step or "run" in step for step in job["steps"])
 
@@ -223,9 +230,18 @@ def test_the_image_leaves_main_alone_and_only_behind_the_checks() -> None:
         assert "conclusion == 'success'" in each["if"]
         assert "event == 'push'" in each["if"]
     assert job["needs"] == "test"
-    assert workflow["jobs"]["test"]["steps"][-1]["run"] == "sudo python3 -m scripts.test_image"
+    assert workflow["jobs"]["test"]["uses"] == TEST_IMAGE
+    assert workflow["jobs"]["test"]["with"] == {"ref": "${{ github.event.workflow_run.head_sha }}"}
     tags = job["steps"][-1]["with"]["tags"].splitlines()
     assert [tag.partition(":")[2] for tag in tags] == ["latest", "${{ github.event.workflow_run.head_sha }}"]
+
+
+def test_the_image_is_tested_at_the_commit_that_the_caller_names() -> None:
+    workflow = yaml.safe_load(text_of(TEST_IMAGE))
+    assert workflow[True]["workflow_call"]["inputs"]["ref"]["required"]
+    steps = workflow["jobs"]["test"]["steps"]
+    assert steps[0]["with"] == {"ref": "${{ inputs.ref }}"}
+    assert steps[-1]["run"] == "sudo python3 -m scripts.test_image"
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -250,6 +266,12 @@ def test_the_image_runs_the_service_and_not_as_root() -> None:
     assert "/livez" in words["HEALTHCHECK"]
     assert words["FROM"] == "${BASE}"
     assert words["ARG"].startswith("BASE=nvidia/cuda:12.8")
+
+
+def test_what_the_image_leaves_out_is_removed_in_the_layer_that_installs_it() -> None:
+    (layer,) = (rest for word, rest in instructions() if word == "RUN" and "requirements.lock" in rest)
+    assert layer.index("uv pip install") < layer.index("pip uninstall --yes --quiet uv") < layer.index("rm -rf")
+    assert "ptxas" not in layer  # Triton's assembler
 
 
 def test_the_image_keeps_no_development_tool() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,66 @@ def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None if name in ("mmdebstrap", "buildah") else f"/bin/{name}")
     assert str(fresh.missing()).startswith("mmdebstrap is not on PATH")
     assert str(image.missing()).startswith("buildah is not on PATH")
+
+
+def no_debian(suite: str, mirror: str | None) -> Path:
+    raise fresh.NoDebian(f"mmdebstrap cannot install {suite} (status 1)")
+
+
+@pytest.mark.parametrize(("flags", "status", "word"), [([], 2, "Failed"), (["--if-possible"], 0, "Skipped")])
+def test_where_no_debian_can_be_installed_it_may_be_skipped(
+    flags: list[str],
+    status: int,
+    word: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(fresh, "missing", lambda: None)
+    monkeypatch.setattr(fresh, "HOMES", tmp_path)
+    monkeypatch.setattr(fresh, "debian", no_debian)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["script", "--quick", *flags])
+    assert fresh.main() == status
+    said = capsys.readouterr()
+    assert f"{word}: make test-fresh cannot run here: mmdebstrap cannot install trixie (status 1)" in said.err
+    assert "Passed" not in said.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_root_is_built_once_a_day_for_each_set_of_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[list[str]] = []
+
+    def build(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        built.append(command)
+        Path(command[command.index("trixie") + 1]).write_bytes(b"tar")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(fresh, "HOMES", tmp_path)
+    monkeypatch.setattr(fresh, "apt_options", list)
+    monkeypatch.setattr(subprocess, "run", build)
+    tar = fresh.debian("trixie", None)
+    assert tar.read_bytes() == b"tar"
+    assert (fresh.debian("trixie", None), len(built)) == (tar, 1)
+    other = fresh.debian("trixie", "file:/mirror")
+    assert (other != tar, built[1][-1]) == (True, "file:/mirror")
+    yesterday = tar.rename(tar.with_name(tar.name.replace(str(date.today()), "2026-01-01")))
+    assert fresh.debian("trixie", None) == tar
+    assert set((tmp_path / "roots").iterdir()) == {tar, other}
+    assert not yesterday.exists()
+
+
+def test_a_root_that_cannot_be_built_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        Path(command[command.index("trixie") + 1]).write_bytes(b"half a tar")
+        return subprocess.CompletedProcess(command, 25)
+
+    monkeypatch.setattr(fresh, "HOMES", tmp_path)
+    monkeypatch.setattr(fresh, "apt_options", list)
+    monkeypatch.setattr(subprocess, "run", build)
+    with pytest.raises(fresh.NoDebian, match=r"cannot install trixie \(status 25\)"):
+        fresh.debian("trixie", None)
+    assert list((tmp_path / "roots").iterdir()) == []
 
 
 def test_a_service_that_ends_is_not_waited_for() -> None:
