@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 
-from .types import FRAME_MILLISECONDS
+from ..types import FRAME_MILLISECONDS
 
 _SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？｡]+["'”’」』）]*""")
 _CLAUSE_END = re.compile(r"""[,;:—–]+["'”’)\]]*(?=\s)|\s[-–—](?=\s)|[，；：、]+""")
