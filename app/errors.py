@@ -12,7 +12,7 @@ ServiceError
 ├── Busy 429                 every slot taken and the queue full, or the wait over
 ├── EngineBroke 500          the engine failed before the first byte
 └── Unavailable 503          starting, draining, or nothing alive to speak
-    └── ComponentFailed           a part of the service does not work
+    └── ComponentFailed           a component of the service does not work
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Unavailable(ServiceError):
 class ComponentFailed(Unavailable):
     """The operator has to mend it: no Retry-After, since trying again soon is of no use."""
 
-    code = "part_failed"
+    code = "component_failed"
     retry_after = None
 
 

@@ -33,6 +33,7 @@ from .pool import master
 from .pool.assignment import WorkerAssignment
 from .pool.engine_host import EngineHost, Loader
 from .pool.pool import Pool
+from .pool.worker_gauges import worker_gauges
 from .routers import health, legacy, openai, page, speech, system, voices, websocket
 from .settings import ENV_FILE, Settings, load_settings
 from .state import AppState
@@ -56,20 +57,21 @@ def create_app(
     settings = settings or load_settings()
     seat = master.here() if place is None else master.alone(place)
     place = seat.place
-    parts = Components()
+    components = Components()
     store = VoiceStore(
         settings.preloaded_voices_dir,
         settings.voices_dir,
         max_upload_bytes=int(settings.max_upload_mb * _MIB),
         max_seconds=settings.max_voice_seconds,
-        on_decoder=parts.reporter("voice_decoder"),
+        on_decoder=components.reporter("voice_decoder"),
     )
-    host = EngineHost(settings, place, store, loader, parts=parts)
-    host.check = partial(_check, parts)
-    pool = Pool(seat.board, seat.index, host, seat.sockets, settings.queue_timeout_seconds)
-    metrics = Metrics(seat.counters, seat.index, seat.board.records)
+    host = EngineHost(settings, place, store, loader, components=components)
+    host.check = partial(_check, components)
+    pool = Pool(seat.registry, seat.index, host, seat.sockets, settings.queue_timeout_seconds)
+    metrics = Metrics(seat.counters, seat.index, lambda: worker_gauges(seat.registry.records()))
     host.on_voice_encoded = metrics.voice_encoded
-    system_monitor = SystemMonitor(dict.fromkeys(spot.gpu for spot in seat.board.spots if spot.gpu is not None))
+    gpus = dict.fromkeys(each.gpu for each in seat.registry.assignments if each.gpu is not None)
+    system_monitor = SystemMonitor(gpus)
     service = AppState(
         settings, place, store, host, pool, metrics, system_monitor, EventLoopMonitor(seat.counters, seat.index)
     )
@@ -141,10 +143,10 @@ def _log_limits() -> None:
     )
 
 
-def _check(parts: Components) -> None:
-    """Use every part once, the decoder of voices aside. The first request need not wait for PyAV then."""
-    check_encoders(FORMATS.values(), parts)
-    thread_pool.on_state = parts.reporter("threads")
+def _check(components: Components) -> None:
+    """Use every component once, the decoder of voices aside. The first request need not wait for PyAV then."""
+    check_encoders(FORMATS.values(), components)
+    thread_pool.on_state = components.reporter("threads")
     with suppress(ComponentFailed):  # it was reported
         thread_pool.start()
 

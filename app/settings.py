@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from .audio.watermark import PUBLIC_KEY, parse_key
+from .watermark_key import PUBLIC_KEY, parse_key
 
 DEFAULT_MODEL = "sesame/csm-1b"  # where MODEL_PATH names none
 ENV_FILE = Path(".env")  # in the directory that the service is started from

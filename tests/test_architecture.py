@@ -1,7 +1,7 @@
 """Import rules of the design: each line may import only what is below it.
 
-gunicorn.conf.py, bench > app.main > app.routers > the rest of app > the public names of engine;
-app.cli (lazily), models > training > the model and the public names of engine;
+gunicorn.conf.py, bench > app.main, app.server > app.routers > the rest of app, in layers (APP_LAYERS) > the public
+names of engine; app.cli (lazily), models > training > the model and the public names of engine;
 in engine: engine_core > its parts > model, codec, text > the leaves.
 """
 
@@ -58,7 +58,23 @@ SOURCES = {
     for path in (ROOT / package).rglob("*.py")
 }
 # Packages whose imports inside functions and under TYPE_CHECKING count too: a lazy import only hides a cycle.
-WITHOUT_HIDDEN_CYCLES = ("engine", "training", "models")
+WITHOUT_HIDDEN_CYCLES = ("app", "engine", "training", "models")
+# Each package of app/ may import those in lower layers; lazy imports and TYPE_CHECKING count. Packages of one layer do
+# not import each other.
+APP_LAYERS: tuple[tuple[str, ...], ...] = (
+    ("app.cli",),
+    ("app.main", "app.server"),
+    ("app.routers",),
+    ("app.websocket",),
+    ("app.responses",),
+    ("app.state",),
+    ("app.pool",),
+    ("app.schemas", "app.voices"),
+    ("app.audio", "app.middleware"),
+    ("app.client", "app.observability"),
+    ("app.errors", "app.settings"),
+    ("app.watermark_key",),
+)
 
 
 def imports_of(name: str, source: str, is_package: bool) -> Iterator[Import]:
@@ -100,6 +116,11 @@ IMPORTS = [
 
 def within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
+
+
+def app_package(module: str) -> str:
+    """`app.pool` of `app.pool.admission`; a module of app/ itself is its own package."""
+    return ".".join(module.split(".")[:2])
 
 
 def of(package: str) -> list[Import]:
@@ -173,11 +194,22 @@ def test_training_imports_only_the_model_of_the_engine() -> None:
     )
 
 
-def test_routers_are_below_main_and_above_the_rest_of_app() -> None:
-    rest = [each for each in of("app") if each.importer != "app.main"]
-    assert violations([each for each in rest if within(each.module, "app.main")]) == []
-    below = [each for each in rest if not within(each.importer, "app.routers")]
-    assert violations([each for each in below if within(each.module, "app.routers")]) == []
+def test_packages_of_app_import_only_lower_layers() -> None:
+    level = {package: number for number, layer in enumerate(APP_LAYERS) for package in layer}
+    assert {app_package(name) for name in SOURCES if name.startswith("app.")} == level.keys()
+    crossing = [
+        each
+        for each in of("app")
+        if each.module.startswith("app.") and app_package(each.importer) != app_package(each.module)
+    ]
+    assert crossing
+    upward = [each for each in crossing if level[app_package(each.importer)] >= level[app_package(each.module)]]
+    assert violations(upward) == []
+
+
+def test_the_client_imports_nothing_of_app_but_the_settings_lazily() -> None:
+    own = [each for each in of("app.client") if within(each.module, "app") and not within(each.module, "app.client")]
+    assert violations([each for each in own if each.module != "app.settings" or each.at_top]) == []
 
 
 def test_pure_modules_do_not_import_torch() -> None:

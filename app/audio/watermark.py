@@ -25,8 +25,6 @@ from .encoders.base import Samples
 
 Values = npt.NDArray[np.float64]
 
-KEY_NUMBERS = 5
-PUBLIC_KEY = bytes((212, 211, 146, 56, 201))  # CSM's own, from its public sources
 THRESHOLD = 6.0  # standard deviations; see `detection_score`
 
 _HOP = 320  # samples, 13 ms; a window is two of them
@@ -112,21 +110,6 @@ def detection_score(samples: Samples, key: bytes) -> float:
     references = [_correlate(spectrum, reference_key) for reference_key in reference_keys]
     deviation = float(np.std(references))
     return (_correlate(spectrum, key) - float(np.mean(references))) / deviation if deviation > 0 else 0.0
-
-
-def parse_key(text: str) -> bytes:
-    """Parse a key of five comma-separated numbers from 0 to 255. Raises ValueError."""
-    try:
-        return check_key([int(part) for part in text.split(",")])
-    except ValueError:
-        raise ValueError(f"it must be {KEY_NUMBERS} numbers from 0 to 255, separated by commas") from None
-
-
-def check_key(numbers: list[int]) -> bytes:
-    """A key from its numbers. Raises ValueError unless they are five from 0 to 255."""
-    if len(numbers) != KEY_NUMBERS or not all(0 <= number <= 255 for number in numbers):
-        raise ValueError(f"it must be {KEY_NUMBERS} numbers from 0 to 255")
-    return bytes(numbers)
 
 
 @lru_cache(maxsize=256)

@@ -35,12 +35,12 @@ class Health:
 
     status: ok, degraded (some of its GPUs speak), loading, draining or failed.
     tts_engines: of each GPU (`gpu_0`) its state, progress from 0 to 1, and error.
-    parts: of each part beside the engines (`voice_decoder`) its state, error and the workers where it failed.
+    components: of each component beside the engines (`voice_decoder`) its state, error and the workers where it failed.
     """
 
     status: str
     tts_engines: dict[str, dict[str, Any]]
-    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    components: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -123,7 +123,7 @@ def read_nothing(response: httpx.Response) -> None:
 def read_health(response: httpx.Response) -> Health:
     return _as(
         response,
-        lambda body: Health(body["status"], dict(body["tts_engines"]), dict(body.get("parts", {}))),
+        lambda body: Health(body["status"], dict(body["tts_engines"]), dict(body.get("components", {}))),
         _json(response),
     )
 

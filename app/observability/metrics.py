@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from ..pool.worker_registry import STATES, WorkerRecord
 from .event_loop_lag import CPU, LOOP_LAG
 from .request_log import Outcome, RequestRecord
 from .shared_counters import OTHER, Counter, Family, Histogram, SharedCounters
@@ -110,29 +108,29 @@ def protocol_of(path: str) -> str:
 class Metrics(Collector):
     """The sums of all workers and the state of each, as one worker counts and any of them tells.
 
-    tally, row: where this worker counts.
-    workers: how all of them are now. It may take a lock, so it is asked in a thread.
+    counters, row: where this worker counts.
+    gauges: yields the current state of all workers. It may take a lock, so it is called in a thread.
     """
 
     def __init__(
         self,
         counters: SharedCounters,
         row: int = 0,
-        workers: Callable[[], Sequence[WorkerRecord]] = tuple,
+        gauges: Callable[[], Iterable[Metric]] = tuple,
     ) -> None:
-        self._tally = counters
+        self._counters = counters
         self._row = row
-        self._workers = workers
+        self._gauges = gauges
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
     # ---- counting: an observer of the request log
 
     def admitted(self, record: RequestRecord) -> None:
-        self._tally.add(self._row, ADMITTED)
+        self._counters.add(self._row, ADMITTED)
 
     def ended(self, record: RequestRecord) -> None:
-        add, observe, row = self._tally.add, self._tally.observe, self._row
+        add, observe, row = self._counters.add, self._counters.observe, self._row
         outcome: Outcome = record.outcome or "failed"
         add(
             row,
@@ -162,7 +160,7 @@ class Metrics(Collector):
 
     def voice_encoded(self) -> None:
         """May be called from any thread."""
-        self._tally.add(self._row, VOICES_ENCODED)
+        self._counters.add(self._row, VOICES_ENCODED)
 
     # ---- telling
 
@@ -172,10 +170,10 @@ class Metrics(Collector):
         return encode(self._registry), media_type
 
     def collect(self) -> Iterator[Metric]:
-        for family in self._tally.families:
-            sums = self._tally.sums(family)
+        for family in self._counters.families:
+            sums = self._counters.sums(family)
             yield _counter(family, sums) if isinstance(family, Counter) else _histogram(family, sums)
-        yield from _gauges(self._workers())
+        yield from self._gauges()
 
 
 def _counter(counter: Counter, sums: Sequence[float]) -> Metric:
@@ -192,28 +190,3 @@ def _histogram(histogram: Histogram, sums: Sequence[float]) -> Metric:
     bounds = [*(f"{float(bound)}" for bound in histogram.buckets), "+Inf"]
     buckets = list(zip(bounds, accumulate(counts), strict=True))
     return HistogramMetricFamily(histogram.name, histogram.help, buckets=buckets, sum_value=total)
-
-
-def _gauges(workers: Sequence[WorkerRecord]) -> Iterator[Metric]:
-    now = time.monotonic()
-    active = GaugeMetricFamily("csm_slots_active", "Slots that speak.", labels=["worker"])
-    capacity = GaugeMetricFamily("csm_slots_capacity", "Slots that there are.", labels=["worker"])
-    queued = GaugeMetricFamily("csm_requests_queued", "Requests that wait for a slot.", labels=["worker"])
-    silent = GaugeMetricFamily("csm_worker_silent_seconds", "Since a worker last told of itself.", labels=["worker"])
-    failed = GaugeMetricFamily(
-        "csm_part_failed",
-        "1 where a part beside the engine does not work: /health says why.",
-        labels=["worker", "part"],
-    )
-    state = GaugeMetricFamily("csm_worker_state", "1 for the state that it is in.", labels=["worker", "state"])
-    for each in workers:
-        active.add_metric([each.worker_id], each.active)
-        capacity.add_metric([each.worker_id], each.capacity)
-        queued.add_metric([each.worker_id], each.queued)
-        if each.heartbeat:
-            silent.add_metric([each.worker_id], max(now - each.heartbeat, 0.0))
-        for name in STATES:
-            state.add_metric([each.worker_id, name], float(name == each.state))
-        for part, status in each.parts.items():
-            failed.add_metric([each.worker_id, part], float(status.state == "failed"))
-    yield from (active, capacity, queued, silent, state, failed)

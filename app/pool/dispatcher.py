@@ -1,58 +1,145 @@
-"""An order on its way to the worker that speaks it."""
+"""Dispatches one speech request to the least-loaded worker and retries until the first chunk."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
 
 from engine import AudioChunk
 
 from ..errors import Busy, EngineBroke, ServiceError, Unavailable
 from ..schemas.speech import SpeechJob
+from .engine_host import EngineHost
 from .framing import ConnectionBroken
-from .local import LocalSpeech
-from .remote import RemoteSpeech
-
-if TYPE_CHECKING:
-    from .pool import Pool
+from .local import LocalSpeech, open_local_speech
+from .remote import RemoteSpeech, open_remote_speech
+from .speech_server import socket_path
+from .worker_registry import WorkerRegistry
 
 _log = logging.getLogger(__name__)
 
-LOOK_AROUND_SECONDS = 0.1  # how often an order that waits looks whether somebody else has a slot meanwhile
-_OVERTIME_SECONDS = 1.0  # in which a worker says itself that the wait is over; one that hangs says nothing
-
-Source = LocalSpeech | RemoteSpeech
+RECHECK_SECONDS = 0.1  # how often a waiting request checks whether another worker has a free slot
+_OVERTIME_SECONDS = 1.0  # beyond the deadline, for a worker to report the timeout itself; one that hangs does not
 
 
-class Dispatch:
-    """Finds who speaks an order, and holds the slot there and the permits on the board until it is closed."""
+class Dispatcher:
+    """Sends speech requests to the workers of the pool, this one included.
 
-    def __init__(self, pool: Pool, job: SpeechJob) -> None:
-        self.target = pool.index
-        self._pool = pool
-        self._order = job
-        self._source: Source | None = None
-        self._held = AsyncExitStack()
-        self._reserved: set[int] = set()  # workers on which the board counts its permits
-        self._passed_over: set[int] = set()
-        self._deadline = time.monotonic() + pool.wait
+    index: of this worker in the registry; its requests hold their permits under it.
+    host: the engine of this worker.
+    sockets: a private folder with a socket for each worker; None if there is only one worker.
+    max_wait: seconds that a request may wait for a slot, over all workers together.
+    """
+
+    def __init__(
+        self, registry: WorkerRegistry, index: int, host: EngineHost, sockets: Path | None, max_wait: float
+    ) -> None:
+        self.registry = registry
+        self.index = index
+        self.max_wait = max_wait
+        self.active = 0  # requests that wait for a slot or stream speech
+        self.draining = False  # this worker is shutting down: `unavailable` then reports that
+        self._host = host
+        self._sockets = sockets
+
+    @asynccontextmanager
+    async def dispatch(self, job: SpeechJob) -> AsyncIterator[DispatchedSpeech]:
+        """Stream the speech of a job from the least-loaded worker: `async with dispatcher.dispatch(job) as speech`.
+
+        Entering waits until a worker has given it a slot; leaving, at any time, frees that slot at once. A worker
+        that refuses, or dies before the first chunk, is skipped, and the next one is tried.
+        `async for chunk in speech` yields engine.AudioChunk. From the first chunk on, `speech.engine_name` and
+        `speech.worker_id` (X-TTS-Engine, X-Worker-ID) no longer change.
+        Entering and iterating raise ServiceError and nothing else: Busy if all workers are full, Unavailable if none
+        is ready, UnknownVoice, Unprocessable or EngineBroke. Before the first chunk that is an error response; after
+        it the stream is broken and has to be cut.
+        """
+        self.active += 1
+        try:
+            async with aclosing(DispatchedSpeech(self, job)) as speech:
+                await speech.start()
+                yield speech
+        finally:
+            self.active -= 1
+
+    def open_source(
+        self, target: int, job: SpeechJob, wait: float, on_admitted: Callable[[], None]
+    ) -> AbstractAsyncContextManager[LocalSpeech | RemoteSpeech]:
+        """The speech of a job from one worker, in this process or over its socket."""
+        if target == self.index or self._sockets is None:
+            return open_local_speech(self._host, job, wait=wait, on_admitted=on_admitted)
+        return open_remote_speech(socket_path(self._sockets, target), job, wait=wait, on_admitted=on_admitted)
+
+    def unavailable(self) -> Unavailable:
+        """The error for a request while no worker is ready."""
+        records = self.registry.records()
+        states = {each.state for each in records}
+        if self.draining or (states & {"draining"} and states <= {"draining", "empty"}):
+            return Unavailable("the service is shutting down: try again soon", code="draining")
+        loading = next((each for each in records if each.state == "loading"), None)
+        if loading is not None:
+            progress = f"{loading.progress:.0%}, {loading.doing}"
+            return Unavailable(f"the engine is starting ({progress}): try again soon", code="starting")
+        if states != {"failed"}:
+            return Unavailable("the engine is being started: try again soon", code="starting")
+        reasons = "; ".join(dict.fromkeys(each.error for each in records))
+        return Unavailable(f"every engine has failed: {reasons}", code="engine_failed")
+
+
+class DispatchedSpeech:
+    """The audio of one request, from whichever worker serves it: iterate it with `async for`, from one reader.
+
+    It holds a slot of that worker and the request's permits in the registry until it is closed.
+    Iterating raises ServiceError if the speech does not reach its end.
+    engine_name, worker_id: of the worker that serves it; fixed from the first chunk on.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, job: SpeechJob) -> None:
+        self._dispatcher = dispatcher
+        self._registry = dispatcher.registry
+        self._job = job
+        self._target = dispatcher.index
+        self._source: LocalSpeech | RemoteSpeech | None = None
+        self._held = AsyncExitStack()  # the open source
+        self._reserved: set[int] = set()  # workers on which the registry counts the permits
+        self._excluded: set[int] = set()  # workers that refused or died
+        self._deadline = time.monotonic() + dispatcher.max_wait
         self._admitted = False
-        self._may_begin_again = True
+        self._may_restart = True
+        self._has_audio = False
 
     @property
-    def source(self) -> Source:
-        assert self._source is not None, "begin() has not returned"
-        return self._source
+    def engine_name(self) -> str:
+        return self._opened.engine_name
 
-    async def begin(self) -> None:
-        """Be given a slot by somebody. Raises ServiceError if nobody does."""
+    @property
+    def worker_id(self) -> str:
+        return self._registry.assignments[self._target].worker_id
+
+    def __aiter__(self) -> DispatchedSpeech:
+        return self
+
+    async def __anext__(self) -> AudioChunk:
+        try:
+            chunk = await anext(self._opened)
+        except ConnectionBroken:
+            if self._has_audio:
+                raise EngineBroke("the worker that generated this speech has died", code="worker_died") from None
+            await self._restart()
+            return await anext(self)
+        self._has_audio = True
+        return chunk
+
+    async def start(self) -> None:
+        """Wait for a slot of any worker. Raises ServiceError if none gives one."""
         refusal: ServiceError | None = None
         while (target := self._reserve()) is not None:
             try:
-                await self._ask(target)
+                await self._open(target)
                 return
             except Busy as error:
                 refusal = error
@@ -61,29 +148,35 @@ class Dispatch:
             except Unavailable as error:
                 refusal = refusal or error
             except ConnectionBroken as error:
-                spot = self._pool.board.spots[self.target]
-                _log.warning("worker %s was asked for speech: %s", spot.worker_id, error)
-            self._passed_over.add(self.target)
-        raise refusal or self._pool.nobody()
+                _log.warning("worker %s did not take a request: %s", self.worker_id, error)
+            self._excluded.add(self._target)
+        raise refusal or self._dispatcher.unavailable()
 
-    async def begin_again(self) -> None:
-        """The worker died before it was heard: try the others, but once. An order may be what killed it."""
-        self._passed_over.add(self.target)
-        await self.close()
-        if not self._may_begin_again:
-            raise Unavailable("the workers that were to speak this have died: try again soon", code="worker_died")
-        self._may_begin_again = False
-        await self.begin()
-
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Give back the slot and the permits."""
         await self._held.aclose()
         for target in list(self._reserved):
             self._release(target)
 
+    @property
+    def _opened(self) -> LocalSpeech | RemoteSpeech:
+        assert self._source is not None, "start() has not returned"
+        return self._source
+
+    async def _restart(self) -> None:
+        """After a worker died before the first chunk: try the others, once. The request may be what killed it."""
+        self._excluded.add(self._target)
+        await self.aclose()
+        if not self._may_restart:
+            raise Unavailable("two workers died before this speech began: try again soon", code="worker_died")
+        self._may_restart = False
+        await self.start()
+
     def _reserve(self, *, only_free: bool = False) -> int | None:
-        passed_over = self._passed_over | self._reserved
-        target = self._pool.board.reserve(self._pool.index, self._order.permits, passed_over, only_free=only_free)
+        """Reserve the permits on the least-loaded worker; None if no worker is left."""
+        target = self._registry.reserve(
+            self._dispatcher.index, self._job.permits, self._excluded | self._reserved, only_free=only_free
+        )
         if target is not None:
             self._reserved.add(target)
         return target
@@ -91,72 +184,39 @@ class Dispatch:
     def _release(self, target: int) -> None:
         if target in self._reserved:
             self._reserved.discard(target)
-            self._pool.board.release(self._pool.index, target, self._order.permits)
+            self._registry.release(self._dispatcher.index, target, self._job.permits)
 
-    async def _ask(self, target: int) -> None:
-        """Wait for a slot of a worker on which permits are reserved, or of one that has a slot free meanwhile."""
-        asking: int | None = target
-        while asking is not None:
-            self.target = asking
-            asking = await self._wait_at(asking)
+    async def _open(self, target: int) -> None:
+        """Wait for a slot of a worker whose permits are reserved, or of another one that has a free slot first."""
+        candidate: int | None = target
+        while candidate is not None:
+            self._target = candidate
+            candidate = await self._wait_at(candidate)
 
     async def _wait_at(self, target: int) -> int | None:
-        """Enter the speech of one worker. Returns another one, reserved, if that has a free slot first."""
+        """Open the speech of one worker. Returns another worker, reserved, if that has a free slot first."""
         held = AsyncExitStack()
         held.callback(self._release, target)
         self._admitted = False
-        context = self._pool.source(target, self._order, self._deadline - time.monotonic(), self._on_admitted)
-        entering = asyncio.create_task(held.enter_async_context(context))
+        source = self._dispatcher.open_source(
+            target, self._job, self._deadline - time.monotonic(), on_admitted=self._set_admitted
+        )
+        entering = asyncio.create_task(held.enter_async_context(source))
         try:
-            while not (await asyncio.wait({entering}, timeout=LOOK_AROUND_SECONDS))[0]:
+            while not (await asyncio.wait({entering}, timeout=RECHECK_SECONDS))[0]:
                 if self._admitted:
                     continue
                 if (other := self._reserve(only_free=True)) is not None:
                     return other
                 if time.monotonic() > self._deadline + _OVERTIME_SECONDS:
-                    raise Busy("no worker gave a slot in time: try again soon")
+                    raise Busy("no worker had a free slot in time: try again soon")
             self._source = entering.result()
             self._held.push_async_exit(held.pop_all())
             return None
         finally:
             entering.cancel()
             await asyncio.gather(entering, return_exceptions=True)
-            await held.aclose()  # nothing is left in it if it was entered
+            await held.aclose()  # empty if it was entered
 
-    def _on_admitted(self) -> None:
+    def _set_admitted(self) -> None:
         self._admitted = True
-
-
-class Speech:
-    """Audio of whichever worker speaks: iterate it with `async for`, from one reader.
-
-    Iterating raises ServiceError if it does not get to the end.
-    engine_name, worker_id: of the worker that speaks; settled with the first chunk.
-    """
-
-    def __init__(self, pool: Pool, errand: Dispatch) -> None:
-        self._pool = pool
-        self._errand = errand
-        self._began = False
-
-    @property
-    def engine_name(self) -> str:
-        return self._errand.source.engine_name
-
-    @property
-    def worker_id(self) -> str:
-        return self._pool.board.spots[self._errand.target].worker_id
-
-    def __aiter__(self) -> Speech:
-        return self
-
-    async def __anext__(self) -> AudioChunk:
-        try:
-            chunk = await anext(self._errand.source)
-        except ConnectionBroken:
-            if self._began:
-                raise EngineBroke("the worker that spoke has died", code="worker_died") from None
-            await self._errand.begin_again()
-            return await anext(self)
-        self._began = True
-        return chunk

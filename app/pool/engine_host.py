@@ -31,7 +31,7 @@ from ..voices.speakers import Speakers, speaker_number
 from ..voices.store import Voice, VoiceStore
 from .admission import Admission
 from .assignment import WorkerAssignment
-from .worker_registry import Pause
+from .worker_registry import RestartDelay
 
 _log = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ class EngineHost:
     small_model: the directory of the CSM that stands in where there are no weights; it need not be there.
     on_change: called, from any thread, whenever `status` or `load` have something new to say.
     on_voice_encoded: called, from any thread, for each voice on disk that was encoded at the start.
-    check: called from the loading thread before the engine is ready, to look whether `parts` work.
-    parts: what this worker has beside the engine.
+    check: called from the loading thread before the engine is ready, to look whether `components` work.
+    components: what this worker has beside the engine.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class EngineHost:
         voices: VoiceStore,
         loader: Loader = load_engine,
         small_model: Path = SMALL_MODEL,
-        parts: Components | None = None,
+        components: Components | None = None,
     ) -> None:
         self._settings = settings
         self._place = place
@@ -103,7 +103,7 @@ class EngineHost:
         self.on_change: Callable[[], None] = lambda: None
         self.on_voice_encoded: Callable[[], None] = lambda: None
         self.check: Callable[[], None] = lambda: None
-        self.parts = parts or Components()
+        self.components = components or Components()
         self._status = HostStatus("loading", doing="starting")
         self._advanced = time.monotonic()  # when loading last got anywhere
         self._stage: _Stage | None = None
@@ -150,7 +150,7 @@ class EngineHost:
         """Raises Unavailable unless the engine can speak."""
         return self._ready().admission
 
-    def cast(self, voice_id: str | None) -> ResolvedVoice:
+    def resolve_voice(self, voice_id: str | None) -> ResolvedVoice:
         """Find who speaks under an id; without one, speaker 0. Blocks: call it in a thread.
 
         Raises UnknownVoice, Unavailable, EngineError if a speaker's voice has to be made and cannot be.
@@ -177,14 +177,14 @@ class EngineHost:
 
     # ---- its life
 
-    def start(self, on_ready: Callable[[], None] | None = None, pause: Pause | None = None) -> None:
+    def start(self, on_ready: Callable[[], None] | None = None, pause: RestartDelay | None = None) -> None:
         """Begin to load, behind a pause if there is one. on_ready: called from the loading thread."""
         if pause is not None:
             self._status = HostStatus(pause.state, doing="waiting to start again", error=pause.error)
         self._loading = threading.Thread(target=self._load, args=(on_ready, pause), name="load-engine", daemon=True)
         self._loading.start()
 
-    def turn_away(self) -> None:
+    def stop_admitting(self) -> None:
         """Admit nobody any more and tell who waits for a slot; who has one speaks on."""
         if (stage := self._stage) is not None:
             stage.admission.close()
@@ -206,7 +206,7 @@ class EngineHost:
             self._status, self._advanced = status, time.monotonic()
         self.on_change()
 
-    def _load(self, on_ready: Callable[[], None] | None, pause: Pause | None) -> None:
+    def _load(self, on_ready: Callable[[], None] | None, pause: RestartDelay | None) -> None:
         if pause is not None:
             if self._closing.wait(pause.seconds):
                 return
@@ -300,7 +300,7 @@ class EngineHost:
             detail = engine.status().detail
             fingerprint = str(detail.get("fingerprint") or settings.model_path or DEFAULT_MODEL)
             speakers = Speakers(
-                engine, settings.voices_dir / ".speakers", fingerprint, self.parts.reporter("speaker_voices")
+                engine, settings.voices_dir / ".speakers", fingerprint, self.components.reporter("speaker_voices")
             )
             self._report(_LOADED, f"making the voice of {DEFAULT_SPEAKER}")
             speakers.get(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio.to_thread
 
@@ -32,7 +33,7 @@ class LocalSpeech:
 
 
 @asynccontextmanager
-async def speak_locally(
+async def open_local_speech(
     host: EngineHost, job: SpeechJob, *, wait: float | None = None, on_admitted: Callable[[], None] = lambda: None
 ) -> AsyncIterator[LocalSpeech]:
     """The speech of an order. Its slot is taken before any work is done, and is free when the context ends.
@@ -46,8 +47,8 @@ async def speak_locally(
         on_admitted()
         try:
             # A client that leaves must not wait for a voice that is being made.
-            resolved = await anyio.to_thread.run_sync(host.cast, job.voice_id, abandon_on_cancel=True)
-            stream = engine.stream(job.with_voice(resolved))
+            resolved = await anyio.to_thread.run_sync(host.resolve_voice, job.voice_id, abandon_on_cancel=True)
+            stream = engine.stream(replace(job.request, voice=resolved.voice, speaker=resolved.speaker))
         except EngineError as error:
             raise from_engine(error) from error
         with stream:

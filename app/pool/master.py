@@ -17,7 +17,7 @@ from typing import Any
 from ..observability.metrics import RESTARTS, count_lost, new_counters
 from ..observability.shared_counters import SharedCounters
 from .assignment import WorkerAssignment
-from .worker_registry import COMING, WorkerEntry, WorkerRegistry, pause_before
+from .worker_registry import PENDING_PID, WorkerRegistry, restart_delay
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class WorkerContext:
     """
 
     place: WorkerAssignment
-    board: WorkerRegistry
+    registry: WorkerRegistry
     counters: SharedCounters
     index: int
     sockets: Path | None = None
@@ -65,7 +65,7 @@ class _Failing:
 
 def alone(place: WorkerAssignment) -> WorkerContext:
     """The seat of a process without a master: a board of its own."""
-    return WorkerContext(place, _board([place]), new_counters(1), 0)
+    return WorkerContext(place, WorkerRegistry([place]), new_counters(1), 0)
 
 
 _here: WorkerContext | None = None
@@ -82,7 +82,7 @@ class Master:
 
     def __init__(self, places: Sequence[WorkerAssignment]) -> None:
         self.places = tuple(places)
-        self.board = _board(places)
+        self.registry = WorkerRegistry(places)
         self.counters = new_counters(len(places))
         self._left: set[int] = set()  # places that a worker has been in, and is no more
         self._failing: dict[int, _Failing] = {}  # by place
@@ -105,7 +105,7 @@ class Master:
 
     def assign(self) -> int | None:
         """A place for the worker that is about to be forked. None: all are taken, and it is a spare."""
-        index = self.board.claim(COMING)
+        index = self.registry.claim(PENDING_PID)
         if index in self._left:
             self._left.remove(index)
             self.counters.add(index, RESTARTS)
@@ -116,7 +116,7 @@ class Master:
 
         ending: how, for people, where it has not said why itself.
         """
-        records = self.board.records()
+        records = self.registry.records()
         if index is None or records[index].pid not in (pid, 0):  # a spare: it may have found a place since
             index = next((at for at, each in enumerate(records) if each.pid == pid), None)
         if index is None:
@@ -128,10 +128,10 @@ class Master:
             self._was_ready = True
             self._failing.pop(index, None)
         if record.state == "draining":
-            self.board.vacate(index)
+            self.registry.vacate(index)
             return
         if now < record.retry_at and record.state in ("restarting", "failed"):  # it waited: this is no further crash
-            self.board.vacate(index, failures=record.failures, retry_at=record.retry_at, error=record.error)
+            self.registry.vacate(index, failures=record.failures, retry_at=record.retry_at, error=record.error)
             _log.warning("worker %s ended (pid %d) before it loaded", record.worker_id, pid)
             return
         steady = record.ready_since > 0 and now - record.ready_since >= STEADY_SECONDS
@@ -144,7 +144,7 @@ class Master:
             self._failing[index] = self._one_more(index, error, booted, record.doing == IMPORTING)
         longest = LONGEST_PAUSE_SECONDS if booted else LONGEST_BOOT_PAUSE_SECONDS
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), longest)
-        self.board.vacate(index, failures=failures, retry_at=now + pause, error=error)
+        self.registry.vacate(index, failures=failures, retry_at=now + pause, error=error)
         if self.hopeless() is not None:
             return  # it is told as what ends the service
         _log.error(
@@ -161,7 +161,7 @@ class Master:
 
         One whose engine cannot load has not crashed: it is there to tell why, in /health.
         """
-        records = self.board.records()
+        records = self.registry.records()
         if self._was_ready or not self._failing or any(each.ready_since > 0 for each in records):
             return None
         for index, record in enumerate(records):
@@ -188,12 +188,12 @@ class Master:
         if index is None:
             worker.init_signals()  # those of the master are still in force: nobody would hear them here
             _log.info("all %d places are taken: this worker waits for one", len(self.places))
-            while (index := self.board.claim(os.getpid())) is None:
+            while (index := self.registry.claim(os.getpid())) is None:
                 _sit(worker)
         else:
-            self.board.arrive(index, os.getpid())
+            self.registry.set_pid(index, os.getpid())
             self._wait_to_boot(index, worker)
-        _here = WorkerContext(self.places[index], self.board, self.counters, index, self.sockets)
+        _here = WorkerContext(self.places[index], self.registry, self.counters, index, self.sockets)
         return _here
 
     def _wait_to_boot(self, index: int, worker: Any) -> None:
@@ -203,10 +203,10 @@ class Master:
         if failing is None or failing.booted:
             return
         worker.init_signals()
-        while (pause := pause_before(self.board.record(index))) is not None:
-            self.board.tell(index, pause.state)
+        while (pause := restart_delay(self.registry.record(index))) is not None:
+            self.registry.update(index, pause.state)
             _sit(worker)
-        self.board.tell(index, "starting", error="")
+        self.registry.update(index, "starting", error="")
 
 
 def _sit(worker: Any) -> None:
@@ -220,10 +220,6 @@ def _sit(worker: Any) -> None:
 def _without_numbers(reason: str) -> str:
     """The same for failures that differ in seconds, bytes or process ids only."""
     return re.sub(r"\d+", "#", reason)
-
-
-def _board(places: Sequence[WorkerAssignment]) -> WorkerRegistry:
-    return WorkerRegistry([WorkerEntry(each.worker_id, each.unit, each.gpu) for each in places])
 
 
 _master: Master | None = None

@@ -38,7 +38,7 @@ class RemoteSpeech:
 
 
 @asynccontextmanager
-async def speak_remotely(
+async def open_remote_speech(
     path: Path, job: SpeechJob, *, wait: float, on_admitted: Callable[[], None] = lambda: None
 ) -> AsyncIterator[RemoteSpeech]:
     """The speech of an order, by the worker whose socket this is. Leaving the context ends it over there too.

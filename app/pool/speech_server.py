@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import ServiceError
 from .engine_host import EngineHost
 from .framing import ConnectionBroken, Kind, audio_message, error_message, message, read_job, receive
-from .local import speak_locally
+from .local import open_local_speech
 
 _log = logging.getLogger(__name__)
 
@@ -33,39 +33,39 @@ class SpeechServer:
         self._host = host
         self._path = path
         self._server: asyncio.Server | None = None
-        self._guests: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     @property
-    def guests(self) -> int:
+    def connections(self) -> int:
         """Orders that wait or are being spoken."""
-        return len(self._guests)
+        return len(self._connections)
 
-    async def open(self) -> None:
+    async def start(self) -> None:
         self._path.unlink(missing_ok=True)  # of a worker that died in this place
-        self._server = await asyncio.start_unix_server(self._welcome, self._path, backlog=BACKLOG)
+        self._server = await asyncio.start_unix_server(self._accept, self._path, backlog=BACKLOG)
 
     async def close(self) -> None:
         """Let nobody in any more and cut who is still there."""
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
-        for guest in list(self._guests):
-            guest.cancel()
-        await asyncio.gather(*self._guests, return_exceptions=True)
+        for connection in list(self._connections):
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _welcome(self, reader: StreamReader, writer: StreamWriter) -> None:
-        speaking = asyncio.create_task(self._attend(reader, writer))
-        self._guests.add(speaking)
+    async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
+        speaking = asyncio.create_task(self._handle(reader, writer))
+        self._connections.add(speaking)
         try:
             await asyncio.wait({speaking})
         finally:
-            self._guests.discard(speaking)
+            self._connections.discard(speaking)
             speaking.cancel()
             writer.close()
         if not speaking.cancelled() and (error := speaking.exception()) is not None:
             _log.error("an order of another worker failed", exc_info=error)
 
-    async def _attend(self, reader: StreamReader, writer: StreamWriter) -> None:
+    async def _handle(self, reader: StreamReader, writer: StreamWriter) -> None:
         _bound_buffers(writer)
         with contextlib.suppress(ConnectionBroken, ConnectionError):
             kind, payload = await receive(reader)
@@ -85,7 +85,7 @@ class SpeechServer:
     async def _speak(self, payload: bytes, writer: StreamWriter) -> None:
         job, wait = read_job(payload)
         try:
-            async with speak_locally(
+            async with open_local_speech(
                 self._host, job, wait=wait, on_admitted=lambda: _say(writer, message(Kind.ADMITTED))
             ) as speech:
                 _say(writer, message(Kind.BEGUN, json.dumps({"engine": speech.engine_name}).encode()))

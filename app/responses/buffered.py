@@ -15,7 +15,6 @@ from ..errors import Unprocessable
 from ..observability.request_log import RequestRecord
 from ..pool.pool import Pool
 from ..schemas.speech import SpeechJob
-from ..speaking import speak
 
 
 async def collect_speech(
@@ -23,11 +22,11 @@ async def collect_speech(
 ) -> tuple[Samples, str]:
     """All samples of a job, float32 (samples,) at 24 kHz after the effects, and the name of the engine.
 
-    Raises what `speak` raises, and Unprocessable if no audio is left.
+    Raises what `Dispatcher.dispatch` raises, and Unprocessable if no audio is left.
     """
     record.voice = job.voice_id or "default"
     chunks: list[Samples] = []
-    async with speak(pool, job) as speech:
+    async with pool.dispatcher.dispatch(job) as speech:
         record.admit()
         started = time.monotonic()
         async for chunk in speech:

@@ -22,7 +22,6 @@ from ..observability.request_log import RequestRecord, record_of
 from ..observability.underruns import UnderrunMeter
 from ..pool.pool import Pool
 from ..schemas.speech import SpeechJob
-from ..speaking import speak
 from .disconnect import wait_for_disconnect
 from .write_timeout import WriteTimeout
 
@@ -78,9 +77,9 @@ class SpeechResponse(Response):
             raise StreamCutError(record.request_id, f"the client read nothing for {STALL_SECONDS:g} seconds")
 
     async def _speak(self, writer: _StreamWriter) -> None:
-        encoder = create_encoder(self._format, self._pool.host.parts)
+        encoder = create_encoder(self._format, self._pool.host.components)
         record = writer.record
-        async with speak(self._pool, self._job) as speech:
+        async with self._pool.dispatcher.dispatch(self._job) as speech:
             started = time.monotonic()
             record.admit()
             try:

@@ -19,7 +19,7 @@ Health = Literal["ok", "degraded", "loading", "draining", "failed"]
 _STATUS_CODES: dict[Health, int] = {"ok": 200, "degraded": 200, "loading": 202, "draining": 503, "failed": 500}
 
 
-class PartHealth(BaseModel):
+class ComponentHealth(BaseModel):
     """state: failed if it failed in any worker. error: of the first of those. workers: the ids of all of them."""
 
     state: ComponentState
@@ -27,29 +27,29 @@ class PartHealth(BaseModel):
     workers: list[str]
 
 
-def parts_of(records: list[WorkerRecord]) -> dict[ComponentName, PartHealth]:
-    """The health of the parts beside the engines, over all workers."""
-    return {part: _part_of(part, records) for part in COMPONENTS}
+def components_of(records: list[WorkerRecord]) -> dict[ComponentName, ComponentHealth]:
+    """The health of the components beside the engines, over all workers."""
+    return {name: _component_of(name, records) for name in COMPONENTS}
 
 
-def _part_of(part: ComponentName, records: list[WorkerRecord]) -> PartHealth:
-    failed = [each for each in records if each.parts[part].state == "failed"]
+def _component_of(name: ComponentName, records: list[WorkerRecord]) -> ComponentHealth:
+    failed = [each for each in records if each.components[name].state == "failed"]
     if failed:
-        return PartHealth(
-            state="failed", error=failed[0].parts[part].error, workers=[each.worker_id for each in failed]
+        return ComponentHealth(
+            state="failed", error=failed[0].components[name].error, workers=[each.worker_id for each in failed]
         )
-    checked = any(each.parts[part].state == "ok" for each in records)
-    return PartHealth(state="ok" if checked else "unchecked", error=None, workers=[])
+    checked = any(each.components[name].state == "ok" for each in records)
+    return ComponentHealth(state="ok" if checked else "unchecked", error=None, workers=[])
 
 
 def health_of(records: list[WorkerRecord]) -> Health:
-    """The health of all workers together. A pool that can generate speech despite a failed GPU or part is degraded.
+    """The health of all workers together. A pool that can speak despite a failed GPU or component is degraded.
 
     It must not be failed: an orchestrator that restarts on status 500 would abort the streams of the other workers.
     """
     states = {each.state for each in records}
     if "ready" in states:
-        broken = any(part.state == "failed" for each in records for part in each.parts.values())
+        broken = any(component.state == "failed" for each in records for component in each.components.values())
         return "degraded" if broken or "failed" in states else "ok"
     if states & {"starting", "restarting", "loading"}:
         return "loading"
@@ -61,7 +61,7 @@ def health_of(records: list[WorkerRecord]) -> Health:
 @router.get("/health")
 async def health(state: StateDep) -> JSONResponse:
     """200 if any worker is ready, 202 while loading, 500 if every engine has failed, 503 while shutting down."""
-    records = state.pool.board.records()
+    records = state.pool.registry.records()
     status = health_of(records)
     engines = {
         each.unit: {
@@ -74,19 +74,19 @@ async def health(state: StateDep) -> JSONResponse:
         }
         for each in records
     }
-    parts = {name: part.model_dump() for name, part in parts_of(records).items()}
-    return JSONResponse({"status": status, "tts_engines": engines, "parts": parts}, _STATUS_CODES[status])
+    components = {name: component.model_dump() for name, component in components_of(records).items()}
+    return JSONResponse({"status": status, "tts_engines": engines, "components": components}, _STATUS_CODES[status])
 
 
 @router.get("/livez")
 async def livez(state: StateDep) -> JSONResponse:
     """200 while any worker works or loads; 503 if only a restart helps."""
-    status = health_of(state.pool.board.records())
+    status = health_of(state.pool.registry.records())
     return JSONResponse({"status": status}, 503 if status == "failed" else 200)
 
 
 @router.get("/readyz")
 async def readyz(state: StateDep) -> JSONResponse:
     """200 if any worker would accept a request; 503 until then, and from the shutdown signal on."""
-    status = "draining" if state.pool.draining else health_of(state.pool.board.records())
+    status = "draining" if state.pool.draining else health_of(state.pool.registry.records())
     return JSONResponse({"status": status}, 200 if status in ("ok", "degraded") else 503)

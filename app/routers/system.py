@@ -12,7 +12,7 @@ from ..observability.components import ComponentName
 from ..observability.system_status import Cpu, Gpu
 from ..schemas.errors import error_responses
 from ..state import StateDep
-from .health import PartHealth, parts_of
+from .health import ComponentHealth, components_of
 
 _metrics_executor = ThreadPoolExecutor(1, thread_name_prefix="metrics")
 
@@ -33,20 +33,20 @@ class WorkerStatus(BaseModel):
 
 
 class SystemStatus(BaseModel):
-    """gpu: the first of gpus; null on a machine without one. parts: what there is beside the engines."""
+    """gpu: the first of gpus; null on a machine without one. components: what there is beside the engines."""
 
     cpu: Cpu
     gpu: Gpu | None
     gpus: list[Gpu]
     workers: list[WorkerStatus]
-    parts: dict[ComponentName, PartHealth]
+    components: dict[ComponentName, ComponentHealth]
 
 
 @router.get("/system-status")
 async def system_status(state: StateDep) -> SystemStatus:
     """CPU, memory, GPUs and workers. Measurements of the machine are at most half a second old."""
     gpus = await state.system_monitor.gpus()
-    records = state.pool.board.records()
+    records = state.pool.registry.records()
     workers = [
         WorkerStatus(
             worker_id=each.worker_id,
@@ -65,7 +65,7 @@ async def system_status(state: StateDep) -> SystemStatus:
         gpu=gpus[0] if gpus else None,
         gpus=gpus,
         workers=workers,
-        parts=parts_of(records),
+        components=components_of(records),
     )
 
 

@@ -139,7 +139,7 @@ def _prepare_in_background(state: AppState, voice_id: str) -> None:
 
 def _prepare(state: AppState, voice_id: str) -> None:
     try:
-        resolved = state.host.cast(voice_id)
+        resolved = state.host.resolve_voice(voice_id)
         assert resolved.voice is not None  # the store holds a recording for this id
         state.host.engine.prepare_voice(resolved.voice, resolved.speaker)
         state.metrics.voice_encoded()

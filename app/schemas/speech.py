@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from engine import FRAME_MILLISECONDS, SpeechRequest
 
 from ..errors import Unprocessable
-from ..pool.engine_host import ResolvedVoice
 from ..settings import Settings
 
 _MAX_MILLISECONDS = 600_000
@@ -31,9 +30,6 @@ class SpeechJob:
     def permits(self) -> int:
         """Number of engine slots: classifier-free guidance takes two."""
         return 2 if self.request.guidance > 0 else 1
-
-    def with_voice(self, resolved: ResolvedVoice) -> SpeechRequest:
-        return replace(self.request, voice=resolved.voice, speaker=resolved.speaker)
 
 
 def require_text(text: str) -> str:

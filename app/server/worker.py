@@ -137,7 +137,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
             _log.log(logging.DEBUG if _is_plain(cause) else logging.ERROR, "this worker cannot boot", exc_info=cause)
             seat = here()
             doing = IMPORTING if isinstance(cause, ImportError) else ""
-            seat.board.tell(seat.index, "starting", doing=doing, error=_reason(cause))
+            seat.registry.update(seat.index, "starting", doing=doing, error=_reason(cause))
             sys.exit(WorkerExit.BOOT_FAILED)
 
     def _start_error(self) -> Exception:
@@ -154,7 +154,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
             service.host,
             start_seconds=service.settings.start_timeout_seconds,
             engine_seconds=service.settings.engine_timeout_seconds,
-            last_words=service.pool.last_words,
+            last_words=service.pool.report_failure,
         )
         watchdog.start()
         # Their sockets and not gunicorn's wrappings of them: uvloop takes those for files, and closes them twice.

@@ -69,9 +69,9 @@ export class Machine {
     const places = Object.entries(health?.tts_engines ?? {});
     byId("workers").replaceChildren(
       ...places.map(([name, place], at) => workerItem(name, place, status?.workers[at], status)),
-      ...Object.entries(health?.parts ?? {})
-        .filter(([, part]) => part.state === "failed")
-        .map(([name, part]) => partItem(name, part)),
+      ...Object.entries(health?.components ?? {})
+        .filter(([, component]) => component.state === "failed")
+        .map(([name, component]) => componentItem(name, component)),
     );
     byId("host").textContent = status ? hostLine(status.cpu) : "";
   }
@@ -110,17 +110,17 @@ function workerItem(name, place, worker, status) {
   return item;
 }
 
-function partItem(name, part) {
+function componentItem(name, component) {
   return make(
     "li",
-    { data: { state: part.state } },
+    { data: { state: component.state } },
     make(
       "div",
       { className: "over" },
       make("b", { textContent: name.replaceAll("_", " ") }),
-      make("span", { className: "pill", data: { state: part.state }, textContent: part.state }),
+      make("span", { className: "pill", data: { state: component.state }, textContent: component.state }),
     ),
-    make("p", { className: "wrong", textContent: part.error }),
+    make("p", { className: "wrong", textContent: component.error }),
   );
 }
 

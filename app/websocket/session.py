@@ -19,15 +19,14 @@ from ..audio.encoders.base import Samples
 from ..audio.thread_pool import run_in_thread
 from ..errors import BadRequest, ServiceError, Unavailable, Unprocessable
 from ..observability.request_log import record_of
-from ..pool.dispatcher import Speech
+from ..pool.dispatcher import DispatchedSpeech
 from ..responses.streaming import STALL_SECONDS
 from ..responses.write_timeout import WriteTimeout
-from ..server.websocket_protocol import socket_control
-from ..speaking import speak
 from ..state import AppState
 from ..voices.speakers import speaker_number
 from .messages import CancelCommand, CloseCommand, Command
 from .protocol import Message, MessageProtocol
+from .socket_control import socket_control
 from .text_queue import PendingText, TextQueue
 from .utterance_task import UtteranceTask
 
@@ -186,7 +185,7 @@ class WebSocketSession:
             if job is None:
                 continue  # max_audio_length_ms is reached: drop the rest of this text
             self._generating = True
-            async with speak(self._state.pool, job) as speech:
+            async with self._state.pool.dispatcher.dispatch(job) as speech:
                 utterance.admitted()
                 await self._send_speech(speech, utterance, text, piece)
             self._generating, self._last_generated = False, time.monotonic()
@@ -195,7 +194,9 @@ class WebSocketSession:
         if not utterance.samples_sent:
             raise Unprocessable("there is no audio: the text has no words, or the trims removed all of them")
 
-    async def _send_speech(self, speech: Speech, utterance: UtteranceTask, text: PendingText, piece: str) -> None:
+    async def _send_speech(
+        self, speech: DispatchedSpeech, utterance: UtteranceTask, text: PendingText, piece: str
+    ) -> None:
         """Send the audio of one piece as it is generated, and add the piece to the history."""
         codes = []
         async for chunk in speech:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.audio.watermark import PUBLIC_KEY
 from app.settings import Settings, SettingsError, load_settings, read_env_file
+from app.watermark_key import PUBLIC_KEY
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 

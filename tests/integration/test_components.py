@@ -80,7 +80,7 @@ def test_a_broken_decoder_is_known_from_the_start_on(server: Server) -> None:
     for _ in range(8):  # each over a connection of its own: several workers answer
         told = health(server)
         assert told["status"] == "degraded"
-        assert told["parts"]["voice_decoder"] == {"state": "failed", "error": WHY, "workers": ["0", "1"]}
+        assert told["components"]["voice_decoder"] == {"state": "failed", "error": WHY, "workers": ["0", "1"]}
     assert server.get("/readyz") == 200
     lines = errors(server)
     assert len([line for line in lines if "voice_decoder does not work" in line and WHY in line]) == WORKERS
@@ -108,6 +108,6 @@ def test_it_is_used_again_once_it_works(server: Server, switch: Path) -> None:
         assert answer.status_code == 201, answer.text
         uploads += 1
     assert uploads >= WORKERS
-    assert health(server)["parts"]["voice_decoder"] == {"state": "ok", "error": None, "workers": []}
+    assert health(server)["components"]["voice_decoder"] == {"state": "ok", "error": None, "workers": []}
     assert say(server, "old.wav").status_code == 200
     assert server.log.count("voice_decoder works again") == WORKERS

@@ -5,8 +5,9 @@ import pytest
 
 from app.audio.encoders import FORMATS
 from app.audio.postprocessing import make_effect, resolve_watermark_key, with_effects
-from app.audio.watermark import PUBLIC_KEY, embed
+from app.audio.watermark import embed
 from app.settings import Settings
+from app.watermark_key import PUBLIC_KEY
 from engine import SAMPLE_RATE
 
 KEY = bytes([1, 2, 3, 4, 5])

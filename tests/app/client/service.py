@@ -21,7 +21,7 @@ AUDIO = {
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-class Components(httpx.SyncByteStream, httpx.AsyncByteStream):
+class PiecesBody(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A body that comes in parts, each when it is asked for; an exception among them is raised there."""
 
     def __init__(self, *parts: bytes | Exception) -> None:
@@ -48,7 +48,7 @@ class Components(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def streamed(*parts: bytes | Exception, **headers: str) -> httpx.Response:
-    return httpx.Response(200, headers={**AUDIO, "Transfer-Encoding": "chunked", **headers}, stream=Components(*parts))
+    return httpx.Response(200, headers={**AUDIO, "Transfer-Encoding": "chunked", **headers}, stream=PiecesBody(*parts))
 
 
 def refused(status: int, code: str = "some_code", **headers: str) -> httpx.Response:

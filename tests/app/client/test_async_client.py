@@ -5,7 +5,7 @@ import httpx
 import pytest
 
 from app.client import Busy, StreamCut
-from tests.app.client.service import Components, async_client, refused, streamed
+from tests.app.client.service import PiecesBody, async_client, refused, streamed
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +20,7 @@ async def test_speech_comes_whole_or_in_parts() -> None:
 
 
 async def test_leaving_early_closes_the_stream() -> None:
-    body = Components(*[b"x"] * 1000)
+    body = PiecesBody(*[b"x"] * 1000)
     async with async_client(lambda request: httpx.Response(200, headers=streamed().headers, stream=body)) as service:
         async with service.stream("Hi.") as speech:
             async for _ in speech:

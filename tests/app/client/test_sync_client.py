@@ -24,7 +24,7 @@ from app.client import (
     Unreachable,
     Voice,
 )
-from tests.app.client.service import KEY, Answer, Components, client, refused, streamed
+from tests.app.client.service import KEY, Answer, PiecesBody, client, refused, streamed
 
 PCM = b"\1\2" * 100
 
@@ -88,7 +88,7 @@ def test_a_whole_wav_has_its_length() -> None:
 
 
 def test_bytes_are_there_as_they_come() -> None:
-    body = Components(b"one", b"two", b"three")
+    body = PiecesBody(b"one", b"two", b"three")
     with client(lambda request: httpx.Response(200, headers=streamed().headers, stream=body)) as service:
         with service.stream("Hi.", format="raw_pcm") as speech:
             assert (speech.head.engine, speech.head.sample_rate, speech.head.request_id) == ("csm", 24_000, "r1")
@@ -102,7 +102,7 @@ def test_bytes_are_there_as_they_come() -> None:
 
 
 def test_leaving_early_closes_the_stream() -> None:
-    body = Components(*[b"x"] * 1000)
+    body = PiecesBody(*[b"x"] * 1000)
     with client(lambda request: httpx.Response(200, headers=streamed().headers, stream=body)) as service:
         with service.stream("Hi.") as speech:
             next(speech)
@@ -134,7 +134,7 @@ def test_a_stream_of_nothing_is_not_whole_either() -> None:
 
 
 def test_a_stream_without_a_length_is_not_trusted() -> None:
-    unframed = httpx.Response(200, headers={"Content-Type": "audio/wav"}, stream=Components(PCM))
+    unframed = httpx.Response(200, headers={"Content-Type": "audio/wav"}, stream=PiecesBody(PCM))
     with client(lambda request: unframed) as service, pytest.raises(StreamCut, match=r"HTTP/1\.1"):
         service.speak("Hi.")
 

@@ -10,7 +10,7 @@ import pytest
 from app.pool.assignment import WorkerAssignment
 from app.pool.engine_host import EngineHost
 from app.pool.pool import Pool
-from app.pool.worker_registry import WorkerEntry, WorkerRegistry
+from app.pool.worker_registry import WorkerRegistry
 from app.schemas.speech import SpeechJob
 from app.settings import Settings
 from app.voices.store import VoiceStore
@@ -21,24 +21,24 @@ Workers = Callable[..., Any]
 
 @pytest.fixture
 def workers(settings: Settings, tmp_path_factory: pytest.TempPathFactory, wait: Any) -> Workers:
-    """Starts some workers, all in this process: each has its own engine, its own socket, and the board of all."""
+    """Starts some workers, all in this process: each has its own engine, its own socket, and the registry of all."""
 
     @asynccontextmanager
     async def start(count: int, queue_seconds: float = 30.0, **changes: object) -> AsyncIterator[list[Pool]]:
         changed = settings.model_copy(update=changes)
-        board = WorkerRegistry([WorkerEntry(str(index), f"cpu_{index}", None) for index in range(count)])
+        registry = WorkerRegistry([WorkerAssignment(index) for index in range(count)])
         folder: Path = tmp_path_factory.mktemp("s")
         pools = []
         async with AsyncExitStack() as stack:
             for index in range(count):
-                assert board.claim(1000 + index) == index
+                assert registry.claim(1000 + index) == index
                 voices = VoiceStore(changed.preloaded_voices_dir, changed.voices_dir)
                 host = EngineHost(changed, WorkerAssignment(index), voices)
-                pool = Pool(board, index, host, folder, queue_seconds)
+                pool = Pool(registry, index, host, folder, queue_seconds)
                 await pool.start(lambda: None)
                 stack.push_async_callback(pool.close)
                 pools.append(pool)
-            await wait(lambda: all(each.state == "ready" for each in board.records()))
+            await wait(lambda: all(each.state == "ready" for each in registry.records()))
             yield pools
 
     return start

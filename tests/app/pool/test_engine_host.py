@@ -13,7 +13,7 @@ from app.errors import ComponentFailed, Unavailable, UnknownVoice
 from app.observability.components import ComponentStatus
 from app.pool.assignment import WorkerAssignment
 from app.pool.engine_host import DEFAULT_MODEL, EngineHost, with_advice
-from app.pool.worker_registry import Pause
+from app.pool.worker_registry import RestartDelay
 from app.settings import Settings
 from app.voices.store import VoiceStore
 from engine import (
@@ -87,7 +87,7 @@ def test_without_weights_the_fallback_speaks_and_the_log_says_how_to_get_them(
     host = start(only_the_fallback)
     assert host.status().engine == FALLBACK_MODEL
     assert all(word in caplog.text for word in ("no access to the hub", "MODEL_PATH", "HF_TOKEN", "sesame/csm-1b"))
-    resolved = host.cast("speaker_7")
+    resolved = host.resolve_voice("speaker_7")
     assert (resolved.voice, resolved.speaker) == (None, 7)
 
 
@@ -152,12 +152,12 @@ def test_csm_has_one_voice_for_each_speaker(start: Start, settings: Settings) ->
     host = start(csm)
     kept = settings.voices_dir / ".speakers"
     assert len(list(kept.iterdir())) == 1
-    default, zero, five = host.cast(None), host.cast("speaker_0"), host.cast("speaker_5")
+    default, zero, five = host.resolve_voice(None), host.resolve_voice("speaker_0"), host.resolve_voice("speaker_5")
     assert default.voice is zero.voice is not None
     assert five.voice is not None
     assert (zero.speaker, five.speaker, five.voice.speaker) == (0, 5, 5)
     assert len(list(kept.iterdir())) == 2
-    other = start(csm).cast(None)
+    other = start(csm).resolve_voice(None)
     assert other.voice is not None
     assert other.voice.key == zero.voice.key
 
@@ -173,11 +173,11 @@ def test_voices_on_disk_are_encoded_at_start_and_bad_ones_skipped(
     assert "junk.wav is skipped" in caplog.text
     prepared = [key for key, _ in host.engine.prepared]  # type: ignore[attr-defined]
     for name in ("amy.wav", "bob.wav"):
-        voice = host.cast(name).voice
+        voice = host.resolve_voice(name).voice
         assert voice is not None
         assert voice.key in prepared
     with pytest.raises(UnknownVoice):
-        host.cast("carl")
+        host.resolve_voice("carl")
 
 
 @pytest.mark.parametrize(
@@ -211,16 +211,16 @@ def test_without_a_decoder_it_is_ready_all_the_same(
     assert host.status().state == "ready"
     assert "none of 1 voices" in caplog.text
     with pytest.raises(ComponentFailed, match="decoder"):
-        host.cast("amy.wav")
+        host.resolve_voice("amy.wav")
     monkeypatch.undo()
-    assert host.cast("amy.wav").voice is not None
+    assert host.resolve_voice("amy.wav").voice is not None
 
 
 def test_a_speaker_that_cannot_be_made_is_reported_until_one_can(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = start(csm)
-    assert host.parts.statuses()["speaker_voices"] == ComponentStatus("ok")
+    assert host.components.statuses()["speaker_voices"] == ComponentStatus("ok")
 
     def fail(*_: object) -> Speech:
         raise EngineError("no memory is left")
@@ -228,13 +228,13 @@ def test_a_speaker_that_cannot_be_made_is_reported_until_one_can(
     with monkeypatch.context() as patch:
         patch.setattr(host.engine, "generate", fail)
         with pytest.raises(EngineError):
-            host.cast("speaker_5")
-        assert host.cast("speaker_0").voice is not None  # one that was made before
+            host.resolve_voice("speaker_5")
+        assert host.resolve_voice("speaker_0").voice is not None  # one that was made before
         why = ComponentStatus("failed", "speaker_5 cannot be made: no memory is left")
-        assert host.parts.statuses()["speaker_voices"] == why
+        assert host.components.statuses()["speaker_voices"] == why
     assert [each.levelname for each in caplog.records if "speaker_voices" in each.getMessage()] == ["ERROR"]
-    assert host.cast("speaker_5").voice is not None
-    assert host.parts.statuses()["speaker_voices"] == ComponentStatus("ok")
+    assert host.resolve_voice("speaker_5").voice is not None
+    assert host.components.statuses()["speaker_voices"] == ComponentStatus("ok")
 
 
 def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings) -> None:
@@ -303,7 +303,7 @@ def test_a_pause_is_kept_before_loading_and_a_close_ends_it(settings: Settings) 
     host = EngineHost(
         settings, WorkerAssignment(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load
     )
-    host.start(pause=Pause(3600, "restarting", "its process died"))
+    host.start(pause=RestartDelay(3600, "restarting", "its process died"))
     assert (host.status().state, host.status().error) == ("restarting", "its process died")
     assert host.stalled_seconds() == 0
     with pytest.raises(Unavailable, match="starting"):

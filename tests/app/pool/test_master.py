@@ -58,14 +58,14 @@ def test_each_worker_has_a_place_of_its_own(master: Master) -> None:
     seat = master.seat(1, Worker())
     assert (seat.index, seat.place, seat.sockets) == (1, PLACES[1], master.sockets)
     assert here() is seat
-    assert master.board.record(1).pid == os.getpid()
+    assert master.registry.record(1).pid == os.getpid()
 
 
 def test_a_spare_waits_until_a_place_is_free(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(master_module, "_SPARE_LOOKS_EVERY", 0.001)
     assert [master.assign(), master.assign()] == [0, 1]
     spare = Worker()
-    spare.on_notify = lambda: master.board.vacate(1) if spare.notified == 3 else None
+    spare.on_notify = lambda: master.registry.vacate(1) if spare.notified == 3 else None
     assert master.seat(None, spare).place == PLACES[1]
     assert spare.notified == 3
     master.bury(None, os.getpid())  # the master knows it by its process only
@@ -76,25 +76,25 @@ def crash(master: Master, pid: int = 77) -> float:
     """A worker comes and dies. Returns the pause of its successor."""
     index = master.assign()
     assert index is not None
-    master.board.arrive(index, pid)
+    master.registry.set_pid(index, pid)
     master.bury(index, pid)
-    return master.board.record(index).retry_at - time.monotonic()
+    return master.registry.record(index).retry_at - time.monotonic()
 
 
 def test_each_crash_in_a_row_doubles_the_pause(master: Master, caplog: pytest.LogCaptureFixture) -> None:
-    master.board.tell(1, "loading")  # another worker, which may yet be ready
+    master.registry.update(1, "loading")  # another worker, which may yet be ready
     pauses = [crash(master) for _ in range(12)]
     assert pauses[:4] == pytest.approx([0.5, 1, 2, 4], abs=0.2)
     assert max(pauses) <= LONGEST_PAUSE_SECONDS
-    assert master.board.record(0).failures == 12
+    assert master.registry.record(0).failures == 12
     assert "worker 0 (pid 77) has crashed (its process died)" in caplog.text
 
 
 def fail(master: Master, index: int, reason: str, *, doing: str = "", state: State = "loading") -> None:
     """A worker comes into a place, says what goes wrong with it, and dies."""
     assert master.assign() == index
-    master.board.arrive(index, 77)
-    master.board.tell(index, state, doing=doing, error=reason)
+    master.registry.set_pid(index, 77)
+    master.registry.update(index, state, doing=doing, error=reason)
     master.bury(index, 77)
 
 
@@ -123,16 +123,16 @@ def test_an_application_that_cannot_be_imported_is_tried_once() -> None:
 
 
 def test_there_is_hope_while_another_worker_loads(master: Master) -> None:
-    master.board.tell(1, "loading")
+    master.registry.update(1, "loading")
     for _ in range(5):
         fail(master, 0, "out of memory")
         assert master.hopeless() is None
-    master.board.vacate(1)
+    master.registry.vacate(1)
     assert master.hopeless() == "out of memory, 5 times in a row"
 
 
 def test_there_is_hope_while_another_worker_tells_why_its_engine_cannot_load(master: Master) -> None:
-    master.board.tell(1, "failed", error="no such checkpoint")
+    master.registry.update(1, "failed", error="no such checkpoint")
     for _ in range(5):
         fail(master, 0, "out of memory")
     assert master.hopeless() is None
@@ -142,45 +142,45 @@ def test_all_places_have_to_fail_and_every_reason_is_told(master: Master) -> Non
     assert [master.assign(), master.assign()] == [0, 1]
     for index in (0, 1, 0, 1, 0, 1):
         assert master.hopeless() is None
-        master.board.tell(index, "loading", error=f"GPU {index} is lost")
-        master.bury(index, master.board.record(index).pid)
-        assert master.board.claim(77) == index
+        master.registry.update(index, "loading", error=f"GPU {index} is lost")
+        master.bury(index, master.registry.record(index).pid)
+        assert master.registry.claim(77) == index
     assert master.hopeless() == "GPU 0 is lost, 3 times in a row; GPU 1 is lost, 3 times in a row"
 
 
 @pytest.mark.parametrize("left", [False, True])
 def test_a_service_that_was_ready_once_never_ends_by_itself(master: Master, left: bool) -> None:
     assert [master.assign(), master.assign()] == [0, 1]
-    master.board.tell(1, "ready", capacity=1)
+    master.registry.update(1, "ready", capacity=1)
     if left:
-        master.board.tell(1, "draining")
-        master.bury(1, master.board.record(1).pid)
+        master.registry.update(1, "draining")
+        master.bury(1, master.registry.record(1).pid)
     for _ in range(5):
-        master.board.tell(0, "loading", error="out of memory")
-        master.bury(0, master.board.record(0).pid)
+        master.registry.update(0, "loading", error="out of memory")
+        master.bury(0, master.registry.record(0).pid)
         assert master.assign() == 0
     assert master.hopeless() is None
 
 
 def test_the_ending_of_a_process_stands_in_for_its_own_words(master: Master) -> None:
     assert master.assign() == 0
-    master.board.tell(0, "loading", doing="reading weights", error="")
-    master.bury(0, master.board.record(0).pid, "its process was ended by SIGSEGV")
-    assert master.board.record(0).error == "its process was ended by SIGSEGV while reading weights"
+    master.registry.update(0, "loading", doing="reading weights", error="")
+    master.bury(0, master.registry.record(0).pid, "its process was ended by SIGSEGV")
+    assert master.registry.record(0).error == "its process was ended by SIGSEGV while reading weights"
 
 
 def test_a_worker_waits_before_it_boots_where_the_last_one_could_not(master: Master, monkeypatch: Patch) -> None:
     fail(master, 0, "RuntimeError: broken", state="starting")
-    pause = master.board.record(0).retry_at - time.monotonic()
+    pause = master.registry.record(0).retry_at - time.monotonic()
     assert 0 < pause <= LONGEST_BOOT_PAUSE_SECONDS
     worker, seen, begun = Worker(), [], time.monotonic()
-    worker.on_notify = lambda: seen.append(master.board.record(0).state)
+    worker.on_notify = lambda: seen.append(master.registry.record(0).state)
     monkeypatch.setattr(master_module, "_SPARE_LOOKS_EVERY", 0.01)
     assert master.assign() == 0
     master.seat(0, worker)
     assert time.monotonic() - begun >= pause - 0.01
     assert set(seen) == {"restarting"}
-    assert (master.board.record(0).state, master.board.record(0).error) == ("starting", "")
+    assert (master.registry.record(0).state, master.registry.record(0).error) == ("starting", "")
 
 
 def test_a_worker_whose_predecessor_had_booted_boots_at_once(master: Master) -> None:
@@ -194,36 +194,36 @@ def test_a_worker_whose_predecessor_had_booted_boots_at_once(master: Master) -> 
 def test_who_ends_while_it_waits_has_not_crashed_once_more(master: Master) -> None:
     index = master.assign()
     assert index == 0
-    master.board.tell(0, "loading")
-    master.bury(0, master.board.record(0).pid)
-    crashed = master.board.record(0)
+    master.registry.update(0, "loading")
+    master.bury(0, master.registry.record(0).pid)
+    crashed = master.registry.record(0)
     assert master.assign() == 0
-    master.board.tell(0, "restarting")
-    master.bury(0, master.board.record(0).pid)
-    again = master.board.record(0)
+    master.registry.update(0, "restarting")
+    master.bury(0, master.registry.record(0).pid)
+    again = master.registry.record(0)
     assert (again.failures, again.retry_at) == (crashed.failures, crashed.retry_at) == (1, crashed.retry_at)
     assert master.assign() == 0
-    master.bury(0, master.board.record(0).pid)  # this one died before it could wait: forking goes no faster for it
-    assert master.board.record(0).failures == 2
+    master.bury(0, master.registry.record(0).pid)  # this one died before it could wait: forking goes no faster for it
+    assert master.registry.record(0).failures == 2
 
 
 def test_who_was_ready_for_long_starts_anew(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
     crash(master)
     assert master.assign() == 0
-    master.board.arrive(0, 78)
-    master.board.tell(0, "ready", capacity=1)
+    master.registry.set_pid(0, 78)
+    master.registry.update(0, "ready", capacity=1)
     later = time.monotonic() + STEADY_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     master.bury(0, 78)
-    assert master.board.record(0).failures == 1
+    assert master.registry.record(0).failures == 1
 
 
 def test_who_left_in_order_has_not_crashed(master: Master) -> None:
     assert master.assign() == 0
-    master.board.arrive(0, 79)
-    master.board.tell(0, "draining")
+    master.registry.set_pid(0, 79)
+    master.registry.update(0, "draining")
     master.bury(0, 79)
-    record = master.board.record(0)
+    record = master.registry.record(0)
     assert (record.state, record.failures, record.retry_at) == ("empty", 0, 0.0)
 
 

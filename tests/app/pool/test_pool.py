@@ -12,14 +12,13 @@ from app.errors import Busy, EngineBroke, ServiceError, Unavailable, UnknownVoic
 from app.pool.pool import Pool
 from app.pool.speech_server import socket_path
 from app.schemas.speech import SpeechJob
-from app.speaking import speak
 from engine import FRAME_SAMPLES
 
 pytestmark = pytest.mark.anyio
 
 
 def loads(pools: list[Pool]) -> list[int]:
-    return [each.load for each in pools[0].board.records()]
+    return [each.load for each in pools[0].registry.records()]
 
 
 def idle(pools: list[Pool]) -> bool:
@@ -29,7 +28,7 @@ def idle(pools: list[Pool]) -> bool:
 
 async def heard(pool: Pool, job: SpeechJob) -> tuple[str, np.ndarray[Any, Any]]:
     """Who spoke, and all that was said."""
-    async with speak(pool, job) as speech:
+    async with pool.dispatcher.dispatch(job) as speech:
         chunks = [chunk.samples async for chunk in speech]
         assert speech.engine_name == "fake"
         return speech.worker_id, np.concatenate(chunks)
@@ -48,16 +47,16 @@ async def test_leaving_frees_the_slot_wherever_it_is(workers: Any, job: Any, wai
     async with workers(2) as pools:
         async with AsyncExitStack() as stack:
             for _ in range(4):
-                speech = await stack.enter_async_context(speak(pools[0], job()))
+                speech = await stack.enter_async_context(pools[0].dispatcher.dispatch(job()))
                 await anext(speech)
             assert loads(pools) == [2, 2]
-            assert [each.active for each in pools[0].board.records()] == [2, 2]
+            assert [each.active for each in pools[0].registry.records()] == [2, 2]
         assert loads(pools) == [0, 0]
         await wait(lambda: idle(pools))
 
 
 async def test_a_listener_that_does_not_listen_holds_the_slot_over_there(workers: Any, job: Any, wait: Any) -> None:
-    async with workers(2) as pools, speak(pools[1], job()), speak(pools[1], job()) as speech:
+    async with workers(2) as pools, pools[1].dispatcher.dispatch(job()), pools[1].dispatcher.dispatch(job()) as speech:
 
         def rows() -> list[Any]:
             return [row for each in pools for row in each.host.engine._running]
@@ -98,7 +97,7 @@ async def test_all_full_is_busy_and_leaves_no_trace(workers: Any, job: Any, wait
     async with workers(2, max_queued_requests=0) as pools:
         async with AsyncExitStack() as stack:
             for _ in range(4):
-                await stack.enter_async_context(speak(pools[0], job()))
+                await stack.enter_async_context(pools[0].dispatcher.dispatch(job()))
             for pool in pools:
                 with pytest.raises(Busy):
                     await heard(pool, job("Hi"))
@@ -108,7 +107,7 @@ async def test_all_full_is_busy_and_leaves_no_trace(workers: Any, job: Any, wait
 
 async def test_the_wait_is_bounded_over_all_workers_together(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, queue_seconds=0.05, concurrent_requests_per_worker=1) as pools:
-        async with speak(pools[0], job()), speak(pools[0], job()):
+        async with pools[0].dispatcher.dispatch(job()), pools[0].dispatcher.dispatch(job()):
             with pytest.raises(Busy, match="became free"):
                 await heard(pools[0], job("Hi"))
         await wait(lambda: idle(pools))
@@ -116,7 +115,7 @@ async def test_the_wait_is_bounded_over_all_workers_together(workers: Any, job: 
 
 async def test_a_cancelled_wait_leaves_no_trace(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with speak(pools[0], job()), speak(pools[0], job()):
+        async with pools[0].dispatcher.dispatch(job()), pools[0].dispatcher.dispatch(job()):
             waiting = [asyncio.create_task(heard(pools[0], job("Hi"))) for _ in range(4)]
             await wait(lambda: sum(each.host.admission.queued for each in pools) == 4)
             for each in waiting:
@@ -129,8 +128,8 @@ async def test_a_cancelled_wait_leaves_no_trace(workers: Any, job: Any, wait: An
 
 async def test_who_waits_goes_where_a_slot_becomes_free(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with speak(pools[0], job()) as first:
-            async with speak(pools[0], job()) as second:
+        async with pools[0].dispatcher.dispatch(job()) as first:
+            async with pools[0].dispatcher.dispatch(job()) as second:
                 waiting = [asyncio.create_task(heard(pools[0], job("Hi"))) for _ in range(3)]
                 await wait(lambda: sum(each.host.admission.queued for each in pools) == 3)
                 free = second.worker_id
@@ -141,22 +140,22 @@ async def test_who_waits_goes_where_a_slot_becomes_free(workers: Any, job: Any, 
 
 async def test_who_is_not_there_is_passed_over(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2) as pools:
-        assert pools[0]._sockets is not None
-        socket_path(pools[0]._sockets, 1).unlink()
+        assert pools[0].dispatcher._sockets is not None
+        socket_path(pools[0].dispatcher._sockets, 1).unlink()
         assert [(await heard(pools[0], job("Hi")))[0] for _ in range(3)] == ["0", "0", "0"]
         await wait(lambda: idle(pools))
 
 
 async def test_who_does_not_answer_is_waited_for_no_longer_than_anybody(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, queue_seconds=0.2, concurrent_requests_per_worker=1) as pools:
-        assert pools[0]._sockets is not None
-        path = socket_path(pools[0]._sockets, 1)
+        assert pools[0].dispatcher._sockets is not None
+        path = socket_path(pools[0].dispatcher._sockets, 1)
         path.unlink()
         with socket.socket(socket.AF_UNIX) as hung:
             hung.bind(str(path))
             hung.listen()
             assert [(await heard(pools[0], job("Hi")))[0] for _ in range(2)] == ["0", "0"]
-            async with speak(pools[0], job()):
+            async with pools[0].dispatcher.dispatch(job()):
                 with pytest.raises(Busy):
                     await heard(pools[0], job("Hi"))
         await wait(lambda: idle(pools))
@@ -165,13 +164,13 @@ async def test_who_does_not_answer_is_waited_for_no_longer_than_anybody(workers:
 async def test_a_death_before_the_first_chunk_is_made_good_once(workers: Any, job: Any, wait: Any) -> None:
     async with workers(3) as pools:
         await heard(pools[0], job("Hi"))  # the next turns are those of 1 and 2
-        async with speak(pools[0], job("[hang]")) as speech:
+        async with pools[0].dispatcher.dispatch(job("[hang]")) as speech:
             assert speech.worker_id == "1"
             first = asyncio.create_task(anext(speech))
             for dead in (1, 2):
                 await wait(lambda dead=dead: pools[dead].host.admission.active == 1)
-                assert pools[dead]._door is not None
-                await pools[dead]._door.close()
+                assert pools[dead]._server is not None
+                await pools[dead]._server.close()
             with pytest.raises(Unavailable) as caught:
                 await first
             assert caught.value.code == "worker_died"
@@ -181,10 +180,10 @@ async def test_a_death_before_the_first_chunk_is_made_good_once(workers: Any, jo
 async def test_a_death_behind_the_first_chunk_is_never_made_good(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2) as pools:
         await heard(pools[0], job("Hi"))
-        async with speak(pools[0], job("[hang@2]" + "x" * 50)) as speech:
+        async with pools[0].dispatcher.dispatch(job("[hang@2]" + "x" * 50)) as speech:
             await anext(speech)
-            assert pools[1]._door is not None
-            await pools[1]._door.close()
+            assert pools[1]._server is not None
+            await pools[1]._server.close()
             with pytest.raises(EngineBroke) as caught:
                 async for _ in speech:
                     pass
@@ -194,7 +193,7 @@ async def test_a_death_behind_the_first_chunk_is_never_made_good(workers: Any, j
 
 async def test_a_draining_worker_speaks_on_and_hands_over_the_rest(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with speak(pools[0], job()) as first, speak(pools[0], job("x" * 500)) as second:
+        async with pools[0].dispatcher.dispatch(job()) as first, pools[0].dispatcher.dispatch(job("x" * 500)) as second:
             waiting = asyncio.create_task(heard(pools[0], job("Hi")))
             await wait(lambda: sum(each.host.admission.queued for each in pools) == 1)
             pools[int(first.worker_id)].drain()

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.observability.components import COMPONENTS, ComponentStatus
-from app.pool.worker_registry import COMING, FAILED_AFTER, STALE_SECONDS, WorkerEntry, WorkerRegistry, pause_before
+from app.pool.assignment import WorkerAssignment
+from app.pool.worker_registry import FAILED_AFTER, PENDING_PID, STALE_SECONDS, WorkerRegistry, restart_delay
 
 # Newer Pythons warn of any fork beside threads, which other tests may have left; what is forked here uses none of them.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -18,12 +19,12 @@ fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
-def board() -> WorkerRegistry:
+def registry() -> WorkerRegistry:
     """Three places; the first two are ready for four each."""
-    made = WorkerRegistry([WorkerEntry(str(index), f"gpu_{index}", str(index)) for index in range(3)])
+    made = WorkerRegistry([WorkerAssignment(index, str(index)) for index in range(3)])
     for index in range(2):
         assert made.claim(100 + index) == index
-        made.tell(index, "ready", engine="csm", capacity=4, progress=1.0)
+        made.update(index, "ready", engine="csm", capacity=4, progress=1.0)
     return made
 
 
@@ -34,9 +35,9 @@ def in_a_fork(work: object) -> None:
     assert process.exitcode == 0
 
 
-def test_what_a_worker_tells_is_read_by_all_processes(board: WorkerRegistry) -> None:
-    in_a_fork(lambda: board.tell(1, "failed", error="no memory", progress=0.25, doing="reading weights"))
-    record = board.records()[1]
+def test_what_a_worker_tells_is_read_by_all_processes(registry: WorkerRegistry) -> None:
+    in_a_fork(lambda: registry.update(1, "failed", error="no memory", progress=0.25, doing="reading weights"))
+    record = registry.records()[1]
     assert (record.worker_id, record.unit, record.gpu, record.pid) == ("1", "gpu_1", "1", 101)
     assert (record.state, record.error, record.progress, record.doing) == (
         "failed",
@@ -44,92 +45,94 @@ def test_what_a_worker_tells_is_read_by_all_processes(board: WorkerRegistry) -> 
         0.25,
         "reading weights",
     )
-    assert [each.state for each in board.records()] == ["ready", "failed", "empty"]
+    assert [each.state for each in registry.records()] == ["ready", "failed", "empty"]
 
 
-def test_long_texts_are_cut_between_characters(board: WorkerRegistry) -> None:
-    board.tell(0, "failed", error="ä" * 1000, doing="x" * 200)
-    record = board.record(0)
+def test_long_texts_are_cut_between_characters(registry: WorkerRegistry) -> None:
+    registry.update(0, "failed", error="ä" * 1000, doing="x" * 200)
+    record = registry.record(0)
     assert set(record.error) == {"ä"}
     assert set(record.doing) == {"x"}
 
 
-def test_parts_that_failed_are_read_by_all_processes_until_their_worker_is_gone(board: WorkerRegistry) -> None:
-    assert {each.state for each in board.record(0).parts.values()} == {"unchecked"}
+def test_parts_that_failed_are_read_by_all_processes_until_their_worker_is_gone(registry: WorkerRegistry) -> None:
+    assert {each.state for each in registry.record(0).components.values()} == {"unchecked"}
     parts = {**dict.fromkeys(COMPONENTS, ComponentStatus("ok")), "encoders": ComponentStatus("failed", "ä" * 1000)}
-    in_a_fork(lambda: board.tell(0, "ready", parts=parts))
-    board.tell(0, "ready")  # says nothing of them
-    told = board.record(0).parts
+    in_a_fork(lambda: registry.update(0, "ready", components=parts))
+    registry.update(0, "ready")  # says nothing of them
+    told = registry.record(0).components
     assert {part: each.state for part, each in told.items()} == {part: each.state for part, each in parts.items()}
     assert told["encoders"].error == "ä" * 127
     assert told["voice_decoder"].error == ""
-    board.vacate(0)
-    assert {each.state for each in board.record(0).parts.values()} == {"unchecked"}
+    registry.vacate(0)
+    assert {each.state for each in registry.record(0).components.values()} == {"unchecked"}
 
 
-def test_a_place_is_taken_once_and_given_again_when_it_is_vacated(board: WorkerRegistry) -> None:
-    assert board.claim(COMING) == 2
-    assert board.record(2).pid == 0  # nobody yet
-    assert board.claim(7) is None
-    board.arrive(2, 55)
-    assert board.record(2).pid == 55
-    board.vacate(1)
-    assert board.claim(8) == 1
+def test_a_place_is_taken_once_and_given_again_when_it_is_vacated(registry: WorkerRegistry) -> None:
+    assert registry.claim(PENDING_PID) == 2
+    assert registry.record(2).pid == 0  # nobody yet
+    assert registry.claim(7) is None
+    registry.set_pid(2, 55)
+    assert registry.record(2).pid == 55
+    registry.vacate(1)
+    assert registry.claim(8) == 1
 
 
-def test_crashes_are_remembered_for_who_comes_next(board: WorkerRegistry) -> None:
-    board.vacate(0, failures=2, retry_at=time.monotonic() + 60, error="exit")
-    assert board.claim(7) == 0
-    pause = pause_before(board.record(0))
+def test_crashes_are_remembered_for_who_comes_next(registry: WorkerRegistry) -> None:
+    registry.vacate(0, failures=2, retry_at=time.monotonic() + 60, error="exit")
+    assert registry.claim(7) == 0
+    pause = restart_delay(registry.record(0))
     assert pause is not None
     assert (pause.state, pause.error) == ("restarting", "exit")
     assert 0 < pause.seconds <= 60
-    board.vacate(0, failures=FAILED_AFTER, retry_at=time.monotonic() + 60, error="exit")
-    again = pause_before(board.record(0))
+    registry.vacate(0, failures=FAILED_AFTER, retry_at=time.monotonic() + 60, error="exit")
+    again = restart_delay(registry.record(0))
     assert again is not None
     assert again.state == "failed"
-    assert pause_before(board.record(1)) is None
+    assert restart_delay(registry.record(1)) is None
 
 
-def test_permits_are_counted_by_who_holds_them(board: WorkerRegistry) -> None:
-    assert [board.reserve(0, 1) for _ in range(4)] == [0, 1, 0, 1]
-    assert [each.load for each in board.records()] == [2, 2, 0]
-    board.release(0, 1, 1)
-    assert board.reserve(1, 1) == 1
-    board.vacate(0)  # with all it held
-    assert [each.load for each in board.records()] == [0, 1, 0]
-    board.release(0, 0, 1)  # by a process that had not heard of its end
-    assert board.record(0).load == 0
+def test_permits_are_counted_by_who_holds_them(registry: WorkerRegistry) -> None:
+    assert [registry.reserve(0, 1) for _ in range(4)] == [0, 1, 0, 1]
+    assert [each.load for each in registry.records()] == [2, 2, 0]
+    registry.release(0, 1, 1)
+    assert registry.reserve(1, 1) == 1
+    registry.vacate(0)  # with all it held
+    assert [each.load for each in registry.records()] == [0, 1, 0]
+    registry.release(0, 0, 1)  # by a process that had not heard of its end
+    assert registry.record(0).load == 0
 
 
-def test_only_who_is_ready_and_was_heard_of_is_chosen(board: WorkerRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert board.reserve(0, 1, {0, 1}) is None
-    board.tell(0, "draining", capacity=4)
-    assert board.reserve(0, 1) == 1
+def test_only_who_is_ready_and_was_heard_of_is_chosen(
+    registry: WorkerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert registry.reserve(0, 1, {0, 1}) is None
+    registry.update(0, "draining", capacity=4)
+    assert registry.reserve(0, 1) == 1
     later = time.monotonic() + 2 * STALE_SECONDS
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    assert board.reserve(0, 1) is None
-    assert board.reserve(1, 1) == 1  # itself it need not hear of
+    assert registry.reserve(0, 1) is None
+    assert registry.reserve(1, 1) == 1  # itself it need not hear of
 
 
-def test_many_processes_and_threads_at_once_lose_nothing(board: WorkerRegistry) -> None:
+def test_many_processes_and_threads_at_once_lose_nothing(registry: WorkerRegistry) -> None:
     def crowd() -> None:
         with ThreadPoolExecutor(4) as threads:
-            list(threads.map(lambda _: board.reserve(0, 1), range(100)))
+            list(threads.map(lambda _: registry.reserve(0, 1), range(100)))
 
     processes = [fork.Process(target=crowd) for _ in range(4)]
     for each in processes:
         each.start()
     for each in processes:
         each.join(60)
-    assert [each.load for each in board.records()] == [200, 200, 0]
+    assert [each.load for each in registry.records()] == [200, 200, 0]
 
 
-def test_who_is_killed_with_the_lock_in_hand_leaves_it_free(board: WorkerRegistry) -> None:
+def test_who_is_killed_with_the_lock_in_hand_leaves_it_free(registry: WorkerRegistry) -> None:
     holds = fork.Event()
 
     def hold_for_ever() -> None:
-        with board._locked():
+        with registry._locked():
             holds.set()
             threading.Event().wait(60)
 
@@ -138,5 +141,5 @@ def test_who_is_killed_with_the_lock_in_hand_leaves_it_free(board: WorkerRegistr
     holds.wait(60)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    assert board.reserve(0, 1) is not None
+    assert registry.reserve(0, 1) is not None
     process.join(60)

@@ -12,8 +12,8 @@ from app.audio.encoders.profiles import PROFILES
 from app.main import create_app
 from app.observability.components import COMPONENTS, ComponentStatus
 from app.pool.assignment import WorkerAssignment
-from app.pool.worker_registry import State, WorkerEntry, WorkerRegistry
-from app.routers.health import PartHealth, health_of, parts_of
+from app.pool.worker_registry import State, WorkerRegistry
+from app.routers.health import ComponentHealth, components_of, health_of
 from app.settings import Settings
 from engine import Engine, EngineConfig, Progress
 from engine.testing import FakeEngine
@@ -90,7 +90,7 @@ async def test_when_every_part_works(settings: Settings, run: Any) -> None:
         health = (await client.get("/health")).json()
         assert health["status"] == "ok"
         works = {"state": "ok", "error": None, "workers": []}
-        assert health["parts"] == {
+        assert health["components"] == {
             "voice_decoder": works,
             "encoders": works,
             "threads": works,
@@ -107,12 +107,12 @@ async def test_a_decoder_that_does_not_start_is_known_before_the_first_upload_an
         assert await statuses(app) == [200, 200, 200]  # it speaks
         health = (await client.get("/health")).json()
         assert health["status"] == "degraded"
-        part = health["parts"]["voice_decoder"]
+        part = health["components"]["voice_decoder"]
         assert (part["state"], part["workers"]) == ("failed", ["0"])
         assert "exit code 1" in part["error"]
-        assert (await client.get("/system-status", headers=headers)).json()["parts"] == health["parts"]
+        assert (await client.get("/system-status", headers=headers)).json()["components"] == health["components"]
         text = (await client.get("/metrics", headers=headers)).text
-        assert 'csm_part_failed{part="voice_decoder",worker="0"} 1.0' in text
+        assert 'csm_component_failed{component="voice_decoder",worker="0"} 1.0' in text
         amy = {"file": ("amy.wav", recording())}
         for _ in range(2):
             refused = await client.post("/voices", files=amy, headers=headers)
@@ -126,7 +126,7 @@ async def test_a_decoder_that_does_not_start_is_known_before_the_first_upload_an
         monkeypatch.undo()
         assert (await client.post("/voices", files=amy, headers=headers)).status_code == 201
         health = (await client.get("/health")).json()
-        assert (health["status"], health["parts"]["voice_decoder"]["state"]) == ("ok", "ok")
+        assert (health["status"], health["components"]["voice_decoder"]["state"]) == ("ok", "ok")
 
 
 async def test_a_format_without_its_codec_is_known_before_it_is_asked_for(
@@ -135,8 +135,8 @@ async def test_a_format_without_its_codec_is_known_before_it_is_asked_for(
     monkeypatch.setitem(PROFILES, "opus", replace(PROFILES["opus"], codec="libnothing"))
     async with run(settings) as app, client_of(app) as client:
         health = (await client.get("/health")).json()
-        assert (health["status"], health["parts"]["encoders"]["state"]) == ("degraded", "failed")
-        assert "opus: cannot encode libnothing" in health["parts"]["encoders"]["error"]
+        assert (health["status"], health["components"]["encoders"]["state"]) == ("degraded", "failed")
+        assert "opus: cannot encode libnothing" in health["components"]["encoders"]["error"]
         query = {"text": "Hi", "api_key": "first-key"}
         refused = await client.get("/tts/generate", params={**query, "format": "opus"})
         assert (refused.status_code, refused.json()["code"]) == (503, "encoder_failed")
@@ -148,14 +148,14 @@ async def test_a_format_without_its_codec_is_known_before_it_is_asked_for(
 
 
 async def test_parts_are_those_of_all_workers() -> None:
-    board = WorkerRegistry([WorkerEntry(str(index), f"gpu_{index}", None) for index in range(3)])
+    registry = WorkerRegistry([WorkerAssignment(index) for index in range(3)])
     for index, error in enumerate(("", "no codec", "no muxer")):
         status = ComponentStatus("failed", error) if error else ComponentStatus("ok")
-        board.tell(index, "ready", parts={**dict.fromkeys(COMPONENTS, ComponentStatus()), "encoders": status})
-    assert health_of(board.records()) == "degraded"
-    told = parts_of(board.records())
-    assert told["encoders"] == PartHealth(state="failed", error="no codec", workers=["1", "2"])
-    assert told["threads"] == PartHealth(state="unchecked", error=None, workers=[])
+        registry.update(index, "ready", components={**dict.fromkeys(COMPONENTS, ComponentStatus()), "encoders": status})
+    assert health_of(registry.records()) == "degraded"
+    told = components_of(registry.records())
+    assert told["encoders"] == ComponentHealth(state="failed", error="no codec", workers=["1", "2"])
+    assert told["threads"] == ComponentHealth(state="unchecked", error=None, workers=[])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ async def test_parts_are_those_of_all_workers() -> None:
     ],
 )
 async def test_one_word_for_many_workers(states: list[State], word: str) -> None:
-    board = WorkerRegistry([WorkerEntry(str(index), f"gpu_{index}", None) for index in range(len(states))])
+    registry = WorkerRegistry([WorkerAssignment(index) for index in range(len(states))])
     for index, state in enumerate(states):
-        board.tell(index, state)
-    assert health_of(board.records()) == word
+        registry.update(index, state)
+    assert health_of(registry.records()) == word

@@ -11,8 +11,9 @@ import httpx
 import numpy as np
 import pytest
 
-from app.audio.watermark import PUBLIC_KEY, embed
+from app.audio.watermark import embed
 from app.settings import Settings
+from app.watermark_key import PUBLIC_KEY
 
 pytestmark = pytest.mark.anyio
 
@@ -142,8 +143,8 @@ async def test_a_client_that_leaves_frees_its_slot(
 async def test_where_nobody_can_speak_chunks_have_a_status(settings: Settings, run: Any) -> None:
     async with run(settings.model_copy(update={"max_queued_requests": 0})) as app, client_of(app) as client:
         async with (
-            app.state.service.pool.speak(order_of("[hang]", app)),
-            app.state.service.pool.speak(order_of("[hang]", app)),
+            app.state.service.pool.dispatcher.dispatch(order_of("[hang]", app)),
+            app.state.service.pool.dispatcher.dispatch(order_of("[hang]", app)),
         ):
             response = await client.post("/stream/chunks", json=["Hello."])
         assert (response.status_code, response.json()["code"]) == (429, "busy")

@@ -22,7 +22,7 @@ def client_of(app: Any) -> httpx.AsyncClient:
 async def test_without_a_gpu(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         told = (await client.get("/system-status")).json()
-    assert set(told) == {"cpu", "gpu", "gpus", "workers", "parts"}
+    assert set(told) == {"cpu", "gpu", "gpus", "workers", "components"}
     assert set(told["cpu"]) == {"utilization_percent", "cores", "ram_gb"}
     assert set(told["cpu"]["ram_gb"]) == {"total", "used", "free", "percent_used"}
     assert (told["gpu"], told["gpus"]) == (None, [])

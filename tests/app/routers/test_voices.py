@@ -178,7 +178,7 @@ async def test_a_voice_is_prepared_as_it_is_spoken_with(settings: Settings, run:
             changed = await client.request(method, path, files={"file": ("amy.wav", content)})
             assert changed.is_success, changed.text
             await wait(lambda before=before: len(host.engine.prepared) > before)
-            resolved = host.cast("amy.wav")
+            resolved = host.resolve_voice("amy.wav")
             assert host.engine.prepared[-1] == (resolved.voice.key, resolved.speaker)
 
 

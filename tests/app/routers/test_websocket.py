@@ -14,9 +14,10 @@ import pytest
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from app.audio.watermark import PUBLIC_KEY, Watermarker
+from app.audio.watermark import Watermarker
 from app.main import create_app
 from app.settings import Settings
+from app.watermark_key import PUBLIC_KEY
 from engine import SpeechRequest
 
 FRAME = 1920 * 4  # bytes of float32

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from app.errors import Unprocessable
-from app.pool.engine_host import ResolvedVoice
 from app.schemas.speech import SpeechParameters
 from app.settings import Settings
 
@@ -61,12 +60,6 @@ def test_a_text_over_the_limit_names_the_limit() -> None:
 def test_a_text_that_says_nothing_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
         SpeechParameters(text=text)
-
-
-def test_casting_changes_nothing_but_who_speaks() -> None:
-    job = SpeechParameters(text="Hi", voice_id="speaker_3", seed=1).to_job(SETTINGS)
-    cast = job.with_voice(ResolvedVoice(None, 3))
-    assert (cast.speaker, cast.text, cast.seed) == (3, "Hi", 1)
 
 
 @given(

@@ -35,14 +35,14 @@ def boot(
     index = master.assign()
     assert index == 0
     monkeypatch.setattr(
-        master_module, "_here", master_module.WorkerContext(WorkerAssignment(), master.board, master.counters, index)
+        master_module, "_here", master_module.WorkerContext(WorkerAssignment(), master.registry, master.counters, index)
     )
     worker = object.__new__(ServiceWorker)
     worker.wsgi = SimpleNamespace(state=SimpleNamespace(start_error=start_error))
     with pytest.raises(SystemExit) as ended:
         worker.init_process()
     assert ended.value.code == code
-    return master.board.record(0)
+    return master.registry.record(0)
 
 
 def test_what_cannot_be_imported_is_told_in_a_line(

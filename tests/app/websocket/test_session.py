@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.server.websocket_protocol import SocketControl
 from app.settings import Settings
+from app.websocket.socket_control import SocketControl
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ class Peer:
             "query_string": b"",
             "headers": [(b"x-api-key", b"first-key")],
             "subprotocols": [],
-            "state": {"live_link": self.link},
+            "state": {"socket_control": self.link},
         }
         self.task = asyncio.create_task(app(scope, self._messages.get, self._send))
 
@@ -114,7 +114,7 @@ async def test_what_nobody_expected_closes_with_1011(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("nobody expected this")
 
-    monkeypatch.setattr("app.websocket.session.speak", broken)
+    monkeypatch.setattr("app.pool.dispatcher.Dispatcher.dispatch", broken)
     async with run(settings) as app:
         peer = Peer(app)
         peer.say("Hello.")
