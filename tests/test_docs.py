@@ -12,11 +12,13 @@ import yaml
 
 from app.cli.main import _parser as parser
 from app.observability.metrics import FAMILIES, Metrics, new_counters
+from app.pool.worker_gauges import worker_gauges
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+METRICS = [*Metrics(new_counters(1)).collect(), *worker_gauges([])]
 FILES = sorted(path for path in DOCS.rglob("*") if path.is_file())
 # Of others than this service: of the driver, the libraries, the shell and the registry of images.
 FOREIGN = {
@@ -41,7 +43,7 @@ def test_every_setting_that_is_named_exists(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_metric_that_is_named_exists(path: Path) -> None:
-    known = {metric.name for metric in Metrics(new_counters(1)).collect()} | {family.name for family in FAMILIES}
+    known = {metric.name for metric in METRICS} | {family.name for family in FAMILIES}
     named = set(re.findall(r"\bcsm_[a-z_]+(?=[`{\[) ,])", text_of(path)))
     named = {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}
     assert named - {"csm_serve", "csm_connection"} <= known
@@ -49,7 +51,7 @@ def test_every_metric_that_is_named_exists(path: Path) -> None:
 
 def test_every_metric_is_explained() -> None:
     page = text_of(DOCS / "monitoring.md")
-    assert [metric.name for metric in Metrics(new_counters(1)).collect() if metric.name not in page] == []
+    assert [metric.name for metric in METRICS if metric.name not in page] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
