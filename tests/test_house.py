@@ -175,7 +175,7 @@ def test_the_fast_tests_are_there() -> None:
 
 def test_the_gate_is_check_and_then_test() -> None:
     phases = re.findall(r"^phase (.+)$", text_of(".ci/run"), re.MULTILINE)
-    assert phases == ["make check", "install_tools", "make test", "test_fresh"]
+    assert phases == ["make check", "make test-fast", "install_tools", "make test", "test_fresh"]
     assert 'make test-fresh ARGS="--quick --if-possible"' in text_of(".ci/run")
     assert (ROOT / ".ci/run").stat().st_mode & stat.S_IXUSR
 
