@@ -17,7 +17,7 @@ KEY = (b"x-api-key", b"first-key")
 
 
 class Call:
-    """One request to an ASGI application, driven by hand: each message as it is sent, and a client that can leave."""
+    """One request to an ASGI application: records each message it sends; the client can disconnect at any time."""
 
     def __init__(
         self,
@@ -28,17 +28,17 @@ class Call:
         query: bytes = b"",
         headers: tuple[tuple[bytes, bytes], ...] = (KEY,),
         body: tuple[bytes, ...] = (),
-        stalls: bool = False,  # behind that body more is announced, and never comes
+        stalls: bool = False,  # more body is announced and never sent
         kind: str = "http",
         extensions: dict[str, Any] | None = None,
     ) -> None:
         self.sent: list[Message] = []
-        self.received = 0  # how often the application asked for more of the request
-        self._came = asyncio.Event()
-        self._gone = asyncio.Event()
+        self.received = 0  # number of calls of receive
+        self._changed = asyncio.Event()
+        self._disconnected = asyncio.Event()
         self._body = list(body) or [b""]
         self._stalls = stalls
-        self.reading = asyncio.Event()  # cleared: the client takes nothing more
+        self.reading = asyncio.Event()  # while cleared, sends to the client block
         self.reading.set()
         scope = {
             "type": kind,
@@ -60,30 +60,30 @@ class Call:
         if kind == "websocket":
             del scope["method"]
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
-        self.task.add_done_callback(lambda task: self._came.set())
+        self.task.add_done_callback(lambda task: self._changed.set())
 
     async def _receive(self) -> Message:
         self.received += 1
         if self._body:
             part = self._body.pop(0)
             return {"type": "http.request", "body": part, "more_body": self._stalls or bool(self._body)}
-        await self._gone.wait()
+        await self._disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
         await self.reading.wait()
         self.sent.append(message)
-        self._came.set()
+        self._changed.set()
 
     def leave(self) -> None:
-        self._gone.set()
+        self._disconnected.set()
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds that messages bring about."""
-        while not holds():
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition, checked after each message that is sent."""
+        while not condition():
             assert not self.task.done(), self.sent
-            self._came.clear()
-            await self._came.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     async def done(self) -> Call:
         await self.task
@@ -106,16 +106,16 @@ class Call:
         return len(self.sent) > 1 and not self.sent[-1].get("more_body", False)
 
 
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for what another thread does; the test's own time limit ends a wait that is in vain."""
-    while not holds():
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that another thread fulfils; only the test's timeout limits the wait."""
+    while not condition():
         await asyncio.sleep(0.002)
 
 
 @asynccontextmanager
-async def running(settings: Settings, **how: Any) -> AsyncIterator[FastAPI]:
-    """The application between its start and its end, ready to speak."""
-    app = create_app(settings, **how)
+async def running(settings: Settings, **options: Any) -> AsyncIterator[FastAPI]:
+    """A started application whose engine is loaded. options: of create_app."""
+    app = create_app(settings, **options)
     async with app.router.lifespan_context(app):
         await eventually(lambda: app.state.service.host.status().state != "loading")
         yield app
@@ -137,9 +137,9 @@ def wait() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _no_threads_are_left() -> Any:
+def _no_leaked_threads() -> Any:
     yield
     left = [thread for thread in threading.enumerate() if thread.name in ("fake-engine", "load-engine")]
     for thread in left:
-        thread.join(10)  # what is done once the engine is ready may be under way still
+        thread.join(10)  # work that follows the engine's start may still run
     assert not [thread for thread in left if thread.is_alive()]

@@ -1,4 +1,4 @@
-"""What the OpenAPI document promises, held by generated requests over sockets, right ones and wrong ones."""
+"""Property tests of the OpenAPI document: generated requests, valid and invalid, against a real server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BOUNDED = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-NAMES = [
+CHECK_NAMES = [
     "not_a_server_error",
     "status_code_conformance",
     "content_type_conformance",
@@ -38,7 +38,7 @@ NAMES = [
 ]
 
 
-SENDING = ("GET /tts/generate", "POST /tts/generate", "POST /voices", "PUT /voices/{voice_id}")
+OPERATIONS_WITH_INPUT = ("GET /tts/generate", "POST /tts/generate", "POST /voices", "PUT /voices/{voice_id}")
 
 
 @pytest.fixture(scope="module")
@@ -52,33 +52,35 @@ def api(server: Server) -> Any:
     return schemathesis.openapi.from_url(f"{server.url}/openapi.json", headers={"X-API-Key": KEY})
 
 
-def hold_form(status: int, content: bytes) -> None:
+def check_error_body(status: int, content: bytes) -> None:
     if status >= 400:
         error = json.loads(content)
-        error.pop("error", None)  # under /v1: the same, as OpenAI's clients look for it
+        error.pop("error", None)  # under /v1: the same error in OpenAI's format
         assert set(error) == {"detail", "code"}
         assert all(isinstance(value, str) and value for value in error.values())
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_the_document_is_true(api: Any, mode: GenerationMode) -> None:
-    checks = [CHECKS.get_one(name) for name in NAMES]
+def test_responses_conform_to_the_openapi_document(api: Any, mode: GenerationMode) -> None:
+    checks = [CHECKS.get_one(name) for name in CHECK_NAMES]
     ran: Counter[str] = Counter()
 
-    def hold(case: Any) -> None:
+    def check(case: Any) -> None:
         ran[case.operation.label] += 1
         response = case.call(headers={"X-API-Key": KEY})
         case.validate_response(response, checks=checks)
-        hold_form(response.status_code, response.content)
+        check_error_body(response.status_code, response.content)
 
     for each in api.get_all_operations():
         operation = each.ok()
-        with contextlib.suppress(Unsatisfiable):  # nothing can be wrong where nothing is sent
-            BOUNDED(given(operation.as_strategy(generation_mode=mode))(hold))()
-    assert {name: ran[name] for name in SENDING} == dict.fromkeys(SENDING, BOUNDED.max_examples)
+        with contextlib.suppress(Unsatisfiable):  # an operation without input has no invalid requests
+            BOUNDED(given(operation.as_strategy(generation_mode=mode))(check))()
+    assert {name: ran[name] for name in OPERATIONS_WITH_INPUT} == dict.fromkeys(
+        OPERATIONS_WITH_INPUT, BOUNDED.max_examples
+    )
 
 
-def test_every_closed_route_documents_that_a_key_is_needed(api: Any) -> None:
+def test_every_protected_route_documents_401(api: Any) -> None:
     for path, operations in api.raw_schema["paths"].items():
         for method, operation in operations.items():
             is_open = path in ("/", "/health", "/livez", "/readyz")
@@ -91,21 +93,21 @@ VALUE = (
     st.none() | st.booleans() | NUMBER | st.text(max_size=8) | st.sampled_from(["full", "wav", "speaker_1", "1e400"])
 )
 NESTED = st.recursive(VALUE, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAME, inner, max_size=3))
-PROMISED = {200, 400, 404, 413, 422}
+DOCUMENTED_STATUSES = {200, 400, 404, 413, 422}
 
 
-def hold_answer(server: Server, method: str, query: str = "", content: bytes | None = None) -> None:
+def check_response(server: Server, method: str, query: str = "", content: bytes | None = None) -> None:
     headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
-    answer = httpx.request(method, f"{server.url}/tts/generate?{query}", headers=headers, content=content, timeout=30)
-    assert answer.status_code in PROMISED, answer.text
-    hold_form(answer.status_code, answer.content)
+    response = httpx.request(method, f"{server.url}/tts/generate?{query}", headers=headers, content=content, timeout=30)
+    assert response.status_code in DOCUMENTED_STATUSES, response.text
+    check_error_body(response.status_code, response.content)
 
 
 @settings(BOUNDED, max_examples=120)
 @given(st.dictionaries(NAME, VALUE.map(str), max_size=5), st.text(max_size=20))
-def test_no_query_is_answered_with_less(server: Server, parameters: dict[str, str], text: str) -> None:
+def test_random_queries_get_documented_responses(server: Server, parameters: dict[str, str], text: str) -> None:
     query = urlencode({"text": text, **parameters}, errors="surrogatepass")
-    hold_answer(server, "GET", query)
+    check_response(server, "GET", query)
 
 
 @settings(BOUNDED, max_examples=120)
@@ -118,8 +120,8 @@ def test_no_query_is_answered_with_less(server: Server, parameters: dict[str, st
     | NESTED.map(lambda value: json.dumps(value).encode())
     | st.binary(max_size=50)
 )
-def test_no_body_is_answered_with_less(server: Server, body: bytes) -> None:
-    hold_answer(server, "POST", content=body)
+def test_random_bodies_get_documented_responses(server: Server, body: bytes) -> None:
+    check_response(server, "POST", content=body)
 
 
 @pytest.mark.parametrize(
@@ -142,5 +144,5 @@ def test_no_body_is_answered_with_less(server: Server, body: bytes) -> None:
         b"\0",
     ],
 )
-def test_json_made_to_harm_is_answered_in_form(server: Server, body: bytes) -> None:
-    hold_answer(server, "POST", content=body)
+def test_malicious_json_gets_documented_responses(server: Server, body: bytes) -> None:
+    check_response(server, "POST", content=body)

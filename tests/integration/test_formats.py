@@ -1,4 +1,4 @@
-"""Every format as clients get it: over sockets from real workers, decoded by FFmpeg, downloaded by curl."""
+"""Every format from a real server: chunk by chunk over sockets, decoded by FFmpeg, downloaded by curl."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from app.audio.encoders import FORMATS
 from engine import FRAME_SAMPLES
-from tests.app.audio.encoders.test_formats import HEADER_MARKS, MAGIC, PADDING, UNDECLARED_DELAY, decode
+from tests.app.audio.encoders.test_formats import HEADER_MARKERS, MAGIC, PADDING, UNDECLARED_DELAY, decode
 from tests.app.voices.recordings import pitch_of
 from tests.integration.shared import KEY, Server, serving
 from tests.tools import need
@@ -32,19 +32,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def ask(
+def request(
     server: Server, method: str = "GET", headers: dict[str, str] | None = None, **query: object
 ) -> Iterator[HTTPResponse]:
-    """An answer of which the head has come."""
+    """A response whose headers have arrived."""
     with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
         connection.request(method, f"/tts/generate?{urlencode(query)}", headers={"X-API-Key": KEY, **(headers or {})})
-        with connection.getresponse() as answer:
-            yield answer
+        with connection.getresponse() as response:
+            yield response
 
 
 def body(server: Server, **query: object) -> bytes:
-    with ask(server, **query) as answer:
-        return answer.read()
+    with request(server, **query) as response:
+        return response.read()
 
 
 def curl(server: Server, query: str, *options: str) -> subprocess.CompletedProcess[bytes]:
@@ -54,68 +54,68 @@ def curl(server: Server, query: str, *options: str) -> subprocess.CompletedProce
 
 
 def outcome_of(server: Server, request_id: str) -> str | None:
-    """How a request ended; None while it has not, as its line is written then."""
+    """The logged outcome of a request; None while it is running."""
     line = re.search(rf"id={request_id} .*?outcome=(\w+)", server.log)
     return line and line[1]
 
 
-def chunks(answer: HTTPResponse) -> Iterator[bytes]:
-    """The chunks of the transfer as they were sent: one for each time that the service let bytes go."""
-    stream = answer.fp
+def chunks(response: HTTPResponse) -> Iterator[bytes]:
+    """The chunks of the chunked transfer encoding, one per write of the service."""
+    stream = response.fp
     while size := int(stream.readline(), 16):
         yield stream.read(size)
         assert stream.readline() == b"\r\n"
 
 
 @ALL
-def test_the_head_tells_what_comes(server: Server, name: str) -> None:
-    with ask(server, text="Hello.", format=name, headers={"X-Request-ID": "mine-1"}) as answer:
-        assert answer.status == 200
-        assert answer.headers["Content-Type"] == FORMATS[name].media_type
-        assert answer.headers["X-Request-ID"] == "mine-1"
-        assert answer.headers["X-TTS-Engine"] == "fake"
-        assert answer.headers["X-Worker-ID"] == "0"
-        assert answer.headers["X-Sample-Rate"] == "24000"
-        assert answer.headers["X-Accel-Buffering"] == "no"
-        assert answer.headers["Transfer-Encoding"] == "chunked"
-        assert "Content-Length" not in answer.headers
-        assert answer.read().startswith(MAGIC.get(name, b""))
+def test_response_headers(server: Server, name: str) -> None:
+    with request(server, text="Hello.", format=name, headers={"X-Request-ID": "mine-1"}) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == FORMATS[name].media_type
+        assert response.headers["X-Request-ID"] == "mine-1"
+        assert response.headers["X-TTS-Engine"] == "fake"
+        assert response.headers["X-Worker-ID"] == "0"
+        assert response.headers["X-Sample-Rate"] == "24000"
+        assert response.headers["X-Accel-Buffering"] == "no"
+        assert response.headers["Transfer-Encoding"] == "chunked"
+        assert "Content-Length" not in response.headers
+        assert response.read().startswith(MAGIC.get(name, b""))
 
 
 @ALL
-def test_bytes_leave_with_every_slice(server: Server, name: str) -> None:
-    with ask(server, text="x" * FRAMES, format=name, audio_tokens_per_slice=1) as answer:
-        assert FRAMES <= len(list(chunks(answer))) <= FRAMES + 1
+def test_every_slice_yields_bytes(server: Server, name: str) -> None:
+    with request(server, text="x" * FRAMES, format=name, audio_tokens_per_slice=1) as response:
+        assert FRAMES <= len(list(chunks(response))) <= FRAMES + 1
 
 
 @ALL
-def test_bytes_leave_while_it_is_still_speaking(server: Server, name: str) -> None:
-    mark = f"speaking-{name}"
-    with ask(server, text="x" * 4000, format=name, headers={"X-Request-ID": mark}) as answer:
-        coming = chunks(answer)
-        assert all(next(coming) for _ in range(3))
-        assert outcome_of(server, mark) is None
-    server.wait_until(lambda: outcome_of(server, mark) == "left")
+def test_bytes_are_sent_while_speech_is_generated(server: Server, name: str) -> None:
+    request_id = f"speaking-{name}"
+    with request(server, text="x" * 4000, format=name, headers={"X-Request-ID": request_id}) as response:
+        received = chunks(response)
+        assert all(next(received) for _ in range(3))
+        assert outcome_of(server, request_id) is None
+    server.wait_until(lambda: outcome_of(server, request_id) == "left")
 
 
 @ALL
-def test_the_whole_is_as_long_as_what_was_spoken_and_sounds_like_it(server: Server, name: str) -> None:
-    said = decode("raw_pcm", body(server, text="x" * FRAMES, format="raw_pcm"))
-    assert said.size == FRAMES * FRAME_SAMPLES
+def test_decoded_audio_has_the_length_pitch_and_loudness_of_the_speech(server: Server, name: str) -> None:
+    speech = decode("raw_pcm", body(server, text="x" * FRAMES, format="raw_pcm"))
+    assert speech.size == FRAMES * FRAME_SAMPLES
 
     data = body(server, text="x" * FRAMES, format=name)
-    heard = decode(name, data)
+    decoded = decode(name, data)
 
     delay = UNDECLARED_DELAY.get(name, 0)
-    assert 0 <= heard.size - said.size - delay <= PADDING.get(name, 0)
-    heard = heard[delay : delay + said.size]
-    assert pitch_of(heard) == pytest.approx(pitch_of(said), abs=1)
-    assert float(np.sqrt(np.mean(heard**2))) == pytest.approx(float(np.sqrt(np.mean(said**2))), rel=0.05)
-    assert [data.count(mark) for mark in HEADER_MARKS.get(name, [])] == [1] * len(HEADER_MARKS.get(name, []))
+    assert 0 <= decoded.size - speech.size - delay <= PADDING.get(name, 0)
+    decoded = decoded[delay : delay + speech.size]
+    assert pitch_of(decoded) == pytest.approx(pitch_of(speech), abs=1)
+    assert float(np.sqrt(np.mean(decoded**2))) == pytest.approx(float(np.sqrt(np.mean(speech**2))), rel=0.05)
+    assert [data.count(marker) for marker in HEADER_MARKERS.get(name, [])] == [1] * len(HEADER_MARKERS.get(name, []))
 
 
 @ALL
-def test_a_failure_after_the_first_byte_is_no_end_to_curl(server: Server, name: str) -> None:
+def test_curl_detects_a_failure_after_the_first_byte(server: Server, name: str) -> None:
     broken = curl(server, f"format={name}&text=[raise@60]{'x' * 99}")
     assert broken.returncode == 18
     assert broken.stdout.startswith(MAGIC.get(name, b""))
@@ -123,7 +123,7 @@ def test_a_failure_after_the_first_byte_is_no_end_to_curl(server: Server, name: 
 
 
 @ALL
-def test_curl_saves_what_plays(server: Server, name: str, tmp_path: Path) -> None:
+def test_curl_saves_a_playable_file(server: Server, name: str, tmp_path: Path) -> None:
     file = tmp_path / f"speech.{FORMATS[name].extension}"
     assert curl(server, f"format={name}&text={'x' * FRAMES}", "--fail", "-o", str(file)).returncode == 0
     if name == "wav":
@@ -146,57 +146,57 @@ def test_curl_saves_what_plays(server: Server, name: str, tmp_path: Path) -> Non
         ("audio/flac", "WAV", "wav"),
     ],
 )
-def test_the_format_parameter_wins_over_accept(
+def test_the_format_parameter_overrides_accept(
     server: Server, accept: str | None, format_: str | None, chosen: str
 ) -> None:
     headers = {"Accept": accept} if accept else {}
     query = {"format": format_} if format_ else {}
-    with ask(server, text="Hi", headers=headers, **query) as answer:
-        assert answer.headers["Content-Type"] == FORMATS[chosen].media_type
+    with request(server, text="Hi", headers=headers, **query) as response:
+        assert response.headers["Content-Type"] == FORMATS[chosen].media_type
 
 
-def test_an_unknown_format_is_told_in_json(server: Server) -> None:
-    with ask(server, text="Hi", format="midi", headers={"Accept": "audio/wav"}) as answer:
-        assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
-        assert b"unknown_format" in answer.read()
+def test_an_unknown_format_is_a_json_error(server: Server) -> None:
+    with request(server, text="Hi", format="midi", headers={"Accept": "audio/wav"}) as response:
+        assert (response.status, response.headers["Content-Type"]) == (400, "application/json")
+        assert b"unknown_format" in response.read()
 
 
-def test_a_range_is_not_taken_for_a_part(server: Server) -> None:
-    """Media elements ask for `bytes=0-`: an answer of 200 is the whole, from the start."""
-    with ask(server, text="Hi", headers={"Range": "bytes=0-"}) as answer:
-        assert answer.status == 200
-        assert "Content-Range" not in answer.headers
-        assert answer.read().startswith(b"RIFF")
+def test_an_open_range_returns_the_whole(server: Server) -> None:
+    """Media elements send `bytes=0-`: status 200 means the whole resource."""
+    with request(server, text="Hi", headers={"Range": "bytes=0-"}) as response:
+        assert response.status == 200
+        assert "Content-Range" not in response.headers
+        assert response.read().startswith(b"RIFF")
 
 
-def test_head_speaks_nothing_and_names_what_is_taken(server: Server) -> None:
-    with ask(server, "HEAD", text="Hi", headers={"X-Request-ID": "head"}) as answer:
-        assert (answer.status, answer.headers["Allow"], answer.read()) == (405, "GET, POST", b"")
+def test_head_is_405_with_the_allowed_methods(server: Server) -> None:
+    with request(server, "HEAD", text="Hi", headers={"X-Request-ID": "head"}) as response:
+        assert (response.status, response.headers["Allow"], response.read()) == (405, "GET, POST", b"")
     server.wait_until(lambda: outcome_of(server, "head") == "refused")
 
 
-def test_pages_of_other_origins_may_call(server: Server) -> None:
+def test_cors_for_pages_of_other_origins(server: Server) -> None:
     preflight = {
         "Origin": "https://app.example",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "x-api-key, authorization, content-type",
         "X-API-Key": "",
     }
-    with ask(server, "OPTIONS", headers=preflight) as answer:
-        assert answer.status == 200
-        assert answer.headers["Access-Control-Allow-Origin"] == "*"
-        assert "POST" in answer.headers["Access-Control-Allow-Methods"]
-        allowed = answer.headers["Access-Control-Allow-Headers"].lower()
+    with request(server, "OPTIONS", headers=preflight) as response:
+        assert response.status == 200
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert "POST" in response.headers["Access-Control-Allow-Methods"]
+        allowed = response.headers["Access-Control-Allow-Headers"].lower()
         assert all(name in allowed for name in ("x-api-key", "authorization", "content-type"))
-        assert "Access-Control-Allow-Credentials" not in answer.headers
+        assert "Access-Control-Allow-Credentials" not in response.headers
     for key, status in ((KEY, 200), ("wrong", 401)):
-        with ask(server, headers={"Origin": "https://app.example", "X-API-Key": key}, text="Hi") as answer:
-            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (status, "*")
-            assert "X-Request-ID" in answer.headers["Access-Control-Expose-Headers"]
+        with request(server, headers={"Origin": "https://app.example", "X-API-Key": key}, text="Hi") as response:
+            assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (status, "*")
+            assert "X-Request-ID" in response.headers["Access-Control-Expose-Headers"]
 
 
-def test_an_older_client_is_not_misled_either(server: Server) -> None:
-    """HTTP/1.0 gets chunks too: at the end of the connection alone nobody could tell a broken stream from a whole."""
+def test_http_1_0_clients_detect_broken_streams(server: Server) -> None:
+    """HTTP/1.0 gets chunks too: a closed connection alone would not distinguish a broken stream from a complete one."""
     whole = curl(server, "format=raw_pcm&text=Hi", "--http1.0")
     assert (whole.returncode, len(whole.stdout)) == (0, 2 * FRAME_SAMPLES * 2)
     assert curl(server, f"format=raw_pcm&text=[raise@60]{'x' * 99}", "--http1.0").returncode == 18

@@ -1,4 +1,4 @@
-"""OpenAI's own client against the service, unchanged."""
+"""OpenAI's official client against the service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from tests.integration.shared import KEY, Server, serving
 
-TEXT = "x" * 50  # four seconds of the fake engine's
+TEXT = "x" * 50  # four seconds of the fake engine's audio
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +38,20 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def seconds_of(data: bytes, audio: str) -> float:
-    if audio == "pcm":
+def seconds_of(data: bytes, format_name: str) -> float:
+    if format_name == "pcm":
         return len(data) / 48_000
     with av.open(io.BytesIO(data)) as file:
         return sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
 
 
-@pytest.mark.parametrize("audio", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
-def test_every_format_holds_all_that_was_said(client: openai.OpenAI, audio: Any) -> None:
-    response = client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT, response_format=audio)
-    assert seconds_of(response.content, audio) == pytest.approx(4, abs=0.2)
+@pytest.mark.parametrize("format_name", ["mp3", "opus", "aac", "flac", "wav", "pcm"])
+def test_every_format_contains_the_whole_speech(client: openai.OpenAI, format_name: Any) -> None:
+    response = client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT, response_format=format_name)
+    assert seconds_of(response.content, format_name) == pytest.approx(4, abs=0.2)
 
 
-def test_mp3_is_what_comes_when_nothing_is_said(client: openai.OpenAI) -> None:
+def test_the_default_format_is_mp3(client: openai.OpenAI) -> None:
     response = client.audio.speech.create(
         model="gpt-4o-mini-tts", voice="nova", input=TEXT, instructions="Speak as a pirate does."
     )
@@ -59,14 +59,14 @@ def test_mp3_is_what_comes_when_nothing_is_said(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("speed", [0.25, 0.5, 1.5, 4.0])
-def test_speed_makes_it_longer_or_shorter(client: openai.OpenAI, speed: float) -> None:
+def test_speed_changes_the_length(client: openai.OpenAI, speed: float) -> None:
     response = client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT, response_format="pcm", speed=speed)
     assert len(response.content) // 2 == round(50 * 1920 / speed)
 
 
-def test_streaming_gives_audio_while_it_is_spoken(server: Server, client: openai.OpenAI) -> None:
+def test_audio_is_streamed_while_it_is_generated(server: Server, client: openai.OpenAI) -> None:
     def ended() -> bool:
-        return "audio_seconds=16" in server.log  # the line of this request
+        return "audio_seconds=16" in server.log  # the log line of this request
 
     with client.audio.speech.with_streaming_response.create(
         model="tts-1", voice="alloy", input="x" * 200, response_format="pcm"
@@ -91,11 +91,11 @@ def test_the_async_client_streams_too(server: Server) -> None:
     assert asyncio.run(stream()) == 50 * 3840
 
 
-@pytest.mark.parametrize("audio", ["pcm", "wav"])
-def test_events_carry_the_same_audio(client: openai.OpenAI, audio: Any) -> None:
-    said: dict[str, Any] = {"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": audio}
-    plain = client.audio.speech.create(**said).content
-    with client.audio.speech.with_streaming_response.create(**said, stream_format="sse") as response:
+@pytest.mark.parametrize("format_name", ["pcm", "wav"])
+def test_sse_carries_the_same_audio(client: openai.OpenAI, format_name: Any) -> None:
+    parameters: dict[str, Any] = {"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": format_name}
+    plain = client.audio.speech.create(**parameters).content
+    with client.audio.speech.with_streaming_response.create(**parameters, stream_format="sse") as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         events = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line]
     *deltas, done = events
@@ -108,28 +108,28 @@ def test_events_carry_the_same_audio(client: openai.OpenAI, audio: Any) -> None:
     }
 
 
-def test_the_names_of_openai_are_voices_of_their_own(client: openai.OpenAI) -> None:
-    def said(voice: Any) -> bytes:
+def test_openai_voices_map_to_speakers(client: openai.OpenAI) -> None:
+    def speak(voice: Any) -> bytes:
         return client.audio.speech.create(model="tts-1", voice=voice, input="Hi", response_format="pcm").content
 
-    assert said("alloy") == said("speaker_0") == said("Alloy")
-    assert said("nova") == said("speaker_4")
-    assert len({said(name) for name in ("alloy", "echo", "fable", "onyx", "nova", "shimmer")}) == 6
+    assert speak("alloy") == speak("speaker_0") == speak("Alloy")
+    assert speak("nova") == speak("speaker_4")
+    assert len({speak(name) for name in ("alloy", "echo", "fable", "onyx", "nova", "shimmer")}) == 6
 
 
-def test_a_recording_of_the_same_name_wins(folder: Path, client: openai.OpenAI) -> None:
-    def said() -> bytes:
+def test_a_recording_overrides_an_openai_voice(folder: Path, client: openai.OpenAI) -> None:
+    def speak() -> bytes:
         return client.audio.speech.create(model="tts-1", voice="coral", input="Hi", response_format="pcm").content
 
-    before = said()
+    before = speak()
     recording = io.BytesIO()
     with wave.open(recording, "wb") as file:
         file.setparams((1, 2, 24_000, 0, "NONE", ""))
         file.writeframes(b"\0\x10\0\xf0" * 24_000)
     (folder / "voices" / "coral.wav").write_bytes(recording.getvalue())
-    assert said() != before
+    assert speak() != before
     (folder / "voices" / "coral.wav").unlink()
-    assert said() == before
+    assert speak() == before
 
 
 def test_voices_and_models_are_listed(server: Server, client: openai.OpenAI) -> None:
@@ -154,7 +154,7 @@ def test_voices_and_models_are_listed(server: Server, client: openai.OpenAI) -> 
         ({"input": "[raise]"}, openai.InternalServerError, "engine_failed"),
     ],
 )
-def test_errors_are_those_of_the_client(
+def test_errors_map_to_the_clients_exceptions(
     client: openai.OpenAI, changes: dict[str, Any], kind: type[openai.APIStatusError], code: str
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -172,7 +172,7 @@ def test_a_wrong_key_is_an_authentication_error(server: Server) -> None:
         assert caught.value.response.json()["detail"] == "Invalid or missing API Key"
 
 
-def test_a_stream_that_breaks_is_an_error_to_the_client(client: openai.OpenAI) -> None:
+def test_a_broken_stream_raises_in_the_client(client: openai.OpenAI) -> None:
     with (
         client.audio.speech.with_streaming_response.create(
             model="tts-1", voice="alloy", input="[raise@9]" + TEXT, response_format="pcm"

@@ -1,4 +1,4 @@
-"""The service as real processes: gunicorn, its workers, sockets and curl."""
+"""The service as real processes: gunicorn, its workers, raw sockets and curl."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.tools import need
 SLOW = "fake:frame_seconds=0.02"
 
 
-def read_until(connection: socket.socket, mark: bytes) -> bytes:
-    got = b""
-    while mark not in got:
-        part = connection.recv(65536)
-        assert part, got
-        got += part
-    return got
+def read_until(connection: socket.socket, expected: bytes) -> bytes:
+    data = b""
+    while expected not in data:
+        received = connection.recv(65536)
+        assert received, data
+        data += received
+    return data
 
 
 def read_all(connection: socket.socket) -> bytes:
-    got = b""
-    while part := connection.recv(65536):
-        got += part
-    return got
+    data = b""
+    while received := connection.recv(65536):
+        data += received
+    return data
 
 
 def curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -39,17 +39,17 @@ def curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def test_first_bytes_leave_while_it_is_still_speaking(serve: Any) -> None:
+def test_first_bytes_are_sent_while_speech_is_generated(serve: Any) -> None:
     server = serve(MODEL_PATH=SLOW)
     with server.ask(f"text={'x' * 100}") as connection:
-        got = read_until(connection, b"RIFF")
-        assert b" 200 OK" in got
-        assert server.outcomes() == []  # its line is written when it has ended
+        data = read_until(connection, b"RIFF")
+        assert b" 200 OK" in data
+        assert server.outcomes() == []  # logged when it ends
         assert len(read_all(connection)) > 90 * 3840
     server.wait_until(lambda: server.outcomes() == ["ok"])
 
 
-def test_a_stream_that_breaks_is_never_taken_for_a_whole_one(serve: Any) -> None:
+def test_curl_detects_a_broken_stream(serve: Any) -> None:
     server = serve()
     for name in ("wav", "mp3"):
         broken = curl(
@@ -64,7 +64,7 @@ def test_a_stream_that_breaks_is_never_taken_for_a_whole_one(serve: Any) -> None
 
 
 @pytest.mark.parametrize("text", ["x" * 4000, "[hang]"])
-def test_a_client_that_leaves_frees_its_slot(serve: Any, text: str) -> None:
+def test_a_disconnect_frees_the_slot(serve: Any, text: str) -> None:
     server = serve(MODEL_PATH=SLOW, CONCURRENT_REQUESTS_PER_WORKER="1")
     speaking = server.ask(f"text={text}")
     if text != "[hang]":
@@ -76,7 +76,7 @@ def test_a_client_that_leaves_frees_its_slot(serve: Any, text: str) -> None:
             assert b" 200 OK" in read_until(queued, b"RIFF")
 
 
-def test_a_client_that_leaves_the_queue_is_forgotten(serve: Any) -> None:
+def test_a_disconnect_while_queued_frees_its_place(serve: Any) -> None:
     server = serve(MODEL_PATH=SLOW, CONCURRENT_REQUESTS_PER_WORKER="1", MAX_QUEUED_REQUESTS="1")
     with server.ask(f"text={'x' * 4000}") as speaking:
         read_until(speaking, b"RIFF")
@@ -88,21 +88,21 @@ def test_a_client_that_leaves_the_queue_is_forgotten(serve: Any) -> None:
         server.wait_until(lambda: server.get("/tts/generate?text=fourth") == 200)
 
 
-def test_a_full_queue_is_429_and_a_long_wait_too(serve: Any) -> None:
+def test_a_full_queue_and_a_queue_timeout_are_429(serve: Any) -> None:
     server = serve(
         MODEL_PATH=SLOW, CONCURRENT_REQUESTS_PER_WORKER="1", MAX_QUEUED_REQUESTS="1", QUEUE_TIMEOUT_SECONDS="0.3"
     )
     with server.ask(f"text={'x' * 4000}") as speaking:
         read_until(speaking, b"RIFF")
-        with server.ask("text=waits") as waits:
+        with server.ask("text=queued") as queued:
             server.wait_until(lambda: server.get("/tts/generate?text=full") == 429)
-            head = read_until(waits, b"}").lower()
+            head = read_until(queued, b"}").lower()
     assert b" 429 " in head
     assert b"retry-after: " in head
     assert b"within 0.3 seconds" in head
 
 
-def test_a_wrong_key_is_told_before_the_body_is_sent(serve: Any) -> None:
+def test_a_wrong_key_is_rejected_before_the_body_is_sent(serve: Any) -> None:
     server = serve()
     head = "POST /voices HTTP/1.1\nHost: service\nX-API-Key: wrong\nContent-Length: 200000000"
     with server.connect(head) as connection:
@@ -111,14 +111,14 @@ def test_a_wrong_key_is_told_before_the_body_is_sent(serve: Any) -> None:
         assert read_until(connection, b"unauthorized").startswith(b"HTTP/1.1 401 ")
 
 
-def test_a_body_that_is_too_large_is_told_before_it_is_sent(serve: Any) -> None:
+def test_an_oversized_body_is_rejected_before_it_is_sent(serve: Any) -> None:
     server = serve()
     head = "POST /tts/generate HTTP/1.1\nHost: service\nX-API-Key: first-key\nContent-Length: 200000000"
     with server.connect(head) as connection:
         assert b" 413 " in read_until(connection, b"too_large")
 
 
-def test_no_key_is_ever_logged(serve: Any) -> None:
+def test_keys_are_never_logged(serve: Any) -> None:
     server = serve(LOG_LEVEL="DEBUG")
     for path in ("/tts/generate?text=Hi&api_key=first-key", "/nothing?api_key=second-key", "/x?api_key=wrong-guess"):
         assert server.get(path) is not None
@@ -131,31 +131,31 @@ def test_no_key_is_ever_logged(serve: Any) -> None:
         assert key not in server.log
 
 
-def test_stopping_lets_streams_finish(serve: Any) -> None:
+def test_sigterm_lets_streams_finish(serve: Any) -> None:
     server = serve(MODEL_PATH=SLOW, WORKERS="2")
     children = server.workers()
     assert len(children) == 2
     with server.ask(f"format=raw_pcm&text={'x' * 50}") as connection:
-        got = read_until(connection, b"\r\n\r\n")
+        data = read_until(connection, b"\r\n\r\n")
         server.process.send_signal(signal.SIGTERM)
-        got += read_all(connection)
-    assert got.endswith(b"0\r\n\r\n")
-    assert len(got) > 50 * 3840
+        data += read_all(connection)
+    assert data.endswith(b"0\r\n\r\n")
+    assert len(data) > 50 * 3840
     assert server.process.wait(timeout=60) == 0
     assert not any(child.is_running() for child in children)
 
 
-def test_a_stream_that_takes_too_long_is_cut_at_the_limit(serve: Any) -> None:
+def test_a_stream_is_cut_after_the_graceful_timeout(serve: Any) -> None:
     server = serve(MODEL_PATH=SLOW, GRACEFUL_TIMEOUT_SECONDS="1")
     with server.ask(f"format=raw_pcm&text={'x' * 4000}") as connection:
-        got = read_until(connection, b"\r\n\r\n")
+        data = read_until(connection, b"\r\n\r\n")
         server.process.send_signal(signal.SIGTERM)
-        got += read_all(connection)
-    assert not got.endswith(b"0\r\n\r\n")
+        data += read_all(connection)
+    assert not data.endswith(b"0\r\n\r\n")
     assert server.process.wait(timeout=60) == 0
 
 
-def test_an_interrupt_waits_for_nobody(serve: Any) -> None:
+def test_sigint_stops_at_once(serve: Any) -> None:
     server = serve(MODEL_PATH=SLOW)
     children = server.workers()
     with server.ask(f"text={'x' * 4000}") as connection:
@@ -166,7 +166,7 @@ def test_an_interrupt_waits_for_nobody(serve: Any) -> None:
     assert not any(child.is_running() for child in children)
 
 
-def test_a_worker_that_dies_is_replaced_in_its_place(serve: Any) -> None:
+def test_a_dead_worker_is_replaced(serve: Any) -> None:
     server = serve(WORKERS="2")
     dead = server.workers()[0]
     dead.kill()
@@ -174,7 +174,7 @@ def test_a_worker_that_dies_is_replaced_in_its_place(serve: Any) -> None:
     server.wait_for(200)
 
 
-def test_while_it_loads_health_answers(serve: Any) -> None:
+def test_health_responds_while_loading(serve: Any) -> None:
     server = serve(wait=False, MODEL_PATH="fake:load_seconds=1")
     server.wait_for(202, "/health")
     assert server.get("/livez") == 200
@@ -182,7 +182,7 @@ def test_while_it_loads_health_answers(serve: Any) -> None:
     server.wait_for(200, "/health")
 
 
-def test_an_engine_that_cannot_start_is_told(serve: Any) -> None:
+def test_a_failed_engine_is_reported(serve: Any) -> None:
     server = serve(wait=False, MODEL_PATH="/no/such/model")
     server.wait_for(500, "/health")
     assert "/no/such/model" in server.log
@@ -190,7 +190,7 @@ def test_an_engine_that_cannot_start_is_told(serve: Any) -> None:
 
 
 @pytest.mark.parametrize("command", ["curl", "csm-serve"])
-def test_a_line_of_the_start_makes_a_file_that_plays(serve: Any, tmp_path: Path, command: str) -> None:
+def test_the_printed_commands_create_a_playable_file(serve: Any, tmp_path: Path, command: str) -> None:
     if command == "curl":
         need("curl")
     server = serve(wait=False, HOST="0.0.0.0")
@@ -212,7 +212,7 @@ def test_a_line_of_the_start_makes_a_file_that_plays(serve: Any, tmp_path: Path,
         assert len(file.readframes(240_000)) > 48_000
 
 
-def test_a_log_in_json_is_json_in_every_line(serve: Any) -> None:
+def test_every_line_of_a_json_log_is_json(serve: Any) -> None:
     server = serve(LOG_FORMAT="json")
     assert curl("-H", "X-API-Key: first-key", f"{server.url}/tts/generate?text=Hi").returncode == 0
     url = f"{server.url}/tts/generate?text=[raise@60]" + "x" * 99
@@ -222,11 +222,11 @@ def test_a_log_in_json_is_json_in_every_line(serve: Any) -> None:
     spoken = next(entry for entry in entries if entry.get("outcome") == "ok" and entry["path"] == "/tts/generate")
     assert (spoken["voice"], spoken["format"], spoken["audio_seconds"]) == ("default", "wav", 0.16)
     assert spoken["first_audio_ms"] >= 0
-    told = [entry["message"] for entry in entries if entry["level"] == "WARNING"]
-    assert any("was cut" in message and "as scripted" in message for message in told)
+    warnings = [entry["message"] for entry in entries if entry["level"] == "WARNING"]
+    assert any("was cut" in message and "as scripted" in message for message in warnings)
 
 
-def test_settings_that_cannot_be_used_stop_the_start(serve: Any) -> None:
+def test_invalid_settings_stop_the_start(serve: Any) -> None:
     server = serve(wait=False, TTS_TOP_K="0", API_KEY="")
     assert server.process.wait(timeout=60) == 2
     assert "TTS_TOP_K is '0'" in server.log

@@ -1,6 +1,6 @@
-"""Text in, words heard: through every format and protocol, with a public recogniser at the other end.
+"""End-to-end speech: a public speech recogniser recognises the text in every format and protocol.
 
-What speaks is what speaks where there are no weights: a small CSM if it is there, else espeak-ng.
+Uses the engine that runs without CSM's weights: csm-mini if it is present, else espeak-ng.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ pytest.importorskip("pocketsphinx")
 
 Samples = npt.NDArray[np.float32]
 
-SAID = CLOSED_SET[2]
-TEXT = f"{SAID.capitalize()}."
+WORDS = CLOSED_SET[2]
+TEXT = f"{WORDS.capitalize()}."
 VOICE = "speaker_0"
 MODEL, ENGINE = (str(SMALL_MODEL), "csm") if SMALL_MODEL.is_dir() else (FALLBACK_MODEL, FALLBACK_MODEL)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Greedy, so that every answer is the same speech."""
+    """Greedy decoding, so that every response has the same speech."""
     with serving(
         tmp_path_factory.mktemp("spoken"),
         MODEL_PATH=MODEL,
@@ -57,89 +57,91 @@ def post(server: Server, path: str, body: object) -> bytes:
         json.dumps(body).encode(),
         {"X-API-Key": KEY, "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=100) as answer:
-        return bytes(answer.read())
+    with urllib.request.urlopen(request, timeout=100) as response:
+        return bytes(response.read())
 
 
-def answer(server: Server, path: str, body: object) -> Any:
+def post_json(server: Server, path: str, body: object) -> Any:
     return json.loads(post(server, path, body))
 
 
-def dial(server: Server, path: str) -> ClientConnection:
+def connect_to(server: Server, path: str) -> ClientConnection:
     return connect(
         f"ws://127.0.0.1:{server.port}{path}", additional_headers={"X-API-Key": KEY}, max_size=None, open_timeout=60
     )
 
 
-def from_wav(data: str) -> Samples:
+def decode_wav(data: str) -> Samples:
     return decode("wav", base64.b64decode(data))
 
 
-def from_floats(*pieces: bytes) -> Samples:
+def join_float32(*pieces: bytes) -> Samples:
     return np.frombuffer(b"".join(pieces), "<f4").copy()
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_carries_the_words(server: Server, recogniser: Recogniser, name: str) -> None:
+def test_the_words_are_recognised_in_every_format(server: Server, recogniser: Recogniser, name: str) -> None:
     query = urlencode({"text": TEXT, "voice_id": VOICE, "format": name, "api_key": KEY})
     with urllib.request.urlopen(f"{server.url}/tts/generate?{query}", timeout=100) as response:
         assert response.headers["X-TTS-Engine"] == ENGINE
         data = response.read()
-    assert recogniser.choose(decode(name, data)) == SAID
+    assert recogniser.choose(decode(name, data)) == WORDS
 
 
-def test_the_routes_of_whole_answers(server: Server, recogniser: Recogniser) -> None:
-    said = {
-        "/generate": from_wav(answer(server, "/generate", {"text": TEXT, "temperature": 0})["audio_base64"]),
+def test_the_words_are_recognised_in_buffered_responses(server: Server, recogniser: Recogniser) -> None:
+    audio = {
+        "/generate": decode_wav(post_json(server, "/generate", {"text": TEXT, "temperature": 0})["audio_base64"]),
         "/generate/wav": decode("wav", post(server, "/generate/wav", {"text": TEXT, "temperature": 0})),
-        "/api/generate": from_wav(answer(server, "/api/generate", {"text": TEXT, "voice": "speaker_0"})["audio_data"]),
+        "/api/generate": decode_wav(
+            post_json(server, "/api/generate", {"text": TEXT, "voice": "speaker_0"})["audio_data"]
+        ),
     }
     lines = post(server, "/stream/chunks", [TEXT]).splitlines()
-    said["/stream/chunks"] = from_wav(json.loads(lines[0])["audio_base64"])
-    assert {path: recogniser.choose(samples) for path, samples in said.items()} == dict.fromkeys(said, SAID)
+    audio["/stream/chunks"] = decode_wav(json.loads(lines[0])["audio_base64"])
+    assert {path: recogniser.choose(samples) for path, samples in audio.items()} == dict.fromkeys(audio, WORDS)
 
 
-def test_openais_route_streamed_and_as_events(server: Server, recogniser: Recogniser) -> None:
+def test_the_words_are_recognised_from_the_openai_route(server: Server, recogniser: Recogniser) -> None:
     request = {"model": "csm", "input": TEXT, "voice": VOICE, "response_format": "pcm"}
     events = post(server, "/v1/audio/speech", request | {"stream_format": "sse"}).decode().splitlines()
-    told = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data: {")]
-    audio = b"".join(base64.b64decode(each["audio"]) for each in told if each["type"] == "speech.audio.delta")
+    messages = [json.loads(line.removeprefix("data: ")) for line in events if line.startswith("data: {")]
+    audio = b"".join(base64.b64decode(each["audio"]) for each in messages if each["type"] == "speech.audio.delta")
     plain = post(server, "/v1/audio/speech", request)
     assert audio == plain
-    assert recogniser.choose(decode("raw_pcm", plain)) == SAID
+    assert recogniser.choose(decode("raw_pcm", plain)) == WORDS
 
 
-def test_a_socket_for_each_voice(server: Server, recogniser: Recogniser) -> None:
-    with dial(server, f"/api/{VOICE}") as socket:
+def test_the_words_are_recognised_from_the_voice_websocket(server: Server, recogniser: Recogniser) -> None:
+    with connect_to(server, f"/api/{VOICE}") as socket:
         socket.send(TEXT)
         pieces = []
         while isinstance(message := socket.recv(timeout=100), bytes):
             pieces.append(message)
     assert json.loads(message) == {"type": "completion"}
-    assert recogniser.choose(from_floats(*pieces)) == SAID
+    assert recogniser.choose(join_float32(*pieces)) == WORDS
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_socket_for_all_voices(server: Server, recogniser: Recogniser, binary: bool) -> None:
+def test_the_words_are_recognised_from_the_json_websocket(server: Server, recogniser: Recogniser, binary: bool) -> None:
     pieces = []
-    with dial(server, "/ws") as socket:
+    with connect_to(server, "/ws") as socket:
         socket.send(json.dumps({"text": TEXT, "voice_id": VOICE, "binary": binary}))
         while True:
             message = socket.recv(timeout=100)
             if isinstance(message, bytes):
                 pieces.append(message)
                 continue
-            told = json.loads(message)
-            if told["type"] == "audio_chunk":
-                pieces.append(base64.b64decode(told["audio"]))
-            elif told["type"] != "audio_status":
+            reply = json.loads(message)
+            if reply["type"] == "audio_chunk":
+                pieces.append(base64.b64decode(reply["audio"]))
+            elif reply["type"] != "audio_status":
                 break
-    assert told["type"] == "completion"
-    assert recogniser.choose(from_floats(*pieces)) == SAID
+    assert reply["type"] == "completion"
+    assert recogniser.choose(join_float32(*pieces)) == WORDS
 
 
-def test_a_socket_for_an_llms_words(server: Server, recogniser: Recogniser) -> None:
-    with dial(server, "/stream") as socket:
+def test_the_words_are_recognised_from_the_stream_websocket(server: Server, recogniser: Recogniser) -> None:
+    with connect_to(server, "/stream") as socket:
         socket.send(json.dumps({"text": TEXT, "speaker_id": 0}))
-        told = json.loads(socket.recv(timeout=100))
-    assert recogniser.choose(from_wav(told["audio_base64"])) == SAID
+        reply = json.loads(socket.recv(timeout=100))
+    assert recogniser.choose(decode_wav(reply["audio_base64"])) == WORDS

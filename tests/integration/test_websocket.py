@@ -1,4 +1,4 @@
-"""WebSockets against real processes: two workers behind one port, clients that leave, and the end of it all."""
+"""WebSockets against real server processes: two workers on one port, disconnects, crashes, shutdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.integration.pool_clients import states
 from tests.integration.shared import KEY, Server, serving
 
-LONG = "x" * 3000  # minutes of the fake engine's, at the pace of these servers
+LONG = "x" * 3000  # a minute at the fake engine's pace in these tests
 
 
 @pytest.fixture(scope="module")
@@ -33,138 +33,138 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def opened(
+def connect_to(
     server: Server, path: str = "/ws", query: str = "", **headers: str
 ) -> AbstractContextManager[ClientConnection]:
     url = f"ws://127.0.0.1:{server.port}{path}{query}"
     return connect(url, additional_headers=headers, max_size=None)
 
 
-def dial(server: Server, path: str = "/ws") -> AbstractContextManager[ClientConnection]:
-    return opened(server, path, **{"X-API-Key": KEY})
+def connect_with_key(server: Server, path: str = "/ws") -> AbstractContextManager[ClientConnection]:
+    return connect_to(server, path, **{"X-API-Key": KEY})
 
 
-def say(connection: ClientConnection, text: str, **parameters: Any) -> None:
+def send_text(connection: ClientConnection, text: str, **parameters: Any) -> None:
     connection.send(json.dumps({"text": text, **parameters}))
 
 
-def hear(connection: ClientConnection) -> dict[str, Any]:
-    """The last message of a text."""
+def receive_last(connection: ClientConnection) -> dict[str, Any]:
+    """Skip to the last message of a text, its completion or error."""
     while True:
         message = json.loads(connection.recv())
         if message["type"] in ("completion", "error"):
             return dict(message)
 
 
-def begin(connection: ClientConnection, text: str = LONG, **parameters: Any) -> None:
-    """Have a text spoken, up to its first audio."""
-    say(connection, text, **parameters)
+def start_text(connection: ClientConnection, text: str = LONG, **parameters: Any) -> None:
+    """Send a text and receive its messages up to the first audio."""
+    send_text(connection, text, **parameters)
     assert json.loads(connection.recv())["status"] == "started"
     assert json.loads(connection.recv())["type"] == "audio_chunk"
 
 
-def slots_are_free(server: Server) -> None:
-    """All of them: as many texts at once as there are slots, and none waits."""
+def wait_for_free_slots(server: Server) -> None:
+    """Wait until as many concurrent texts succeed as there are slots; nothing can be queued."""
 
-    def both_speak() -> bool:
-        with dial(server) as first, dial(server) as second:
+    def both_complete() -> bool:
+        with connect_with_key(server) as first, connect_with_key(server) as second:
             for connection in (first, second):
-                say(connection, "Hi")
-            return all(hear(connection)["type"] == "completion" for connection in (first, second))
+                send_text(connection, "Hi")
+            return all(receive_last(connection)["type"] == "completion" for connection in (first, second))
 
-    server.wait_until(both_speak)
+    server.wait_until(both_complete)
 
 
-def test_texts_of_many_connections_are_spoken_by_all_workers(server: Server) -> None:
-    with dial(server) as first, dial(server) as second, dial(server) as third:
+def test_texts_of_many_connections_are_distributed_over_the_workers(server: Server) -> None:
+    with connect_with_key(server) as first, connect_with_key(server) as second, connect_with_key(server) as third:
         for connection in (first, second):
-            begin(connection)
-        say(third, "Hello.")
-        assert hear(third)["code"] == "busy"
+            start_text(connection)
+        send_text(third, "Hello.")
+        assert receive_last(third)["code"] == "busy"
         first.send(json.dumps({"type": "cancel"}))
-        assert hear(first)["cancelled"] is True
-        server.wait_until(lambda: (say(third, "Hello."), hear(third)["type"])[1] == "completion")
-        assert second.recv()  # and the other speaks on
-    slots_are_free(server)
+        assert receive_last(first)["cancelled"] is True
+        server.wait_until(lambda: (send_text(third, "Hello."), receive_last(third)["type"])[1] == "completion")
+        assert second.recv()  # the other text continues
+    wait_for_free_slots(server)
 
 
-@pytest.mark.parametrize("how", ["close", "vanish"])
-def test_leaving_frees_the_slot_at_once(server: Server, how: str) -> None:
-    first, second = dial(server), dial(server)
+@pytest.mark.parametrize("disconnect", ["close", "shutdown"])
+def test_a_disconnect_frees_the_slot_at_once(server: Server, disconnect: str) -> None:
+    first, second = connect_with_key(server), connect_with_key(server)
     with first as one, second as two:
         for connection in (one, two):
-            begin(connection)
-        if how == "vanish":
+            start_text(connection)
+        if disconnect == "shutdown":
             for connection in (one, two):
                 connection.socket.shutdown(socket.SHUT_RDWR)
-    slots_are_free(server)
+    wait_for_free_slots(server)
 
 
-def test_the_key_opens_the_door_in_three_ways_and_stands_in_no_log(server: Server) -> None:
+def test_the_key_is_accepted_in_three_places_and_never_logged(server: Server) -> None:
     for headers, query in (
         ({"X-API-Key": "second-key"}, ""),
         ({"Authorization": "Bearer second-key"}, ""),
         ({}, "?api_key=second-key"),
     ):
-        with opened(server, query=query, **headers) as connection:
-            say(connection, "Hi")
-            assert hear(connection)["type"] == "completion"
+        with connect_to(server, query=query, **headers) as connection:
+            send_text(connection, "Hi")
+            assert receive_last(connection)["type"] == "completion"
     for headers, query in (({}, ""), ({"X-API-Key": "wrong"}, ""), ({}, "?api_key=wrong")):
-        with pytest.raises(InvalidStatus) as refused, opened(server, query=query, **headers):
+        with pytest.raises(InvalidStatus) as rejected, connect_to(server, query=query, **headers):
             pass
-        assert refused.value.response.status_code == 401
-        assert json.loads(refused.value.response.body)["detail"] == "Invalid or missing API Key"
+        assert rejected.value.response.status_code == 401
+        assert json.loads(rejected.value.response.body)["detail"] == "Invalid or missing API Key"
     assert "second-key" not in server.log
     assert "api_key" not in server.log
 
 
 def test_an_unknown_voice_is_a_404(server: Server) -> None:
-    with pytest.raises(InvalidStatus) as refused, dial(server, "/api/nobody"):
+    with pytest.raises(InvalidStatus) as rejected, connect_with_key(server, "/api/nobody"):
         pass
-    assert refused.value.response.status_code == 404
-    assert json.loads(refused.value.response.body)["code"] == "unknown_voice"
+    assert rejected.value.response.status_code == 404
+    assert json.loads(rejected.value.response.body)["code"] == "unknown_voice"
 
 
-def test_a_message_that_is_too_large_closes_the_connection(server: Server) -> None:
-    with dial(server) as connection:
-        with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012  either may find it closed
+def test_an_oversized_message_closes_the_connection(server: Server) -> None:
+    with connect_with_key(server) as connection:
+        with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012  either call may find it closed
             connection.send("x" * (2 << 20))
             connection.recv()
-        # what was still on its way when the server closed may have reset the connection before the code was read
+        # data in flight when the server closes may reset the connection before the code is read
         assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
-    with dial(server) as connection:
-        begin(connection, "Hello.")
-        assert hear(connection)["type"] == "completion"
+    with connect_with_key(server) as connection:
+        start_text(connection, "Hello.")
+        assert receive_last(connection)["type"] == "completion"
 
 
-def test_audio_is_not_compressed_on_the_way(server: Server) -> None:
-    with dial(server) as connection:
+def test_compression_is_not_negotiated(server: Server) -> None:
+    with connect_with_key(server) as connection:
         assert connection.protocol.extensions == []
 
 
-def test_a_worker_that_dies_in_the_middle_is_an_error_or_the_end(tmp_path: Path) -> None:
+def test_a_worker_crash_is_an_error_or_closes_the_connection(tmp_path: Path) -> None:
     with serving(tmp_path, MODEL_PATH="fake:frame_seconds=0.02", WORKERS="2") as server:
-        with dial(server) as connection:
-            begin(connection, "[exit@20]" + LONG)
+        with connect_with_key(server) as connection:
+            start_text(connection, "[exit@20]" + LONG)
             try:
-                answer = hear(connection)
+                answer = receive_last(connection)
             except ConnectionClosed:
-                pass  # the connection was with the worker that died
+                pass  # the connection was to the worker that crashed
             else:
                 assert (answer["type"], answer["code"]) == ("error", "worker_died")
         server.wait_until(lambda: server.get("/readyz") == 200)
-        with dial(server) as connection:
-            say(connection, "Hi")
-            assert hear(connection)["type"] == "completion"
+        with connect_with_key(server) as connection:
+            send_text(connection, "Hi")
+            assert receive_last(connection)["type"] == "completion"
 
 
-def test_at_the_end_the_text_that_is_spoken_is_said_and_those_that_wait_are_refused(tmp_path: Path) -> None:
+def test_shutdown_completes_the_current_text_and_fails_the_queued_ones(tmp_path: Path) -> None:
     with serving(tmp_path, MODEL_PATH="fake:frame_seconds=0.02", GRACEFUL_TIMEOUT_SECONDS="20") as server:
-        with dial(server) as speaking, dial(server) as idle:
-            begin(speaking, "x" * 60)
-            say(speaking, "Waiting.")
+        with connect_with_key(server) as speaking, connect_with_key(server) as idle:
+            start_text(speaking, "x" * 60)
+            send_text(speaking, "Waiting.")
             server.process.send_signal(signal.SIGTERM)
-            answers = [hear(speaking), hear(speaking)]
+            answers = [receive_last(speaking), receive_last(speaking)]
             assert sorted((answer["type"], answer.get("code")) for answer in answers) == [
                 ("completion", None),
                 ("error", "draining"),
@@ -179,11 +179,11 @@ def test_at_the_end_the_text_that_is_spoken_is_said_and_those_that_wait_are_refu
     assert "Traceback" not in server.log
 
 
-def test_at_the_end_a_text_that_goes_on_for_too_long_is_cut(tmp_path: Path) -> None:
+def test_shutdown_cuts_a_text_that_exceeds_the_graceful_timeout(tmp_path: Path) -> None:
     with serving(tmp_path, MODEL_PATH="fake:frame_seconds=0.02", GRACEFUL_TIMEOUT_SECONDS="1") as server:
-        with dial(server) as connection:
-            begin(connection)
+        with connect_with_key(server) as connection:
+            start_text(connection)
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(ConnectionClosed):
-                hear(connection)
+                receive_last(connection)
         assert server.process.wait(timeout=60) == 0

@@ -13,50 +13,50 @@ from app.errors import ComponentFailed
 from app.observability.components import Components, ComponentStatus
 
 
-def test_every_format_can_be_made() -> None:
-    parts = Components()
-    check_encoders(FORMATS.values(), parts)
-    assert parts.statuses()["encoders"] == ComponentStatus("ok")
+def test_every_format_can_be_encoded() -> None:
+    components = Components()
+    check_encoders(FORMATS.values(), components)
+    assert components.statuses()["encoders"] == ComponentStatus("ok")
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "reason"),
     [
         ({"codec": "libnothing"}, "cannot encode libnothing into mp3"),
         ({"container": "nothing"}, "cannot encode libmp3lame into nothing"),
-        ({"codec_options": 7}, "TypeError: "),  # and what is no refusal of FFmpeg's
+        ({"codec_options": 7}, "TypeError: "),  # not an FFmpeg error
     ],
 )
-def test_a_format_that_cannot_be_made_is_reported_until_it_can(
-    change: dict[str, object], why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_failing_encoder_is_reported_until_it_works(
+    change: dict[str, object], reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parts = Components()
+    components = Components()
     with monkeypatch.context() as patch:
         patch.setitem(PROFILES, "mp3", replace(PROFILES["mp3"], **change))  # type: ignore[arg-type]
-        check_encoders(FORMATS.values(), parts)
-        with pytest.raises(ComponentFailed, match="format mp3 cannot be encoded") as refused:
-            create_encoder(FORMATS["mp3"], parts)
-        assert (refused.value.status, refused.value.code, refused.value.headers) == (503, "encoder_failed", {})
-        status = parts.statuses()["encoders"]
+        check_encoders(FORMATS.values(), components)
+        with pytest.raises(ComponentFailed, match="format mp3 cannot be encoded") as raised:
+            create_encoder(FORMATS["mp3"], components)
+        assert (raised.value.status, raised.value.code, raised.value.headers) == (503, "encoder_failed", {})
+        status = components.statuses()["encoders"]
         assert status.state == "failed"
-        assert status.error.startswith(f"mp3: {why}")
-        assert create_encoder(FORMATS["flac"], parts).encode(np.zeros(4800, np.float32))
+        assert status.error.startswith(f"mp3: {reason}")
+        assert create_encoder(FORMATS["flac"], components).encode(np.zeros(4800, np.float32))
     assert [each.levelname for each in caplog.records] == ["ERROR"]
-    create_encoder(FORMATS["mp3"], parts)
-    assert parts.statuses()["encoders"] == ComponentStatus("ok")
+    create_encoder(FORMATS["mp3"], components)
+    assert components.statuses()["encoders"] == ComponentStatus("ok")
 
 
-def test_a_codec_that_opens_and_cannot_encode_is_found_by_the_check() -> None:
-    class Silent:
+def test_the_check_encodes_a_frame() -> None:
+    class FailingEncoder:
         def encode(self, samples: Samples) -> bytes:
             raise ValueError("no frame of this size")
 
         def flush(self) -> bytes:
             return b""
 
-    def make() -> Encoder:
-        return Silent()
+    def create_failing_encoder() -> Encoder:
+        return FailingEncoder()
 
-    parts = Components()
-    check_encoders([replace(FORMATS["mp3"], create_encoder=make)], parts)
-    assert parts.statuses()["encoders"] == ComponentStatus("failed", "mp3: ValueError: no frame of this size")
+    components = Components()
+    check_encoders([replace(FORMATS["mp3"], create_encoder=create_failing_encoder)], components)
+    assert components.statuses()["encoders"] == ComponentStatus("failed", "mp3: ValueError: no frame of this size")

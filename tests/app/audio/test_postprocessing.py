@@ -14,13 +14,13 @@ KEY = bytes([1, 2, 3, 4, 5])
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)).astype(np.float32)
 
 
-def test_nothing_to_do_costs_nothing() -> None:
+def test_no_effect_leaves_the_format_unchanged() -> None:
     assert with_effects(FORMATS["wav"]) is FORMATS["wav"]
     assert make_effect() is None
 
 
 @pytest.mark.parametrize("piece", [100, 1920, 24_000])
-def test_a_finished_format_encodes_what_the_effect_leaves(piece: int) -> None:
+def test_an_encoder_with_effects_encodes_the_processed_samples(piece: int) -> None:
     encoder = with_effects(FORMATS["raw_pcm"], watermark_key=KEY).create_encoder()
     data = b"".join(encoder.encode(NOISE[start : start + piece]) for start in range(0, NOISE.size, piece))
     data += encoder.flush()
@@ -29,11 +29,11 @@ def test_a_finished_format_encodes_what_the_effect_leaves(piece: int) -> None:
     assert np.abs(np.frombuffer(data, "<i2") - whole).max() <= 1
 
 
-def test_speed_and_mark_go_together() -> None:
-    audio = with_effects(FORMATS["wav"], speed=2.0, watermark_key=KEY)
-    assert audio.name not in FORMATS  # it is not what that name stands for, and must not be taken for it
-    assert audio.media_type == "audio/wav"
-    encoder = audio.create_encoder()
+def test_speed_and_watermark_combine() -> None:
+    audio_format = with_effects(FORMATS["wav"], speed=2.0, watermark_key=KEY)
+    assert audio_format.name not in FORMATS  # so that it is not mistaken for the plain format
+    assert audio_format.media_type == "audio/wav"
+    encoder = audio_format.create_encoder()
     assert encoder.encode(NOISE[:10]) == b""  # no header before there is audio
     data = encoder.encode(NOISE[10:]) + encoder.flush()
     assert data[:4] == b"RIFF"
@@ -41,24 +41,24 @@ def test_speed_and_mark_go_together() -> None:
     assert len(data) == 44 + 2 * NOISE.size // 2
 
 
-def test_an_answer_without_audio_still_has_its_header() -> None:
+def test_a_response_without_audio_still_has_its_header() -> None:
     assert with_effects(FORMATS["wav"], speed=2.0).create_encoder().flush()[:4] == b"RIFF"
 
 
 @pytest.mark.parametrize(
-    ("enabled", "wanted", "own_key", "key"),
+    ("enabled", "requested", "request_key", "key"),
     [
         (False, None, None, None),
         (False, True, None, PUBLIC_KEY),
         (False, None, KEY, KEY),
         (False, False, KEY, None),
         (True, None, None, PUBLIC_KEY),
-        (True, False, None, PUBLIC_KEY),  # whoever runs the service has the last word
+        (True, False, None, PUBLIC_KEY),  # the setting overrides the request
         (True, True, KEY, KEY),
     ],
 )
-def test_who_is_marked_and_with_what(
-    settings: Settings, enabled: bool, wanted: bool | None, own_key: bytes | None, key: bytes | None
+def test_the_watermark_key_of_a_response(
+    settings: Settings, enabled: bool, requested: bool | None, request_key: bytes | None, key: bytes | None
 ) -> None:
-    service = settings.model_copy(update={"csm_watermark_enabled": enabled})
-    assert resolve_watermark_key(service, wanted, own_key) == key
+    settings = settings.model_copy(update={"csm_watermark_enabled": enabled})
+    assert resolve_watermark_key(settings, requested, request_key) == key

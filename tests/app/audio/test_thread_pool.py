@@ -14,70 +14,71 @@ from app.errors import ComponentFailed
 pytestmark = pytest.mark.anyio
 
 
-async def test_work_is_done_elsewhere_and_comes_back_in_full() -> None:
+async def test_work_runs_in_threads_and_every_result_returns() -> None:
     pool = ThreadPool(2, "test")
 
     def work(number: int) -> tuple[int, int]:
         return number, threading.get_ident()
 
-    done = await asyncio.gather(*(pool.run(partial(work, number)) for number in range(500)))
-    assert [number for number, _ in done] == [*range(500)]
-    assert threading.get_ident() not in {thread for _, thread in done}
+    results = await asyncio.gather(*(pool.run(partial(work, number)) for number in range(500)))
+    assert [number for number, _ in results] == [*range(500)]
+    assert threading.get_ident() not in {thread for _, thread in results}
 
 
-async def test_what_goes_wrong_comes_back_too() -> None:
+async def test_exceptions_are_raised_to_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         await ThreadPool(1, "test").run(lambda: 1 // 0)
 
 
-async def test_who_is_cancelled_waits_for_nothing_and_the_thread_goes_on() -> None:
+async def test_a_cancelled_caller_does_not_wait_and_the_thread_survives() -> None:
     pool, go_on = ThreadPool(1, "test"), threading.Event()
     waiting = asyncio.create_task(pool.run(go_on.wait))
-    never = asyncio.create_task(pool.run(lambda: pytest.fail("nobody wants it any more")))
+    cancelled = asyncio.create_task(pool.run(lambda: pytest.fail("it was cancelled before it started")))
     await asyncio.sleep(0)
-    for task in (waiting, never):
+    for task in (waiting, cancelled):
         task.cancel()
-    await asyncio.gather(waiting, never, return_exceptions=True)
+    await asyncio.gather(waiting, cancelled, return_exceptions=True)
     go_on.set()
     assert await pool.run(lambda: "next") == "next"
 
 
-# ---- where threads cannot be had
+# ---- without threads
 
 
 @pytest.fixture
-def none_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """No thread can be started, until this is undone."""
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Thread.start raises until this is undone."""
 
-    def refuse(thread: threading.Thread) -> None:
+    def fail(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
+        patch.setattr(threading.Thread, "start", fail)
         yield patch
 
 
-def watched(threads: int) -> tuple[ThreadPool, list[str | None]]:
-    told: list[str | None] = []
+def reporting_pool(threads: int) -> tuple[ThreadPool, list[str | None]]:
+    """A pool, and the errors that it reports."""
+    reports: list[str | None] = []
     pool = ThreadPool(threads, "test")
-    pool.on_state = lambda error, detail: told.append(error)
-    return pool, told
+    pool.on_state = lambda error, detail: reports.append(error)
+    return pool, reports
 
 
-async def test_work_that_no_thread_does_is_refused_and_done_once_there_is_one(none_start: pytest.MonkeyPatch) -> None:
-    pool, told = watched(2)
+async def test_without_threads_work_fails_until_one_starts(no_threads: pytest.MonkeyPatch) -> None:
+    pool, reports = reporting_pool(2)
     for _ in range(2):
-        with pytest.raises(ComponentFailed, match="cannot start another thread") as refused:
+        with pytest.raises(ComponentFailed, match="cannot start another thread") as raised:
             await pool.run(lambda: "done")
-        assert (refused.value.code, refused.value.headers) == ("threads_failed", {})
-    assert told == ["no thread can be started: can't start new thread"] * 2
-    none_start.undo()
+        assert (raised.value.code, raised.value.headers) == ("threads_failed", {})
+    assert reports == ["no thread can be started: can't start new thread"] * 2
+    no_threads.undo()
     assert await pool.run(lambda: "done") == "done"
-    assert told[2:] == [None]
+    assert reports[2:] == [None]
 
 
-async def test_one_thread_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool, told = watched(2)
+async def test_one_running_thread_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, reports = reporting_pool(2)
     start, started = threading.Thread.start, []
 
     def start_one(thread: threading.Thread) -> None:
@@ -88,21 +89,21 @@ async def test_one_thread_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", start_one)
     assert await pool.run(lambda: "done") == "done"
-    assert [error is None for error in told] == [False]
+    assert [error is None for error in reports] == [False]
 
 
-async def test_an_executor_that_has_no_thread_says_so(none_start: pytest.MonkeyPatch) -> None:
-    pool, told = watched(1)
+async def test_an_executor_without_threads_is_reported(no_threads: pytest.MonkeyPatch) -> None:
+    pool, reports = reporting_pool(1)
     with ThreadPoolExecutor(1) as executor:
         with pytest.raises(ComponentFailed):
             await pool.run_in_executor(executor, lambda: "done")
-        none_start.undo()
+        no_threads.undo()
         assert await pool.run_in_executor(executor, lambda: "done") == "done"
-    assert [error is None for error in told] == [False, True]
+    assert [error is None for error in reports] == [False, True]
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), StopIteration()])
-async def test_a_thread_survives_whatever_its_work_raises(error: BaseException) -> None:
+async def test_a_thread_survives_any_exception(error: BaseException) -> None:
     pool = ThreadPool(1, "test")
 
     def work() -> None:

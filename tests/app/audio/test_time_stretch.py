@@ -24,35 +24,35 @@ def stretched(samples: Samples, speed: float, piece: int = 1920) -> Samples:
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.25, 4), st.integers(0, 40_000), st.sampled_from([500, 1920, 9600]))
-def test_it_is_as_long_as_the_speed_says(speed: float, size: int, piece: int) -> None:
-    out = stretched(tone(2)[:size], speed, piece)
-    assert out.size == round(size / speed)
-    assert out.dtype == np.float32
+def test_output_length_is_input_length_divided_by_speed(speed: float, size: int, piece: int) -> None:
+    output = stretched(tone(2)[:size], speed, piece)
+    assert output.size == round(size / speed)
+    assert output.dtype == np.float32
 
 
 @pytest.mark.parametrize("speed", [0.25, 0.7, 1.3, 2.0, 4.0])
-def test_the_pitch_stays(speed: float) -> None:
-    out = stretched(tone(4), speed)
-    middle = out[out.size // 4 : -out.size // 4]
+def test_the_pitch_is_unchanged(speed: float) -> None:
+    output = stretched(tone(4), speed)
+    middle = output[output.size // 4 : -output.size // 4]
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(middle.size)))
     assert abs(spectrum.argmax() * SAMPLE_RATE / middle.size - 220) < 5
     assert 0.5 < np.sqrt((middle**2).mean()) / np.sqrt((tone(1) ** 2).mean()) < 1.2
 
 
 @pytest.mark.parametrize("speed", [0.25, 0.5, 1.1, 2.0, 4.0])
-def test_audio_comes_with_the_third_frame(speed: float) -> None:
+def test_audio_is_returned_by_the_third_frame(speed: float) -> None:
     stretch = TimeStretch(speed)
     assert sum(stretch.push(tone(0.08)).size for _ in range(3)) > 0
 
 
 @given(st.floats(0.25, 4))
-def test_no_step_is_too_large(speed: float) -> None:
-    steps = split_speed(speed)
-    assert all(0.5 - 1e-6 <= step <= 2 + 1e-6 for step in steps)
-    assert np.prod(steps) == pytest.approx(speed)
+def test_no_factor_exceeds_the_filters_range(speed: float) -> None:
+    factors = split_speed(speed)
+    assert all(0.5 - 1e-6 <= factor <= 2 + 1e-6 for factor in factors)
+    assert np.prod(factors) == pytest.approx(speed)
 
 
 @pytest.mark.parametrize("speed", [0, 0.2, 4.1, float("nan")])
-def test_other_speeds_are_refused(speed: float) -> None:
+def test_speeds_out_of_range_are_rejected(speed: float) -> None:
     with pytest.raises(ValueError, match=r"from 0\.25 to 4"):
         TimeStretch(speed)

@@ -30,9 +30,9 @@ def speech() -> Samples:
         engine.close()
 
 
-def through(samples: Samples, audio: str) -> Samples:
-    """What a listener has of it who gets it in a format."""
-    encoder = FORMATS[audio].create_encoder()
+def encode_and_decode(samples: Samples, format_name: str) -> Samples:
+    """The samples that a client decodes from a format."""
+    encoder = FORMATS[format_name].create_encoder()
     data = encoder.encode(samples) + encoder.flush()
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
     with av.open(io.BytesIO(data)) as file:
@@ -41,33 +41,33 @@ def through(samples: Samples, audio: str) -> Samples:
     return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames])
 
 
-def test_it_is_found_with_its_key_and_with_no_other(speech: Samples) -> None:
+def test_detected_with_its_key_only(speech: Samples) -> None:
     marked = embed(speech, KEY)
     assert detection_score(marked, KEY) > THRESHOLD
     assert detection_score(marked, PUBLIC_KEY) < THRESHOLD
     assert detection_score(speech, KEY) < THRESHOLD
 
 
-def test_nobody_hears_it(speech: Samples) -> None:
+def test_inaudible(speech: Samples) -> None:
     change = embed(speech, KEY) - speech
     assert 10 * np.log10((speech**2).sum() / (change**2).sum()) > 30
-    quiet = np.zeros(SAMPLE_RATE, np.float32)
-    assert not embed(quiet, KEY).any()
+    silence = np.zeros(SAMPLE_RATE, np.float32)
+    assert not embed(silence, KEY).any()
 
 
-@pytest.mark.parametrize("audio", ["wav", "mp3", "opus", "aac"])
-def test_it_survives_being_sent(speech: Samples, audio: str) -> None:
-    assert detection_score(through(embed(speech, KEY), audio), KEY) > THRESHOLD
+@pytest.mark.parametrize("format_name", ["wav", "mp3", "opus", "aac"])
+def test_robust_to_encoding(speech: Samples, format_name: str) -> None:
+    assert detection_score(encode_and_decode(embed(speech, KEY), format_name), KEY) > THRESHOLD
 
 
-def test_it_survives_a_cut_and_another_loudness(speech: Samples) -> None:
+def test_robust_to_cuts_and_gain(speech: Samples) -> None:
     marked = embed(speech, KEY)
     assert detection_score(marked[10_007 : 10_007 + 4 * SAMPLE_RATE], KEY) > THRESHOLD
     assert detection_score(0.05 * marked, KEY) > THRESHOLD
 
 
-def test_other_keys_are_not_found(speech: Samples) -> None:
-    """Scores without a mark have a spread of about 1, so that the threshold means what it says."""
+def test_false_positives_are_as_rare_as_the_threshold_implies(speech: Samples) -> None:
+    """Scores without a watermark have a standard deviation of about 1, so that the threshold is in that unit."""
     scores = np.array([detection_score(speech, bytes([index, 7, 7, 7, 7])) for index in range(100)])
     assert scores.max() < THRESHOLD
     assert abs(scores.mean()) < 0.5
@@ -75,7 +75,7 @@ def test_other_keys_are_not_found(speech: Samples) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1920], [1], [320], [0, 7, 1000, 12_345, 0]])
-def test_pieces_give_what_the_whole_gives_and_as_much(speech: Samples, sizes: list[int]) -> None:
+def test_streamed_equals_whole(speech: Samples, sizes: list[int]) -> None:
     speech = speech[:30_000] if sizes != [1] else speech[:1000]
     watermarker, pieces, position, index = Watermarker(KEY), [], 0, 0
     while position < speech.size:
@@ -88,12 +88,12 @@ def test_pieces_give_what_the_whole_gives_and_as_much(speech: Samples, sizes: li
     np.testing.assert_allclose(streamed, embed(speech, KEY), atol=1e-6)
 
 
-def test_little_is_held_back() -> None:
+def test_delay_is_bounded() -> None:
     assert Watermarker(KEY).push(np.ones(1920, np.float32)).size == 1920 - 320
 
 
 @pytest.mark.parametrize("size", [0, 1, 500, 5000])
-def test_what_is_too_short_to_tell_bears_no_mark(size: int) -> None:
+def test_recordings_too_short_for_detection_score_low(size: int) -> None:
     samples = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     assert embed(samples, KEY).size == size
     assert detection_score(embed(samples, KEY), KEY) < THRESHOLD

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.anyio
 FRAME_BYTES = 2 * FRAME_SAMPLES
 
 
-def idle(app: FastAPI) -> bool:
+def is_idle(app: FastAPI) -> bool:
     host = app.state.service.host
     return (host.admission.active, host.admission.queued, host.engine.status().active) == (0, 0, 0)
 
 
-async def test_bytes_leave_before_the_speech_has_ended(settings: Settings, call: Any, run: Any, wait: Any) -> None:
+async def test_bytes_are_sent_while_speech_is_generated(settings: Settings, call: Any, run: Any, wait: Any) -> None:
     async with run(settings) as app:
         client = call(app, "/tts/generate", query=b"format=raw_pcm&text=" + b"x" * 4000)
         await client.until(lambda: len(client.sent) > 1)
@@ -33,20 +33,20 @@ async def test_bytes_leave_before_the_speech_has_ended(settings: Settings, call:
         assert client.status == 200
         assert client.ended
         assert len(client.content) == 4000 * FRAME_BYTES
-        await wait(lambda: idle(app))
+        await wait(lambda: is_idle(app))
 
 
-async def test_what_fails_before_the_first_audio_has_its_status(settings: Settings, call: Any, run: Any) -> None:
+async def test_an_error_before_the_first_audio_has_its_own_status(settings: Settings, call: Any, run: Any) -> None:
     async with run(settings) as app:
         for marker, code in ((b"[raise]", "engine_failed"), (b"[memory]", "out_of_memory")):
             client = await call(app, "/tts/generate", query=b"text=" + marker).done()
             assert client.status == 500
             assert f'"code":"{code}"'.encode() in client.content
-        assert idle(app)
+        assert is_idle(app)
 
 
 @pytest.mark.parametrize("format_", [b"raw_pcm", b"mp3"])
-async def test_what_fails_after_the_first_byte_never_ends_well(
+async def test_an_error_after_the_first_byte_cuts_the_stream(
     settings: Settings, call: Any, run: Any, wait: Any, format_: bytes
 ) -> None:
     async with run(settings) as app:
@@ -55,24 +55,20 @@ async def test_what_fails_after_the_first_byte_never_ends_well(
             await client.task
         assert client.status == 200
         assert not client.ended
-        await wait(lambda: idle(app))
+        await wait(lambda: is_idle(app))
 
 
 @pytest.mark.parametrize("text", [b"[hang]", b"x" * 5000])
-async def test_a_client_that_leaves_frees_its_slot(
-    settings: Settings, call: Any, run: Any, wait: Any, text: bytes
-) -> None:
+async def test_a_disconnect_frees_the_slot(settings: Settings, call: Any, run: Any, wait: Any, text: bytes) -> None:
     async with run(settings) as app:
         client = call(app, "/tts/generate", query=b"text=" + text)
         await wait(lambda: app.state.service.host.engine.status().active == 1)
         client.leave()
         await client.done()
-        await wait(lambda: idle(app))
+        await wait(lambda: is_idle(app))
 
 
-async def test_a_client_that_leaves_the_queue_is_not_waited_for(
-    settings: Settings, call: Any, run: Any, wait: Any
-) -> None:
+async def test_a_disconnect_while_queued_ends_the_request(settings: Settings, call: Any, run: Any, wait: Any) -> None:
     async with run(settings) as app:
         admission = app.state.service.host.admission
         async with admission.reserve(admission.capacity):
@@ -82,10 +78,10 @@ async def test_a_client_that_leaves_the_queue_is_not_waited_for(
             await client.done()
             assert admission.queued == 0
             assert client.sent == []
-        assert idle(app)
+        assert is_idle(app)
 
 
-async def test_a_reader_that_takes_nothing_is_given_up(
+async def test_a_client_that_reads_nothing_is_disconnected(
     settings: Settings, call: Any, run: Any, wait: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streaming, "STALL_SECONDS", 0.01)
@@ -94,17 +90,17 @@ async def test_a_reader_that_takes_nothing_is_given_up(
         client.reading.clear()
         with pytest.raises(StreamCutError, match="read nothing"):
             await client.task
-        await wait(lambda: idle(app))
+        await wait(lambda: is_idle(app))
 
 
-async def test_an_answer_that_is_trimmed_away_is_refused(settings: Settings, call: Any, run: Any) -> None:
+async def test_a_response_trimmed_to_nothing_is_an_error(settings: Settings, call: Any, run: Any) -> None:
     async with run(settings) as app:
         client = await call(app, "/tts/generate", query=b"text=Hi&remove_leading_milliseconds=1000").done()
         assert client.status == 422
         assert b"nothing_left" in client.content
 
 
-async def test_the_headers_of_the_contract(settings: Settings, call: Any, run: Any) -> None:
+async def test_response_headers(settings: Settings, call: Any, run: Any) -> None:
     from app.audio.encoders import FORMATS
 
     async with run(settings) as app:
@@ -119,7 +115,7 @@ async def test_the_headers_of_the_contract(settings: Settings, call: Any, run: A
             assert "content-length" not in client.headers
 
 
-async def test_trims_and_bounds_are_kept(settings: Settings, call: Any, run: Any) -> None:
+async def test_trims_and_max_audio_length(settings: Settings, call: Any, run: Any) -> None:
     async with run(settings) as app:
         query = b"format=raw_pcm&text=Hello+there&max_audio_length_ms=400"
         whole = await call(app, "/tts/generate", query=query).done()
@@ -131,9 +127,9 @@ async def test_trims_and_bounds_are_kept(settings: Settings, call: Any, run: Any
         assert np.array_equal(np.frombuffer(cut.content, "<i2"), samples)
 
 
-async def test_many_at_once_are_all_answered(settings: Settings, call: Any, run: Any, wait: Any) -> None:
+async def test_many_concurrent_requests_all_complete(settings: Settings, call: Any, run: Any, wait: Any) -> None:
     async with run(settings) as app:
         clients = [call(app, "/tts/generate", query=b"format=raw_pcm&text=" + b"x" * n) for n in range(1, 41)]
         await asyncio.gather(*(client.task for client in clients))
         assert [len(client.content) for client in clients] == [n * FRAME_BYTES for n in range(1, 41)]
-        await wait(lambda: idle(app))
+        await wait(lambda: is_idle(app))

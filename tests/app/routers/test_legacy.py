@@ -24,7 +24,7 @@ def client_of(app: Any) -> httpx.AsyncClient:
 
 
 def samples_of(data: bytes) -> np.ndarray[Any, np.dtype[np.int16]]:
-    """What a wav file holds, whose header must tell its exact length."""
+    """The samples of a wav file, whose header must hold its exact length."""
     assert int.from_bytes(data[4:8], "little") == len(data) - 8
     with wave.open(io.BytesIO(data)) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24_000, 1, 2)
@@ -32,7 +32,7 @@ def samples_of(data: bytes) -> np.ndarray[Any, np.dtype[np.int16]]:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2")
 
 
-async def test_generate_answers_with_exactly_the_fields_of_the_contract(settings: Settings, run: Any) -> None:
+async def test_generate_returns_exactly_the_documented_fields(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         body = {
             "text": "Hello.",
@@ -52,11 +52,11 @@ async def test_generate_answers_with_exactly_the_fields_of_the_contract(settings
         assert wav.content == base64.b64decode(answer["audio_base64"])
 
 
-async def test_watermarked_is_said_where_it_is_so(settings: Settings, run: Any) -> None:
+async def test_watermarked_audio_is_reported_as_such(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         plain, marked = [
-            (await client.post("/generate", json={"text": "x" * 20, "watermark": wanted})).json()
-            for wanted in (False, True)
+            (await client.post("/generate", json={"text": "x" * 20, "watermark": requested})).json()
+            for requested in (False, True)
         ]
         before, after = (samples_of(base64.b64decode(each["audio_base64"])) for each in (plain, marked))
         assert (plain["watermarked"], marked["watermarked"]) == (False, True)
@@ -69,8 +69,8 @@ async def test_watermarked_is_said_where_it_is_so(settings: Settings, run: Any) 
         assert always["audio_base64"] == marked["audio_base64"]
 
 
-async def test_a_service_that_marks_marks_every_route(settings: Settings, run: Any) -> None:
-    async def heard() -> list[bytes]:
+async def test_watermark_enabled_applies_to_every_route(settings: Settings, run: Any) -> None:
+    async def fetch_audio() -> list[bytes]:
         async with client_of(app) as client:
             return [
                 (await client.get("/tts/generate", params={"text": "x" * 20, "format": "raw_pcm"})).content,
@@ -81,26 +81,26 @@ async def test_a_service_that_marks_marks_every_route(settings: Settings, run: A
             ]
 
     async with run(settings) as app:
-        plain = await heard()
+        plain = await fetch_audio()
     async with run(settings.model_copy(update={"csm_watermark_enabled": True})) as app:
-        marked = await heard()
+        marked = await fetch_audio()
     assert all(a != b for a, b in zip(plain, marked, strict=True))
     assert len(plain[0]) == len(marked[0])
 
 
-async def test_api_generate_answers_with_exactly_the_fields_of_the_contract(settings: Settings, run: Any) -> None:
+async def test_api_generate_returns_exactly_the_documented_fields(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         body = {"text": "Hello there.", "voice": "speaker_3", "speed": 1.0}
         answer = (await client.post("/api/generate", json=body)).json()
         assert set(answer) == {"audio_data", "format", "sample_rate", "duration", "metadata"}
         assert (answer["format"], answer["sample_rate"], answer["duration"]) == ("wav", 24_000, 12 * 0.08)
         assert answer["metadata"] == {"model": "fake", "voice": "speaker_3", "speaker": 3, "streaming": True}
-        quick = (await client.post("/api/generate", json={**body, "speed": 2})).json()
-        assert quick["duration"] == 6 * 0.08
-        assert samples_of(base64.b64decode(quick["audio_data"])).size == 6 * 1920
+        fast = (await client.post("/api/generate", json={**body, "speed": 2})).json()
+        assert fast["duration"] == 6 * 0.08
+        assert samples_of(base64.b64decode(fast["audio_data"])).size == 6 * 1920
 
 
-async def test_chunks_are_lines_in_order_and_a_bad_one_stops_nobody(settings: Settings, run: Any) -> None:
+async def test_stream_chunks_returns_lines_in_order_and_continues_after_errors(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         texts = ["Hello.", "", "[raise]", "x" * 5001, "Bye."]
         response = await client.post("/stream/chunks?speaker_id=1&watermark=false", json=texts)
@@ -114,50 +114,48 @@ async def test_chunks_are_lines_in_order_and_a_bad_one_stops_nobody(settings: Se
         assert all(line["error"] for line in lines[1:4])
 
 
-async def test_lines_leave_as_each_is_ready(settings: Settings, run: Any, call: Any) -> None:
+async def test_lines_are_sent_as_soon_as_they_are_ready(settings: Settings, run: Any, call: Any) -> None:
     async with run(settings) as app:
         body = json.dumps(["Hello.", "[hang]"]).encode()
         headers = ((b"x-api-key", b"first-key"), (b"content-type", b"application/json"))
-        asking = call(app, "/stream/chunks", method="POST", headers=headers, body=(body,))
-        await asking.until(lambda: len(asking.sent) >= 2)
-        assert json.loads(asking.content)["text"] == "Hello."
-        asking.leave()
-        await asking.done()
+        request = call(app, "/stream/chunks", method="POST", headers=headers, body=(body,))
+        await request.until(lambda: len(request.sent) >= 2)
+        assert json.loads(request.content)["text"] == "Hello."
+        request.leave()
+        await request.done()
         assert app.state.service.host.admission.active == 0
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate/wav", "/api/generate"])
-async def test_a_client_that_leaves_frees_its_slot(
-    settings: Settings, run: Any, call: Any, wait: Any, path: str
-) -> None:
+async def test_a_disconnect_frees_the_slot(settings: Settings, run: Any, call: Any, wait: Any, path: str) -> None:
     async with run(settings) as app:
         admission = app.state.service.host.admission
         headers = ((b"x-api-key", b"first-key"), (b"content-type", b"application/json"))
-        asking = call(app, path, method="POST", headers=headers, body=(b'{"text": "[hang]"}',))
+        request = call(app, path, method="POST", headers=headers, body=(b'{"text": "[hang]"}',))
         await wait(lambda: admission.active == 1)
-        asking.leave()
-        await asyncio.wait({asking.task})
+        request.leave()
+        await asyncio.wait({request.task})
         assert admission.active == 0
 
 
-async def test_where_nobody_can_speak_chunks_have_a_status(settings: Settings, run: Any) -> None:
+async def test_stream_chunks_on_a_busy_service_has_an_error_status(settings: Settings, run: Any) -> None:
     async with run(settings.model_copy(update={"max_queued_requests": 0})) as app, client_of(app) as client:
         async with (
-            app.state.service.pool.dispatcher.dispatch(order_of("[hang]", app)),
-            app.state.service.pool.dispatcher.dispatch(order_of("[hang]", app)),
+            app.state.service.pool.dispatcher.dispatch(job_of("[hang]", app)),
+            app.state.service.pool.dispatcher.dispatch(job_of("[hang]", app)),
         ):
             response = await client.post("/stream/chunks", json=["Hello."])
         assert (response.status_code, response.json()["code"]) == (429, "busy")
 
 
-def order_of(text: str, app: Any) -> Any:
+def job_of(text: str, app: Any) -> Any:
     from app.schemas.speech import SpeechParameters
 
     return SpeechParameters(text=text).to_job(app.state.service.settings)
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "named"),
+    ("path", "body", "expected"),
     [
         ("/generate", {}, "text is missing"),
         ("/generate", {"text": " "}, "text"),
@@ -176,15 +174,17 @@ def order_of(text: str, app: Any) -> Any:
         ("/stream/chunks?speaker_id=-1", ["Hi"], "speaker_id"),
     ],
 )
-async def test_what_cannot_be_spoken_is_named(settings: Settings, run: Any, path: str, body: Any, named: str) -> None:
+async def test_invalid_requests_are_explained(
+    settings: Settings, run: Any, path: str, body: Any, expected: str
+) -> None:
     async with run(settings) as app, client_of(app) as client:
         response = await client.post(path, json=body)
         assert response.status_code == 422
-        assert named in response.json()["detail"]
+        assert expected in response.json()["detail"]
         assert set(response.json()) == {"detail", "code"}
 
 
-async def test_an_unknown_voice_is_not_found(settings: Settings, run: Any) -> None:
+async def test_an_unknown_voice_is_404(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         response = await client.post("/api/generate", json={"text": "Hi", "voice": "nobody"})
         assert (response.status_code, response.json()["code"]) == (404, "unknown_voice")

@@ -16,16 +16,16 @@ def client_of(app: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://service", headers={"X-API-Key": "second-key"})
 
 
-async def test_query_and_body_say_the_same(settings: Settings, run: Any) -> None:
+async def test_query_and_body_are_equivalent(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         parameters = {"text": "Hello.", "seed": 1, "format": "raw_pcm", "chunk_overlap_strategy": "zero"}
-        spoken = await client.get("/tts/generate", params=parameters)
-        assert spoken.status_code == 200
-        assert len(spoken.content) == 6 * 3840
-        assert (await client.post("/tts/generate", json=parameters)).content == spoken.content
+        response = await client.get("/tts/generate", params=parameters)
+        assert response.status_code == 200
+        assert len(response.content) == 6 * 3840
+        assert (await client.post("/tts/generate", json=parameters)).content == response.content
 
 
-async def test_the_format_is_asked_for_by_name_or_by_accept(settings: Settings, run: Any) -> None:
+async def test_the_format_is_selected_by_name_or_accept(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         for headers, query, media_type in (
             ({}, {}, "audio/wav"),
@@ -37,7 +37,7 @@ async def test_the_format_is_asked_for_by_name_or_by_accept(settings: Settings, 
 
 
 @pytest.mark.parametrize(
-    ("parameters", "status", "code", "named"),
+    ("parameters", "status", "code", "expected"),
     [
         ({}, 422, "invalid_parameter", "text is missing"),
         ({"text": "  "}, 422, "invalid_parameter", "text"),
@@ -53,33 +53,33 @@ async def test_the_format_is_asked_for_by_name_or_by_accept(settings: Settings, 
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_what_cannot_be_spoken_is_named(
-    settings: Settings, run: Any, method: str, parameters: dict[str, Any], status: int, code: str, named: str
+async def test_invalid_requests_are_explained(
+    settings: Settings, run: Any, method: str, parameters: dict[str, Any], status: int, code: str, expected: str
 ) -> None:
     async with run(settings) as app, client_of(app) as client:
-        how: dict[str, Any] = {"params": parameters} if method == "GET" else {"json": parameters}
-        response = await client.request(method, "/tts/generate", **how)
+        arguments: dict[str, Any] = {"params": parameters} if method == "GET" else {"json": parameters}
+        response = await client.request(method, "/tts/generate", **arguments)
         assert response.status_code == status
         assert response.json()["code"] == code
-        assert named in response.json()["detail"]
+        assert expected in response.json()["detail"]
         assert set(response.json()) == {"detail", "code"}
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b'{"text": "\\ud800"}', b'{"text": NaN}'])
-async def test_a_body_that_is_no_request_is_explained(settings: Settings, run: Any, body: bytes) -> None:
+async def test_an_invalid_body_is_explained(settings: Settings, run: Any, body: bytes) -> None:
     async with run(settings) as app, client_of(app) as client:
         response = await client.post("/tts/generate", content=body, headers={"Content-Type": "application/json"})
         assert response.status_code == 422
         assert response.json()["code"] == "invalid_parameter"
 
 
-async def test_a_body_that_is_no_text_is_a_bad_request(settings: Settings, run: Any) -> None:
+async def test_an_undecodable_body_is_a_bad_request(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         response = await client.post("/tts/generate", content=b"\xff", headers={"Content-Type": "application/json"})
         assert (response.status_code, response.json()["code"]) == (400, "bad_request")
 
 
-async def test_curl_without_a_content_type_is_told_what_is_missing(settings: Settings, run: Any) -> None:
+async def test_a_missing_json_content_type_is_explained(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         response = await client.post("/tts/generate", content=json.dumps({"text": "Hi"}), headers=headers)
@@ -87,7 +87,7 @@ async def test_curl_without_a_content_type_is_told_what_is_missing(settings: Set
         assert "Content-Type: application/json" in response.json()["detail"]
 
 
-async def test_parameters_of_a_post_stand_in_its_body(settings: Settings, run: Any) -> None:
+async def test_post_rejects_query_parameters(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         response = await client.post("/tts/generate?voice_id=amy", json={"text": "Hi"})
         assert response.status_code == 422
@@ -102,37 +102,37 @@ async def test_guidance_needs_two_slots(settings: Settings, run: Any) -> None:
         assert response.json()["code"] == "too_many_slots"
 
 
-async def test_a_full_service_says_when_to_come_back(settings: Settings, run: Any) -> None:
+async def test_a_busy_service_sends_retry_after(settings: Settings, run: Any) -> None:
     async with run(settings.model_copy(update={"max_queued_requests": 0})) as app, client_of(app) as client:
         admission = app.state.service.host.admission
         async with admission.reserve(2):
             response = await client.get("/tts/generate", params={"text": "Hi"})
         assert response.status_code == 429
         assert int(response.headers["Retry-After"]) > 0
-        # refused for its own sake, not for want of a slot
+        # rejected before a slot is requested
         async with admission.reserve(2):
             assert (await client.get("/tts/generate", params={"text": "Hi", "top_k": 0})).status_code == 422
 
 
-async def test_routes_that_are_not_there_are_errors_of_the_same_form(settings: Settings, run: Any) -> None:
+async def test_unknown_routes_have_the_same_error_format(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         missing, wrong = await client.get("/nothing"), await client.delete("/tts/generate")
         assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
         assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
 
 
-async def test_a_stream_that_broke_is_not_spoken_again_for_its_rest(settings: Settings, run: Any) -> None:
+async def test_partial_ranges_are_rejected(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
-        for wanted, status in (("bytes=0-", 200), ("bytes=65324-", 400), ("bytes=10-20", 400)):
-            response = await client.get("/tts/generate", params={"text": "Hi"}, headers={"Range": wanted})
+        for requested_range, status in (("bytes=0-", 200), ("bytes=65324-", 400), ("bytes=10-20", 400)):
+            response = await client.get("/tts/generate", params={"text": "Hi"}, headers={"Range": requested_range})
             assert response.status_code == status
         assert response.json()["code"] == "no_ranges"
 
 
-async def test_web_pages_may_call_but_never_with_cookies(settings: Settings, run: Any) -> None:
+async def test_cors_allows_any_origin_without_credentials(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
-        ask = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
-        preflight = await client.options("/tts/generate", headers={**ask, "X-API-Key": ""})
+        preflight_headers = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
+        preflight = await client.options("/tts/generate", headers={**preflight_headers, "X-API-Key": ""})
         assert preflight.status_code == 200
         assert preflight.headers["Access-Control-Allow-Origin"] == "*"
         assert "Access-Control-Allow-Credentials" not in preflight.headers

@@ -22,60 +22,60 @@ from engine import SpeechRequest
 
 FRAME = 1920 * 4  # bytes of float32
 
-Open = Callable[..., AbstractContextManager[TestClient]]
+OpenClient = Callable[..., AbstractContextManager[TestClient]]
 
 
 @pytest.fixture
-def service(settings: Settings, wait_ready: Any) -> Open:
-    """A client of a service that is ready to speak."""
+def open_client(settings: Settings, wait_until: Any) -> OpenClient:
+    """Starts an application with changed settings; yields a client of it once it is ready."""
 
     @contextmanager
-    def open_client(**changes: Any) -> Iterator[TestClient]:
+    def start(**changes: Any) -> Iterator[TestClient]:
         app = create_app(settings.model_copy(update=changes))
         with TestClient(app, headers={"X-API-Key": "first-key"}) as client:
-            wait_ready(lambda: app.state.service.host.status().state == "ready")
+            wait_until(lambda: app.state.service.host.status().state == "ready")
             yield client
 
-    return open_client
+    return start
 
 
 @pytest.fixture
-def wait_ready() -> Callable[[Callable[[], bool]], None]:
-    def wait(holds: Callable[[], bool]) -> None:
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    def wait(condition: Callable[[], bool]) -> None:
         pause = threading.Event()
-        while not holds():
+        while not condition():
             pause.wait(0.002)
 
     return wait
 
 
 def admission_of(client: TestClient) -> Any:
-    return client.app.state.service.host.admission  # type: ignore[attr-defined]  # starlette types it as bare ASGI
+    return client.app.state.service.host.admission  # type: ignore[attr-defined]  # starlette's type is a bare ASGI application
 
 
-def requests_of(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> list[SpeechRequest]:
-    """What the engine is asked to speak from now on."""
+def record_requests(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> list[SpeechRequest]:
+    """A list that collects the requests to the engine from now on."""
     engine = client.app.state.service.host.engine  # type: ignore[attr-defined]
-    asked: list[SpeechRequest] = []
-    spoken = engine.stream
+    requests: list[SpeechRequest] = []
+    original = engine.stream
 
     def stream(request: SpeechRequest) -> Any:
-        asked.append(request)
-        return spoken(request)
+        requests.append(request)
+        return original(request)
 
     monkeypatch.setattr(engine, "stream", stream)
-    return asked
+    return requests
 
 
-def hear(connection: WebSocketTestSession) -> list[dict[str, Any]]:
-    """The messages of one text, up to its last."""
-    heard = [connection.receive_json()]
-    while heard[-1]["type"] not in ("completion", "error"):
-        heard.append(connection.receive_json())
-    return heard
+def receive_response(connection: WebSocketTestSession) -> list[dict[str, Any]]:
+    """The messages of one text, up to its completion or error."""
+    messages = [connection.receive_json()]
+    while messages[-1]["type"] not in ("completion", "error"):
+        messages.append(connection.receive_json())
+    return messages
 
 
-def audio_of(messages: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def join_audio(messages: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.float32]]:
     chunks = [message for message in messages if message["type"] == "audio_chunk"]
     assert [chunk["index"] for chunk in chunks] == list(range(len(chunks)))
     assert all(chunk["sample_rate"] == 24_000 for chunk in chunks)
@@ -85,13 +85,13 @@ def audio_of(messages: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.floa
 # ---- /ws
 
 
-def test_ws_tells_when_it_starts_what_it_says_and_that_it_is_complete(service: Open) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
+def test_ws_sends_status_audio_and_completion(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
         for text in ("Hello.", "Hello again."):  # any number on one connection
             connection.send_json({"text": text, "seed": 1, "audio_tokens_per_slice": 2})
-            started, *chunks, completion = hear(connection)
+            started, *chunks, completion = receive_response(connection)
             assert (started["type"], started["status"], started["sample_rate"]) == ("audio_status", "started", 24_000)
-            audio = audio_of(chunks)
+            audio = join_audio(chunks)
             assert audio.size == len(text) * 1920
             assert np.abs(audio).max() > 0.1
             assert completion["type"] == "completion"
@@ -102,8 +102,8 @@ def test_ws_tells_when_it_starts_what_it_says_and_that_it_is_complete(service: O
             assert "cancelled" not in completion
 
 
-def test_ws_sends_binary_chunks_where_they_are_wanted(service: Open) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
+def test_ws_sends_binary_chunks_on_request(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "Hello.", "binary": True})
         assert connection.receive_json()["status"] == "started"
         data = b""
@@ -112,9 +112,9 @@ def test_ws_sends_binary_chunks_where_they_are_wanted(service: Open) -> None:
         assert connection.receive_json()["duration_ms"] == 480
 
 
-def test_ws_takes_every_parameter_of_tts_generate(service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
-        asked = requests_of(client, monkeypatch)
+def test_ws_accepts_every_parameter_of_tts_generate(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
+        requests = record_requests(client, monkeypatch)
         connection.send_json(
             {
                 "text": "Hello there.",
@@ -134,8 +134,8 @@ def test_ws_takes_every_parameter_of_tts_generate(service: Open, monkeypatch: py
                 "seed": 5,
             }
         )
-        assert audio_of(hear(connection)).size == (10 - 1 - 2) * 1920
-        (request,) = asked
+        assert join_audio(receive_response(connection)).size == (10 - 1 - 2) * 1920
+        (request,) = requests
         assert (request.speaker, request.temperature, request.top_k, request.guidance) == (7, 0.1, 3, 1)
         assert (request.exaggeration, request.chunk_characters, request.slice_frames) == (0.2, 30, 4)
         assert (request.overlap, request.crossfade_milliseconds, request.max_frames, request.seed) == (
@@ -147,7 +147,7 @@ def test_ws_takes_every_parameter_of_tts_generate(service: Open, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("message", "code", "named"),
+    ("message", "code", "expected"),
     [
         ("Hello", "bad_message", "not JSON"),
         ("[]", "bad_message", "JSON object"),
@@ -169,33 +169,33 @@ def test_ws_takes_every_parameter_of_tts_generate(service: Open, monkeypatch: py
         ("[" * 100_000, "bad_message", "not JSON"),
     ],
 )
-def test_ws_explains_what_it_cannot_do_and_goes_on(service: Open, message: str, code: str, named: str) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
+def test_ws_sends_errors_and_continues(open_client: OpenClient, message: str, code: str, expected: str) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
         connection.send_text(message)
-        error = hear(connection)[-1]
+        error = receive_response(connection)[-1]
         assert (error["type"], error["code"]) == ("error", code)
-        assert named in error["message"]
+        assert expected in error["message"]
         connection.send_json({"text": "Hi"})
-        assert hear(connection)[-1]["type"] == "completion"
+        assert receive_response(connection)[-1]["type"] == "completion"
 
 
-def test_a_binary_message_is_refused_by_name(service: Open) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
+def test_a_binary_message_is_rejected(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
         connection.send_bytes(b"Hello")
         assert connection.receive_json()["code"] == "bad_message"
 
 
-def test_an_engine_that_fails_in_the_middle_is_an_error_and_no_completion(service: Open) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
+def test_an_engine_failure_mid_text_is_an_error_without_completion(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "[raise@3]" + "x" * 20})
-        messages = hear(connection)
+        messages = receive_response(connection)
         assert messages[-1]["code"] == "engine_failed"
-        assert audio_of(messages[:-1]).size <= 3 * 1920
+        assert join_audio(messages[:-1]).size <= 3 * 1920
 
 
-def test_a_full_service_is_an_error_and_the_connection_stays_usable(service: Open) -> None:
+def test_a_busy_service_is_an_error_and_the_connection_stays_open(open_client: OpenClient) -> None:
     with (
-        service(max_queued_requests=0, model_path="fake:frame_seconds=0.01") as client,
+        open_client(max_queued_requests=0, model_path="fake:frame_seconds=0.01") as client,
         client.websocket_connect("/ws") as first,
         client.websocket_connect("/ws") as second,
     ):
@@ -205,151 +205,153 @@ def test_a_full_service_is_an_error_and_the_connection_stays_usable(service: Ope
         error = second.receive_json()
         assert (error["type"], error["code"], error["retry_after"]) == ("error", "busy", 1)
         first.send_json({"type": "cancel"})
-        hear(first)
+        receive_response(first)
         second.send_json({"text": "Hello."})
-        assert hear(second)[-1]["type"] == "completion"
+        assert receive_response(second)[-1]["type"] == "completion"
 
 
-def test_cancel_stops_the_text_that_is_spoken_and_frees_its_slot(service: Open, wait_ready: Any) -> None:
-    with service(model_path="fake:frame_seconds=0.01") as client, client.websocket_connect("/ws") as connection:
+def test_cancel_stops_the_current_text_and_frees_its_slot(open_client: OpenClient, wait_until: Any) -> None:
+    with open_client(model_path="fake:frame_seconds=0.01") as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "x" * 4000})
         connection.send_json({"text": "Next."})
         assert connection.receive_json()["status"] == "started"
         assert connection.receive_json()["type"] == "audio_chunk"
         assert admission_of(client).active == 1
         connection.send_json({"type": "cancel"})
-        completion = hear(connection)[-1]
+        completion = receive_response(connection)[-1]
         assert completion["cancelled"] is True
         assert completion["duration_ms"] < 4000 * 80
-        assert audio_of(hear(connection)).size == 5 * 1920  # what waited behind it is said
-        wait_ready(lambda: admission_of(client).active == 0)
-        connection.send_json({"type": "cancel"})  # of nothing: no answer, no harm
+        assert join_audio(receive_response(connection)).size == 5 * 1920  # the queued text is spoken
+        wait_until(lambda: admission_of(client).active == 0)
+        connection.send_json({"type": "cancel"})  # without a current text it is ignored
         connection.send_json({"text": "Hi"})
-        assert hear(connection)[-1]["duration_ms"] == 160
+        assert receive_response(connection)[-1]["duration_ms"] == 160
 
 
-def test_cancel_of_all_drops_what_waits(service: Open) -> None:
-    with service(model_path="fake:frame_seconds=0.01") as client, client.websocket_connect("/ws") as connection:
+def test_cancel_all_drops_the_queued_texts(open_client: OpenClient) -> None:
+    with open_client(model_path="fake:frame_seconds=0.01") as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "x" * 4000})
-        connection.send_json({"text": "Never heard."})
+        connection.send_json({"text": "Never spoken."})
         assert connection.receive_json()["status"] == "started"
         connection.send_json({"type": "cancel", "all": True})
-        assert hear(connection)[-1]["cancelled"] is True
+        assert receive_response(connection)[-1]["cancelled"] is True
         connection.send_json({"text": "Hi"})
-        assert hear(connection)[-1]["duration_ms"] == 160
+        assert receive_response(connection)[-1]["duration_ms"] == 160
 
 
-def test_leaving_frees_the_slot(service: Open, wait_ready: Any) -> None:
-    with service(model_path="fake:frame_seconds=0.01") as client:
+def test_a_disconnect_frees_the_slot(open_client: OpenClient, wait_until: Any) -> None:
+    with open_client(model_path="fake:frame_seconds=0.01") as client:
         with client.websocket_connect("/ws") as connection:
             connection.send_json({"text": "x" * 4000})
             assert connection.receive_json()["status"] == "started"
             assert admission_of(client).active == 1
-        wait_ready(lambda: admission_of(client).active == 0)
+        wait_until(lambda: admission_of(client).active == 0)
 
 
-def test_only_so_many_texts_wait(service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_is_limited(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.websocket.session.MAX_QUEUED_TEXTS", 2)
-    with service(model_path="fake:frame_seconds=0.01") as client, client.websocket_connect("/ws") as connection:
+    with open_client(model_path="fake:frame_seconds=0.01") as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "x" * 4000})
         assert connection.receive_json()["status"] == "started"
         for text in ("One.", "Two.", "Three."):
             connection.send_json({"text": text})
-        assert hear(connection)[-1]["code"] == "too_many_texts"
+        assert receive_response(connection)[-1]["code"] == "too_many_texts"
         connection.send_json({"type": "cancel"})
-        assert hear(connection)[-1]["cancelled"] is True
-        assert [hear(connection)[-1]["duration_ms"] for _ in range(2)] == [320, 320]
+        assert receive_response(connection)[-1]["cancelled"] is True
+        assert [receive_response(connection)[-1]["duration_ms"] for _ in range(2)] == [320, 320]
 
 
-# ---- a text that is still being written
+# ---- texts in pieces
 
 
-def test_sentences_are_said_before_the_text_has_ended(service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
-        asked = requests_of(client, monkeypatch)
+def test_sentences_are_spoken_before_the_text_is_complete(
+    open_client: OpenClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
+        requests = record_requests(client, monkeypatch)
         for token in ("Once", " upon", " a time. The", " rest"):
             connection.send_json({"text": token, "continue": True, "seed": 3})
         messages = [connection.receive_json() for _ in range(3)]
         assert messages[0]["status"] == "started"
-        assert asked[0].text == "Once upon a time."
+        assert requests[0].text == "Once upon a time."
         connection.send_json({"text": " follows."})
-        messages += hear(connection)
-        assert [request.text.strip() for request in asked] == ["Once upon a time.", "The rest follows."]
+        messages += receive_response(connection)
+        assert [request.text.strip() for request in requests] == ["Once upon a time.", "The rest follows."]
         assert [message["type"] for message in messages].count("completion") == 1
-        assert audio_of(messages).size * 1000 // 24_000 == messages[-1]["duration_ms"]
-        assert all(request.seed == 3 for request in asked)
-        # and the second goes on from the first
-        assert [said.text for said in asked[1].history] == ["Once upon a time."]
-        assert len(asked[1].history[0].codes) == len("Once upon a time.")
+        assert join_audio(messages).size * 1000 // 24_000 == messages[-1]["duration_ms"]
+        assert all(request.seed == 3 for request in requests)
+        # the second piece continues the first
+        assert [segment.text for segment in requests[1].history] == ["Once upon a time."]
+        assert len(requests[1].history[0].codes) == len("Once upon a time.")
 
 
 @pytest.mark.parametrize("end", [{"text": ""}, {"text": "\n"}, {}])
-def test_a_text_may_end_with_nothing(service: Open, end: dict[str, str]) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
+def test_an_empty_piece_ends_a_text(open_client: OpenClient, end: dict[str, str]) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "Hello", "continue": True})
         connection.send_json({"text": " ", "continue": True})
         connection.send_json(end)
-        assert hear(connection)[-1]["duration_ms"] == 5 * 80
-        connection.send_json({"text": "Hi"})  # a text of its own
-        assert hear(connection)[-1]["duration_ms"] == 2 * 80
+        assert receive_response(connection)[-1]["duration_ms"] == 5 * 80
+        connection.send_json({"text": "Hi"})  # a new text
+        assert receive_response(connection)[-1]["duration_ms"] == 2 * 80
 
 
-def test_a_text_without_words_is_an_error(service: Open) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
+def test_a_text_without_words_is_an_error(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "", "continue": True})
         connection.send_json({"text": ""})
-        assert hear(connection)[-1]["type"] == "error"
+        assert receive_response(connection)[-1]["type"] == "error"
 
 
-def test_a_text_without_an_end_in_sight_is_cut(service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
-        asked = requests_of(client, monkeypatch)
+def test_a_long_sentence_is_split(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
+        requests = record_requests(client, monkeypatch)
         for _ in range(30):
             connection.send_json({"text": "word after word ", "continue": True, "text_processing_chunk_size": 40})
         assert connection.receive_json()["status"] == "started"
         connection.send_json({"text": "and no end"})
-        hear(connection)
-        assert len(asked) > 1
-        said = " ".join(" ".join(request.text for request in asked).split())
-        assert said == "word after word " * 30 + "and no end"
+        receive_response(connection)
+        assert len(requests) > 1
+        spoken = " ".join(" ".join(request.text for request in requests).split())
+        assert spoken == "word after word " * 30 + "and no end"
 
 
-def test_a_written_text_keeps_its_bound(service: Open) -> None:
-    with service() as client, client.websocket_connect("/ws") as connection:
+def test_max_audio_length_applies_to_all_pieces_together(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
         parameters = {"continue": True, "max_audio_length_ms": 2000}
         for token in ("Once upon a time. ", "There was a king. ", "He lived long. "):
             connection.send_json({"text": token, **parameters})
         connection.send_json({"text": "The end."})
-        assert hear(connection)[-1]["duration_ms"] == 2000
+        assert receive_response(connection)[-1]["duration_ms"] == 2000
         connection.send_json({"text": "Hi"})
-        assert hear(connection)[-1]["duration_ms"] == 160
+        assert receive_response(connection)[-1]["duration_ms"] == 160
 
 
-def test_too_much_of_a_written_text_is_refused_and_the_rest_is_said(service: Open) -> None:
-    with service(max_text_length=50) as client, client.websocket_connect("/ws") as connection:
+def test_a_piece_over_the_limit_is_rejected_and_the_rest_is_spoken(open_client: OpenClient) -> None:
+    with open_client(max_text_length=50) as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "Forty characters without any end of them", "continue": True})
         connection.send_json({"text": "and then twenty more", "continue": True})
-        assert hear(connection)[-1]["code"] == "text_too_long"
+        assert receive_response(connection)[-1]["code"] == "text_too_long"
         connection.send_json({"text": "."})
-        assert hear(connection)[-1]["duration_ms"] == 41 * 80
+        assert receive_response(connection)[-1]["duration_ms"] == 41 * 80
 
 
-def test_cancel_ends_a_written_text_too(service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service(model_path="fake:frame_seconds=0.01") as client, client.websocket_connect("/ws") as connection:
+def test_cancel_ends_an_open_text(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_client(model_path="fake:frame_seconds=0.01") as client, client.websocket_connect("/ws") as connection:
         connection.send_json({"text": "x" * 3000 + ". And", "continue": True})
         assert connection.receive_json()["status"] == "started"
         connection.send_json({"type": "cancel"})
-        assert hear(connection)[-1]["cancelled"] is True
+        assert receive_response(connection)[-1]["cancelled"] is True
         connection.send_json({"text": "New."})
-        assert hear(connection)[-1]["duration_ms"] == 4 * 80
+        assert receive_response(connection)[-1]["duration_ms"] == 4 * 80
 
 
 # ---- /api/{voice_name}
 
 
 @pytest.mark.parametrize("message", ["Hello.", '{"text": "Hello."}'])
-def test_api_sends_bare_float32_and_then_the_completion(service: Open, message: str) -> None:
-    with service() as client, client.websocket_connect("/api/speaker_3") as connection:
+def test_api_sends_float32_and_a_completion(open_client: OpenClient, message: str) -> None:
+    with open_client() as client, client.websocket_connect("/api/speaker_3") as connection:
         for _ in range(2):
             connection.send_text(message)
             data = b""
@@ -360,8 +362,8 @@ def test_api_sends_bare_float32_and_then_the_completion(service: Open, message: 
 
 
 @pytest.mark.parametrize("message", ["{not json", '{"text" "x"}', "12345678", '"quoted"'])
-def test_what_is_no_object_is_plain_text(service: Open, message: str) -> None:
-    with service() as client, client.websocket_connect("/api/speaker_3") as connection:
+def test_messages_that_are_not_json_objects_are_plain_text(open_client: OpenClient, message: str) -> None:
+    with open_client() as client, client.websocket_connect("/api/speaker_3") as connection:
         connection.send_text(message)
         data = b""
         while len(data) < len(message) * FRAME:
@@ -369,34 +371,34 @@ def test_what_is_no_object_is_plain_text(service: Open, message: str) -> None:
         assert connection.receive_json() == {"type": "completion"}
 
 
-def test_each_voice_has_an_endpoint_with_and_without_its_extension(service: Open, settings: Settings) -> None:
+def test_each_voice_has_an_endpoint_with_and_without_extension(open_client: OpenClient, settings: Settings) -> None:
     settings.voices_dir.mkdir(parents=True, exist_ok=True)
     for name, hertz in (("amy.wav", 200), ("bob.wav", 300)):
         with wave.open(str(settings.voices_dir / name), "wb") as file:
             file.setparams((1, 2, 24_000, 0, "NONE", ""))
             seconds = np.arange(48_000) / 24_000
             file.writeframes((8000 * np.sin(2 * np.pi * hertz * seconds)).astype("<i2").tobytes())
-    heard = {}
-    with service() as client:
+    audio = {}
+    with open_client() as client:
         for name in ("amy", "amy.wav", "bob"):
             with client.websocket_connect(f"/api/{name}") as connection:
                 connection.send_text("Hi")
-                heard[name] = connection.receive_bytes()
+                audio[name] = connection.receive_bytes()
                 connection.receive_bytes()
                 assert connection.receive_json() == {"type": "completion"}
-    assert heard["amy"] == heard["amy.wav"] != heard["bob"]
+    assert audio["amy"] == audio["amy.wav"] != audio["bob"]
 
 
 @pytest.mark.parametrize("name", ["nobody", "speaker_1000", ".hidden"])
-def test_an_unknown_voice_is_refused_at_the_door(service: Open, name: str) -> None:
-    with service() as client:
-        with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(f"/api/{name}"):
+def test_an_unknown_voice_is_rejected_in_the_handshake(open_client: OpenClient, name: str) -> None:
+    with open_client() as client:
+        with pytest.raises(WebSocketDisconnect) as rejected, client.websocket_connect(f"/api/{name}"):
             pass
-        assert getattr(refused.value, "status_code", None) == 404
+        assert getattr(rejected.value, "status_code", None) == 404
 
 
-def test_another_voice_than_the_endpoints_is_refused(service: Open) -> None:
-    with service() as client, client.websocket_connect("/api/speaker_3") as connection:
+def test_a_voice_id_other_than_the_endpoints_is_rejected(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/api/speaker_3") as connection:
         connection.send_json({"text": "Hi", "voice_id": "speaker_4"})
         assert "speaker_3" in connection.receive_json()["message"]
 
@@ -404,8 +406,8 @@ def test_another_voice_than_the_endpoints_is_refused(service: Open) -> None:
 # ---- /stream
 
 
-def test_stream_answers_each_text_whole_and_closes_when_done(service: Open) -> None:
-    with service() as client, client.websocket_connect("/stream") as connection:
+def test_stream_sends_one_wav_file_per_text_and_closes_when_done(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/stream") as connection:
         connection.send_json({"text": "Hello.", "speaker_id": 0, "max_audio_length_ms": 30_000})
         connection.send_json({"text": "And on."})
         connection.send_json({"done": True})
@@ -422,8 +424,8 @@ def test_stream_answers_each_text_whole_and_closes_when_done(service: Open) -> N
         assert closed.value.code == 1000
 
 
-def test_stream_says_so_when_there_is_no_text(service: Open) -> None:
-    with service() as client, client.websocket_connect("/stream") as connection:
+def test_stream_rejects_a_missing_text(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/stream") as connection:
         for message in ({"text": ""}, {}, {"text": "  "}):
             connection.send_json(message)
             assert connection.receive_json() == {"error": "No text provided"}
@@ -442,8 +444,8 @@ def test_stream_says_so_when_there_is_no_text(service: Open) -> None:
         ({"text": "[raise]"}, "engine_failed"),
     ],
 )
-def test_stream_explains_what_it_cannot_do_and_goes_on(service: Open, message: dict[str, Any], code: str) -> None:
-    with service() as client, client.websocket_connect("/stream") as connection:
+def test_stream_sends_errors_and_continues(open_client: OpenClient, message: dict[str, Any], code: str) -> None:
+    with open_client() as client, client.websocket_connect("/stream") as connection:
         connection.send_json(message)
         answer = connection.receive_json()
         assert answer["code"] == code
@@ -452,58 +454,58 @@ def test_stream_explains_what_it_cannot_do_and_goes_on(service: Open, message: d
         assert "audio_base64" in connection.receive_json()
 
 
-def test_the_texts_of_a_stream_are_one_conversation(service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service() as client, client.websocket_connect("/stream") as connection:
-        asked = requests_of(client, monkeypatch)
+def test_stream_passes_previous_texts_as_history(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_client() as client, client.websocket_connect("/stream") as connection:
+        requests = record_requests(client, monkeypatch)
         for text, speaker in (("Hello.", 0), ("Hi!", 1), ("[raise@1] Lost.", 0), ("Bye.", 0)):
             connection.send_json({"text": text, "speaker_id": speaker})
             connection.receive_json()
-        assert [[(said.text, said.speaker) for said in request.history] for request in asked] == [
+        assert [[(segment.text, segment.speaker) for segment in request.history] for request in requests] == [
             [],
             [("Hello.", 0)],
             [("Hello.", 0), ("Hi!", 1)],
             [("Hello.", 0), ("Hi!", 1)],
         ]
-        assert len({request.seed for request in asked}) == 1
-        assert all(len(said.codes) == len(said.text) for said in asked[-1].history)
-    with service() as client, client.websocket_connect("/stream") as connection:
-        asked = requests_of(client, monkeypatch)
+        assert len({request.seed for request in requests}) == 1
+        assert all(len(segment.codes) == len(segment.text) for segment in requests[-1].history)
+    with open_client() as client, client.websocket_connect("/stream") as connection:
+        requests = record_requests(client, monkeypatch)
         connection.send_json({"text": "Another connection."})
         connection.receive_json()
-        assert asked[0].history == ()
+        assert requests[0].history == ()
 
 
-def test_a_conversation_remembers_no_more_than_it_can_use(service: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_is_limited(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.websocket.session.MAX_HISTORY_FRAMES", 20)
-    with service() as client, client.websocket_connect("/stream") as connection:
-        asked = requests_of(client, monkeypatch)
+    with open_client() as client, client.websocket_connect("/stream") as connection:
+        requests = record_requests(client, monkeypatch)
         for text in ("Seven 7", "Eight 88", "Nine 9 99", "x" * 21, "End"):
             connection.send_json({"text": text})
             connection.receive_json()
-        remembered = [[said.text for said in request.history] for request in asked]
-        assert remembered == [[], ["Seven 7"], ["Seven 7", "Eight 88"], ["Eight 88", "Nine 9 99"], []]
+        histories = [[segment.text for segment in request.history] for request in requests]
+        assert histories == [[], ["Seven 7"], ["Seven 7", "Eight 88"], ["Eight 88", "Nine 9 99"], []]
 
 
-def test_watermarked_speech_is_marked_with_the_key_that_was_asked_for(service: Open) -> None:
-    def said(connection: WebSocketTestSession, **parameters: Any) -> bytes:
+def test_stream_watermarks_with_the_requested_key(open_client: OpenClient) -> None:
+    def speak(connection: WebSocketTestSession, **parameters: Any) -> bytes:
         connection.send_json({"text": "x" * 20, **parameters})
         return base64.b64decode(connection.receive_json()["audio_base64"])
 
-    own = [1, 2, 3, 4, 5]
-    with service() as client, client.websocket_connect("/stream") as connection:
-        plain = said(connection)
-        assert said(connection, watermark=False) == plain
+    own_key = [1, 2, 3, 4, 5]
+    with open_client() as client, client.websocket_connect("/stream") as connection:
+        plain = speak(connection)
+        assert speak(connection, watermark=False) == plain
         samples = (np.frombuffer(plain[44:], "<i2") / 32767).astype(np.float32)
-        for parameters, key in (({"watermark": True}, PUBLIC_KEY), ({"watermark_key": own}, bytes(own))):
+        for parameters, key in (({"watermark": True}, PUBLIC_KEY), ({"watermark_key": own_key}, bytes(own_key))):
             watermarker = Watermarker(key)
             expected = np.concatenate([watermarker.push(samples), watermarker.flush()]) * 32767
-            marked = np.frombuffer(said(connection, **parameters)[44:], "<i2")
+            marked = np.frombuffer(speak(connection, **parameters)[44:], "<i2")
             assert marked.size == samples.size
             assert np.abs(marked - expected).max() <= 2
 
 
-def test_a_service_that_marks_marks_live_speech(service: Open) -> None:
-    def said(client: TestClient) -> bytes:
+def test_watermark_enabled_applies_to_websockets(open_client: OpenClient) -> None:
+    def speak(client: TestClient) -> bytes:
         with client.websocket_connect("/api/speaker_0") as connection:
             connection.send_text("x" * 20)
             data = b""
@@ -512,29 +514,29 @@ def test_a_service_that_marks_marks_live_speech(service: Open) -> None:
             assert connection.receive_json() == {"type": "completion"}
             return data
 
-    with service() as client:
-        plain = said(client)
-    with service(csm_watermark_enabled=True) as client:
-        assert said(client) != plain
+    with open_client() as client:
+        plain = speak(client)
+    with open_client(csm_watermark_enabled=True) as client:
+        assert speak(client) != plain
 
 
-# ---- who may call, and for how long
+# ---- access and idle connections
 
 
 @pytest.mark.parametrize("path", ["/ws", "/stream", "/api/speaker_0"])
-def test_only_who_has_a_key_may_connect(service: Open, path: str) -> None:
-    with service() as client:
+def test_connecting_needs_a_key(open_client: OpenClient, path: str) -> None:
+    with open_client() as client:
         for headers, query in (
             ({"X-API-Key": "wrong"}, ""),
             ({"X-API-Key": "", "Authorization": "Bearer wrong"}, ""),
             ({"X-API-Key": ""}, "?api_key=wrong"),
         ):
             with (
-                pytest.raises(WebSocketDisconnect) as refused,
+                pytest.raises(WebSocketDisconnect) as rejected,
                 client.websocket_connect(path + query, headers=headers),
             ):
                 pass
-            assert getattr(refused.value, "status_code", None) == 401
+            assert getattr(rejected.value, "status_code", None) == 401
         for headers, query in (
             ({"X-API-Key": "second-key"}, ""),
             ({"X-API-Key": "", "Authorization": "Bearer second-key"}, ""),
@@ -544,11 +546,11 @@ def test_only_who_has_a_key_may_connect(service: Open, path: str) -> None:
                 pass
 
 
-def test_silence_ends_a_connection_but_not_while_it_is_spoken_to(service: Open) -> None:
-    with service(websocket_idle_seconds=0.1, model_path="fake:frame_seconds=0.02") as client:
+def test_idle_connections_are_closed_but_not_while_speaking(open_client: OpenClient) -> None:
+    with open_client(websocket_idle_seconds=0.5, model_path="fake:frame_seconds=0.02") as client:
         with client.websocket_connect("/ws") as connection:
-            connection.send_json({"text": "x" * 20})
-            assert hear(connection)[-1]["type"] == "completion"
+            connection.send_json({"text": "x" * 40})
+            assert receive_response(connection)[-1]["type"] == "completion"
             with pytest.raises(WebSocketDisconnect) as closed:
                 connection.receive_json()
-        assert (closed.value.code, closed.value.reason) == (1001, "idle for 0.1 seconds")
+        assert (closed.value.code, closed.value.reason) == (1001, "idle for 0.5 seconds")

@@ -12,14 +12,14 @@ from app.settings import Settings
 SETTINGS = Settings(api_key="key", tts_top_k=7, max_text_length=20)  # type: ignore[arg-type]
 
 
-def test_what_is_left_out_comes_from_the_settings() -> None:
+def test_omitted_parameters_come_from_the_settings() -> None:
     speech = SpeechParameters(text="Hi").to_job(SETTINGS).request
     assert (speech.top_k, speech.temperature, speech.chunk_characters) == (7, 0.8, 150)
     assert (speech.slice_frames, speech.first_slice_frames, speech.crossfade_milliseconds) == (5, 1, 30)
     assert (speech.max_frames, speech.overlap, speech.seed) == (7500, "full", None)
 
 
-def test_what_is_given_wins() -> None:
+def test_given_parameters_override_the_settings() -> None:
     given_ = {
         "text": "Hi",
         "synthesis_temperature": 0,
@@ -44,20 +44,20 @@ def test_what_is_given_wins() -> None:
     assert job.permits == 2
 
 
-def test_the_other_name_of_the_overlap() -> None:
+def test_the_alias_of_chunk_overlap_method() -> None:
     assert SpeechParameters(text="Hi", chunk_overlap_strategy="zero").to_job(SETTINGS).request.overlap == "zero"
     with pytest.raises(ValidationError, match="are aliases and must not differ"):
         SpeechParameters(text="Hi", chunk_overlap_strategy="zero", chunk_overlap_method="full")
 
 
-def test_a_text_over_the_limit_names_the_limit() -> None:
+def test_a_text_over_the_limit_is_rejected() -> None:
     SpeechParameters(text="x" * 20).to_job(SETTINGS)
     with pytest.raises(Unprocessable, match="21 characters; the limit is 20"):
         SpeechParameters(text="x" * 21).to_job(SETTINGS)
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "\ud800"])
-def test_a_text_that_says_nothing_is_refused(text: str) -> None:
+def test_a_blank_text_is_rejected(text: str) -> None:
     with pytest.raises(ValidationError):
         SpeechParameters(text=text)
 
@@ -72,7 +72,7 @@ def test_a_text_that_says_nothing_is_refused(text: str) -> None:
         },
     )
 )
-def test_whatever_passes_the_schema_the_engine_takes_too(parameters: dict[str, object]) -> None:
+def test_every_valid_request_is_valid_for_the_engine(parameters: dict[str, object]) -> None:
     try:
         valid = SpeechParameters.model_validate(parameters)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""What only the server below a connection brings about: a reader that stalls, a shutdown, a cancellation."""
+"""Session behaviour that only the server triggers: stalled clients, shutdown, cancellation."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.anyio
 Message = dict[str, Any]
 
 
-class Peer:
-    """A WebSocket driven by hand."""
+class FakeClient:
+    """Runs the application on one WebSocket scope; the test sends and reads ASGI messages."""
 
     def __init__(self, app: Any) -> None:
         self.sent: list[Message] = []
         self.aborted = asyncio.Event()
-        self.link = SocketControl(abort=self.aborted.set)
-        self.reading = asyncio.Event()  # cleared: takes nothing more
+        self.control = SocketControl(abort=self.aborted.set)
+        self.reading = asyncio.Event()  # while cleared, sends to the client block
         self.reading.set()
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._messages.put_nowait({"type": "websocket.connect"})
@@ -34,7 +34,7 @@ class Peer:
             "query_string": b"",
             "headers": [(b"x-api-key", b"first-key")],
             "subprotocols": [],
-            "state": {"socket_control": self.link},
+            "state": {"socket_control": self.control},
         }
         self.task = asyncio.create_task(app(scope, self._messages.get, self._send))
 
@@ -42,82 +42,82 @@ class Peer:
         await self.reading.wait()
         self.sent.append(message)
 
-    def say(self, text: str) -> None:
+    def send_text(self, text: str) -> None:
         self._messages.put_nowait({"type": "websocket.receive", "text": json.dumps({"text": text})})
 
-    def said(self, kind: str) -> list[Message]:
-        heard = [json.loads(message["text"]) for message in self.sent if message["type"] == "websocket.send"]
-        return [message for message in heard if message["type"] == kind]
+    def received(self, kind: str) -> list[Message]:
+        messages = [json.loads(message["text"]) for message in self.sent if message["type"] == "websocket.send"]
+        return [message for message in messages if message["type"] == kind]
 
 
 def slow(settings: Settings) -> Settings:
     return settings.model_copy(update={"model_path": "fake:frame_seconds=0.01"})
 
 
-async def test_a_reader_that_stalls_is_cut_and_holds_no_slot(
+async def test_a_client_that_stops_reading_is_aborted_and_holds_no_slot(
     settings: Settings, run: Any, wait: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.websocket.session.STALL_SECONDS", 0.05)
     async with run(slow(settings)) as app:
-        peer = Peer(app)
-        peer.say("x" * 4000)
-        await wait(lambda: peer.said("audio_chunk"))
-        peer.reading.clear()
-        await peer.aborted.wait()
-        await peer.task
+        client = FakeClient(app)
+        client.send_text("x" * 4000)
+        await wait(lambda: client.received("audio_chunk"))
+        client.reading.clear()
+        await client.aborted.wait()
+        await client.task
         assert app.state.service.host.admission.active == 0
 
 
-async def test_a_shutdown_lets_the_current_text_end_and_refuses_the_rest(
+async def test_shutdown_completes_the_current_text_and_fails_the_queued_ones(
     settings: Settings, run: Any, wait: Any
 ) -> None:
     async with run(slow(settings)) as app:
-        peer = Peer(app)
-        peer.say("x" * 30)
-        peer.say("Waiting.")
-        await wait(lambda: peer.said("audio_chunk"))
-        peer.link.shutting_down.set()
-        await wait(lambda: peer.said("error"))
-        peer.say("Too late.")
-        await peer.task
-        assert [message["duration_ms"] for message in peer.said("completion")] == [30 * 80]
-        assert [message["code"] for message in peer.said("error")] == ["draining", "draining"]
-        assert (peer.sent[-1]["type"], peer.sent[-1]["code"]) == ("websocket.close", 1012)
+        client = FakeClient(app)
+        client.send_text("x" * 30)
+        client.send_text("Waiting.")
+        await wait(lambda: client.received("audio_chunk"))
+        client.control.shutting_down.set()
+        await wait(lambda: client.received("error"))
+        client.send_text("Too late.")
+        await client.task
+        assert [message["duration_ms"] for message in client.received("completion")] == [30 * 80]
+        assert [message["code"] for message in client.received("error")] == ["draining", "draining"]
+        assert (client.sent[-1]["type"], client.sent[-1]["code"]) == ("websocket.close", 1012)
 
 
-async def test_a_shutdown_closes_a_silent_connection_at_once(settings: Settings, run: Any, wait: Any) -> None:
+async def test_shutdown_closes_an_idle_connection_at_once(settings: Settings, run: Any, wait: Any) -> None:
     async with run(settings) as app:
-        peer = Peer(app)
-        await wait(lambda: peer.sent)
-        peer.link.shutting_down.set()
-        await peer.task
-        assert (peer.sent[-1]["type"], peer.sent[-1]["code"]) == ("websocket.close", 1012)
+        client = FakeClient(app)
+        await wait(lambda: client.sent)
+        client.control.shutting_down.set()
+        await client.task
+        assert (client.sent[-1]["type"], client.sent[-1]["code"]) == ("websocket.close", 1012)
 
 
-async def test_a_server_that_waits_no_longer_leaves_nothing_behind(settings: Settings, run: Any, wait: Any) -> None:
+async def test_cancelling_the_connection_leaves_no_slot_and_no_task(settings: Settings, run: Any, wait: Any) -> None:
     async with run(slow(settings)) as app:
         before = asyncio.all_tasks()
-        peer = Peer(app)
-        peer.say("x" * 4000)
-        await wait(lambda: peer.said("audio_chunk"))
-        peer.task.cancel()
+        client = FakeClient(app)
+        client.send_text("x" * 4000)
+        await wait(lambda: client.received("audio_chunk"))
+        client.task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await peer.task
-        assert (peer.sent[-1]["type"], peer.sent[-1]["code"]) == ("websocket.close", 1012)
+            await client.task
+        assert (client.sent[-1]["type"], client.sent[-1]["code"]) == ("websocket.close", 1012)
         assert app.state.service.host.admission.active == 0
         assert asyncio.all_tasks() == before
 
 
-async def test_what_nobody_expected_closes_with_1011(
+async def test_an_unexpected_error_closes_with_1011(
     settings: Settings, run: Any, wait: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("nobody expected this")
+        raise ZeroDivisionError("unexpected")
 
     monkeypatch.setattr("app.pool.dispatcher.Dispatcher.dispatch", broken)
     async with run(settings) as app:
-        peer = Peer(app)
-        peer.say("Hello.")
-        await peer.task
-        assert (peer.sent[-1]["type"], peer.sent[-1]["code"]) == ("websocket.close", 1011)
-        assert "nobody expected this" in caplog.text
+        client = FakeClient(app)
+        client.send_text("Hello.")
+        await client.task
+        assert (client.sent[-1]["type"], client.sent[-1]["code"]) == ("websocket.close", 1011)
+        assert "ZeroDivisionError: unexpected" in caplog.text

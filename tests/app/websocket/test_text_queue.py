@@ -15,19 +15,18 @@ from engine import SpeechRequest
 pytestmark = pytest.mark.anyio
 
 
-def say(text: str, *, continues: bool = False, chunk_characters: int = 40) -> SpeakCommand:
+def speak_command(text: str, *, continues: bool = False, chunk_characters: int = 40) -> SpeakCommand:
     return SpeakCommand(text, SpeechJob(SpeechRequest(".", chunk_characters=chunk_characters), None), continues)
 
 
-def words(pieces: list[str]) -> str:
+def without_space(pieces: list[str]) -> str:
     return "".join("".join(pieces).split())
 
 
 @given(st.lists(st.text(alphabet="ab .!?,\n", max_size=30), min_size=1, max_size=12))
-def test_whatever_way_it_is_written_all_of_it_is_said_once_and_in_order(written: list[str]) -> None:
-    async def listen() -> list[str]:
-        text = PendingText(say(written[0], continues=True), 10_000)
-        said: list[str] = []
+def test_all_pieces_are_yielded_once_and_in_order(written: list[str]) -> None:
+    async def read() -> list[str]:
+        text = PendingText(speak_command(written[0], continues=True), 10_000)
 
         async def write() -> None:
             for piece in written[1:]:
@@ -36,21 +35,23 @@ def test_whatever_way_it_is_written_all_of_it_is_said_once_and_in_order(written:
             text.close()
 
         writing = asyncio.create_task(write())
-        said = [piece async for piece in text.pieces()]
+        pieces = [piece async for piece in text.pieces()]
         await writing
-        return said
+        return pieces
 
-    said = asyncio.run(listen())
-    assert all(piece and piece == piece.strip() for piece in said)
-    assert words(said) == words(written) or not any(map(str.isalnum, words(written)))
-
-
-async def test_a_whole_text_is_one_piece() -> None:
-    assert [piece async for piece in PendingText(say(" One. Two. Three "), 100).pieces()] == ["One. Two. Three"]
+    pieces = asyncio.run(read())
+    assert all(piece and piece == piece.strip() for piece in pieces)
+    assert without_space(pieces) == without_space(written) or not any(map(str.isalnum, without_space(written)))
 
 
-async def test_sentences_that_came_meanwhile_are_said_together() -> None:
-    text = PendingText(say("One. Tw", continues=True), 100)
+async def test_a_complete_text_is_one_piece() -> None:
+    assert [piece async for piece in PendingText(speak_command(" One. Two. Three "), 100).pieces()] == [
+        "One. Two. Three"
+    ]
+
+
+async def test_sentences_that_arrived_meanwhile_are_one_piece() -> None:
+    text = PendingText(speak_command("One. Tw", continues=True), 100)
     pieces = text.pieces()
     assert await anext(pieces) == "One."
     text.append("o. Three. Fo", True)
@@ -60,42 +61,42 @@ async def test_sentences_that_came_meanwhile_are_said_together() -> None:
     assert await anext(pieces, None) is None
 
 
-async def test_what_was_said_makes_room_for_more() -> None:
-    text = PendingText(say("x" * 45 + ". ", continues=True), 50)
+async def test_yielded_text_no_longer_counts_against_the_limit() -> None:
+    text = PendingText(speak_command("x" * 45 + ". ", continues=True), 50)
     with pytest.raises(Unprocessable, match="47 characters of this text are not spoken yet"):
         text.append("too much", True)
     await anext(text.pieces())
     text.append("not any more", True)
 
 
-async def test_texts_come_out_in_order_until_they_are_finished() -> None:
-    texts = TextQueue(max_queued=3, max_characters=100)
+async def test_texts_are_yielded_in_order_until_finish() -> None:
+    queue = TextQueue(max_queued=3, max_characters=100)
     for each in ("One", "Two", "Three"):
-        texts.put(say(each))
+        queue.put(speak_command(each))
     with pytest.raises(Busy):
-        texts.put(say("Four"))
-    texts.finish()
-    assert [text.command.text async for text in texts] == ["One", "Two", "Three"]
+        queue.put(speak_command("Four"))
+    queue.finish()
+    assert [text.command.text async for text in queue] == ["One", "Two", "Three"]
 
 
-async def test_a_piece_goes_to_the_text_that_is_open_also_when_many_wait() -> None:
-    texts = TextQueue(max_queued=1, max_characters=100)
-    texts.put(say("One", continues=True))
-    assert texts.continuing
-    texts.put(say(" more", continues=True))
-    texts.put(say(" end."))
-    assert not texts.continuing
-    texts.finish()
-    (text,) = [each async for each in texts]
+async def test_a_piece_is_appended_to_the_open_text_even_if_the_queue_is_full() -> None:
+    queue = TextQueue(max_queued=1, max_characters=100)
+    queue.put(speak_command("One", continues=True))
+    assert queue.continuing
+    queue.put(speak_command(" more", continues=True))
+    queue.put(speak_command(" end."))
+    assert not queue.continuing
+    queue.finish()
+    (text,) = [each async for each in queue]
     assert [piece async for piece in text.pieces()] == ["One more end."]
 
 
-async def test_what_is_dropped_is_given_back_and_takes_no_more_pieces() -> None:
-    texts = TextQueue(max_queued=5, max_characters=100)
-    texts.put(say("One"))
-    texts.put(say("Two", continues=True))
-    assert [text.command.text for text in texts.clear()] == ["One", "Two"]
-    assert not texts.continuing
-    texts.put(say("Three"))
-    texts.finish()
-    assert [text.command.text async for text in texts] == ["Three"]
+async def test_clear_returns_the_queued_texts_and_closes_them() -> None:
+    queue = TextQueue(max_queued=5, max_characters=100)
+    queue.put(speak_command("One"))
+    queue.put(speak_command("Two", continues=True))
+    assert [text.command.text for text in queue.clear()] == ["One", "Two"]
+    assert not queue.continuing
+    queue.put(speak_command("Three"))
+    queue.finish()
+    assert [text.command.text async for text in queue] == ["Three"]

@@ -17,6 +17,6 @@ from app.audio.encoders.container import ContainerEncoder, Profile
     ],
     ids=lambda profile: f"{profile.codec} in {profile.container}",
 )
-def test_what_this_ffmpeg_cannot_do_is_named(profile: Profile) -> None:
+def test_unsupported_codecs_and_containers_raise_encoder_error(profile: Profile) -> None:
     with pytest.raises(EncoderError, match=f"cannot encode {profile.codec} into {profile.container}: .+PyAV"):
         ContainerEncoder(profile)

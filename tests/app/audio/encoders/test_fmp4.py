@@ -1,4 +1,4 @@
-"""The boxes, read back as ISO/IEC 14496-12 says."""
+"""Parses the boxes of fragmented MP4 as ISO/IEC 14496-12 defines them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Fragment:
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(kind, body) of the boxes that data consists of, to its last byte."""
+    """(type, body) of each box in data."""
     while data:
         size, kind = struct.unpack_from(">I4s", data)
         assert 8 <= size <= len(data)
@@ -32,23 +32,23 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         data = data[size:]
 
 
-def inside(data: bytes, *path: bytes) -> bytes:
+def find_box(data: bytes, *path: bytes) -> bytes:
     for kind in path:
         data = dict(boxes(data))[kind]
     return data
 
 
 def fragments(data: bytes) -> Iterator[Fragment]:
-    """What stands behind ftyp and moov."""
+    """The fragments after ftyp and moov."""
     top = list(boxes(data))
     assert [kind for kind, _ in top[:2]] == [b"ftyp", b"moov"]
     for (moof_kind, moof), (mdat_kind, mdat) in zip(top[2::2], top[3::2], strict=True):
         assert (moof_kind, mdat_kind) == (b"moof", b"mdat")
-        count, data_offset = struct.unpack_from(">Ii", inside(moof, b"traf", b"trun"), 4)
-        table = struct.unpack_from(f">{2 * count}I", inside(moof, b"traf", b"trun"), 12)
+        count, data_offset = struct.unpack_from(">Ii", find_box(moof, b"traf", b"trun"), 4)
+        table = struct.unpack_from(f">{2 * count}I", find_box(moof, b"traf", b"trun"), 12)
         yield Fragment(
-            sequence=struct.unpack_from(">I", inside(moof, b"mfhd"), 4)[0],
-            start=struct.unpack_from(">Q", inside(moof, b"traf", b"tfdt"), 4)[0],
+            sequence=struct.unpack_from(">I", find_box(moof, b"mfhd"), 4)[0],
+            start=struct.unpack_from(">Q", find_box(moof, b"traf", b"tfdt"), 4)[0],
             durations=list(table[::2]),
             sizes=list(table[1::2]),
             data_offset=data_offset,
@@ -58,36 +58,36 @@ def fragments(data: bytes) -> Iterator[Fragment]:
 
 
 def encode(samples: int, step: int) -> list[bytes]:
-    said = np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32)
+    audio = np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32)
     encoder = Fmp4Encoder()
-    return [*(encoder.encode(said[start : start + step]) for start in range(0, samples, step)), encoder.flush()]
+    return [*(encoder.encode(audio[start : start + step]) for start in range(0, samples, step)), encoder.flush()]
 
 
 @pytest.mark.parametrize("samples", [0, 1, 896, 897, 1920, 10_000, 48_123])
-def test_the_timeline_is_as_long_as_the_audio_to_the_sample(samples: int) -> None:
+def test_total_duration_equals_the_audio_to_the_sample(samples: int) -> None:
     data = b"".join(encode(samples, 1920))
 
-    skipped = struct.unpack_from(">I", inside(data, b"moov", b"trak", b"edts", b"elst"), 12)[0]
+    skipped = struct.unpack_from(">I", find_box(data, b"moov", b"trak", b"edts", b"elst"), 12)[0]
     assert skipped == PRIMING_SAMPLES + LEAD_IN_SAMPLES
     assert sum(sum(fragment.durations) for fragment in fragments(data)) - skipped == samples
     assert all(0 < duration <= 1024 for fragment in fragments(data) for duration in fragment.durations)
 
 
-def test_fragments_follow_one_another_without_a_gap() -> None:
-    reached = 0
+def test_fragments_are_contiguous() -> None:
+    end = 0
     for sequence, fragment in enumerate(fragments(b"".join(encode(48_123, 5 * 1920))), start=1):
         assert fragment.sequence == sequence
-        assert fragment.start == reached
-        reached += sum(fragment.durations)
+        assert fragment.start == end
+        end += sum(fragment.durations)
 
 
-def test_every_packet_lies_where_its_fragment_says() -> None:
+def test_packet_offsets_and_sizes_match_the_mdat() -> None:
     for fragment in fragments(b"".join(encode(48_123, 1777))):
         assert fragment.data_offset == fragment.moof_bytes + 8
         assert sum(fragment.sizes) == fragment.mdat_bytes
 
 
-def test_every_slice_from_the_first_is_a_fragment() -> None:
+def test_every_slice_yields_a_fragment() -> None:
     slices = encode(20 * 1920, 1920)
 
     assert [kind for kind, _ in boxes(slices[0])] == [b"ftyp", b"moov", b"moof", b"mdat"]
@@ -95,8 +95,8 @@ def test_every_slice_from_the_first_is_a_fragment() -> None:
         assert [kind for kind, _ in boxes(data)] == [b"moof", b"mdat"]
 
 
-def test_a_decoder_learns_what_it_needs() -> None:
-    config = inside(encode(1920, 1920)[0], b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+def test_the_audio_specific_config() -> None:
+    config = find_box(encode(1920, 1920)[0], b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 
     object_type, frequency_index, channels = config_fields(config)
     assert (object_type, frequency_index, channels) == (2, 6, 1)  # AAC-LC (mp4a.40.2), 24 kHz, mono
@@ -104,10 +104,10 @@ def test_a_decoder_learns_what_it_needs() -> None:
 
 def config_fields(stsd: bytes) -> tuple[int, int, int]:
     """The first 13 bits of the AudioSpecificConfig in the esds box (ISO/IEC 14496-3, 1.6.2.1)."""
-    mp4a = inside(stsd[8:], b"mp4a")
-    esds = inside(mp4a[28:], b"esds")
-    at = 4 + 2 + 3 + 2 + 13  # version, ES_Descriptor, its fields, DecoderConfigDescriptor, its fields
-    tag, length = esds[at], esds[at + 1]
+    mp4a = find_box(stsd[8:], b"mp4a")
+    esds = find_box(mp4a[28:], b"esds")
+    offset = 4 + 2 + 3 + 2 + 13  # version, ES_Descriptor, its fields, DecoderConfigDescriptor, its fields
+    tag, length = esds[offset], esds[offset + 1]
     assert (tag, length >= 2) == (5, True)
-    bits = int.from_bytes(esds[at + 2 : at + 4], "big")
+    bits = int.from_bytes(esds[offset + 2 : offset + 4], "big")
     return bits >> 11, bits >> 7 & 0xF, bits >> 3 & 0xF

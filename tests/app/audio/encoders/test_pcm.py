@@ -24,12 +24,12 @@ from app.audio.encoders.pcm import FULL_SCALE, RawPcmEncoder, to_int16, to_unit_
         (0.5, 16384),
     ],
 )
-def test_one_sample(sample: float, integer: int) -> None:
+def test_conversion_of_one_sample(sample: float, integer: int) -> None:
     assert to_int16(np.array([sample], np.float32)).tolist() == [integer]
 
 
 @given(arrays(np.float32, st.integers(0, 50), elements=st.floats(width=32)))
-def test_no_sample_wraps_around(samples: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
+def test_conversion_never_wraps_around(samples: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
     integers = to_int16(samples)
 
     assert integers.shape == samples.shape
@@ -41,7 +41,7 @@ def test_integers_are_little_endian() -> None:
     assert RawPcmEncoder().encode(np.array([1 / FULL_SCALE], np.float32)) == b"\x01\x00"
 
 
-def test_raw_pcm_holds_nothing_back() -> None:
+def test_raw_pcm_has_no_delay() -> None:
     encoder = RawPcmEncoder()
 
     assert len(encoder.encode(np.zeros(1921, np.float32))) == 2 * 1921
