@@ -85,7 +85,7 @@ async def test_any_load_error_is_reported(settings: Settings, run: Any) -> None:
         assert app.state.service.host.status().error == "the driver is too old"
 
 
-async def test_when_every_part_works(settings: Settings, run: Any) -> None:
+async def test_when_every_component_works(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         health = (await client.get("/health")).json()
         assert health["status"] == "ok"
@@ -107,9 +107,9 @@ async def test_a_failed_decoder_is_reported_before_the_first_upload_and_until_it
         assert await statuses(app) == [200, 200, 200]  # speech works
         health = (await client.get("/health")).json()
         assert health["status"] == "degraded"
-        part = health["components"]["voice_decoder"]
-        assert (part["state"], part["workers"]) == ("failed", ["0"])
-        assert "exit code 1" in part["error"]
+        component = health["components"]["voice_decoder"]
+        assert (component["state"], component["workers"]) == ("failed", ["0"])
+        assert "exit code 1" in component["error"]
         assert (await client.get("/system-status", headers=headers)).json()["components"] == health["components"]
         text = (await client.get("/metrics", headers=headers)).text
         assert 'csm_component_failed{component="voice_decoder",worker="0"} 1.0' in text
