@@ -63,7 +63,7 @@ def create_app(
         settings.voices_dir,
         max_upload_bytes=int(settings.max_upload_mb * _MIB),
         max_seconds=settings.max_voice_seconds,
-        on_decoder=components.reporter("voice_decoder"),
+        report_decoder=components.reporter("voice_decoder"),
     )
     host = EngineHost(settings, place, store, loader, components=components)
     host.check = partial(_check, components)

@@ -27,7 +27,7 @@ from engine.testing import FAKE_MODEL, FakeEngine
 from ..errors import Busy, ServiceError, Unavailable, UnknownVoice
 from ..observability.components import Components
 from ..settings import DEFAULT_MODEL, Settings
-from ..voices.speakers import Speakers, speaker_number
+from ..voices.speakers import SpeakerVoices, speaker_number
 from ..voices.store import Voice, VoiceStore
 from .admission import Admission
 from .assignment import WorkerAssignment
@@ -72,7 +72,7 @@ class _Stage:
 
     engine: Engine
     admission: Admission
-    speakers: Speakers | None  # None: the engine has voices of its own for them
+    speakers: SpeakerVoices | None  # None: the engine has voices of its own for them
 
 
 class EngineHost:
@@ -299,7 +299,7 @@ class EngineHost:
         if engine.name == "csm":
             detail = engine.status().detail
             fingerprint = str(detail.get("fingerprint") or settings.model_path or DEFAULT_MODEL)
-            speakers = Speakers(
+            speakers = SpeakerVoices(
                 engine, settings.voices_dir / ".speakers", fingerprint, self.components.reporter("speaker_voices")
             )
             self._report(_LOADED, f"making the voice of {DEFAULT_SPEAKER}")

@@ -20,7 +20,7 @@ NO_AUDIO = b"0"
 TOO_LONG = b">"
 
 RATE = 24_000  # Hz, of what comes back
-MOST_CHANNELS = 8
+MAX_CHANNELS = 8
 
 
 def read_exactly(source: IO[bytes], size: int) -> bytes:

@@ -39,17 +39,17 @@ DECODERS = (
     "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be",
 )  # fmt: skip
 
-LOWEST_RATE, HIGHEST_RATE = 4_000, 384_000  # Hz; a "1 Hz" file would be blown up 24,000 times over
-SLACK_SECONDS = 0.1  # the padding of a lossy codec does not make a recording too long
+MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz; a "1 Hz" file would be blown up 24,000 times over
+TOLERANCE_SECONDS = 0.1  # the padding of a lossy codec does not make a recording too long
 MEMORY_BYTES = 384 << 20  # beyond what the process holds once it is ready
 CPU_SECONDS = 10  # for one recording; 30 s of any kind take a small part of one
 
 # PyAV before 19 refuses a file whose tags are not UTF-8 unless told to replace what it cannot decode. Later releases
 # never refuse one, and have no such argument.
-_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
+_TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "replace"} if hasattr(InputContainer, "metadata_errors") else {}
 
 
-class RefusedError(Exception):
+class DecodeError(Exception):
     """This recording is not to be used: an outcome of `wire`, and why."""
 
     def __init__(self, outcome: bytes, why: str) -> None:
@@ -57,8 +57,8 @@ class RefusedError(Exception):
         self.outcome = outcome
 
 
-def decode(recording: bytes, kind: str, most_seconds: float) -> tuple[int, bytes]:
-    """The first audio stream as (channels, interleaved float32 at 24 kHz). Raises RefusedError."""
+def decode(recording: bytes, kind: str, max_seconds: float) -> tuple[int, bytes]:
+    """The first audio stream as (channels, interleaved float32 at 24 kHz). Raises DecodeError."""
     try:
         # A demuxer that is led to a second file asks io_open for it, and gets nothing.
         with av.open(
@@ -66,57 +66,57 @@ def decode(recording: bytes, kind: str, most_seconds: float) -> tuple[int, bytes
             mode="r",
             format=DEMUXERS[kind],
             container_options={"codec_whitelist": ",".join(DECODERS), "protocol_whitelist": "none"},
-            io_open=_open_nothing,
-            **_TAGS,
+            io_open=_refuse_to_open,
+            **_TAG_OPTIONS,
         ) as container:
-            return _decode_first_stream(container, most_seconds)
+            return _decode_first_stream(container, max_seconds)
     except (av.FFmpegError, ValueError, ArithmeticError, MemoryError, LookupError, OSError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise RefusedError(framing.UNDECODABLE, f"the file is damaged, or not {kind} at all ({reason})") from error
+        raise DecodeError(framing.UNDECODABLE, f"the file is damaged, or not {kind} at all ({reason})") from error
 
 
-def _open_nothing(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
+def _refuse_to_open(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
     raise PermissionError("a recording may not open other files")
 
 
-def _decode_first_stream(container: InputContainer, most_seconds: float) -> tuple[int, bytes]:
+def _decode_first_stream(container: InputContainer, max_seconds: float) -> tuple[int, bytes]:
     pieces: list[bytes] = []
     seconds = 0.0
-    most_bytes = 0
+    max_bytes = 0
     channels = 0
     resampler: AudioResampler | None = None
     source: tuple[object, ...] = ()
     for frame in _frames(container):
-        if not LOWEST_RATE <= frame.sample_rate <= HIGHEST_RATE:
-            what = f"{frame.sample_rate} Hz; a recording has from {LOWEST_RATE} to {HIGHEST_RATE} Hz"
-            raise RefusedError(framing.UNDECODABLE, f"its sample rate is {what}")
+        if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+            what = f"{frame.sample_rate} Hz; a recording has from {MIN_RATE} to {MAX_RATE} Hz"
+            raise DecodeError(framing.UNDECODABLE, f"its sample rate is {what}")
         seconds += frame.samples / frame.sample_rate
-        if seconds > most_seconds + SLACK_SECONDS:
-            raise RefusedError(framing.TOO_LONG, f"it plays for more than {most_seconds:g} s")
+        if seconds > max_seconds + TOLERANCE_SECONDS:
+            raise DecodeError(framing.TOO_LONG, f"it plays for more than {max_seconds:g} s")
         if resampler is None:
             channels = frame.layout.nb_channels
-            if not 1 <= channels <= framing.MOST_CHANNELS:
-                what = f"{channels} channels; a recording has from 1 to {framing.MOST_CHANNELS}"
-                raise RefusedError(framing.UNDECODABLE, f"it has {what}")
-            most_bytes = math.ceil(most_seconds * framing.RATE) * channels * 4
+            if not 1 <= channels <= framing.MAX_CHANNELS:
+                what = f"{channels} channels; a recording has from 1 to {framing.MAX_CHANNELS}"
+                raise DecodeError(framing.UNDECODABLE, f"it has {what}")
+            max_bytes = math.ceil(max_seconds * framing.RATE) * channels * 4
             layout = frame.layout
         now = (frame.sample_rate, frame.format.name, frame.layout.name)
         if resampler is None or now != source:  # files may change their mind half-way, resamplers not
-            pieces += _packed(resampler.resample(None)) if resampler else []
+            pieces += _interleaved(resampler.resample(None)) if resampler else []
             resampler = AudioResampler(format="flt", layout=layout, rate=framing.RATE)
             source = now
-        pieces += _packed(resampler.resample(frame))
+        pieces += _interleaved(resampler.resample(frame))
     if resampler is not None and source:
-        pieces += _packed(resampler.resample(None))
-    return channels, b"".join(pieces)[:most_bytes]
+        pieces += _interleaved(resampler.resample(None))
+    return channels, b"".join(pieces)[:max_bytes]
 
 
 def _frames(container: InputContainer) -> Iterator[AudioFrame]:
     if not container.streams.audio:
-        raise RefusedError(framing.NO_AUDIO, "there is no audio in it")
+        raise DecodeError(framing.NO_AUDIO, "there is no audio in it")
     stream = container.streams.audio[0]
     if stream.codec_context.name not in DECODERS:
-        raise RefusedError(framing.UNDECODABLE, f"its codec, {stream.codec_context.name}, is not one that is taken")
+        raise DecodeError(framing.UNDECODABLE, f"its codec, {stream.codec_context.name}, is not one that is taken")
     stream.codec_context.thread_count = 1
     good = bad = 0
     for packet in container.demux(stream):
@@ -130,17 +130,17 @@ def _frames(container: InputContainer) -> Iterator[AudioFrame]:
             if isinstance(frame, AudioFrame):
                 yield frame
     if good == bad == 0:
-        raise RefusedError(framing.UNDECODABLE, "there is nothing in it to play")
+        raise DecodeError(framing.UNDECODABLE, "there is nothing in it to play")
     if bad * 10 > good:
-        raise RefusedError(framing.UNDECODABLE, f"{bad} of its {good + bad} packets make no sense")
+        raise DecodeError(framing.UNDECODABLE, f"{bad} of its {good + bad} packets make no sense")
 
 
-def _packed(frames: list[AudioFrame]) -> list[bytes]:
+def _interleaved(frames: list[AudioFrame]) -> list[bytes]:
     """Interleaved float32, without the padding that a plane may end with."""
     return [bytes(memoryview(frame.planes[0])[: frame.samples * frame.layout.nb_channels * 4]) for frame in frames]
 
 
-def _give_up_rights() -> None:
+def _drop_privileges() -> None:
     """From here on: no file or socket can be opened, no byte written to one, no process made, no core dumped."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # stdin, stdout, stderr: there is no fourth
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -148,7 +148,7 @@ def _give_up_rights() -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
-def _rehearse() -> None:
+def _warm_up() -> None:
     """Decode a hundredth of a second, so that whatever is loaded at first use is loaded while files can be opened."""
     data = bytes(2 * 441)
     head = struct.pack(
@@ -170,7 +170,7 @@ def _rehearse() -> None:
     decode(head + data, "wav", 1.0)
 
 
-def _bound_memory(beyond: int) -> None:
+def _limit_memory(beyond: int) -> None:
     try:
         with open("/proc/self/statm") as statm:
             pages = int(statm.read().split()[0])
@@ -180,29 +180,29 @@ def _bound_memory(beyond: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _bound_time() -> None:
+def _limit_cpu_time() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + CPU_SECONDS, hard))
 
 
-def main(most_bytes: int) -> None:
-    """Answer requests from stdin on stdout until stdin ends. most_bytes: of one recording."""
+def main(max_bytes: int) -> None:
+    """Answer requests from stdin on stdout until stdin ends. max_bytes: of one recording."""
     av.logging.set_level(av.logging.PANIC)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    _rehearse()
+    _warm_up()
     os.nice(5)  # speech goes first
-    _bound_memory(MEMORY_BYTES + 3 * most_bytes)
-    _give_up_rights()
+    _limit_memory(MEMORY_BYTES + 3 * max_bytes)
+    _drop_privileges()
     answers.write(framing.READY)
     answers.flush()
     while header := requests.read(framing.REQUEST.size):
-        most_seconds, kind, length = framing.REQUEST.unpack(header)
-        _bound_time()
+        max_seconds, kind, length = framing.REQUEST.unpack(header)
+        _limit_cpu_time()
         recording = framing.read_exactly(requests, length)
         try:
-            channels, body = decode(recording, kind.rstrip(b"\0").decode(), most_seconds)
+            channels, body = decode(recording, kind.rstrip(b"\0").decode(), max_seconds)
             outcome = framing.DECODED
-        except RefusedError as refused:
+        except DecodeError as refused:
             outcome, channels, body = refused.outcome, 0, str(refused).encode()
         answers.write(framing.ANSWER.pack(outcome, channels, len(body)) + body)
         answers.flush()

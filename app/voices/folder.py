@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 _VOICE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _UPLOAD = re.compile(r"\.upload-[0-9a-f]{16}\.tmp")
-_NOTE = re.compile(r"\.(?P<voice_id>[A-Za-z0-9._-]+)\.(?P<sha256>[0-9a-f]{64})\.json")
+_SIDECAR = re.compile(r"\.(?P<voice_id>[A-Za-z0-9._-]+)\.(?P<sha256>[0-9a-f]{64})\.json")
 _AUDIO_SUFFIXES = frozenset((".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".webm"))
 _STALE_SECONDS = 3600  # younger leftovers may be another worker's, still at work
 
@@ -31,7 +31,7 @@ def stem_of(voice_id: str) -> str:
     return stem if suffix.lower() in _AUDIO_SUFFIXES else voice_id
 
 
-class Look(NamedTuple):
+class FileStat(NamedTuple):
     """What a file is now. Two equal looks are the same content, unless it was written to a moment before."""
 
     inode: int
@@ -40,7 +40,7 @@ class Look(NamedTuple):
     ctime_ns: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Look:
+    def of(cls, status: os.stat_result) -> FileStat:
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -58,34 +58,34 @@ class VoiceFolder:
 
     def voice_ids(self) -> list[str]:
         """The names of files that could be recordings, sorted."""
-        return sorted(name for name in self.listing() if is_voice_id(name) and self.look(name))
+        return sorted(name for name in self.list_names() if is_voice_id(name) and self.stat_file(name))
 
-    def listing(self) -> list[str]:
+    def list_names(self) -> list[str]:
         try:
             return os.listdir(self.path)
         except OSError:  # not there, or not ours to read: nothing to offer
             return []
 
-    def look(self, name: str) -> Look | None:
+    def stat_file(self, name: str) -> FileStat | None:
         """What that file is now; None if it is no regular file, or a link to a place outside the folder."""
         path = os.path.join(self.path, name)
         try:
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
-                if not self._inside(path):
+                if not self._is_inside(path):
                     return None
                 status = os.stat(path)
         except OSError:
             return None
-        return Look.of(status) if stat.S_ISREG(status.st_mode) else None
+        return FileStat.of(status) if stat.S_ISREG(status.st_mode) else None
 
-    def _inside(self, path: str) -> bool:
+    def _is_inside(self, path: str) -> bool:
         folder = os.path.realpath(self.path)
         return os.path.commonpath((folder, os.path.realpath(path))) == folder
 
-    def read(self, name: str, most: int) -> tuple[Look, bytes] | None:
+    def read(self, name: str, most: int) -> tuple[FileStat, bytes] | None:
         """A file and its first `most` bytes, with what it was when it was opened. None as `look`. Raises OSError."""
-        if self.look(name) is None:
+        if self.stat_file(name) is None:
             return None
         try:
             # Not to wait for the other end, should it have become a pipe.
@@ -96,7 +96,7 @@ class VoiceFolder:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 return None
-            return Look.of(status), source.read(most)
+            return FileStat.of(status), source.read(most)
 
     # ---- changing: by one writer at a time, in all processes
 
@@ -151,25 +151,25 @@ class VoiceFolder:
     # ---- notes: hidden files that belong to one content of one recording
 
     @staticmethod
-    def note_name(voice_id: str, sha256: str) -> str:
+    def sidecar_name(voice_id: str, sha256: str) -> str:
         return f".{voice_id}.{sha256}.json"
 
-    def remove_notes(self, voice_id: str, but: str = "") -> None:
+    def remove_sidecars(self, voice_id: str, but: str = "") -> None:
         """Remove the notes of every content that this recording had, but one."""
-        for name in self.listing():
-            note = _NOTE.fullmatch(name)
+        for name in self.list_names():
+            note = _SIDECAR.fullmatch(name)
             if note and note["voice_id"] == voice_id and note["sha256"] != but:
                 self.remove(name)
 
-    def sweep(self) -> list[str]:
+    def remove_stale_files(self) -> list[str]:
         """Remove what writers that died have left behind, and name it. Raises OSError."""
-        swept = []
+        removed = []
         with self.locked():
-            for name in self.listing():
-                note = _NOTE.fullmatch(name)
-                orphaned = note is not None and self.look(note["voice_id"]) is None
-                look = self.look(name) if orphaned or _UPLOAD.fullmatch(name) else None
+            for name in self.list_names():
+                note = _SIDECAR.fullmatch(name)
+                orphaned = note is not None and self.stat_file(note["voice_id"]) is None
+                look = self.stat_file(name) if orphaned or _UPLOAD.fullmatch(name) else None
                 if look and look.mtime_ns < time.time_ns() - _STALE_SECONDS * 10**9:
                     self.remove(name)
-                    swept.append(name)
-        return swept
+                    removed.append(name)
+        return removed

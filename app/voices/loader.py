@@ -15,13 +15,13 @@ from engine import VoicePrompt
 
 from ..errors import ServiceError, Unavailable, UnknownVoice
 from ..observability.components import Report, report_nothing
-from .folder import Look, VoiceFolder
-from .recording_decoder import DecoderStarts, Samples, VoiceDecoder, sniff
+from .folder import FileStat, VoiceFolder
+from .recording_decoder import DecoderStartPolicy, Samples, VoiceDecoder, sniff
 from .transcript import find_transcript, transcript_names
 
 _ATTEMPTS = 10  # to read a voice that others keep replacing
-_SETTLED_NS = 2 * 10**9  # longer than any file system's clock ticks: a file left alone for that is what it looks like
-_MOST_SNIFFED = 10_000
+_STABLE_NS = 2 * 10**9  # longer than any file system's clock ticks: a file left alone for that is what it looks like
+_MAX_SNIFFED = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,17 +42,17 @@ class Voice:
     sha256: str
 
 
-class _State(NamedTuple):
+class _VoiceStats(NamedTuple):
     """What the files of one voice are now: its recording, and what its transcript may come from."""
 
-    recording: Look | None
-    transcripts: tuple[Look | None, ...]
+    recording: FileStat | None
+    transcripts: tuple[FileStat | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    state: _State
-    settled: bool  # the same state again means the same contents
+    stats: _VoiceStats
+    stable: bool  # the same state again means the same contents
     sha256: str
     audio: Samples | ServiceError
     transcript: str | ServiceError
@@ -77,19 +77,19 @@ class VoiceLoader:
     """Threads may share it.
 
     max_bytes, max_seconds: of one recording; cache_bytes: of all that are remembered.
-    on_decoder: told of every start of a decoder whether it worked.
+    report_decoder: told of every start of a decoder whether it worked.
     """
 
     def __init__(
-        self, max_bytes: int, max_seconds: float, cache_bytes: int, on_decoder: Report = report_nothing
+        self, max_bytes: int, max_seconds: float, cache_bytes: int, report_decoder: Report = report_nothing
     ) -> None:
-        self._starts = DecoderStarts(on_decoder)
+        self._starts = DecoderStartPolicy(report_decoder)
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[_Key, _Entry] = OrderedDict()
         self._cached_bytes = 0
-        self._sniffed: dict[_Key, tuple[Look, bool]] = {}
+        self._sniffed: dict[_Key, tuple[FileStat, bool]] = {}
         self._lock = threading.Lock()  # of the three above; nothing slow happens under it
         self._loading: weakref.WeakValueDictionary[_Key, threading.Lock] = weakref.WeakValueDictionary()
 
@@ -99,14 +99,14 @@ class VoiceLoader:
     def is_voice(self, folder: VoiceFolder, name: str) -> bool:
         """Whether that file begins like audio, and has not turned out to be of no use."""
         key = (folder.preloaded, name)
-        look = folder.look(name)
+        look = folder.stat_file(name)
         if look is None:
             return False
         with self._lock:
             entry, sniffed = self._cache.get(key), self._sniffed.get(key)
-        if entry and entry.voice is None and entry.state == _state(folder, name, entry.sha256):
+        if entry and entry.voice is None and entry.stats == _stat_voice(folder, name, entry.sha256):
             return False
-        if sniffed is None or sniffed[0] != look or not _settled(look, time.time_ns()):
+        if sniffed is None or sniffed[0] != look or not _is_stable(look, time.time_ns()):
             try:
                 found = folder.read(name, 64)
             except OSError:
@@ -115,7 +115,7 @@ class VoiceLoader:
                 return False
             sniffed = (found[0], sniff(found[1]) is not None)
             with self._lock:
-                if len(self._sniffed) >= _MOST_SNIFFED:  # files come and go; those still there are soon known again
+                if len(self._sniffed) >= _MAX_SNIFFED:  # files come and go; those still there are soon known again
                     self._sniffed.clear()
                 self._sniffed[key] = sniffed
         return sniffed[1]
@@ -126,7 +126,7 @@ class VoiceLoader:
         name: str,
         *,
         decoder: VoiceDecoder | None = None,
-        known: tuple[str, Samples] | None = None,
+        decoded: tuple[str, Samples] | None = None,
     ) -> Voice:
         """The voice in that file as it is now.
 
@@ -134,30 +134,30 @@ class VoiceLoader:
         Raises UnknownVoice, Unavailable, Unprocessable for a transcript, and what VoiceDecoder.decode raises.
         """
         key = (folder.preloaded, name)
-        if entry := self._fresh(key, folder):
+        if entry := self._cached(key, folder):
             return entry.result()
         with self._lock:
             loading = self._loading.setdefault(key, threading.Lock())
         with loading:  # one thread decodes; those that want the same wait for it
-            if entry := self._fresh(key, folder):
+            if entry := self._cached(key, folder):
                 return entry.result()
             try:
-                entry = self._read(key, folder, decoder, known)
+                entry = self._read(key, folder, decoder, decoded)
             except OSError as error:
                 raise Unavailable(f"voice '{name}' cannot be read: {error.strerror}", code="storage_failed") from error
-            self._keep(key, entry)
+            self._store(key, entry)
             return entry.result()
 
-    def _fresh(self, key: _Key, folder: VoiceFolder) -> _Entry | None:
+    def _cached(self, key: _Key, folder: VoiceFolder) -> _Entry | None:
         with self._lock:
             entry = self._cache.get(key)
             if entry is None:
                 return None
             self._cache.move_to_end(key)
-        return entry if entry.settled and entry.state == _state(folder, key[1], entry.sha256) else None
+        return entry if entry.stable and entry.stats == _stat_voice(folder, key[1], entry.sha256) else None
 
     def _read(
-        self, key: _Key, folder: VoiceFolder, decoder: VoiceDecoder | None, known: tuple[str, Samples] | None
+        self, key: _Key, folder: VoiceFolder, decoder: VoiceDecoder | None, decoded: tuple[str, Samples] | None
     ) -> _Entry:
         name = key[1]
         started = time.time_ns()
@@ -167,19 +167,19 @@ class VoiceLoader:
                 raise UnknownVoice(f"voice '{name}' is gone: GET /voices lists those there are")
             look, recording = found
             sha256 = hashlib.sha256(recording).hexdigest()
-            state = _state(folder, name, sha256)
+            stats = _stat_voice(folder, name, sha256)
             transcript = _transcript(folder, name, sha256)
-            if state.recording == look and _state(folder, name, sha256) == state:
+            if stats.recording == look and _stat_voice(folder, name, sha256) == stats:
                 break  # nothing moved while it was read: recording and words belong together
         else:
             raise Unavailable(f"voice '{name}' is being changed all the time: try again", retry_after=1)
-        settled = all(_settled(each, started) for each in (look, *state.transcripts) if each)
+        stable = all(_is_stable(each, started) for each in (look, *stats.transcripts) if each)
         with self._lock:
             before = self._cache.get(key)
         if before and before.sha256 == sha256:
             audio = before.audio
-        elif known and known[0] == sha256:
-            audio = known[1]
+        elif decoded and decoded[0] == sha256:
+            audio = decoded[1]
         else:
             audio = self._decode(name, recording, decoder)
         voice = None
@@ -190,7 +190,7 @@ class VoiceLoader:
                 prompt = VoicePrompt(audio, transcript)
             created = datetime.fromtimestamp(look.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
             voice = Voice(name, prompt, prompt.seconds, bool(transcript), folder.preloaded, created, sha256)
-        return _Entry(state, settled, sha256, audio, transcript, voice)
+        return _Entry(stats, stable, sha256, audio, transcript, voice)
 
     def _decode(self, name: str, recording: bytes, decoder: VoiceDecoder | None) -> Samples | ServiceError:
         try:
@@ -201,9 +201,9 @@ class VoiceLoader:
         except ServiceError as error:
             if error.status >= 429:
                 raise  # not the file's fault, and over soon
-            return _named(name, error)
+            return _with_voice_name(name, error)
 
-    def _keep(self, key: _Key, entry: _Entry) -> None:
+    def _store(self, key: _Key, entry: _Entry) -> None:
         with self._lock:
             if old := self._cache.pop(key, None):
                 self._cached_bytes -= old.size
@@ -218,17 +218,17 @@ def _transcript(folder: VoiceFolder, name: str, sha256: str) -> str | ServiceErr
     try:
         return find_transcript(folder, name, sha256)
     except ServiceError as error:
-        return _named(name, error)
+        return _with_voice_name(name, error)
 
 
-def _named(name: str, error: ServiceError) -> ServiceError:
+def _with_voice_name(name: str, error: ServiceError) -> ServiceError:
     return type(error)(f"voice '{name}' cannot be used: {error.detail}", code=error.code)
 
 
-def _state(folder: VoiceFolder, name: str, sha256: str) -> _State:
-    names = (*transcript_names(name), folder.note_name(name, sha256))
-    return _State(folder.look(name), tuple(folder.look(each) for each in names))
+def _stat_voice(folder: VoiceFolder, name: str, sha256: str) -> _VoiceStats:
+    names = (*transcript_names(name), folder.sidecar_name(name, sha256))
+    return _VoiceStats(folder.stat_file(name), tuple(folder.stat_file(each) for each in names))
 
 
-def _settled(look: Look, at: int) -> bool:
-    return look.ctime_ns < at - _SETTLED_NS
+def _is_stable(look: FileStat, at: int) -> bool:
+    return look.ctime_ns < at - _STABLE_NS

@@ -35,19 +35,19 @@ _log = logging.getLogger(__name__)
 
 Samples = npt.NDArray[np.float32]  # (samples,) in -1..1
 
-KINDS = "wav, mp3, flac, ogg, m4a/mp4 or webm"
+FORMATS = "wav, mp3, flac, ogg, m4a/mp4 or webm"
 MIN_SECONDS = 1.0
 WALL_SECONDS = 30.0  # for one recording
 START_SECONDS = 30.0  # for the start of the process; a tenth of a second is common
-SILENCE = 1e-4  # of full scale: a deviation below it, -80 dB, is no voice
+SILENCE_THRESHOLD = 1e-4  # of full scale: a deviation below it, -80 dB, is no voice
 MEBIBYTE = 1 << 20
 
 _SLOW_START_SECONDS = 2.0  # a start that failed after more than that is not repeated at once
-_END_SECONDS = 1.0  # in which a process that closed its pipe has ended
+_EXIT_SECONDS = 1.0  # in which a process that closed its pipe has ended
 _STDERR_BYTES, _STDERR_LINES, _LINE_CHARACTERS = 8192, 6, 200  # of its standard error: kept, logged, of each line
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-_at_once = threading.BoundedSemaphore(2)  # decoders that one worker runs at a time: the machine has speech to make
+_decoder_slots = threading.BoundedSemaphore(2)  # decoders that one worker runs at a time: the machine has speech to make
 
 
 def sniff(head: bytes) -> str | None:
@@ -83,7 +83,7 @@ class DecoderStartError(Exception):
     """Why a decoder does not start; the cause of ComponentFailed."""
 
 
-class DecoderStarts:
+class DecoderStartPolicy:
     """How the starts of decoders end: shared by all decoders of a worker, from any thread.
 
     A start that hung is not repeated for as long as it took, so that its callers are answered at once meanwhile.
@@ -119,19 +119,19 @@ class VoiceDecoder:
         self,
         max_bytes: int,
         max_seconds: float,
-        starts: DecoderStarts | None = None,
+        starts: DecoderStartPolicy | None = None,
         command: Sequence[str] | None = None,
     ) -> None:
         self._max_bytes = max_bytes
         self._max_seconds = max_seconds
-        self._starts = starts or DecoderStarts()
+        self._starts = starts or DecoderStartPolicy()
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
-        self._stderr: _Tail | None = None
-        self._gave_up = False
+        self._stderr: _StderrTail | None = None
+        self._start_failed = False
 
     def __enter__(self) -> VoiceDecoder:
-        if not _at_once.acquire(timeout=WALL_SECONDS):
+        if not _decoder_slots.acquire(timeout=WALL_SECONDS):
             raise Busy("recordings of others are being decoded: try again", retry_after=5)
         return self
 
@@ -141,7 +141,7 @@ class VoiceDecoder:
         try:
             self._stop(at_once=True)
         finally:
-            _at_once.release()
+            _decoder_slots.release()
 
     def decode(self, recording: bytes) -> Samples:
         """float32 (samples,) at 24 kHz, in -1..1, from MIN_SECONDS to max_seconds of them.
@@ -150,26 +150,26 @@ class VoiceDecoder:
         where no decoder can be started.
         """
         if not recording:
-            raise UndecodableAudio(f"the recording is empty: send {KINDS}")
+            raise UndecodableAudio(f"the recording is empty: send {FORMATS}")
         if len(recording) > self._max_bytes:
             limit = f"{self._max_bytes / MEBIBYTE:g} MB"
             raise TooLarge(f"the recording has {len(recording) / MEBIBYTE:.1f} MB; MAX_UPLOAD_MB allows {limit}")
         kind = sniff(recording[:64])
         if kind is None:
-            raise NotAudio(f"this is not an audio file that is taken: send {KINDS}")
-        outcome, channels, body = self._ask(recording, kind)
+            raise NotAudio(f"this is not an audio file that is taken: send {FORMATS}")
+        outcome, channels, body = self._request(recording, kind)
         if outcome != framing.DECODED:
-            raise self._refusal(outcome, body.decode(errors="replace"))
-        return self._checked(np.frombuffer(body, "<f4").reshape(-1, channels))
+            raise self._error_of(outcome, body.decode(errors="replace"))
+        return self._validated(np.frombuffer(body, "<f4").reshape(-1, channels))
 
-    def _refusal(self, outcome: bytes, why: str) -> ServiceError:
+    def _error_of(self, outcome: bytes, why: str) -> ServiceError:
         if outcome == framing.TOO_LONG:
             return TooLarge(f"the recording is too long: {why}, which is MAX_VOICE_SECONDS; send a shorter part of it")
         if outcome == framing.NO_AUDIO:
-            return NotAudio(f"the recording cannot be used: {why}; send {KINDS} with speech in it")
-        return UndecodableAudio(f"the recording cannot be decoded: {why}; send {KINDS}")
+            return NotAudio(f"the recording cannot be used: {why}; send {FORMATS} with speech in it")
+        return UndecodableAudio(f"the recording cannot be decoded: {why}; send {FORMATS}")
 
-    def _checked(self, channels: Samples) -> Samples:
+    def _validated(self, channels: Samples) -> Samples:
         if not np.isfinite(channels).all():
             raise UndecodableAudio("the recording holds samples that are not finite numbers; export it again")
         samples: npt.NDArray[np.float64] = channels.mean(axis=1, dtype=np.float64)
@@ -183,7 +183,7 @@ class VoiceDecoder:
         peak = np.abs(samples).max()
         if peak > 1:
             samples /= peak  # lossy codecs overshoot a little, float files as they like: keep the shape
-        if samples.std() < SILENCE:
+        if samples.std() < SILENCE_THRESHOLD:
             raise Unprocessable("the recording is silent: send one with speech in it", code="voice_silent")
         return samples.astype(np.float32)
 
@@ -193,13 +193,13 @@ class VoiceDecoder:
         """Have a process that decodes: start one unless it runs. Raises ComponentFailed."""
         if self._process is not None:
             return
-        if self._gave_up or not self._starts.due:
+        if self._start_failed or not self._starts.due:
             raise _decoder_failed()
         began = time.monotonic()
         error, detail = self._try_to_start()
         self._starts.ended(error, detail, time.monotonic() - began)
         if error is not None:
-            self._gave_up = True
+            self._start_failed = True
             raise _decoder_failed() from DecoderStartError(f"{error} [{detail}]")
 
     def _try_to_start(self) -> tuple[str | None, str]:
@@ -211,9 +211,9 @@ class VoiceDecoder:
         late = threading.Event()
         assert process.stderr is not None
         try:
-            self._stderr = _Tail(process.stderr)
-            with _killed_after(START_SECONDS, process, late):
-                self._see_it_decode(process)
+            self._stderr = _StderrTail(process.stderr)
+            with _kill_after(START_SECONDS, process, late):
+                self._self_test(process)
         except (EOFError, OSError, RuntimeError) as error:
             ended, lines = self._stop()
             if late.is_set():
@@ -221,15 +221,15 @@ class VoiceDecoder:
             return (lines[-1] if lines else f"{error}; {ended}"), " | ".join((*lines, ended))
         return None, ""
 
-    def _see_it_decode(self, process: subprocess.Popen[bytes]) -> None:
+    def _self_test(self, process: subprocess.Popen[bytes]) -> None:
         """Raises EOFError or OSError if it does not get ready, or does not decode a sound of ours as it should."""
         assert process.stdout is not None
         if framing.read_exactly(process.stdout, len(framing.READY)) != framing.READY:
             raise EOFError("it does not say that it is ready")
-        outcome, channels, body = self._exchange(process, _OWN_SOUND, "wav")
+        outcome, channels, body = self._exchange(process, _TEST_WAV, "wav")
         if outcome != framing.DECODED:
             raise EOFError(f"it refuses a sound of ours: {body.decode(errors='replace')}")
-        if (channels, len(body)) != (1, 4 * _OWN_SAMPLES):
+        if (channels, len(body)) != (1, 4 * _TEST_SAMPLES):
             raise EOFError("it does not decode a sound of ours as it should")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -247,14 +247,14 @@ class VoiceDecoder:
         self._process = process
         return process
 
-    def _ask(self, recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
+    def _request(self, recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
         """One recording's answer. Raises UndecodableAudio where the process does not survive it, ComponentFailed."""
         self.start()
         process = self._process
         assert process is not None
         late = threading.Event()
         try:
-            with _killed_after(WALL_SECONDS, process, late):
+            with _kill_after(WALL_SECONDS, process, late):
                 return self._exchange(process, recording, kind)
         except (EOFError, OSError) as error:
             ended, lines = self._stop()
@@ -271,13 +271,13 @@ class VoiceDecoder:
         """
         assert process.stdin is not None
         assert process.stdout is not None
-        most = int(np.ceil(self._max_seconds * framing.RATE)) * framing.MOST_CHANNELS * 4
+        most = int(np.ceil(self._max_seconds * framing.RATE)) * framing.MAX_CHANNELS * 4
         process.stdin.write(framing.REQUEST.pack(self._max_seconds, kind.encode(), len(recording)))
         process.stdin.write(recording)
         process.stdin.flush()
         outcome, channels, length = framing.ANSWER.unpack(framing.read_exactly(process.stdout, framing.ANSWER.size))
         decoded = outcome == framing.DECODED
-        if length > most or (decoded and not (0 < channels <= framing.MOST_CHANNELS and length % (4 * channels) == 0)):
+        if length > most or (decoded and not (0 < channels <= framing.MAX_CHANNELS and length % (4 * channels) == 0)):
             raise EOFError("its answer makes no sense")
         return outcome, channels, framing.read_exactly(process.stdout, length)
 
@@ -297,11 +297,11 @@ class VoiceDecoder:
                 with contextlib.suppress(OSError):
                     pipe.close()
         try:
-            code = process.wait(_END_SECONDS)
+            code = process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
-        return _ending(code), () if stderr is None else stderr.lines()
+        return _describe_exit(code), () if stderr is None else stderr.lines()
 
 
 def _decoder_failed() -> ComponentFailed:
@@ -312,7 +312,7 @@ def _decoder_failed() -> ComponentFailed:
     )
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"it ended with exit code {code}"
     try:
@@ -322,7 +322,7 @@ def _ending(code: int) -> str:
 
 
 @contextlib.contextmanager
-def _killed_after(seconds: float, process: subprocess.Popen[bytes], late: threading.Event) -> Iterator[None]:
+def _kill_after(seconds: float, process: subprocess.Popen[bytes], late: threading.Event) -> Iterator[None]:
     """Kill a process that is not done in time. late: set then."""
 
     def kill() -> None:
@@ -338,7 +338,7 @@ def _killed_after(seconds: float, process: subprocess.Popen[bytes], late: thread
         clock.cancel()
 
 
-class _Tail:
+class _StderrTail:
     """Reads the standard error of a process in a thread, so that it never blocks, and keeps the end of it."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
@@ -353,19 +353,19 @@ class _Tail:
 
     def lines(self) -> Sequence[str]:
         """The last lines of a process that has ended, fit for one line of a log."""
-        self._reading.join(_END_SECONDS)  # it is at the end already, unless something else holds the pipe
+        self._reading.join(_EXIT_SECONDS)  # it is at the end already, unless something else holds the pipe
         text = self._kept.decode(errors="replace")
         lines = ("".join(char if char.isprintable() else " " for char in line).strip() for line in text.splitlines())
         return [line[:_LINE_CHARACTERS] for line in lines if line.strip("^~ ")][-_STDERR_LINES:]
 
 
-def _own_sound() -> bytes:
-    """A wav file of _OWN_SAMPLES samples at the rate that comes back."""
-    data = bytes(2 * _OWN_SAMPLES)
+def _make_test_wav() -> bytes:
+    """A wav file of _TEST_SAMPLES samples at the rate that comes back."""
+    data = bytes(2 * _TEST_SAMPLES)
     rate = framing.RATE
     head = struct.pack("<4sI4s4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16)
     return head + struct.pack("<HHIIHH4sI", 1, 1, rate, 2 * rate, 2, 16, b"data", len(data)) + data
 
 
-_OWN_SAMPLES = framing.RATE // 10
-_OWN_SOUND = _own_sound()
+_TEST_SAMPLES = framing.RATE // 10
+_TEST_WAV = _make_test_wav()

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 SENTENCE = "The morning was quiet, and a light wind moved over the water while we talked."
 _SPEAKER_ID = re.compile(r"speaker_(\d{1,3})", re.ASCII)
 _SEED = 20_250_313
-_LONGEST_SECONDS = 6.0
+_MAX_SECONDS = 6.0
 
 Pcm = npt.NDArray[np.int16]  # (samples,) at 24 kHz: what a wav file holds, so that all read alike what one made
 
@@ -38,7 +38,7 @@ def speaker_number(voice_id: str) -> int | None:
     return int(found[1]) if found else None
 
 
-class Speakers:
+class SpeakerVoices:
     """The recordings of speakers, made on first use. Every method may be called from any thread, and may block.
 
     folder: where they are kept; memory alone where it cannot be written.
@@ -50,13 +50,13 @@ class Speakers:
         self._engine = engine
         self._on_state = on_state
         self._folder = folder
-        self._mark = hashlib.sha256(f"{fingerprint}\0{SENTENCE}\0{_SEED}".encode()).hexdigest()[:16]
+        self._cache_key = hashlib.sha256(f"{fingerprint}\0{SENTENCE}\0{_SEED}".encode()).hexdigest()[:16]
         self._known: dict[int, VoicePrompt] = {}
-        self._making = threading.Lock()  # one at a time: each takes a slot for seconds
+        self._lock = threading.Lock()  # one at a time: each takes a slot for seconds
 
     def get(self, speaker: int) -> VoicePrompt:
         """The recording of a speaker. Raises EngineError if it has to be made and cannot be."""
-        with self._making:
+        with self._lock:
             if speaker not in self._known:
                 try:
                     self._known[speaker] = self._find(speaker)
@@ -69,7 +69,7 @@ class Speakers:
             return self._known[speaker]
 
     def _find(self, speaker: int) -> VoicePrompt:
-        path = self._folder / f"{self._mark}-speaker_{speaker}.wav"
+        path = self._folder / f"{self._cache_key}-speaker_{speaker}.wav"
         samples = _read(path)
         if samples is None:
             _log.info("making the voice of speaker_%d", speaker)
@@ -85,7 +85,7 @@ class Speakers:
         return prompt
 
     def _make(self, speaker: int) -> Pcm:
-        seconds = min(_LONGEST_SECONDS, self._engine.max_voice_seconds or _LONGEST_SECONDS)
+        seconds = min(_MAX_SECONDS, self._engine.max_voice_seconds or _MAX_SECONDS)
         frames = max(1, int(seconds * 1000 // FRAME_MILLISECONDS))
         request = SpeechRequest(SENTENCE, speaker, seed=_SEED, max_frames=frames, chunk_characters=len(SENTENCE))
         samples = self._engine.generate(request).samples

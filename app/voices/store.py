@@ -40,7 +40,7 @@ from ..observability.components import Report, report_nothing
 from .folder import VoiceFolder, is_voice_id, stem_of
 from .loader import Voice, VoiceLoader
 from .recording_decoder import Samples
-from .transcript import clean_transcript, transcript_names, write_note
+from .transcript import clean_transcript, transcript_names, write_sidecar
 
 __all__ = ["Voice", "VoiceStore"]
 
@@ -53,7 +53,7 @@ class VoiceStore:
     preloaded: a folder that is only ever read; uploads: the one that add, replace and delete change.
     max_upload_bytes, max_seconds: what a recording may measure, packed and unpacked.
     cache_bytes: bound on the decoded recordings that are kept; least recently used go first.
-    on_decoder: told of every start of a decoder whether it worked.
+    report_decoder: told of every start of a decoder whether it worked.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class VoiceStore:
         max_upload_bytes: int = 25 << 20,
         max_seconds: float = 30.0,
         cache_bytes: int = 256 << 20,
-        on_decoder: Report = report_nothing,
+        report_decoder: Report = report_nothing,
     ) -> None:
         self._preloaded = VoiceFolder(preloaded, preloaded=True)
         self._uploads = VoiceFolder(uploads)
-        self._loader = VoiceLoader(max_upload_bytes, max_seconds, cache_bytes, on_decoder)
+        self._loader = VoiceLoader(max_upload_bytes, max_seconds, cache_bytes, report_decoder)
         try:
             uploads.mkdir(parents=True, exist_ok=True)
-            for name in self._uploads.sweep():
+            for name in self._uploads.remove_stale_files():
                 _log.info("removed %s, left behind by an upload that never finished", uploads / name)
         except OSError as error:
             _log.warning("voices cannot be uploaded to VOICES_DIR %s: %s", uploads, error.strerror)
@@ -84,7 +84,7 @@ class VoiceStore:
         found |= {
             name
             for name in self._uploads.voice_ids()
-            if not self._preloaded.look(name) and self._loader.is_voice(self._uploads, name)
+            if not self._preloaded.stat_file(name) and self._loader.is_voice(self._uploads, name)
         }
         return sorted(found)
 
@@ -118,40 +118,40 @@ class VoiceStore:
         """Keep a new voice. Raises VoiceExists, Unprocessable, Unavailable, and what VoiceDecoder.decode raises."""
         self._check_id(voice_id)
         transcript = clean_transcript(transcript)
-        self._refuse_taken(voice_id)
+        self._check_available(voice_id)
         samples = self._decode(recording)
         sha256 = hashlib.sha256(recording).hexdigest()
-        with self._changing(recording) as staged:
-            self._refuse_taken(voice_id)
-            write_note(self._uploads, voice_id, sha256, transcript)
+        with self._write_lock(recording) as staged:
+            self._check_available(voice_id)
+            write_sidecar(self._uploads, voice_id, sha256, transcript)
             try:
                 self._uploads.put_new(staged, voice_id)
             except OSError as error:
-                self._uploads.remove_notes(voice_id)
-                raise self._taken(voice_id) if isinstance(error, FileExistsError) else error from None
-            self._uploads.remove_notes(voice_id, but=sha256)
-        return self._loader.load(self._uploads, voice_id, known=(sha256, samples))
+                self._uploads.remove_sidecars(voice_id)
+                raise self._exists_error(voice_id) if isinstance(error, FileExistsError) else error from None
+            self._uploads.remove_sidecars(voice_id, but=sha256)
+        return self._loader.load(self._uploads, voice_id, decoded=(sha256, samples))
 
     def replace(self, voice_id: str, recording: bytes, transcript: str = "") -> Voice:
         """Let an uploaded voice be another. Raises UnknownVoice, PreloadedVoice, and as `add` does."""
         transcript = clean_transcript(transcript)
-        self._refuse_unchangeable(voice_id)
+        self._check_changeable(voice_id)
         samples = self._decode(recording)
         sha256 = hashlib.sha256(recording).hexdigest()
-        with self._changing(recording) as staged:
-            self._refuse_unchangeable(voice_id)
-            write_note(self._uploads, voice_id, sha256, transcript)
+        with self._write_lock(recording) as staged:
+            self._check_changeable(voice_id)
+            write_sidecar(self._uploads, voice_id, sha256, transcript)
             self._uploads.put(staged, voice_id)
-            self._uploads.remove_notes(voice_id, but=sha256)
-        return self._loader.load(self._uploads, voice_id, known=(sha256, samples))
+            self._uploads.remove_sidecars(voice_id, but=sha256)
+        return self._loader.load(self._uploads, voice_id, decoded=(sha256, samples))
 
     def delete(self, voice_id: str) -> None:
         """Forget an uploaded voice, by its full id. Raises UnknownVoice, PreloadedVoice, Unavailable."""
-        with self._changing():
-            self._refuse_unchangeable(voice_id)
+        with self._write_lock():
+            self._check_changeable(voice_id)
             self._uploads.remove(voice_id)
             self._uploads.sync()
-            self._uploads.remove_notes(voice_id)
+            self._uploads.remove_sidecars(voice_id)
             others = {stem_of(name) for name in self._uploads.voice_ids()}
             for name in transcript_names(voice_id):
                 if name == f"{voice_id}.txt" or stem_of(voice_id) not in others:
@@ -175,7 +175,7 @@ class VoiceStore:
         """Where a voice lies. Full ids before short ones, and preloaded voices before uploads. Raises UnknownVoice."""
         if is_voice_id(voice_id):
             for folder in (self._preloaded, self._uploads):
-                if folder.look(voice_id):
+                if folder.stat_file(voice_id):
                     return folder, voice_id
             for folder in (self._preloaded, self._uploads):
                 named = [
@@ -189,30 +189,30 @@ class VoiceStore:
                     raise UnknownVoice(f"voice '{voice_id}' could be any of {', '.join(named)}: send one of these")
         raise UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists those there are")
 
-    def _taken(self, voice_id: str) -> VoiceExists:
+    def _exists_error(self, voice_id: str) -> VoiceExists:
         return VoiceExists(f"voice '{voice_id}' exists: PUT /voices/{voice_id} replaces it, or take another voice_id")
 
-    def _refuse_taken(self, voice_id: str) -> None:
+    def _check_available(self, voice_id: str) -> None:
         """Ids that differ in case only are one: a folder may move to a disk that sees no difference."""
-        preloaded = {name.lower() for name in self._preloaded.listing() if is_voice_id(name)}
+        preloaded = {name.lower() for name in self._preloaded.list_names() if is_voice_id(name)}
         if voice_id.lower() in preloaded or voice_id.lower() in {stem_of(name) for name in preloaded}:
             raise VoiceExists(f"voice '{voice_id}' is a preloaded one and stays as it is: take another voice_id")
-        for name in self._uploads.listing():
+        for name in self._uploads.list_names():
             if name.lower() == voice_id.lower():
-                raise self._taken(name)
+                raise self._exists_error(name)
 
-    def _refuse_unchangeable(self, voice_id: str) -> None:
+    def _check_changeable(self, voice_id: str) -> None:
         if is_voice_id(voice_id):
-            if self._preloaded.look(voice_id):
+            if self._preloaded.stat_file(voice_id):
                 raise PreloadedVoice(f"voice '{voice_id}' is a preloaded one: it can be neither replaced nor deleted")
-            if self._uploads.look(voice_id):
+            if self._uploads.stat_file(voice_id):
                 return
         raise UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists those there are")
 
     # ---- files
 
     @contextlib.contextmanager
-    def _changing(self, recording: bytes | None = None) -> Iterator[str]:
+    def _write_lock(self, recording: bytes | None = None) -> Iterator[str]:
         """Alone with the uploads, among all workers, and with a staged recording, which took its time before that.
 
         Raises Unavailable where the disk does not play along.

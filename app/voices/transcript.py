@@ -45,7 +45,7 @@ def read_transcript(data: bytes, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class TranscriptNote:
+class TranscriptSidecar:
     """What the store keeps of an upload's transcript, in a hidden file named after the recording's content.
 
     transcript: as it was uploaded; empty if there was none.
@@ -59,7 +59,7 @@ class TranscriptNote:
         return json.dumps(asdict(self), ensure_ascii=False, indent=1).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> TranscriptNote | None:
+    def from_bytes(cls, data: bytes) -> TranscriptSidecar | None:
         """None where it is not one of ours."""
         try:
             note = cls(**json.loads(data))
@@ -78,23 +78,23 @@ def find_transcript(folder: VoiceFolder, name: str, sha256: str) -> str:
 
     What was put down by hand counts, unless the upload's note has overridden just that. Raises Unprocessable, OSError.
     """
-    beside = _read_beside(folder, name)
-    note_file = folder.read(folder.note_name(name, sha256), 16 * MAX_BYTES)
-    note = TranscriptNote.from_bytes(note_file[1]) if note_file else None
+    beside = _read_text_file(folder, name)
+    sidecar_file = folder.read(folder.sidecar_name(name, sha256), 16 * MAX_BYTES)
+    note = TranscriptSidecar.from_bytes(sidecar_file[1]) if sidecar_file else None
     if note and (beside is None or hashlib.sha256(beside[1]).hexdigest() == note.beside):
         return note.transcript
     return read_transcript(beside[1], beside[0]) if beside else ""
 
 
-def write_note(folder: VoiceFolder, name: str, sha256: str, transcript: str) -> None:
+def write_sidecar(folder: VoiceFolder, name: str, sha256: str, transcript: str) -> None:
     """Let that content of `name` have that transcript, whatever lies beside it now. Raises OSError."""
-    beside = _read_beside(folder, name)
-    note = TranscriptNote(transcript, beside=hashlib.sha256(beside[1]).hexdigest() if beside else None)
+    beside = _read_text_file(folder, name)
+    note = TranscriptSidecar(transcript, beside=hashlib.sha256(beside[1]).hexdigest() if beside else None)
     with folder.staged(note.to_bytes()) as staged:
-        folder.put(staged, folder.note_name(name, sha256))
+        folder.put(staged, folder.sidecar_name(name, sha256))
 
 
-def _read_beside(folder: VoiceFolder, name: str) -> tuple[str, bytes] | None:
+def _read_text_file(folder: VoiceFolder, name: str) -> tuple[str, bytes] | None:
     """The transcript that was put down by hand: its name and content."""
     for candidate in transcript_names(name):
         if found := folder.read(candidate, MAX_BYTES + 1):

@@ -66,7 +66,7 @@ async def read_upload(request: Request) -> AsyncIterator[VoiceUpload]:
         record_of(request.scope).outcome = "left"
         raise BadRequest("the client left before its upload was complete", code="incomplete_upload") from None
     try:
-        yield _upload_of(form)
+        yield _to_upload(form)
     finally:
         await form.close()
 
@@ -75,17 +75,17 @@ class _FormParser(MultiPartParser):
     """Takes a form for whole at its last boundary only; until then every error closes its files."""
 
     def __init__(self, request: Request) -> None:
-        stream = self._to_its_end(request.stream())
+        stream = self._until_complete(request.stream())
         super().__init__(request.headers, stream, max_files=1, max_fields=len(_FIELDS), max_part_size=MAX_BYTES)
-        self._ended = False
+        self._complete = False
 
     def on_end(self) -> None:
-        self._ended = True
+        self._complete = True
 
-    async def _to_its_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def _until_complete(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async for part in stream:
             yield part
-        if not self._ended:
+        if not self._complete:
             raise MultiPartException("its last boundary is missing")
 
 
@@ -98,7 +98,7 @@ def _check_type(content_type: str) -> None:
         raise UnsupportedMedia("the charset of the form must be utf-8: send it as that, or leave it out")
 
 
-def _upload_of(form: FormData) -> VoiceUpload:
+def _to_upload(form: FormData) -> VoiceUpload:
     for name in form:
         if name not in _FIELDS:
             raise Unprocessable(

@@ -51,7 +51,7 @@ def test_only_regular_visible_files_inside_the_folder_count(tmp_path: Path) -> N
 def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
     folder = VoiceFolder(tmp_path / "none")
     assert folder.voice_ids() == []
-    assert folder.look("amy.wav") is None
+    assert folder.stat_file("amy.wav") is None
     assert folder.read("amy.wav", 9) is None
 
 
@@ -87,5 +87,5 @@ def test_the_sweep_takes_old_leftovers_and_nothing_else(tmp_path: Path) -> None:
     young = {".upload-fedcba9876543210.tmp", f".gone.wav.{'b' * 64}.json"}
     for name in young:
         (tmp_path / name).write_bytes(b"x")
-    assert set(VoiceFolder(tmp_path).sweep()) == old
+    assert set(VoiceFolder(tmp_path).remove_stale_files()) == old
     assert set(os.listdir(tmp_path)) == kept | young | {".lock"}

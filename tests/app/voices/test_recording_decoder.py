@@ -17,7 +17,7 @@ import pytest
 from app.errors import Busy, ComponentFailed, NotAudio, ServiceError, TooLarge, UndecodableAudio, Unprocessable
 from app.voices import decoder_framing as framing
 from app.voices import recording_decoder
-from app.voices.recording_decoder import DecoderStarts, VoiceDecoder, sniff
+from app.voices.recording_decoder import DecoderStartPolicy, VoiceDecoder, sniff
 from engine.types import Samples
 from tests.app.voices.recordings import CONTAINERS, TAGGED, encode, hum, pitch_of, recording, tagged
 
@@ -259,7 +259,7 @@ def test_once_it_has_given_up_its_rights_it_can_open_nothing() -> None:
     script = """
 import socket, sys
 from app.voices import decoder_process
-decoder_process._give_up_rights()
+decoder_process._drop_privileges()
 for attempt in (lambda: open("/dev/null"), lambda: open("/tmp/canary", "w"), socket.socket):
     try:
         attempt()
@@ -319,7 +319,7 @@ def test_a_process_that_does_not_start_is_not_the_recordings_fault(monkeypatch: 
 Told = list[tuple[str | None, str]]
 
 
-def attempt(command: list[str] | None, starts: DecoderStarts) -> str:
+def attempt(command: list[str] | None, starts: DecoderStartPolicy) -> str:
     """The code of what a decoder refuses a recording with; "" if it decodes it."""
     with VoiceDecoder(25 << 20, 30.0, starts, command) as decoder:
         try:
@@ -357,7 +357,7 @@ BROKEN = {
 def test_a_broken_decoder_is_reported_with_its_own_words_and_again_once_it_works(fault: str) -> None:
     command, reason = BROKEN[fault]
     told: Told = []
-    starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
+    starts = DecoderStartPolicy(lambda error, detail: told.append((error, detail)))
     assert attempt(command, starts) == "decoder_failed"
     (error, detail) = told[0]
     assert error is not None
@@ -372,7 +372,7 @@ def test_a_broken_decoder_is_reported_with_its_own_words_and_again_once_it_works
 def test_a_decoder_that_is_broken_after_a_recording_takes_the_blame_for_it(caplog: pytest.LogCaptureFixture) -> None:
     """It decodes our own sound once, and when it is started anew it does not."""
     told: Told = []
-    starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
+    starts = DecoderStartPolicy(lambda error, detail: told.append((error, detail)))
     with VoiceDecoder(25 << 20, 30.0, starts, impostor("sys.exit('the library is gone')")) as decoder:
         decoder.start()
         decoder._command = BROKEN["an import that fails"][0]
@@ -390,7 +390,7 @@ def test_a_start_that_hangs_is_ended_and_not_repeated_at_once(monkeypatch: pytes
     now = [1000.0]
     monkeypatch.setattr(recording_decoder, "time", Clock(now))
     told: Told = []
-    starts = DecoderStarts(lambda error, detail: told.append((error, detail)))
+    starts = DecoderStartPolicy(lambda error, detail: told.append((error, detail)))
     hanging = [sys.executable, "-c", "import time\nwhile True: time.sleep(9)"]
     with monkeypatch.context() as patch, VoiceDecoder(25 << 20, 30.0, starts, hanging) as decoder:
         patch.setattr(recording_decoder, "START_SECONDS", 0.2)

@@ -126,8 +126,8 @@ def test_what_has_not_changed_is_neither_read_nor_decoded_again(
     voice = store.get("amy.wav")
     os.utime(folders[1] / "amy.wav")
     assert store.get("amy.wav").prompt is voice.prompt  # read again, but its content is known
-    monkeypatch.setattr(loader, "_SETTLED_NS", -(10**12))  # as if all of this had been a while ago
-    settled = store.get("amy.wav")
+    monkeypatch.setattr(loader, "_STABLE_NS", -(10**12))  # as if all of this had been a while ago
+    stable = store.get("amy.wav")
     monkeypatch.setattr(os, "open", None)  # from here on nothing can be read
     assert store.get("amy.wav") is settled
     assert store.get("amy.wav").prompt is voice.prompt
@@ -338,7 +338,7 @@ def test_a_voice_that_is_replaced_while_it_is_read_is_wholly_the_new_one(
             (folders[1] / "bob.wav").write_bytes(BOB)
             os.rename(folders[1] / "bob.wav", folders[1] / "amy.wav")
             (folders[1] / "amy.txt").write_text("good bye")
-            folder.remove_notes("amy.wav")
+            folder.remove_sidecars("amy.wav")
         return find_transcript(folder, name, sha256)
 
     monkeypatch.setattr(loader, "find_transcript", find_late)

@@ -8,12 +8,12 @@ from app.errors import Unprocessable
 from app.voices.folder import VoiceFolder
 from app.voices.transcript import (
     MAX_CHARACTERS,
-    TranscriptNote,
+    TranscriptSidecar,
     clean_transcript,
     find_transcript,
     read_transcript,
     transcript_names,
-    write_note,
+    write_sidecar,
 )
 
 SHA = "a" * 64
@@ -58,7 +58,7 @@ def test_a_bad_file_is_named(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"transcript": 1, "beside": null}', b'{"x": 1}', b"\xff"])
 def test_a_note_that_is_not_ours_is_none(data: bytes) -> None:
-    assert TranscriptNote.from_bytes(data) is None
+    assert TranscriptSidecar.from_bytes(data) is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_where_a_transcript_is_looked_for(voice_id: str, names: tuple[str, ...])
 
 def test_a_note_speaks_for_one_content_of_one_recording_only(tmp_path: Path) -> None:
     folder = VoiceFolder(tmp_path)
-    write_note(folder, "amy.wav", SHA, "hello")
+    write_sidecar(folder, "amy.wav", SHA, "hello")
     assert find_transcript(folder, "amy.wav", SHA) == "hello"
     assert find_transcript(folder, "amy.wav", OTHER) == ""
     assert find_transcript(folder, "amy.mp3", SHA) == ""
@@ -85,7 +85,7 @@ def test_a_note_speaks_for_one_content_of_one_recording_only(tmp_path: Path) -> 
 def test_a_note_overrides_what_lay_there_and_yields_to_what_is_put_there_later(tmp_path: Path) -> None:
     folder = VoiceFolder(tmp_path)
     (tmp_path / "amy.txt").write_text("of an older amy")
-    write_note(folder, "amy.wav", SHA, "")
+    write_sidecar(folder, "amy.wav", SHA, "")
     assert find_transcript(folder, "amy.wav", SHA) == ""
     (tmp_path / "amy.txt").write_text("by hand")
     assert find_transcript(folder, "amy.wav", SHA) == "by hand"
