@@ -1,1 +1,1 @@
-"""Voices: recordings on disk, what decodes them, and the speakers CSM has of itself."""
+"""Voices: recordings on disk, their sandboxed decoder, and the model's built-in speakers."""

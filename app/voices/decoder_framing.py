@@ -1,8 +1,8 @@
-"""What a voice decoder and the service say to each other over a pair of pipes. Standard library only.
+"""Message framing between the service and its decoder process, over a pair of pipes. Standard library only.
 
-service -> decoder   REQUEST (most seconds, name of the kind, bytes that follow), then the recording
-decoder -> service   READY once, then for each recording ANSWER (outcome, channels, bytes that follow), then
-                     samples (interleaved float32 at 24 kHz) or, for any other outcome than DECODED, a message
+service -> decoder   REQUEST (maximum seconds, container format, payload bytes), then the recording
+decoder -> service   READY once, then for each recording ANSWER (outcome, channels, payload bytes), then
+                     samples (interleaved float32 at 24 kHz) or, for any outcome other than DECODED, a message
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ UNDECODABLE = b"?"
 NO_AUDIO = b"0"
 TOO_LONG = b">"
 
-RATE = 24_000  # Hz, of what comes back
+RATE = 24_000  # Hz, of the decoded samples
 MAX_CHANNELS = 8
 
 
 def read_exactly(source: IO[bytes], size: int) -> bytes:
-    """Raises EOFError where the other side has gone before it said that much."""
+    """Raises EOFError if the other side closes the pipe before it has sent `size` bytes."""
     data = source.read(size)
     if len(data) != size:
-        raise EOFError(f"{len(data)} bytes came where {size} were to come")
+        raise EOFError(f"expected {size} bytes, got {len(data)}")
     return data

@@ -1,4 +1,4 @@
-"""A folder of recordings: what lies in it now, and changes to it that a crash at any point cannot tear."""
+"""Directory of recordings: listing, reading, and crash-safe atomic writes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _VOICE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _UPLOAD = re.compile(r"\.upload-[0-9a-f]{16}\.tmp")
 _SIDECAR = re.compile(r"\.(?P<voice_id>[A-Za-z0-9._-]+)\.(?P<sha256>[0-9a-f]{64})\.json")
 _AUDIO_SUFFIXES = frozenset((".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".webm"))
-_STALE_SECONDS = 3600  # younger leftovers may be another worker's, still at work
+_STALE_SECONDS = 3600  # a younger temporary file may belong to an upload in progress in another worker
 
 
 def is_voice_id(name: str) -> bool:
-    """1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot; NAME.txt is a transcript's name, never a voice's."""
+    """1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot and not ending in .txt, which names transcripts."""
     return _VOICE_ID.fullmatch(name) is not None and not name.lower().endswith(".txt")
 
 
 def stem_of(voice_id: str) -> str:
-    """The id without what only says its kind: "amy" of "amy.wav", but "v1.2" of "v1.2"."""
+    """The id without an audio extension: "amy" of "amy.wav", but "v1.2" of "v1.2"."""
     stem, suffix = os.path.splitext(voice_id)
     return stem if suffix.lower() in _AUDIO_SUFFIXES else voice_id
 
 
 class FileStat(NamedTuple):
-    """What a file is now. Two equal looks are the same content, unless it was written to a moment before."""
+    """Identity of a file's content. Equal values mean equal content, unless the file was just being written."""
 
     inode: int
     size: int
@@ -45,29 +45,29 @@ class FileStat(NamedTuple):
 
 
 class VoiceFolder:
-    """Names are file names, checked by the caller: no method is given a path.
+    """Reads and atomically changes the files of one directory. Methods take file names, validated by the caller.
 
-    preloaded: it is shipped with the service, and only read.
+    preloaded: the directory is shipped with the service and read-only.
     """
 
     def __init__(self, path: Path, *, preloaded: bool = False) -> None:
         self.path = path
         self.preloaded = preloaded
 
-    # ---- looking
+    # ---- reading
 
     def voice_ids(self) -> list[str]:
-        """The names of files that could be recordings, sorted."""
+        """Names of the files that may be recordings, sorted."""
         return sorted(name for name in self.list_names() if is_voice_id(name) and self.stat_file(name))
 
     def list_names(self) -> list[str]:
         try:
             return os.listdir(self.path)
-        except OSError:  # not there, or not ours to read: nothing to offer
+        except OSError:  # missing or unreadable
             return []
 
     def stat_file(self, name: str) -> FileStat | None:
-        """What that file is now; None if it is no regular file, or a link to a place outside the folder."""
+        """Stat a file; None if it is not a regular file, or a link to a target outside the directory."""
         path = os.path.join(self.path, name)
         try:
             status = os.lstat(path)
@@ -83,12 +83,15 @@ class VoiceFolder:
         folder = os.path.realpath(self.path)
         return os.path.commonpath((folder, os.path.realpath(path))) == folder
 
-    def read(self, name: str, most: int) -> tuple[FileStat, bytes] | None:
-        """A file and its first `most` bytes, with what it was when it was opened. None as `look`. Raises OSError."""
+    def read(self, name: str, max_bytes: int) -> tuple[FileStat, bytes] | None:
+        """Read the first `max_bytes` of a file, with its stat when it was opened.
+
+        Returns None where `stat_file` does. Raises OSError.
+        """
         if self.stat_file(name) is None:
             return None
         try:
-            # Not to wait for the other end, should it have become a pipe.
+            # O_NONBLOCK: do not wait for a writer if the file has been replaced by a pipe.
             file = os.open(os.path.realpath(os.path.join(self.path, name)), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
@@ -96,13 +99,13 @@ class VoiceFolder:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 return None
-            return FileStat.of(status), source.read(most)
+            return FileStat.of(status), source.read(max_bytes)
 
-    # ---- changing: by one writer at a time, in all processes
+    # ---- writing: one writer at a time across all processes
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder's lock; the kernel lets go of it when a process dies. Raises OSError."""
+        """Hold the directory's file lock; the kernel releases it when a process dies. Raises OSError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         lock = os.open(os.path.join(self.path, ".lock"), flags, 0o644)
         try:
@@ -113,7 +116,7 @@ class VoiceFolder:
 
     @contextlib.contextmanager
     def staged(self, data: bytes) -> Iterator[str]:
-        """A hidden file that holds `data`, on the disk and not just on its way there; gone at the end."""
+        """A hidden temporary file with `data`, synced to disk; removed at the end."""
         upload = os.path.join(self.path, f".upload-{secrets.token_hex(8)}.tmp")
         try:
             with open(upload, "xb") as file:
@@ -126,50 +129,50 @@ class VoiceFolder:
                 os.unlink(upload)
 
     def put(self, staged: str, name: str) -> None:
-        """Let `name` be the staged file, from one moment to the next and for good. Raises OSError."""
+        """Atomically and durably rename the staged file to `name`, replacing any previous one. Raises OSError."""
         os.rename(staged, os.path.join(self.path, name))
         self.sync()
 
     def put_new(self, staged: str, name: str) -> None:
-        """The same where nothing has that name. Raises FileExistsError, OSError."""
-        os.link(staged, os.path.join(self.path, name))  # unlike a rename, this takes the place of nothing
+        """The same for a name that does not exist yet. Raises FileExistsError, OSError."""
+        os.link(staged, os.path.join(self.path, name))  # unlike a rename, a link never replaces a file
         self.sync()
 
     def remove(self, name: str) -> None:
-        """Raises OSError; a file that is not there is none."""
+        """Remove a file if it exists. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.path, name))
 
     def sync(self) -> None:
-        """Names are the folder's content: it has to reach the disk as well."""
+        """Sync the directory, so that renames and links reach the disk. Raises OSError."""
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
 
-    # ---- notes: hidden files that belong to one content of one recording
+    # ---- sidecars: hidden files that belong to one content of one recording
 
     @staticmethod
     def sidecar_name(voice_id: str, sha256: str) -> str:
         return f".{voice_id}.{sha256}.json"
 
-    def remove_sidecars(self, voice_id: str, but: str = "") -> None:
-        """Remove the notes of every content that this recording had, but one."""
+    def remove_sidecars(self, voice_id: str, keep: str = "") -> None:
+        """Remove the sidecars of all contents of this recording, except that of the hash `keep`."""
         for name in self.list_names():
-            note = _SIDECAR.fullmatch(name)
-            if note and note["voice_id"] == voice_id and note["sha256"] != but:
+            sidecar = _SIDECAR.fullmatch(name)
+            if sidecar and sidecar["voice_id"] == voice_id and sidecar["sha256"] != keep:
                 self.remove(name)
 
     def remove_stale_files(self) -> list[str]:
-        """Remove what writers that died have left behind, and name it. Raises OSError."""
+        """Remove files left behind by writers that died. Returns their names. Raises OSError."""
         removed = []
         with self.locked():
             for name in self.list_names():
-                note = _SIDECAR.fullmatch(name)
-                orphaned = note is not None and self.stat_file(note["voice_id"]) is None
-                look = self.stat_file(name) if orphaned or _UPLOAD.fullmatch(name) else None
-                if look and look.mtime_ns < time.time_ns() - _STALE_SECONDS * 10**9:
+                sidecar = _SIDECAR.fullmatch(name)
+                orphaned = sidecar is not None and self.stat_file(sidecar["voice_id"]) is None
+                found = self.stat_file(name) if orphaned or _UPLOAD.fullmatch(name) else None
+                if found and found.mtime_ns < time.time_ns() - _STALE_SECONDS * 10**9:
                     self.remove(name)
                     removed.append(name)
         return removed

@@ -1,4 +1,4 @@
-"""From a file in a folder to a voice: read when it has changed, decoded when its content has, else remembered."""
+"""Loads voices from files, with a cache: read again when the file has changed, decoded when its content has."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .folder import FileStat, VoiceFolder
 from .recording_decoder import DecoderStartPolicy, Samples, VoiceDecoder, sniff
 from .transcript import find_transcript, transcript_names
 
-_ATTEMPTS = 10  # to read a voice that others keep replacing
-_STABLE_NS = 2 * 10**9  # longer than any file system's clock ticks: a file left alone for that is what it looks like
+_ATTEMPTS = 10  # to read a voice that is being replaced concurrently
+_STABLE_NS = 2 * 10**9  # above every file system's timestamp resolution: an older file's stat identifies its content
 _MAX_SNIFFED = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """A recording, ready for the engine.
+    """A recording decoded for the engine.
 
     prompt: float32 mono samples at 24 kHz, and the transcript.
     created: when the recording was last written, ISO 8601 in UTC.
@@ -43,7 +43,7 @@ class Voice:
 
 
 class _VoiceStats(NamedTuple):
-    """What the files of one voice are now: its recording, and what its transcript may come from."""
+    """Stats of a voice's recording and of the files that its transcript may come from."""
 
     recording: FileStat | None
     transcripts: tuple[FileStat | None, ...]
@@ -52,7 +52,7 @@ class _VoiceStats(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class _Entry:
     stats: _VoiceStats
-    stable: bool  # the same state again means the same contents
+    stable: bool  # equal stats mean equal contents
     sha256: str
     audio: Samples | ServiceError
     transcript: str | ServiceError
@@ -65,7 +65,7 @@ class _Entry:
     def result(self) -> Voice:
         for part in (self.audio, self.transcript):
             if isinstance(part, ServiceError):
-                raise type(part)(part.detail, code=part.code)  # a new one: what is raised collects tracebacks
+                raise type(part)(part.detail, code=part.code)  # a copy: a raised exception collects tracebacks
         assert self.voice is not None
         return self.voice
 
@@ -74,10 +74,10 @@ _Key = tuple[bool, str]  # (preloaded, file name)
 
 
 class VoiceLoader:
-    """Threads may share it.
+    """Loads and caches voices. Thread-safe.
 
-    max_bytes, max_seconds: of one recording; cache_bytes: of all that are remembered.
-    report_decoder: told of every start of a decoder whether it worked.
+    max_bytes, max_seconds: limits of one recording; cache_bytes: limit of all cached recordings, LRU.
+    report_decoder: called with the result of every decoder start.
     """
 
     def __init__(
@@ -90,23 +90,23 @@ class VoiceLoader:
         self._cache: OrderedDict[_Key, _Entry] = OrderedDict()
         self._cached_bytes = 0
         self._sniffed: dict[_Key, tuple[FileStat, bool]] = {}
-        self._lock = threading.Lock()  # of the three above; nothing slow happens under it
+        self._lock = threading.Lock()  # guards the three above; never held during I/O
         self._loading: weakref.WeakValueDictionary[_Key, threading.Lock] = weakref.WeakValueDictionary()
 
     def decoder(self) -> VoiceDecoder:
         return VoiceDecoder(self._max_bytes, self._max_seconds, self._starts)
 
     def is_voice(self, folder: VoiceFolder, name: str) -> bool:
-        """Whether that file begins like audio, and has not turned out to be of no use."""
+        """Whether the file has an audio signature and has not failed to load."""
         key = (folder.preloaded, name)
-        look = folder.stat_file(name)
-        if look is None:
+        stat = folder.stat_file(name)
+        if stat is None:
             return False
         with self._lock:
             entry, sniffed = self._cache.get(key), self._sniffed.get(key)
         if entry and entry.voice is None and entry.stats == _stat_voice(folder, name, entry.sha256):
             return False
-        if sniffed is None or sniffed[0] != look or not _is_stable(look, time.time_ns()):
+        if sniffed is None or sniffed[0] != stat or not _is_stable(stat, time.time_ns()):
             try:
                 found = folder.read(name, 64)
             except OSError:
@@ -115,7 +115,7 @@ class VoiceLoader:
                 return False
             sniffed = (found[0], sniff(found[1]) is not None)
             with self._lock:
-                if len(self._sniffed) >= _MAX_SNIFFED:  # files come and go; those still there are soon known again
+                if len(self._sniffed) >= _MAX_SNIFFED:  # drops entries of deleted files; others are sniffed again
                     self._sniffed.clear()
                 self._sniffed[key] = sniffed
         return sniffed[1]
@@ -128,9 +128,9 @@ class VoiceLoader:
         decoder: VoiceDecoder | None = None,
         decoded: tuple[str, Samples] | None = None,
     ) -> Voice:
-        """The voice in that file as it is now.
+        """Load the voice from its current files.
 
-        decoder: one that runs already; known: (sha256 of a recording, its samples), should it be that one.
+        decoder: a running one to use. decoded: (sha256 of a recording, its samples), used if the content matches.
         Raises UnknownVoice, Unavailable, Unprocessable for a transcript, and what VoiceDecoder.decode raises.
         """
         key = (folder.preloaded, name)
@@ -138,7 +138,7 @@ class VoiceLoader:
             return entry.result()
         with self._lock:
             loading = self._loading.setdefault(key, threading.Lock())
-        with loading:  # one thread decodes; those that want the same wait for it
+        with loading:  # one thread decodes; others that load the same voice wait for it
             if entry := self._cached(key, folder):
                 return entry.result()
             try:
@@ -164,31 +164,31 @@ class VoiceLoader:
         for _ in range(_ATTEMPTS):
             found = folder.read(name, self._max_bytes + 1)
             if found is None:
-                raise UnknownVoice(f"voice '{name}' is gone: GET /voices lists those there are")
-            look, recording = found
+                raise UnknownVoice(f"voice '{name}' no longer exists: GET /voices lists all voices")
+            stat, recording = found
             sha256 = hashlib.sha256(recording).hexdigest()
             stats = _stat_voice(folder, name, sha256)
             transcript = _transcript(folder, name, sha256)
-            if stats.recording == look and _stat_voice(folder, name, sha256) == stats:
-                break  # nothing moved while it was read: recording and words belong together
+            if stats.recording == stat and _stat_voice(folder, name, sha256) == stats:
+                break  # nothing changed during the read: recording and transcript belong together
         else:
-            raise Unavailable(f"voice '{name}' is being changed all the time: try again", retry_after=1)
-        stable = all(_is_stable(each, started) for each in (look, *stats.transcripts) if each)
+            raise Unavailable(f"voice '{name}' is changing continuously: try again", retry_after=1)
+        stable = all(_is_stable(each, started) for each in (stat, *stats.transcripts) if each)
         with self._lock:
-            before = self._cache.get(key)
-        if before and before.sha256 == sha256:
-            audio = before.audio
+            previous = self._cache.get(key)
+        if previous and previous.sha256 == sha256:
+            audio = previous.audio
         elif decoded and decoded[0] == sha256:
             audio = decoded[1]
         else:
             audio = self._decode(name, recording, decoder)
         voice = None
         if not isinstance(audio, ServiceError) and not isinstance(transcript, ServiceError):
-            if before and before.voice and (before.audio is audio and before.transcript == transcript):
-                prompt = before.voice.prompt  # its key has been worked out already
+            if previous and previous.voice and (previous.audio is audio and previous.transcript == transcript):
+                prompt = previous.voice.prompt  # its key is computed already
             else:
                 prompt = VoicePrompt(audio, transcript)
-            created = datetime.fromtimestamp(look.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
+            created = datetime.fromtimestamp(stat.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
             voice = Voice(name, prompt, prompt.seconds, bool(transcript), folder.preloaded, created, sha256)
         return _Entry(stats, stable, sha256, audio, transcript, voice)
 
@@ -196,11 +196,11 @@ class VoiceLoader:
         try:
             if decoder:
                 return decoder.decode(recording)
-            with self.decoder() as own:
-                return own.decode(recording)
+            with self.decoder() as new:
+                return new.decode(recording)
         except ServiceError as error:
             if error.status >= 429:
-                raise  # not the file's fault, and over soon
+                raise  # not caused by the file, so not cached
             return _with_voice_name(name, error)
 
     def _store(self, key: _Key, entry: _Entry) -> None:
@@ -230,5 +230,5 @@ def _stat_voice(folder: VoiceFolder, name: str, sha256: str) -> _VoiceStats:
     return _VoiceStats(folder.stat_file(name), tuple(folder.stat_file(each) for each in names))
 
 
-def _is_stable(look: FileStat, at: int) -> bool:
-    return look.ctime_ns < at - _STABLE_NS
+def _is_stable(stat: FileStat, at_ns: int) -> bool:
+    return stat.ctime_ns < at_ns - _STABLE_NS

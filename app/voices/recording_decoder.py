@@ -1,9 +1,9 @@
-"""From the bytes of a recording to samples that a voice can be made of, without trusting a single one of them.
+"""Decodes untrusted recordings to voice samples in a sandboxed process.
 
-What kind of file it is, its first bytes say; anything but the six kinds taken is refused here. Decoding
-happens in another process (app/voices/decoder_process.py), under limits of memory, CPU time and wall time. What
-comes back is checked again on this side. A process that does not start is told apart from a recording that it
-does not survive: before the first recording it decodes a sound of ours.
+The container format is determined from the first bytes; all but six formats are rejected here. Decoding runs in
+another process (app/voices/decoder_process.py) with limits on memory, CPU time and wall time, and its output is
+validated on this side. A self-test before the first recording distinguishes a process that does not start from a
+recording that crashes it.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ Samples = npt.NDArray[np.float32]  # (samples,) in -1..1
 
 FORMATS = "wav, mp3, flac, ogg, m4a/mp4 or webm"
 MIN_SECONDS = 1.0
-WALL_SECONDS = 30.0  # for one recording
-START_SECONDS = 30.0  # for the start of the process; a tenth of a second is common
-SILENCE_THRESHOLD = 1e-4  # of full scale: a deviation below it, -80 dB, is no voice
+WALL_SECONDS = 30.0  # per recording
+START_SECONDS = 30.0  # for the start of the process; typically a tenth of a second
+SILENCE_THRESHOLD = 1e-4  # of full scale: a standard deviation below it, -80 dB, is silence
 MEBIBYTE = 1 << 20
 
-_SLOW_START_SECONDS = 2.0  # a start that failed after more than that is not repeated at once
-_EXIT_SECONDS = 1.0  # in which a process that closed its pipe has ended
-_STDERR_BYTES, _STDERR_LINES, _LINE_CHARACTERS = 8192, 6, 200  # of its standard error: kept, logged, of each line
+_SLOW_START_SECONDS = 2.0  # a start that fails after longer than this is not retried immediately
+_EXIT_SECONDS = 1.0  # time for a process that closed its pipe to exit
+_STDERR_BYTES, _STDERR_LINES, _LINE_CHARACTERS = 8192, 6, 200  # stderr: bytes kept, lines logged, length of a line
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-_decoder_slots = threading.BoundedSemaphore(2)  # decoders that one worker runs at a time: the machine has speech to make
+_decoder_slots = threading.BoundedSemaphore(2)  # concurrent decoders per worker: speech generation needs the CPU
 
 
 def sniff(head: bytes) -> str | None:
-    """Which of the kinds that are taken a file begins like: "wav", "mp3", "flac", "ogg", "mp4", "webm", or None.
+    """Detect the container format: "wav", "mp3", "flac", "ogg", "mp4", "webm", or None if it is not supported.
 
-    head: its first 64 bytes.
+    head: the first 64 bytes of the file.
     """
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
         return "wav"
@@ -71,7 +71,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def _is_mp3_frame(head: bytes) -> bool:
-    """Whether it begins with the header of a layer III frame, none of its fields on a reserved value."""
+    """Whether `head` begins with a layer III frame header without reserved values."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return False
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
@@ -80,39 +80,40 @@ def _is_mp3_frame(head: bytes) -> bool:
 
 
 class DecoderStartError(Exception):
-    """Why a decoder does not start; the cause of ComponentFailed."""
+    """The reason why a decoder does not start; the cause of ComponentFailed."""
 
 
 class DecoderStartPolicy:
-    """How the starts of decoders end: shared by all decoders of a worker, from any thread.
+    """Reports decoder starts and backs off after a hung one. Shared by all decoders of a worker. Thread-safe.
 
-    A start that hung is not repeated for as long as it took, so that its callers are answered at once meanwhile.
-    on_state: told of every start why it failed, or None.
+    A start that hung is not retried for as long as it took; meanwhile callers fail immediately.
+    report: called after every start with its error, or None.
     """
 
-    def __init__(self, on_state: Report = report_nothing) -> None:
-        self._on_state = on_state
+    def __init__(self, report: Report = report_nothing) -> None:
+        self._report = report
         self._retry_at = 0.0
 
     @property
-    def due(self) -> bool:
+    def may_start(self) -> bool:
         return time.monotonic() >= self._retry_at
 
-    def ended(self, error: str | None, detail: str, seconds: float) -> None:
+    def record(self, error: str | None, detail: str, seconds: float) -> None:
+        """Record a start that took `seconds`. error: None if it succeeded."""
         hung = error is not None and seconds > _SLOW_START_SECONDS
         self._retry_at = time.monotonic() + seconds if hung else 0.0
-        self._on_state(error, detail)
+        self._report(error, detail)
 
 
 class VoiceDecoder:
-    """A process that decodes recordings one after the other; a context manager, for one thread at a time.
+    """Decoder process for recordings, one at a time; a context manager, not thread-safe.
 
-    A fresh one for each upload; the files of a folder can share one, so that many voices start quickly.
-    It starts with the first recording, and starts anew after one that it did not survive. Once a start has failed
-    this one gives up: the next one tries again.
-    Entering raises Busy where two others are at work and do not get done.
-    max_bytes, max_seconds: what a recording may measure, packed and unpacked.
-    starts: told how starts end. command: how the process is started, without its argument.
+    Each upload uses a new one; the files of a directory share one, so that many voices load quickly.
+    The process starts with the first recording, and is restarted after a recording that crashes it. After a failed
+    start this instance does not try again; the next one does.
+    Entering raises Busy if two others are running and neither ends within WALL_SECONDS.
+    max_bytes, max_seconds: limits of a recording, encoded and decoded.
+    starts: start policy shared with other decoders. command: command line of the process, without its argument.
     """
 
     def __init__(
@@ -132,57 +133,57 @@ class VoiceDecoder:
 
     def __enter__(self) -> VoiceDecoder:
         if not _decoder_slots.acquire(timeout=WALL_SECONDS):
-            raise Busy("recordings of others are being decoded: try again", retry_after=5)
+            raise Busy("other recordings are being decoded: try again", retry_after=5)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._stop(at_once=True)
+            self._stop(kill=True)
         finally:
             _decoder_slots.release()
 
     def decode(self, recording: bytes) -> Samples:
-        """float32 (samples,) at 24 kHz, in -1..1, from MIN_SECONDS to max_seconds of them.
+        """Decode to float32 (samples,) at 24 kHz, mono, in -1..1, MIN_SECONDS to max_seconds long.
 
         Raises TooLarge, NotAudio, UndecodableAudio, Unprocessable (too short, or silent); ComponentFailed
-        where no decoder can be started.
+        if the decoder does not start.
         """
         if not recording:
             raise UndecodableAudio(f"the recording is empty: send {FORMATS}")
         if len(recording) > self._max_bytes:
             limit = f"{self._max_bytes / MEBIBYTE:g} MB"
-            raise TooLarge(f"the recording has {len(recording) / MEBIBYTE:.1f} MB; MAX_UPLOAD_MB allows {limit}")
+            raise TooLarge(f"the recording has {len(recording) / MEBIBYTE:.1f} MB; MAX_UPLOAD_MB is {limit}")
         kind = sniff(recording[:64])
         if kind is None:
-            raise NotAudio(f"this is not an audio file that is taken: send {FORMATS}")
+            raise NotAudio(f"the file is not in a supported audio format: send {FORMATS}")
         outcome, channels, body = self._request(recording, kind)
         if outcome != framing.DECODED:
             raise self._error_of(outcome, body.decode(errors="replace"))
         return self._validated(np.frombuffer(body, "<f4").reshape(-1, channels))
 
-    def _error_of(self, outcome: bytes, why: str) -> ServiceError:
+    def _error_of(self, outcome: bytes, reason: str) -> ServiceError:
         if outcome == framing.TOO_LONG:
-            return TooLarge(f"the recording is too long: {why}, which is MAX_VOICE_SECONDS; send a shorter part of it")
+            return TooLarge(f"the recording is too long: {reason} (MAX_VOICE_SECONDS); send a shorter part of it")
         if outcome == framing.NO_AUDIO:
-            return NotAudio(f"the recording cannot be used: {why}; send {FORMATS} with speech in it")
-        return UndecodableAudio(f"the recording cannot be decoded: {why}; send {FORMATS}")
+            return NotAudio(f"the recording cannot be used: {reason}; send {FORMATS} with speech in it")
+        return UndecodableAudio(f"the recording cannot be decoded: {reason}; send {FORMATS}")
 
     def _validated(self, channels: Samples) -> Samples:
         if not np.isfinite(channels).all():
-            raise UndecodableAudio("the recording holds samples that are not finite numbers; export it again")
+            raise UndecodableAudio("the recording contains samples that are not finite numbers; export it again")
         samples: npt.NDArray[np.float64] = channels.mean(axis=1, dtype=np.float64)
         seconds = samples.size / SAMPLE_RATE
         if seconds < MIN_SECONDS:
             raise Unprocessable(
-                f"the recording is too short: {seconds:.2f} s, and a voice needs {MIN_SECONDS:g} to"
+                f"the recording is too short: {seconds:.2f} s; a voice needs {MIN_SECONDS:g} to"
                 f" {self._max_seconds:g} s of speech",
                 code="voice_too_short",
             )
         peak = np.abs(samples).max()
         if peak > 1:
-            samples /= peak  # lossy codecs overshoot a little, float files as they like: keep the shape
+            samples /= peak  # lossy codecs overshoot a little, float files by any amount: scale rather than clip
         if samples.std() < SILENCE_THRESHOLD:
             raise Unprocessable("the recording is silent: send one with speech in it", code="voice_silent")
         return samples.astype(np.float32)
@@ -190,50 +191,50 @@ class VoiceDecoder:
     # ---- the process
 
     def start(self) -> None:
-        """Have a process that decodes: start one unless it runs. Raises ComponentFailed."""
+        """Start the process unless it is running. Raises ComponentFailed."""
         if self._process is not None:
             return
-        if self._start_failed or not self._starts.due:
+        if self._start_failed or not self._starts.may_start:
             raise _decoder_failed()
         began = time.monotonic()
         error, detail = self._try_to_start()
-        self._starts.ended(error, detail, time.monotonic() - began)
+        self._starts.record(error, detail, time.monotonic() - began)
         if error is not None:
             self._start_failed = True
             raise _decoder_failed() from DecoderStartError(f"{error} [{detail}]")
 
     def _try_to_start(self) -> tuple[str | None, str]:
-        """Why it does not start, or None; and what it wrote to its standard error."""
+        """Start and self-test the process. Returns (error or None, the end of its standard error)."""
         try:
             process = self._spawn()
         except OSError as error:
             return str(error), ""
-        late = threading.Event()
+        timed_out = threading.Event()
         assert process.stderr is not None
         try:
             self._stderr = _StderrTail(process.stderr)
-            with _kill_after(START_SECONDS, process, late):
+            with _kill_after(START_SECONDS, process, timed_out):
                 self._self_test(process)
         except (EOFError, OSError, RuntimeError) as error:
-            ended, lines = self._stop()
-            if late.is_set():
-                return f"it did not get ready within {START_SECONDS:g} seconds", " | ".join(lines)
-            return (lines[-1] if lines else f"{error}; {ended}"), " | ".join((*lines, ended))
+            exit_reason, lines = self._stop()
+            if timed_out.is_set():
+                return f"it was not ready within {START_SECONDS:g} seconds", " | ".join(lines)
+            return (lines[-1] if lines else f"{error}; {exit_reason}"), " | ".join((*lines, exit_reason))
         return None, ""
 
     def _self_test(self, process: subprocess.Popen[bytes]) -> None:
-        """Raises EOFError or OSError if it does not get ready, or does not decode a sound of ours as it should."""
+        """Raises EOFError or OSError if it does not become ready, or does not decode the test sound correctly."""
         assert process.stdout is not None
         if framing.read_exactly(process.stdout, len(framing.READY)) != framing.READY:
-            raise EOFError("it does not say that it is ready")
+            raise EOFError("it did not send its ready message")
         outcome, channels, body = self._exchange(process, _TEST_WAV, "wav")
         if outcome != framing.DECODED:
-            raise EOFError(f"it refuses a sound of ours: {body.decode(errors='replace')}")
+            raise EOFError(f"it rejected the test sound: {body.decode(errors='replace')}")
         if (channels, len(body)) != (1, 4 * _TEST_SAMPLES):
-            raise EOFError("it does not decode a sound of ours as it should")
+            raise EOFError("it decoded the test sound incorrectly")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        """A fresh interpreter: no file of ours open, none of our environment but the way to its modules."""
+        """Start a new interpreter that inherits no open files, and only PYTHONPATH from the environment."""
         command = self._command or [sys.executable, "-s", "-m", "app.voices.decoder_process"]
         process = subprocess.Popen(
             [*command, str(self._max_bytes)],
@@ -242,55 +243,57 @@ class VoiceDecoder:
             stderr=subprocess.PIPE,
             cwd=_PACKAGE_ROOT,
             env={"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)},
-            start_new_session=True,  # a Ctrl-C at the terminal is the service's to answer
+            start_new_session=True,  # only the service itself handles Ctrl-C
         )
         self._process = process
         return process
 
     def _request(self, recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
-        """One recording's answer. Raises UndecodableAudio where the process does not survive it, ComponentFailed."""
+        """Decode one recording. Raises UndecodableAudio if it crashes the process, ComponentFailed."""
         self.start()
         process = self._process
         assert process is not None
-        late = threading.Event()
+        timed_out = threading.Event()
         try:
-            with _kill_after(WALL_SECONDS, process, late):
+            with _kill_after(WALL_SECONDS, process, timed_out):
                 return self._exchange(process, recording, kind)
         except (EOFError, OSError) as error:
-            ended, lines = self._stop()
-            why = f"it took more than {WALL_SECONDS:g} seconds" if late.is_set() else str(error)
-        _log.warning("the voice decoder did not survive a recording: %s", " | ".join((why, ended, *lines)))
-        self.start()  # else the recording would take the blame for a decoder that is broken
-        why = "decoding it took more memory or time than any recording needs"
-        raise UndecodableAudio(f"the recording cannot be decoded: {why}; export it again as wav")
+            exit_reason, lines = self._stop()
+            reason = f"it took more than {WALL_SECONDS:g} seconds" if timed_out.is_set() else str(error)
+        _log.warning("the voice decoder crashed on a recording: %s", " | ".join((reason, exit_reason, *lines)))
+        self.start()  # raises if the decoder, not the recording, is broken
+        reason = "decoding it takes more memory or time than any valid recording"
+        raise UndecodableAudio(f"the recording cannot be decoded: {reason}; export it again as wav")
 
     def _exchange(self, process: subprocess.Popen[bytes], recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
-        """A recording and its answer, whose sizes are checked: the process is not trusted either.
+        """Send a recording and read its answer. The answer is validated too, because the process is untrusted.
 
         Raises EOFError, OSError.
         """
         assert process.stdin is not None
         assert process.stdout is not None
-        most = int(np.ceil(self._max_seconds * framing.RATE)) * framing.MAX_CHANNELS * 4
+        max_length = int(np.ceil(self._max_seconds * framing.RATE)) * framing.MAX_CHANNELS * 4
         process.stdin.write(framing.REQUEST.pack(self._max_seconds, kind.encode(), len(recording)))
         process.stdin.write(recording)
         process.stdin.flush()
         outcome, channels, length = framing.ANSWER.unpack(framing.read_exactly(process.stdout, framing.ANSWER.size))
         decoded = outcome == framing.DECODED
-        if length > most or (decoded and not (0 < channels <= framing.MAX_CHANNELS and length % (4 * channels) == 0)):
-            raise EOFError("its answer makes no sense")
+        if length > max_length or (
+            decoded and not (0 < channels <= framing.MAX_CHANNELS and length % (4 * channels) == 0)
+        ):
+            raise EOFError("its answer is invalid")
         return outcome, channels, framing.read_exactly(process.stdout, length)
 
-    def _stop(self, *, at_once: bool = False) -> tuple[str, Sequence[str]]:
-        """End the process. How it ended, in words, and the last lines of its standard error.
+    def _stop(self, *, kill: bool = False) -> tuple[str, Sequence[str]]:
+        """End the process. Returns how it ended, and the last lines of its standard error.
 
-        at_once: nobody wants to know.
+        kill: immediately, so that the result has no meaning.
         """
         process, self._process = self._process, None
         stderr, self._stderr = self._stderr, None
         if process is None:
-            return "it never ran", ()
-        if at_once:
+            return "it was not running", ()
+        if kill:
             process.kill()
         for pipe in (process.stdin, process.stdout, None if stderr else process.stderr):
             if pipe is not None:
@@ -306,8 +309,8 @@ class VoiceDecoder:
 
 def _decoder_failed() -> ComponentFailed:
     return ComponentFailed(
-        "recordings cannot be decoded here: the voice decoder of this service does not start. Its operator finds the "
-        "reason in the service's log and in /health; until that is mended no recording can be used",
+        "recordings cannot be decoded: the voice decoder of this service does not start. The reason is in its log "
+        "and in /health; until its operator fixes it, no recording can be used",
         code="decoder_failed",
     )
 
@@ -316,51 +319,51 @@ def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"it ended with exit code {code}"
     try:
-        return f"it was ended by {signal.Signals(-code).name}"
+        return f"it was killed by {signal.Signals(-code).name}"
     except ValueError:
-        return f"it was ended by signal {-code}"
+        return f"it was killed by signal {-code}"
 
 
 @contextlib.contextmanager
-def _kill_after(seconds: float, process: subprocess.Popen[bytes], late: threading.Event) -> Iterator[None]:
-    """Kill a process that is not done in time. late: set then."""
+def _kill_after(seconds: float, process: subprocess.Popen[bytes], timed_out: threading.Event) -> Iterator[None]:
+    """Kill the process and set `timed_out` if the block takes longer than `seconds`."""
 
     def kill() -> None:
-        late.set()
+        timed_out.set()
         process.kill()
 
-    clock = threading.Timer(seconds, kill)
-    clock.daemon = True
-    clock.start()
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        clock.cancel()
+        timer.cancel()
 
 
 class _StderrTail:
-    """Reads the standard error of a process in a thread, so that it never blocks, and keeps the end of it."""
+    """Drains the standard error of a process in a thread, so that it never blocks, and keeps the last bytes."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
-        self._kept = b""
-        self._reading = threading.Thread(target=self._read, args=(pipe,), name="decoder-stderr", daemon=True)
-        self._reading.start()
+        self._tail = b""
+        self._reader = threading.Thread(target=self._read, args=(pipe,), name="decoder-stderr", daemon=True)
+        self._reader.start()
 
     def _read(self, pipe: IO[bytes]) -> None:
         with pipe:
             while data := os.read(pipe.fileno(), _STDERR_BYTES):
-                self._kept = (self._kept + data)[-_STDERR_BYTES:]
+                self._tail = (self._tail + data)[-_STDERR_BYTES:]
 
     def lines(self) -> Sequence[str]:
-        """The last lines of a process that has ended, fit for one line of a log."""
-        self._reading.join(_EXIT_SECONDS)  # it is at the end already, unless something else holds the pipe
-        text = self._kept.decode(errors="replace")
+        """The last lines of a process that has ended, without control characters, for the log."""
+        self._reader.join(_EXIT_SECONDS)  # returns at once, unless another process holds the pipe open
+        text = self._tail.decode(errors="replace")
         lines = ("".join(char if char.isprintable() else " " for char in line).strip() for line in text.splitlines())
         return [line[:_LINE_CHARACTERS] for line in lines if line.strip("^~ ")][-_STDERR_LINES:]
 
 
 def _make_test_wav() -> bytes:
-    """A wav file of _TEST_SAMPLES samples at the rate that comes back."""
+    """A wav file of _TEST_SAMPLES samples at the output rate."""
     data = bytes(2 * _TEST_SAMPLES)
     rate = framing.RATE
     head = struct.pack("<4sI4s4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16)

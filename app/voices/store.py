@@ -1,21 +1,20 @@
-"""The voices that can be spoken with: recordings in two folders, one shipped and one for uploads.
+"""Voice store: recordings in two directories, one preloaded and read-only, one for uploads.
 
     preloaded-voices/amy.wav    a recording; its name is the voice's id
     preloaded-voices/amy.txt    its transcript
-    voices/bob.wav              an upload, byte for byte as it came
-    voices/.bob.wav.SHA256.json a note: the transcript that belongs to this very content of bob.wav
+    voices/bob.wav              an upload, byte for byte as received
+    voices/.bob.wav.SHA256.json its sidecar: the transcript of this content of bob.wav
 
-Files are the truth: what a recording is now is looked at on every call, so a change counts at once in
-every worker, whoever makes it, and workers have nothing to tell each other.
+The files are the only state: every call checks them, so any change takes effect immediately in every worker without
+communication between workers.
 
-A recording and its transcript are two files, and no file system changes two at once. So the note of an
-upload carries the hash of its recording in its name. It is written first; the moment the recording gets
-its name, note and recording are both in force; with any other content the note says nothing. Whatever
-is killed in between, no recording is ever found with the words of another.
+A recording and its transcript are two files, which no file system changes atomically. So the sidecar of an upload has
+the hash of its recording in its name. It is written first, takes effect when the recording is renamed into place, and
+does not apply to any other content. A crash at any point never pairs a recording with another one's transcript.
 
-A transcript put down by hand is NAME.txt beside NAME.wav. Recordings that differ in their suffix only
-share it, unless NAME.wav.txt is there, which is for NAME.wav alone. Uploads touch neither: their note
-overrides what lay beside them when they came, and is overridden by what is put there later.
+A manually added transcript is NAME.txt beside NAME.wav. Recordings that differ only in their extension share it, unless
+NAME.wav.txt exists, which applies to NAME.wav only. Uploads change neither: their sidecar overrides a text file that
+existed at the upload, and a text file added later overrides the sidecar.
 """
 
 from __future__ import annotations
@@ -48,12 +47,12 @@ _log = logging.getLogger(__name__)
 
 
 class VoiceStore:
-    """Every method may be called from any thread, and blocks: files are read, and processes waited for.
+    """Lists, loads and changes voices. Thread-safe; methods block on files and on the decoder process.
 
-    preloaded: a folder that is only ever read; uploads: the one that add, replace and delete change.
-    max_upload_bytes, max_seconds: what a recording may measure, packed and unpacked.
-    cache_bytes: bound on the decoded recordings that are kept; least recently used go first.
-    report_decoder: told of every start of a decoder whether it worked.
+    preloaded: read-only directory; uploads: the directory that add, replace and delete change.
+    max_upload_bytes, max_seconds: limits of a recording, encoded and decoded.
+    cache_bytes: limit of all cached decoded recordings, LRU.
+    report_decoder: called with the result of every decoder start.
     """
 
     def __init__(
@@ -72,14 +71,14 @@ class VoiceStore:
         try:
             uploads.mkdir(parents=True, exist_ok=True)
             for name in self._uploads.remove_stale_files():
-                _log.info("removed %s, left behind by an upload that never finished", uploads / name)
+                _log.info("removed %s of an interrupted upload", uploads / name)
         except OSError as error:
             _log.warning("voices cannot be uploaded to VOICES_DIR %s: %s", uploads, error.strerror)
 
     # ---- reading
 
     def ids(self) -> list[str]:
-        """The ids of all voices, sorted; without files that are not audio or are known to be of no use."""
+        """Ids of all voices, sorted; without files that are not audio or have failed to load."""
         found = {name for name in self._preloaded.voice_ids() if self._loader.is_voice(self._preloaded, name)}
         found |= {
             name
@@ -89,21 +88,21 @@ class VoiceStore:
         return sorted(found)
 
     def get(self, voice_id: str) -> Voice:
-        """The voice as its files are now; "amy" finds amy.wav where there is no other amy to mean.
+        """Load a voice from its current files; "amy" finds amy.wav if no other recording has that stem.
 
-        Raises UnknownVoice; what VoiceDecoder.decode raises, for a file put down by hand; Unprocessable,
-        for its transcript; Unavailable, where it cannot be read.
+        Raises UnknownVoice; what VoiceDecoder.decode raises, for a manually added file; Unprocessable,
+        for its transcript; Unavailable, if it cannot be read.
         """
         folder, name = self._find(voice_id)
         return self._loader.load(folder, name)
 
     def load_all(self) -> Iterator[tuple[str, Voice | ServiceError]]:
-        """Every voice, or why it is none, one after the other: much quicker than `get` for each when they are new.
+        """Load every voice in turn, with its error if that fails. One decoder makes it faster than `get` for each.
 
-        A decoder is started even where there is no voice, so that a broken one is known from the start on.
+        The decoder is started even if there are no voices, so that a broken one is reported at startup.
         """
         with self._loader.decoder() as decoder:
-            with contextlib.suppress(ComponentFailed):  # it was reported, and every voice that needs one says so again
+            with contextlib.suppress(ComponentFailed):  # reported already; every voice that needs it raises again
                 decoder.start()
             for voice_id in self.ids():
                 try:
@@ -115,7 +114,7 @@ class VoiceStore:
     # ---- changing
 
     def add(self, voice_id: str, recording: bytes, transcript: str = "") -> Voice:
-        """Keep a new voice. Raises VoiceExists, Unprocessable, Unavailable, and what VoiceDecoder.decode raises."""
+        """Store a new voice. Raises VoiceExists, Unprocessable, Unavailable, and what VoiceDecoder.decode raises."""
         self._check_id(voice_id)
         transcript = clean_transcript(transcript)
         self._check_available(voice_id)
@@ -129,11 +128,11 @@ class VoiceStore:
             except OSError as error:
                 self._uploads.remove_sidecars(voice_id)
                 raise self._exists_error(voice_id) if isinstance(error, FileExistsError) else error from None
-            self._uploads.remove_sidecars(voice_id, but=sha256)
+            self._uploads.remove_sidecars(voice_id, keep=sha256)
         return self._loader.load(self._uploads, voice_id, decoded=(sha256, samples))
 
     def replace(self, voice_id: str, recording: bytes, transcript: str = "") -> Voice:
-        """Let an uploaded voice be another. Raises UnknownVoice, PreloadedVoice, and as `add` does."""
+        """Replace an uploaded voice. Raises UnknownVoice, PreloadedVoice, and what `add` raises."""
         transcript = clean_transcript(transcript)
         self._check_changeable(voice_id)
         samples = self._decode(recording)
@@ -142,11 +141,11 @@ class VoiceStore:
             self._check_changeable(voice_id)
             write_sidecar(self._uploads, voice_id, sha256, transcript)
             self._uploads.put(staged, voice_id)
-            self._uploads.remove_sidecars(voice_id, but=sha256)
+            self._uploads.remove_sidecars(voice_id, keep=sha256)
         return self._loader.load(self._uploads, voice_id, decoded=(sha256, samples))
 
     def delete(self, voice_id: str) -> None:
-        """Forget an uploaded voice, by its full id. Raises UnknownVoice, PreloadedVoice, Unavailable."""
+        """Delete an uploaded voice by its full id. Raises UnknownVoice, PreloadedVoice, Unavailable."""
         with self._write_lock():
             self._check_changeable(voice_id)
             self._uploads.remove(voice_id)
@@ -162,41 +161,41 @@ class VoiceStore:
     def _check_id(self, voice_id: str) -> None:
         if not is_voice_id(voice_id):
             raise Unprocessable(
-                f"voice_id {voice_id[:140]!r} cannot be used: take 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a"
-                " dot and not ending in .txt",
+                f"voice_id {voice_id[:140]!r} is invalid: use 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot"
+                " and not ending in .txt",
                 code="bad_voice_id",
             )
         if re.fullmatch(r"speaker_[0-9]+", voice_id):
             raise Unprocessable(
-                f"voice_id {voice_id!r} is one of the model's own speakers: take another", code="bad_voice_id"
+                f"voice_id {voice_id!r} is reserved for a built-in speaker: use another", code="bad_voice_id"
             )
 
     def _find(self, voice_id: str) -> tuple[VoiceFolder, str]:
-        """Where a voice lies. Full ids before short ones, and preloaded voices before uploads. Raises UnknownVoice."""
+        """Directory and file name of a voice: full ids before stems, preloaded before uploads. Raises UnknownVoice."""
         if is_voice_id(voice_id):
             for folder in (self._preloaded, self._uploads):
                 if folder.stat_file(voice_id):
                     return folder, voice_id
             for folder in (self._preloaded, self._uploads):
-                named = [
+                matches = [
                     name
                     for name in folder.voice_ids()
                     if stem_of(name) == voice_id and self._loader.is_voice(folder, name)
                 ]
-                if len(named) == 1:
-                    return folder, named[0]
-                if named:
-                    raise UnknownVoice(f"voice '{voice_id}' could be any of {', '.join(named)}: send one of these")
-        raise UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists those there are")
+                if len(matches) == 1:
+                    return folder, matches[0]
+                if matches:
+                    raise UnknownVoice(f"voice '{voice_id}' is ambiguous: use one of {', '.join(matches)}")
+        raise UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists all voices")
 
     def _exists_error(self, voice_id: str) -> VoiceExists:
-        return VoiceExists(f"voice '{voice_id}' exists: PUT /voices/{voice_id} replaces it, or take another voice_id")
+        return VoiceExists(f"voice '{voice_id}' exists: PUT /voices/{voice_id} replaces it, or use another voice_id")
 
     def _check_available(self, voice_id: str) -> None:
-        """Ids that differ in case only are one: a folder may move to a disk that sees no difference."""
+        """Raises VoiceExists. Ids are compared without case: the directory may move to a case-insensitive disk."""
         preloaded = {name.lower() for name in self._preloaded.list_names() if is_voice_id(name)}
         if voice_id.lower() in preloaded or voice_id.lower() in {stem_of(name) for name in preloaded}:
-            raise VoiceExists(f"voice '{voice_id}' is a preloaded one and stays as it is: take another voice_id")
+            raise VoiceExists(f"voice '{voice_id}' is preloaded and cannot be replaced: use another voice_id")
         for name in self._uploads.list_names():
             if name.lower() == voice_id.lower():
                 raise self._exists_error(name)
@@ -204,18 +203,18 @@ class VoiceStore:
     def _check_changeable(self, voice_id: str) -> None:
         if is_voice_id(voice_id):
             if self._preloaded.stat_file(voice_id):
-                raise PreloadedVoice(f"voice '{voice_id}' is a preloaded one: it can be neither replaced nor deleted")
+                raise PreloadedVoice(f"voice '{voice_id}' is preloaded: it can be neither replaced nor deleted")
             if self._uploads.stat_file(voice_id):
                 return
-        raise UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists those there are")
+        raise UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists all voices")
 
     # ---- files
 
     @contextlib.contextmanager
     def _write_lock(self, recording: bytes | None = None) -> Iterator[str]:
-        """Alone with the uploads, among all workers, and with a staged recording, which took its time before that.
+        """Stage the recording, then hold the upload directory's lock across all workers.
 
-        Raises Unavailable where the disk does not play along.
+        Raises Unavailable on an OSError.
         """
         try:
             with contextlib.ExitStack() as stack:
@@ -224,12 +223,12 @@ class VoiceStore:
                 yield staged
         except OSError as error:
             raise Unavailable(
-                f"VOICES_DIR cannot be written to: {error.strerror}; free space or give the service the right to,"
-                " then try again",
+                f"VOICES_DIR is not writable: {error.strerror}; free space or grant the service write access, then"
+                " try again",
                 code="storage_failed",
             ) from error
 
     def _decode(self, recording: bytes) -> Samples:
-        """In a process of its own: what came from the network shares one with nothing."""
+        """Decode an upload in a new process, which is not shared with other recordings."""
         with self._loader.decoder() as decoder:
             return decoder.decode(recording)

@@ -1,4 +1,4 @@
-"""The words of a recording: what may stand in a transcript, and the note that ties one to its recording."""
+"""Transcripts of recordings: validation, and the sidecar file that ties a transcript to one recording."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from ..errors import Unprocessable
 from .folder import VoiceFolder, stem_of
 
 MAX_CHARACTERS = 2000
-MAX_BYTES = 4 * MAX_CHARACTERS + 4096  # of a file that may hold one: room for a byte order mark and blank lines
+MAX_BYTES = 4 * MAX_CHARACTERS + 4096  # of a transcript file, with a byte order mark and blank lines
 
 
 def clean_transcript(text: str) -> str:
-    """One line of it: every run of blanks and newlines becomes one space. Raises Unprocessable."""
+    """Collapse whitespace and newlines to single spaces. Raises Unprocessable."""
     folded = " ".join(text.split())
     if len(folded) > MAX_CHARACTERS:
         raise Unprocessable(
-            f"the transcript has {len(folded)} characters; at most {MAX_CHARACTERS} are taken: send the words of the"
+            f"the transcript has {len(folded)} characters; the limit is {MAX_CHARACTERS}: send the words of the"
             " recording and nothing else",
             code="bad_transcript",
         )
-    for place, character in enumerate(folded):
+    for position, character in enumerate(folded, 1):
         if unicodedata.category(character) in ("Cc", "Cs"):  # control characters, lone surrogates
-            what = f"U+{ord(character):04X} at character {place + 1}"
             raise Unprocessable(
-                f"the transcript holds {what}, which is no text: send it without", code="bad_transcript"
+                f"the transcript contains U+{ord(character):04X} at character {position}, which is not text: remove it",
+                code="bad_transcript",
             )
     return folded
 
 
 def read_transcript(data: bytes, name: str) -> str:
-    """The transcript in a text file of that name. Raises Unprocessable."""
+    """Parse the content of a transcript file. name: for error messages. Raises Unprocessable."""
     try:
         if len(data) > MAX_BYTES:
             raise Unprocessable(f"it has more than {MAX_BYTES} bytes", code="bad_transcript")
@@ -46,10 +46,10 @@ def read_transcript(data: bytes, name: str) -> str:
 
 @dataclass(frozen=True)
 class TranscriptSidecar:
-    """What the store keeps of an upload's transcript, in a hidden file named after the recording's content.
+    """Transcript of an upload, stored in a hidden file named after the recording's content hash.
 
-    transcript: as it was uploaded; empty if there was none.
-    beside: sha256 of the NAME.txt that lay beside the recording then, and that this overrides; None if none did.
+    transcript: as uploaded; empty if there was none.
+    beside: sha256 of the NAME.txt that existed beside the recording at upload, which this overrides; None without one.
     """
 
     transcript: str
@@ -60,42 +60,44 @@ class TranscriptSidecar:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> TranscriptSidecar | None:
-        """None where it is not one of ours."""
+        """Parse a sidecar file; None if it is not a valid one."""
         try:
-            note = cls(**json.loads(data))
-            return note if isinstance(note.transcript, str) and isinstance(note.beside, str | None) else None
+            sidecar = cls(**json.loads(data))
+            valid = isinstance(sidecar.transcript, str) and isinstance(sidecar.beside, str | None)
+            return sidecar if valid else None
         except (ValueError, TypeError):
             return None
 
 
 def transcript_names(voice_id: str) -> tuple[str, ...]:
-    """What a transcript put down by hand may be called, the more particular name first."""
+    """File names of a manually added transcript, the more specific name first."""
     return tuple(dict.fromkeys((f"{voice_id}.txt", f"{stem_of(voice_id)}.txt")))
 
 
 def find_transcript(folder: VoiceFolder, name: str, sha256: str) -> str:
-    """The words of the recording `name` whose content has that hash; empty if they are not known.
+    """Transcript of the recording `name` with that content hash; empty if there is none.
 
-    What was put down by hand counts, unless the upload's note has overridden just that. Raises Unprocessable, OSError.
+    A manually added text file takes precedence, unless it existed at the upload and its sidecar overrides it.
+    Raises Unprocessable, OSError.
     """
     beside = _read_text_file(folder, name)
     sidecar_file = folder.read(folder.sidecar_name(name, sha256), 16 * MAX_BYTES)
-    note = TranscriptSidecar.from_bytes(sidecar_file[1]) if sidecar_file else None
-    if note and (beside is None or hashlib.sha256(beside[1]).hexdigest() == note.beside):
-        return note.transcript
+    sidecar = TranscriptSidecar.from_bytes(sidecar_file[1]) if sidecar_file else None
+    if sidecar and (beside is None or hashlib.sha256(beside[1]).hexdigest() == sidecar.beside):
+        return sidecar.transcript
     return read_transcript(beside[1], beside[0]) if beside else ""
 
 
 def write_sidecar(folder: VoiceFolder, name: str, sha256: str, transcript: str) -> None:
-    """Let that content of `name` have that transcript, whatever lies beside it now. Raises OSError."""
+    """Set the transcript of this content of `name`, overriding a current text file beside it. Raises OSError."""
     beside = _read_text_file(folder, name)
-    note = TranscriptSidecar(transcript, beside=hashlib.sha256(beside[1]).hexdigest() if beside else None)
-    with folder.staged(note.to_bytes()) as staged:
+    sidecar = TranscriptSidecar(transcript, beside=hashlib.sha256(beside[1]).hexdigest() if beside else None)
+    with folder.staged(sidecar.to_bytes()) as staged:
         folder.put(staged, folder.sidecar_name(name, sha256))
 
 
 def _read_text_file(folder: VoiceFolder, name: str) -> tuple[str, bytes] | None:
-    """The transcript that was put down by hand: its name and content."""
+    """Name and content of a manually added transcript."""
     for candidate in transcript_names(name):
         if found := folder.read(candidate, MAX_BYTES + 1):
             return candidate, found[1]

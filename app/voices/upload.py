@@ -1,4 +1,4 @@
-"""The form that a recording is uploaded with, read with limits: one file, its words, its name."""
+"""Parses the multipart form of a voice upload, with limits: a file, a transcript and a voice id."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..errors import BadRequest, Unprocessable, UnsupportedMedia
 from ..observability.request_log import record_of
 from .transcript import MAX_BYTES
 
-UPLOAD_SECONDS = 300.0  # 25 MB take 200 s over a line of 1 Mbit/s
+UPLOAD_SECONDS = 300.0  # 25 MB take 200 s at 1 Mbit/s
 _FIELDS = ("file", "transcript", "voice_id")
-_EXAMPLE = "for example: curl -F file=@amy.wav -F 'transcript=The words in it.'"
+_EXAMPLE = "for example: curl -F file=@amy.wav -F 'transcript=Its words.'"
 
 
 class UploadTooSlow(BadRequest):
-    """Its connection is closed: what still comes of the body belongs to no request."""
+    """The upload timed out. The connection is closed, because the rest of the body is still to come."""
 
     code = "upload_too_slow"
 
@@ -33,9 +33,10 @@ class UploadTooSlow(BadRequest):
 
 @dataclass(frozen=True)
 class VoiceUpload:
-    """recording: its bytes are on disk, but for small ones, and are gone with the context that gave this out.
+    """A parsed upload form.
 
-    voice_id: None if none was sent.
+    recording: spooled to disk unless small; closed at the end of `read_upload`'s context.
+    voice_id: None if the form has none.
     """
 
     recording: UploadFile
@@ -49,22 +50,22 @@ class VoiceUpload:
 
 @asynccontextmanager
 async def read_upload(request: Request) -> AsyncIterator[VoiceUpload]:
-    """The form in the body of a request. Its temporary file has no name, and is gone whatever happens.
+    """Parse the form in a request's body. Its temporary file is unnamed, and always removed.
 
-    Raises UnsupportedMedia if it is another type, BadRequest if it is malformed, ends early or takes too long,
-    Unprocessable if fields are missing, unknown or sent twice.
+    Raises UnsupportedMedia for another content type, BadRequest if the form is malformed, incomplete or too slow,
+    Unprocessable if fields are missing, unknown or repeated.
     """
     _check_type(request.headers.get("content-type", ""))
     try:
         with anyio.fail_after(UPLOAD_SECONDS):
             form = await _FormParser(request).parse()
     except MultiPartException as error:
-        raise BadRequest(f"the form cannot be read: {error.message}", code="bad_form") from None
+        raise BadRequest(f"the form cannot be parsed: {error.message}", code="bad_form") from None
     except TimeoutError:
         raise UploadTooSlow(f"the upload took longer than {UPLOAD_SECONDS:g} seconds: send a smaller file") from None
     except ClientDisconnect:
         record_of(request.scope).outcome = "left"
-        raise BadRequest("the client left before its upload was complete", code="incomplete_upload") from None
+        raise BadRequest("the client disconnected before its upload was complete", code="incomplete_upload") from None
     try:
         yield _to_upload(form)
     finally:
@@ -72,7 +73,7 @@ async def read_upload(request: Request) -> AsyncIterator[VoiceUpload]:
 
 
 class _FormParser(MultiPartParser):
-    """Takes a form for whole at its last boundary only; until then every error closes its files."""
+    """Multipart parser that requires the last boundary, and closes its files on every earlier error."""
 
     def __init__(self, request: Request) -> None:
         stream = self._until_complete(request.stream())
@@ -86,26 +87,26 @@ class _FormParser(MultiPartParser):
         async for part in stream:
             yield part
         if not self._complete:
-            raise MultiPartException("its last boundary is missing")
+            raise MultiPartException("the last boundary is missing")
 
 
 def _check_type(content_type: str) -> None:
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         raise UnsupportedMedia(f"Content-Type must be multipart/form-data, {_EXAMPLE}")
-    # Some of Python's codecs take time that grows with the square of the text, or raise what nobody expects.
+    # Some of Python's codecs take quadratic time, or raise undocumented exceptions.
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8", b"us-ascii"):
-        raise UnsupportedMedia("the charset of the form must be utf-8: send it as that, or leave it out")
+        raise UnsupportedMedia("the charset of the form must be utf-8: use it, or leave it out")
 
 
 def _to_upload(form: FormData) -> VoiceUpload:
     for name in form:
         if name not in _FIELDS:
             raise Unprocessable(
-                f"{name[:60]!r} is no field of this form: it takes {', '.join(_FIELDS)}", code="invalid_parameter"
+                f"{name[:60]!r} is not a field of this form: use {', '.join(_FIELDS)}", code="invalid_parameter"
             )
         if len(form.getlist(name)) > 1:
-            raise Unprocessable(f"{name} is there twice: send it once", code="invalid_parameter")
+            raise Unprocessable(f"{name} is repeated: send it once", code="invalid_parameter")
     recording, transcript, voice_id = (form.get(name) for name in _FIELDS)
     if not isinstance(recording, UploadFile):
         raise Unprocessable(f"file is missing: send the recording as a file in that field, {_EXAMPLE}", code="no_file")

@@ -230,7 +230,7 @@ def test_a_speaker_that_cannot_be_made_is_reported_until_one_can(
         with pytest.raises(EngineError):
             host.resolve_voice("speaker_5")
         assert host.resolve_voice("speaker_0").voice is not None  # one that was made before
-        why = ComponentStatus("failed", "speaker_5 cannot be made: no memory is left")
+        why = ComponentStatus("failed", "speaker_5 cannot be generated: no memory is left")
         assert host.components.statuses()["speaker_voices"] == why
     assert [each.levelname for each in caplog.records if "speaker_voices" in each.getMessage()] == ["ERROR"]
     assert host.resolve_voice("speaker_5").voice is not None

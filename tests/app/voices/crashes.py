@@ -1,7 +1,7 @@
-"""Writers that die at every line, and at random: run as `python -m tests.app.voices.crashes MODE FOLDER`.
+"""Crash tests of the voice store: `python -m tests.app.voices.crashes MODE FOLDER` kills writers.
 
-A process of its own, with one thread, so that it may fork. Prints what it saw as JSON.
-A recording is its label many times over, so that whose words a voice has can be told from its content.
+A separate process with one thread, so that it can fork. Prints its counts as JSON.
+A recording consists of its repeated label, so that its content identifies the matching transcript.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ WRITES = ("/app/voices/store.py", "/app/voices/folder.py", "/app/voices/transcri
 LABELS = [f"label-{n}" for n in range(8)]
 
 
-class PlainDecoder:
-    """In place of the real one: decoding is not what is looked at here."""
+class StubDecoder:
+    """Replaces VoiceDecoder: decoding is not tested here."""
 
     def __init__(self, *_: object) -> None: ...
 
-    def __enter__(self) -> PlainDecoder:
+    def __enter__(self) -> StubDecoder:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -59,7 +59,7 @@ def open_store(folder: Path) -> VoiceStore:
 
 
 def pair(store: VoiceStore, voice_id: str) -> str:
-    """What is there: "" for nothing, else "LABEL/TRANSCRIPT". A recording that was never written raises KeyError."""
+    """The stored voice as "LABEL/TRANSCRIPT"; "" without one. An unknown recording raises KeyError."""
     try:
         voice = store.get(voice_id)
     except UnknownVoice:
@@ -86,14 +86,14 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def dying_at(line: int, work: Callable[[], object]) -> Callable[[], None]:
-    """`work`, killed as by kill -9 when it reaches its n-th line in the store's sources."""
+def killed_at(line: int, work: Callable[[], object]) -> Callable[[], None]:
+    """`work`, killed with SIGKILL when it reaches its n-th line in the store's sources."""
     left = line
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
         if frame.f_code is VoiceLoader.load.__code__:
-            sys.settrace(None)  # the change is done: from here on it is only read
+            sys.settrace(None)  # the change is complete; the rest only reads
         if not frame.f_code.co_filename.endswith(WRITES):
             return None
         if event == "line":
@@ -109,13 +109,13 @@ def dying_at(line: int, work: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def at_every_line(folder: Path) -> dict[str, object]:
-    """For every change: kill it at each of its lines. What is found must be what was, or what was to be."""
+def kill_at_every_line(folder: Path) -> dict[str, object]:
+    """Kill each change at each of its lines. The result must be the old or the new state."""
     a, b = recording("label-0"), recording("label-1")
     changes: dict[str, tuple[Callable[[VoiceStore], object], str]] = {
         "replace": (lambda store: store.replace("amy.wav", b, "label-1"), "label-1/label-1"),
-        "say less": (lambda store: store.replace("amy.wav", b), "label-1/"),
-        "say other": (lambda store: store.replace("amy.wav", a, "label-0 again"), "label-0/label-0 again"),
+        "remove transcript": (lambda store: store.replace("amy.wav", b), "label-1/"),
+        "change transcript": (lambda store: store.replace("amy.wav", a, "label-0 again"), "label-0/label-0 again"),
         "delete": (lambda store: store.delete("amy.wav"), ""),
         "add": (lambda store: store.add("amy.wav", b, "label-1"), "label-1/label-1"),
     }
@@ -129,8 +129,8 @@ def at_every_line(folder: Path) -> dict[str, object]:
             if name != "add":
                 store.add("amy.wav", a, "label-0")
             before = pair(store, "amy.wav")
-            code = wait(fork(dying_at(line, partial(change, store))))
-            for reader in (store, open_store(folder)):  # one that knew the old voice, and one that starts now
+            code = wait(fork(killed_at(line, partial(change, store))))
+            for reader in (store, open_store(folder)):  # one with the old voice in its cache, and a new one
                 found = pair(reader, "amy.wav")
                 if found not in (before, wanted) or reader.ids() != (["amy.wav"] if found else []):
                     raise AssertionError(f"{name} killed at line {line}: {before!r} became {found!r}, {reader.ids()}")
@@ -141,8 +141,8 @@ def at_every_line(folder: Path) -> dict[str, object]:
     return {name: dict(counts) for name, counts in seen.items()}
 
 
-def at_random(folder: Path) -> dict[str, object]:
-    """Three writers at a time, killed at any moment, while this process reads. Words must fit their recording."""
+def kill_at_random(folder: Path) -> dict[str, object]:
+    """Kill three concurrent writers at random while this process reads. Transcripts must match their recordings."""
     chance = random.Random(20)
     seen: Counter[str] = Counter()
     ids = ["amy.wav", "amy.mp3", "bob"]
@@ -168,23 +168,23 @@ def at_random(folder: Path) -> dict[str, object]:
         while time.monotonic() < until:
             label, _, words = pair(store, chance.choice(ids)).partition("/")
             if words and not words.startswith(label):
-                raise AssertionError(f"{label} was found with the words of {words}")
+                raise AssertionError(f"{label} has the transcript of {words}")
             seen["known" if label else "unknown"] += 1
         for writer in writers:
             os.kill(writer, signal.SIGKILL)
         codes = [wait(writer) for writer in writers]
         if codes != [-signal.SIGKILL] * 3:
-            raise AssertionError(f"a writer ended by itself: {codes}")
+            raise AssertionError(f"a writer ended before it was killed: {codes}")
         for voice_id in ids:
             label, _, words = pair(open_store(folder), voice_id).partition("/")
             if words and not words.startswith(label):
-                raise AssertionError(f"after the kill {label} was found with the words of {words}")
+                raise AssertionError(f"after the kill {label} has the transcript of {words}")
             seen["survived" if label else "gone"] += 1
     return dict(seen)
 
 
-def all_at_once(folder: Path) -> dict[str, object]:
-    """Eight processes add the same id. One wins, with its own words."""
+def add_concurrently(folder: Path) -> dict[str, object]:
+    """Eight processes add the same id. One succeeds, with its own transcript."""
     seen: Counter[int] = Counter()
     for _ in range(8):
         shutil.rmtree(folder, ignore_errors=True)
@@ -193,7 +193,7 @@ def all_at_once(folder: Path) -> dict[str, object]:
 
         def add(label: str, store: VoiceStore = store, gate: int = gate, opened: int = opened) -> None:
             os.close(opened)
-            os.read(gate, 1)  # ends for all when the other end is closed
+            os.read(gate, 1)  # returns in all processes when the other end is closed
             store.add("amy.wav", recording(label), label)
 
         writers = {label: fork(partial(add, label)) for label in LABELS}
@@ -204,13 +204,13 @@ def all_at_once(folder: Path) -> dict[str, object]:
         winner = [label for label, code in codes.items() if code == 0]
         if [pair(store, "amy.wav")] != [f"{label}/{label}" for label in winner]:
             raise AssertionError(f"{winner} won, {pair(store, 'amy.wav')!r} was found")
-        if len(os.listdir(folder / "uploads")) != 3:  # recording, note, lock
-            raise AssertionError(f"losers left something: {os.listdir(folder / 'uploads')}")
+        if len(os.listdir(folder / "uploads")) != 3:  # recording, sidecar, lock
+            raise AssertionError(f"failed adds left files: {os.listdir(folder / 'uploads')}")
     return {str(code): count for code, count in seen.items()}
 
 
 if __name__ == "__main__":
-    vars(app.voices.loader)["VoiceDecoder"] = PlainDecoder
-    vars(os)["fsync"] = lambda _: None  # a killed process loses nothing that it wrote; only a power cut would
-    modes = {"every-line": at_every_line, "random": at_random, "at-once": all_at_once}
+    vars(app.voices.loader)["VoiceDecoder"] = StubDecoder
+    vars(os)["fsync"] = lambda _: None  # SIGKILL loses no written data; only a power failure would
+    modes = {"every-line": kill_at_every_line, "random": kill_at_random, "at-once": add_concurrently}
     sys.stdout.write(json.dumps(modes[sys.argv[1]](Path(sys.argv[2]))))

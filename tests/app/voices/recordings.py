@@ -1,4 +1,4 @@
-"""Recordings for the tests of the voices: a hum with some hiss, in each kind of file that is taken."""
+"""Test recordings: a tone with noise, in every supported format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.types import Samples
 
-CONTAINERS = {  # kind: (muxer, encoder, sample rate)
+CONTAINERS = {  # container format: (muxer, encoder, sample rate)
     "wav": ("wav", "pcm_s16le", 44_100),
     "mp3": ("mp3", "libmp3lame", 44_100),
     "flac": ("flac", "flac", 44_100),
@@ -22,7 +22,7 @@ CONTAINERS = {  # kind: (muxer, encoder, sample rate)
 
 
 def encode(samples: Samples, muxer: str, encoder: str, rate: int) -> bytes:
-    """samples: float32 (channels, samples) at `rate`."""
+    """Encode float32 (channels, samples) at `rate`."""
     packed = BytesIO()
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[0]]
     with av.open(packed, "w", format=muxer) as container:
@@ -36,21 +36,21 @@ def encode(samples: Samples, muxer: str, encoder: str, rate: int) -> bytes:
     return packed.getvalue()
 
 
-def hum(seconds: float, rate: int, pitch: float = 220.0, channels: int = 1) -> Samples:
+def tone(seconds: float, rate: int, pitch: float = 220.0, channels: int = 1) -> Samples:
     """float32 (channels, samples)"""
     time = np.arange(round(seconds * rate)) / rate
-    hiss = np.random.default_rng(int(pitch)).standard_normal(time.size) * 0.01
-    return np.tile((0.4 * np.sin(2 * np.pi * pitch * time) + hiss).astype(np.float32), (channels, 1))
+    noise = np.random.default_rng(int(pitch)).standard_normal(time.size) * 0.01
+    return np.tile((0.4 * np.sin(2 * np.pi * pitch * time) + noise).astype(np.float32), (channels, 1))
 
 
 @functools.cache
 def recording(kind: str = "wav", seconds: float = 1.5, pitch: float = 220.0, channels: int = 1) -> bytes:
     muxer, encoder, rate = CONTAINERS[kind]
-    return encode(hum(seconds, rate, pitch, channels), muxer, encoder, rate)
+    return encode(tone(seconds, rate, pitch, channels), muxer, encoder, rate)
 
 
 def pitch_of(samples: Samples) -> float:
-    """The loudest frequency in Hz, of samples at 24 kHz."""
+    """The strongest frequency in Hz, of samples at 24 kHz."""
     return float(np.argmax(np.abs(np.fft.rfft(samples)))) * 24_000 / samples.size
 
 
@@ -61,12 +61,12 @@ TAGGED = ("wav", "mp3", "flac")
 
 
 def tagged(kind: str) -> bytes:
-    """A recording whose title is no UTF-8. kind: one of TAGGED."""
+    """A recording whose title is not UTF-8. kind: one of TAGGED."""
     return {"wav": _tagged_wav, "mp3": _tagged_mp3, "flac": _tagged_flac}[kind](recording(kind))
 
 
 def _tagged_wav(data: bytes) -> bytes:
-    """With a LIST chunk of INFO in front of the samples."""
+    """Inserts a LIST INFO chunk before the samples."""
     at = data.index(b"data")
     info = b"INFOINAM" + struct.pack("<I", len(NOT_UTF_8)) + NOT_UTF_8 + bytes(len(NOT_UTF_8) % 2)
     tagged = data[:at] + b"LIST" + struct.pack("<I", len(info)) + info + data[at:]
@@ -74,14 +74,14 @@ def _tagged_wav(data: bytes) -> bytes:
 
 
 def _tagged_mp3(data: bytes) -> bytes:
-    """Behind an ID3 2.4 tag whose one frame says that it is UTF-8."""
+    """Prepends an ID3 2.4 tag whose one frame is declared as UTF-8."""
     frame = b"TIT2" + bytes([0, 0, 0, 1 + len(NOT_UTF_8)]) + bytes(2) + b"\3" + NOT_UTF_8
     size = 10 + sum((byte & 127) << 7 * (3 - at) for at, byte in enumerate(data[6:10]))
     return b"ID3\4\0\0" + bytes([0, 0, 0, len(frame)]) + frame + (data[size:] if data[:3] == b"ID3" else data)
 
 
 def _tagged_flac(data: bytes) -> bytes:
-    """With a VORBIS_COMMENT block behind STREAMINFO, in place of the encoder's."""
+    """Replaces the encoder's VORBIS_COMMENT block by one after STREAMINFO."""
     comment = b"TITLE=" + NOT_UTF_8
     body = struct.pack("<II", 0, 1) + struct.pack("<I", len(comment)) + comment
     at, blocks, last = 4, [], False

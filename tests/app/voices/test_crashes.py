@@ -1,4 +1,4 @@
-"""Kill the writers: what is left is always a whole voice with its own words."""
+"""Killed writers always leave a complete voice with its own transcript."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def run(mode: str, folder: Path) -> dict[str, object]:
     return found
 
 
-def test_a_change_killed_at_any_line_has_happened_or_not(tmp_path: Path) -> None:
+def test_a_change_killed_at_any_line_is_atomic(tmp_path: Path) -> None:
     seen = run("every-line", tmp_path)
-    assert set(seen) == {"replace", "say less", "say other", "delete", "add"}
+    assert set(seen) == {"replace", "remove transcript", "change transcript", "delete", "add"}
     for counts in seen.values():
         assert isinstance(counts, dict)
-        assert counts["old"] > 10  # it was killed before the change took effect,
-        assert counts["new"] > 5  # and after it
+        assert counts["old"] > 10  # killed before the change took effect
+        assert counts["new"] > 5  # killed after it
 
 
-def test_writers_killed_at_random_leave_no_recording_with_the_words_of_another(tmp_path: Path) -> None:
+def test_writers_killed_at_random_never_mix_up_transcripts(tmp_path: Path) -> None:
     seen = run("random", tmp_path)
     assert {"known", "survived"} <= set(seen)
 
 
-def test_of_many_that_add_the_same_voice_one_wins(tmp_path: Path) -> None:
+def test_one_of_many_concurrent_adds_succeeds(tmp_path: Path) -> None:
     assert run("at-once", tmp_path) == {"0": 8, "9": 56}

@@ -9,7 +9,7 @@ from app.voices.folder import VoiceFolder, is_voice_id, stem_of
 
 
 @pytest.mark.parametrize("name", ["a", "amy.wav", "A-b_c.9", "-", "_", "amy..wav", "amy.", "a" * 128, "v1.2", "txt"])
-def test_ids_that_may_be(name: str) -> None:
+def test_valid_ids(name: str) -> None:
     assert is_voice_id(name)
 
 
@@ -17,18 +17,18 @@ def test_ids_that_may_be(name: str) -> None:
     "name",
     ["", ".", "..", ".amy", "../amy", "a/b", "a\\b", "a b", "amy\n", "amy\0", "ä", "a" * 129, "amy.txt", "amy.TXT"],
 )
-def test_ids_that_may_not(name: str) -> None:
+def test_invalid_ids(name: str) -> None:
     assert not is_voice_id(name)
 
 
 @pytest.mark.parametrize(
     ("voice_id", "stem"), [("amy.wav", "amy"), ("amy.OGG", "amy"), ("amy", "amy"), ("v1.2", "v1.2"), ("a.b.wav", "a.b")]
 )
-def test_a_stem_is_the_id_without_what_says_its_kind(voice_id: str, stem: str) -> None:
+def test_stem_drops_only_audio_extensions(voice_id: str, stem: str) -> None:
     assert stem_of(voice_id) == stem
 
 
-def test_only_regular_visible_files_inside_the_folder_count(tmp_path: Path) -> None:
+def test_only_visible_regular_files_inside_the_directory_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "voices"
     (path / "sub").mkdir(parents=True)
     (tmp_path / "outside.wav").write_bytes(b"x")
@@ -48,14 +48,14 @@ def test_only_regular_visible_files_inside_the_folder_count(tmp_path: Path) -> N
     assert found[1] == b"x"
 
 
-def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
+def test_a_missing_directory_is_empty(tmp_path: Path) -> None:
     folder = VoiceFolder(tmp_path / "none")
     assert folder.voice_ids() == []
     assert folder.stat_file("amy.wav") is None
     assert folder.read("amy.wav", 9) is None
 
 
-def test_a_new_name_takes_the_place_of_nothing(tmp_path: Path) -> None:
+def test_put_new_never_replaces_a_file(tmp_path: Path) -> None:
     folder = VoiceFolder(tmp_path)
     with folder.staged(b"first") as staged:
         folder.put_new(staged, "amy.wav")
@@ -69,23 +69,23 @@ def test_a_new_name_takes_the_place_of_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "amy.wav").read_bytes() == b"third"
 
 
-def test_the_sweep_takes_old_leftovers_and_nothing_else(tmp_path: Path) -> None:
+def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
     old = {
         ".upload-0123456789abcdef.tmp",
         f".gone.wav.{'a' * 64}.json",
     }
-    kept = {
+    not_temporary = {
         "amy.wav",
         f".amy.wav.{'a' * 64}.json",
         ".upload-mine.tmp",
         ".gitkeep",
         "upload-0123456789abcdef.tmp",
     }
-    for name in old | kept:
+    for name in old | not_temporary:
         (tmp_path / name).write_bytes(b"x")
         os.utime(tmp_path / name, (1e9, 1e9))
     young = {".upload-fedcba9876543210.tmp", f".gone.wav.{'b' * 64}.json"}
     for name in young:
         (tmp_path / name).write_bytes(b"x")
     assert set(VoiceFolder(tmp_path).remove_stale_files()) == old
-    assert set(os.listdir(tmp_path)) == kept | young | {".lock"}
+    assert set(os.listdir(tmp_path)) == not_temporary | young | {".lock"}

@@ -1,4 +1,4 @@
-"""Files made to harm: each ends as a refusal that is the sender's to read, or as a voice. None opens anything."""
+"""Malicious files: each is rejected with a client error, or decoded. None opens another file or a URL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from app.errors import ServiceError
 from app.voices.recording_decoder import VoiceDecoder
 from app.voices.store import VoiceStore
-from tests.app.voices.recordings import CONTAINERS, encode, hum, pitch_of, recording
+from tests.app.voices.recordings import CONTAINERS, encode, pitch_of, recording, tone
 
 MUTATIONS_OF_EACH = 60
 REFUSALS = {400, 413, 415, 422}
@@ -29,11 +29,11 @@ T = TypeVar("T")
 
 
 class Canary:
-    """A file and a server that no upload may ever lead to."""
+    """A file and a server that no upload may access."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "canary.wav"
-        self.path.write_bytes(encode(hum(3, 24_000, 880.0), "wav", "pcm_s16le", 24_000))
+        self.path.write_bytes(encode(tone(3, 24_000, 880.0), "wav", "pcm_s16le", 24_000))
         self.requests: list[str] = []
         seen = self.requests
 
@@ -59,8 +59,8 @@ def canary(tmp_path: Path) -> Iterator[Canary]:
     canary.server.server_close()
 
 
-def heard(call: Callable[[], T]) -> T | None:
-    """What the call gives, or None if it is refused: with one of REFUSALS, and words to read."""
+def decoded_or_rejected(call: Callable[[], T]) -> T | None:
+    """The result of the call, or None if it fails with one of REFUSALS and a message."""
     try:
         return call()
     except ServiceError as refused:
@@ -70,7 +70,7 @@ def heard(call: Callable[[], T]) -> T | None:
     return None
 
 
-# ---- files that lead to others
+# ---- files that reference others
 
 
 def playlists(target: str) -> dict[str, bytes]:
@@ -86,8 +86,8 @@ def playlists(target: str) -> dict[str, bytes]:
     }
 
 
-def disguised(playlist: bytes) -> dict[str, bytes]:
-    """The same behind what a taken kind begins with."""
+def with_magic_bytes(playlist: bytes) -> dict[str, bytes]:
+    """The playlist after the first bytes of each supported format."""
     return {
         "wav": b"RIFF" + struct.pack("<I", len(playlist) + 4) + b"WAVE" + playlist,
         "mp3": b"ID3\4\0\0\0\0\0\0" + playlist,
@@ -104,7 +104,7 @@ def box(kind: bytes, body: bytes) -> bytes:
 
 
 def patch_box(data: bytes, path: list[bytes], body: bytes) -> bytes:
-    """An mp4 with another body in the box at that path; the sizes of those around it follow."""
+    """Replace the body of the mp4 box at that path, and update the sizes of the boxes around it."""
     out, position = b"", 0
     while position < len(data):
         size, kind = struct.unpack_from(">I4s", data, position)
@@ -120,23 +120,23 @@ def alias(path: str) -> bytes:
     """An 'alis' data reference to an absolute path, as QuickTime writes it."""
     name = path.encode()
     body = bytes(4) + bytes(10) + b"\1v" + bytes(26) + bytes(12) + b"\1f" + bytes(62) + bytes(16)
-    body += struct.pack(">hh", 0, 0) + bytes(16)  # no way to it from here: by its full path only
+    body += struct.pack(">hh", 0, 0) + bytes(16)  # no relative path, only the absolute one
     body += struct.pack(">hh", 2, len(name)) + name + bytes(len(name) % 2) + struct.pack(">hh", -1, 0)
     return box(b"alis", body + bytes(max(0, 170 - len(body))))
 
 
-def film_elsewhere(path: str) -> bytes:
-    """A film whose sound, plain samples, lies in another file."""
+def video_with_external_audio(path: str) -> bytes:
+    """A video whose audio, as PCM, is in another file."""
     references = struct.pack(">II", 0, 1) + alias(path)
-    film = encode(hum(1.5, 24_000), "mov", "pcm_s16le", 24_000)
-    return patch_box(film, [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"], references)
+    video = encode(tone(1.5, 24_000), "mov", "pcm_s16le", 24_000)
+    return patch_box(video, [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"], references)
 
 
-def test_the_film_does_speak_with_the_canary_where_nobody_forbids_it(canary: Canary) -> None:
-    """Else the test below would show nothing."""
-    film = BytesIO(film_elsewhere(str(canary.path)))
+def test_without_the_sandbox_the_video_reads_the_canary(canary: Canary) -> None:
+    """Shows that the next test is effective."""
+    video = BytesIO(video_with_external_audio(str(canary.path)))
     with av.open(
-        film,
+        video,
         format="mov",
         container_options={"enable_drefs": "1", "use_absolute_path": "1"},
         io_open=lambda url, flags, options: BytesIO(canary.path.read_bytes()),
@@ -145,23 +145,26 @@ def test_the_film_does_speak_with_the_canary_where_nobody_forbids_it(canary: Can
     assert abs(pitch_of(sound / 32768) - 880) < 2
 
 
-def test_nothing_leads_to_another_file_or_to_the_net(canary: Canary, tmp_path: Path) -> None:
+def test_no_upload_reads_another_file_or_a_url(canary: Canary, tmp_path: Path) -> None:
     store = VoiceStore(tmp_path / "preloaded", tmp_path / "uploads")
     before = sorted(path.name for path in (tmp_path / "uploads").iterdir())
-    files = {"film": film_elsewhere(str(canary.path)), "film of the net": film_elsewhere(canary.url)}
+    files = {
+        "video": video_with_external_audio(str(canary.path)),
+        "video of a URL": video_with_external_audio(canary.url),
+    }
     for target in (str(canary.path), canary.url):
         for name, playlist in playlists(target).items():
             files[f"{name} of {target}"] = playlist
-            files |= {f"{name} of {target} as {kind}": data for kind, data in disguised(playlist).items()}
+            files |= {f"{name} of {target} as {kind}": data for kind, data in with_magic_bytes(playlist).items()}
     voices = 0
     with VoiceDecoder(25 << 20, 30.0) as decoder:
         for name, data in files.items():
-            samples = heard(partial(decoder.decode, data))
+            samples = decoded_or_rejected(partial(decoder.decode, data))
             if samples is None:
                 continue
             voices += 1
-            assert abs(pitch_of(samples) - 220) < 2, f"{name} spoke with the canary's voice"
-    assert voices >= 2 * len(playlists(""))  # those that have a playlist behind a whole mp3
+            assert abs(pitch_of(samples) - 220) < 2, f"{name} has the canary's audio"
+    assert voices >= 2 * len(playlists(""))  # those with a playlist after a complete mp3
     for data in list(files.values())[:6]:
         with pytest.raises(ServiceError):
             store.add("amy.wav", data)
@@ -169,7 +172,7 @@ def test_nothing_leads_to_another_file_or_to_the_net(canary: Canary, tmp_path: P
     assert canary.requests == []
 
 
-# ---- files that lie about themselves
+# ---- malformed files
 
 
 def zipped() -> bytes:
@@ -187,7 +190,7 @@ def header(rate: int, channels: int, bits: int, size: int, tag: int = 1) -> byte
     return head + np.random.default_rng(3).bytes(200_000)
 
 
-LIES = {
+MALFORMED = {
     "empty": b"",
     "zip": zipped(),
     "html": b"<!doctype html><script>alert(1)</script>",
@@ -202,16 +205,15 @@ LIES = {
     "0 bits": header(24_000, 1, 0, 200_000),
     "65535 bits": header(24_000, 1, 65_535, 200_000),
     "a size of 4 GB": header(24_000, 1, 16, 0xFFFFFFFF),
-    "a codec that is not taken": header(24_000, 1, 16, 200_000, tag=0x161),
-    "a codec that is none": header(24_000, 1, 16, 200_000, tag=0xBEEF),
+    "an unsupported codec": header(24_000, 1, 16, 200_000, tag=0x161),
+    "an unknown codec": header(24_000, 1, 16, 200_000, tag=0xBEEF),
     "an endless tag": b"ID3\4\0\0\x7f\x7f\x7f\x7f" + bytes(100_000),
     "an hour of silence": encode(np.zeros((1, 3600 * 8_000), np.float32), "flac", "flac", 8_000),
-    "a box in a box in a box": box(b"ftyp", b"M4A " + bytes(4))
-    + b"".join(box(b"moov", b"")[:8] for _ in range(10_000)),
-    "a table of 4 billion": patch_box(
+    "deeply nested boxes": box(b"ftyp", b"M4A " + bytes(4)) + b"".join(box(b"moov", b"")[:8] for _ in range(10_000)),
+    "a table of 4 billion entries": patch_box(
         recording("mp4"), [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsz"], struct.pack(">III", 0, 1, 0xFFFFFFFF)
     ),
-    "time that stands still": patch_box(
+    "a frame duration of zero": patch_box(
         recording("mp4"),
         [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stts"],
         struct.pack(">IIII", 0, 1, 0xFFFFFF, 0),
@@ -219,11 +221,11 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("name", LIES)
-def test_a_lie_is_refused_or_heard_and_leaves_nothing_else(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_files_are_rejected_or_decoded_without_leftovers(name: str, tmp_path: Path) -> None:
     store = VoiceStore(tmp_path / "preloaded", tmp_path / "uploads")
     before = sorted(path.name for path in (tmp_path / "uploads").iterdir())
-    voice = heard(partial(store.add, "amy.wav", LIES[name]))
+    voice = decoded_or_rejected(partial(store.add, "amy.wav", MALFORMED[name]))
     if voice is None:
         assert sorted(path.name for path in (tmp_path / "uploads").iterdir()) == before
         assert store.ids() == []
@@ -233,13 +235,13 @@ def test_a_lie_is_refused_or_heard_and_leaves_nothing_else(name: str, tmp_path: 
         assert store.ids() == ["amy.wav"]
 
 
-# ---- files that were whole once
+# ---- mutated files
 
 
 def mutated(data: bytes, other: bytes, chance: random.Random) -> bytes:
     mutant = bytearray(data)
     for _ in range(chance.randint(1, 4)):
-        near = chance.choice((64, 600, len(mutant)))  # headers are where it hurts
+        near = chance.choice((64, 600, len(mutant)))  # mutations of headers find the most
         at = chance.randrange(min(near, len(mutant)) or 1)
         length = chance.choice((1, 4, 64, 2000))
         match chance.randrange(6):
@@ -260,21 +262,21 @@ def mutated(data: bytes, other: bytes, chance: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_a_damaged_file_is_refused_or_heard(kind: str) -> None:
+def test_mutated_files_are_rejected_or_decoded(kind: str) -> None:
     chance = random.Random(f"voices/{kind}")
-    outcomes = {"heard": 0, "refused": 0}
+    outcomes = {"decoded": 0, "rejected": 0}
     with VoiceDecoder(25 << 20, 3.0) as decoder:
         for _ in range(MUTATIONS_OF_EACH):
             other = recording(chance.choice(list(CONTAINERS)))
             data = mutated(recording(kind), other, chance)
-            samples = heard(partial(decoder.decode, data))
+            samples = decoded_or_rejected(partial(decoder.decode, data))
             if samples is None:
-                outcomes["refused"] += 1
+                outcomes["rejected"] += 1
             else:
                 assert 24_000 <= samples.size <= 3 * 24_000
                 assert np.isfinite(samples).all()
                 assert np.abs(samples).max() <= 1
-                outcomes["heard"] += 1
-        assert decoder.decode(recording(kind)).size >= 36_000  # and the next sender's is heard as ever
-    assert outcomes["refused"] > 0
-    assert outcomes["heard"] > 0 or kind == "ogg"  # whose pages are checked: one wrong bit loses a second
+                outcomes["decoded"] += 1
+        assert decoder.decode(recording(kind)).size >= 36_000  # a valid recording still decodes
+    assert outcomes["rejected"] > 0
+    assert outcomes["decoded"] > 0 or kind == "ogg"  # its pages have checksums: one wrong bit loses a second

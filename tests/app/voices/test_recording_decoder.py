@@ -19,34 +19,34 @@ from app.voices import decoder_framing as framing
 from app.voices import recording_decoder
 from app.voices.recording_decoder import DecoderStartPolicy, VoiceDecoder, sniff
 from engine.types import Samples
-from tests.app.voices.recordings import CONTAINERS, TAGGED, encode, hum, pitch_of, recording, tagged
+from tests.app.voices.recordings import CONTAINERS, TAGGED, encode, pitch_of, recording, tagged, tone
 
-IMPOSTOR = """
+FAKE_DECODER = """
 import sys
 from app.voices import decoder_framing as framing
 
-def take(size):
+def read(size):
     return sys.stdin.buffer.read(size)
 
-def say(data):
+def write(data):
     sys.stdout.buffer.write(data)
     sys.stdout.flush()
 
-say(framing.READY)
-_, _, length = framing.REQUEST.unpack(take(framing.REQUEST.size))
-take(length)
-say(framing.ANSWER.pack(framing.DECODED, 1, framing.RATE // 10 * 4) + bytes(framing.RATE // 10 * 4))
-take(framing.REQUEST.size)
+write(framing.READY)
+_, _, length = framing.REQUEST.unpack(read(framing.REQUEST.size))
+read(length)
+write(framing.ANSWER.pack(framing.DECODED, 1, framing.RATE // 10 * 4) + bytes(framing.RATE // 10 * 4))
+read(framing.REQUEST.size)
 """
 
 
-def impostor(rest: str) -> list[str]:
-    """A decoder that decodes the sound it is started with, and then does something else."""
-    return [sys.executable, "-c", IMPOSTOR + rest]
+def fake_decoder(rest: str) -> list[str]:
+    """Command of a decoder that passes the self-test and then executes `rest`."""
+    return [sys.executable, "-c", FAKE_DECODER + rest]
 
 
 class Clock:
-    """In place of the module `time`."""
+    """Replaces the module `time`."""
 
     def __init__(self, now: list[float]) -> None:
         self._now = now
@@ -55,7 +55,7 @@ class Clock:
         return self._now[0]
 
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def decode(data: bytes, *, max_bytes: int = 25 << 20, max_seconds: float = 30.0) -> Samples:
@@ -64,18 +64,18 @@ def decode(data: bytes, *, max_bytes: int = 25 << 20, max_seconds: float = 30.0)
 
 
 def wav(samples: npt.NDArray[Any], rate: int = 24_000) -> bytes:
-    """A float32 wav, whatever its samples are."""
+    """A float32 wav of any samples."""
     body = samples.astype("<f4").tobytes()
     header = struct.pack("<4sI4s4sIHH", b"RIFF", 36 + len(body), b"WAVE", b"fmt ", 16, 3, 1)
     header += struct.pack("<IIHH4sI", rate, rate * 4, 4, 32, b"data", len(body))
     return header + body
 
 
-# ---- what is taken
+# ---- accepted recordings
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_every_kind_is_known_by_its_first_bytes_and_decoded(kind: str) -> None:
+def test_every_supported_format_is_detected_and_decoded(kind: str) -> None:
     data = recording(kind)
     assert sniff(data[:64]) == kind
     samples = decode(data)
@@ -92,25 +92,25 @@ def test_channels_are_averaged(channels: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 24_000, 96_000])
-def test_any_rate_comes_out_at_24_khz(rate: int) -> None:
-    samples = decode(encode(hum(1.5, rate), "wav", "pcm_s16le", rate))
+def test_any_sample_rate_is_resampled_to_24_khz(rate: int) -> None:
+    samples = decode(encode(tone(1.5, rate), "wav", "pcm_s16le", rate))
     assert abs(samples.size - 36_000) <= 64
     assert abs(pitch_of(samples) - 220) < 2
 
 
-def test_samples_at_24_khz_come_through_untouched() -> None:
-    samples = hum(1.2, 24_000)[0]
+def test_samples_at_24_khz_are_unchanged() -> None:
+    samples = tone(1.2, 24_000)[0]
     assert np.array_equal(decode(wav(samples)), samples)
 
 
-def test_what_is_over_full_scale_is_scaled_and_keeps_its_shape() -> None:
-    samples = hum(1.2, 24_000)[0]
+def test_samples_over_full_scale_are_scaled_not_clipped() -> None:
+    samples = tone(1.2, 24_000)[0]
     loud = decode(wav(samples * 7))
     assert np.abs(loud).max() == 1
     assert np.allclose(loud, samples / np.abs(samples).max(), atol=1e-6)
 
 
-def test_only_the_first_audio_stream_is_heard() -> None:
+def test_only_the_first_audio_stream_is_decoded() -> None:
     packed = BytesIO()
     with av.open(packed, "w", format="mp4") as container:
         video = container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
@@ -120,7 +120,7 @@ def test_only_the_first_audio_stream_is_heard() -> None:
         container.mux(video.encode(picture))
         container.mux(video.encode(None))
         for stream, pitch in zip(streams, (220, 880), strict=True):
-            frame = av.AudioFrame.from_ndarray(hum(1.5, 48_000, pitch), format="fltp", layout="mono")
+            frame = av.AudioFrame.from_ndarray(tone(1.5, 48_000, pitch), format="fltp", layout="mono")
             frame.sample_rate, frame.pts = 48_000, 0
             container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
@@ -128,11 +128,11 @@ def test_only_the_first_audio_stream_is_heard() -> None:
 
 
 @pytest.mark.parametrize("kind", TAGGED)
-def test_tags_that_are_no_utf_8_harm_nothing(kind: str) -> None:
+def test_tags_that_are_not_utf_8_are_ignored(kind: str) -> None:
     assert np.array_equal(decode(tagged(kind)), decode(recording(kind)))
 
 
-def test_one_process_decodes_many() -> None:
+def test_one_process_decodes_many_recordings() -> None:
     with VoiceDecoder(25 << 20, 30.0) as decoder:
         first = decoder.decode(recording("mp3"))
         process = decoder._process
@@ -141,10 +141,10 @@ def test_one_process_decodes_many() -> None:
         assert np.array_equal(decoder.decode(recording("mp3")), first)
         assert decoder._process is process
     assert process is not None
-    assert process.returncode is not None  # and it is gone in the end
+    assert process.returncode is not None
 
 
-# ---- what is refused
+# ---- rejected recordings
 
 
 @pytest.mark.parametrize(
@@ -168,18 +168,18 @@ def test_one_process_decodes_many() -> None:
         (b"\x1a\x45\xdf\xa3" + b"webm" + bytes(100), UndecodableAudio),
     ],
 )
-def test_what_is_no_audio(data: bytes, error: type[ServiceError]) -> None:
+def test_files_without_valid_audio_are_rejected(data: bytes, error: type[ServiceError]) -> None:
     with pytest.raises(error):
         decode(data)
 
 
-def test_noise_behind_an_mp3_header_is_no_voice() -> None:
+def test_noise_after_an_mp3_header_is_rejected() -> None:
     noise = np.random.default_rng(1).bytes(60_000)
     with pytest.raises(UndecodableAudio):
         decode(b"ID3\4\0\0\0\0\0\0" + noise)
 
 
-def test_a_film_without_sound_is_no_audio() -> None:
+def test_a_video_without_audio_is_rejected() -> None:
     packed = BytesIO()
     with av.open(packed, "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
@@ -189,55 +189,55 @@ def test_a_film_without_sound_is_no_audio() -> None:
         decode(packed.getvalue())
 
 
-def test_too_many_bytes() -> None:
+def test_a_recording_over_max_bytes_is_rejected() -> None:
     with pytest.raises(TooLarge, match="MAX_UPLOAD_MB"):
         decode(recording(), max_bytes=1000)
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_too_long_and_just_long_enough(kind: str) -> None:
+def test_max_seconds_is_the_longest_accepted_recording(kind: str) -> None:
     assert decode(recording(kind), max_seconds=1.5).size <= 36_000
     with pytest.raises(TooLarge, match="MAX_VOICE_SECONDS"):
         decode(recording(kind), max_seconds=1.2)
 
 
-def test_an_hour_in_a_small_file_is_refused_early() -> None:
+def test_an_hour_in_a_small_file_is_rejected_early() -> None:
     hour = encode(np.zeros((1, 3600 * 8_000), np.float32), "flac", "flac", 8_000)
     assert len(hour) < 1 << 20
-    with pytest.raises(TooLarge, match="more than 30 s"):
+    with pytest.raises(TooLarge, match="longer than 30 s"):
         decode(hour)
 
 
-def test_too_short() -> None:
+def test_a_short_recording_is_rejected() -> None:
     with pytest.raises(Unprocessable, match="too short"):
         decode(recording("wav", seconds=0.9))
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-6, 0.5])
-def test_silence_is_no_voice_whatever_its_level(level: float) -> None:
+def test_a_constant_signal_is_rejected_as_silent(level: float) -> None:
     with pytest.raises(Unprocessable, match="silent"):
         decode(wav(np.full(48_000, level)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers(value: float) -> None:
-    samples = hum(1.5, 24_000)[0]
+def test_non_finite_samples_are_rejected(value: float) -> None:
+    samples = tone(1.5, 24_000)[0]
     samples[20_000] = value
     with pytest.raises(UndecodableAudio, match="finite"):
         decode(wav(samples))
 
 
 @pytest.mark.parametrize("rate", [1, 3_999, 1_000_000])
-def test_rates_that_would_blow_a_file_up(rate: int) -> None:
+def test_extreme_sample_rates_are_rejected(rate: int) -> None:
     with pytest.raises(UndecodableAudio, match=f"{rate} Hz"):
-        decode(wav(hum(1.5, 24_000)[0], rate))
+        decode(wav(tone(1.5, 24_000)[0], rate))
 
 
 # ---- the process
 
 
-@LINUX
-def test_the_process_has_nothing_to_give_away(monkeypatch: pytest.MonkeyPatch) -> None:
+@linux_only
+def test_the_process_has_no_files_secrets_or_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "secret")
     with open(__file__, "rb") as file, VoiceDecoder(25 << 20, 30.0) as decoder:
         os.set_inheritable(file.fileno(), True)
@@ -255,7 +255,7 @@ def test_the_process_has_nothing_to_give_away(monkeypatch: pytest.MonkeyPatch) -
         assert b"torch" not in (proc / "maps").read_bytes()
 
 
-def test_once_it_has_given_up_its_rights_it_can_open_nothing() -> None:
+def test_nothing_can_be_opened_after_dropping_privileges() -> None:
     script = """
 import socket, sys
 from app.voices import decoder_process
@@ -265,14 +265,14 @@ for attempt in (lambda: open("/dev/null"), lambda: open("/tmp/canary", "w"), soc
         attempt()
     except OSError:
         continue
-    sys.exit("it could")
-print("nothing")
+    sys.exit("succeeded")
+print("all failed")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=110, check=False)
-    assert done.stdout == "nothing\n", done.stderr
+    assert done.stdout == "all failed\n", done.stderr
 
 
-def test_a_process_that_hangs_is_ended_and_the_next_recording_gets_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_process_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     with VoiceDecoder(25 << 20, 30.0) as decoder:
         decoder.decode(recording())
         hung = decoder._process
@@ -299,15 +299,15 @@ def test_a_process_that_hangs_is_ended_and_the_next_recording_gets_a_new_one(mon
         framing.ANSWER.pack(framing.UNDECODABLE, 0, 2**40),
     ],
 )
-def test_the_process_is_not_trusted_either(answer: bytes) -> None:
+def test_invalid_answers_of_the_process_are_rejected(answer: bytes) -> None:
     with (
-        VoiceDecoder(25 << 20, 30.0, command=impostor(f"say({answer!r}); take(9)")) as decoder,
+        VoiceDecoder(25 << 20, 30.0, command=fake_decoder(f"write({answer!r}); read(9)")) as decoder,
         pytest.raises(UndecodableAudio),
     ):
         decoder.decode(recording())
 
 
-def test_a_process_that_does_not_start_is_not_the_recordings_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_start_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
     for executable, reason in (("/bin/false", "exit code 1"), ("/does/not/exist", "No such file")):
         monkeypatch.setattr(sys, "executable", executable)
         with pytest.raises(ComponentFailed, match="does not start") as refused:
@@ -316,11 +316,11 @@ def test_a_process_that_does_not_start_is_not_the_recordings_fault(monkeypatch: 
         assert (refused.value.status, refused.value.code, refused.value.headers) == (503, "decoder_failed", {})
 
 
-Told = list[tuple[str | None, str]]
+Reports = list[tuple[str | None, str]]
 
 
 def attempt(command: list[str] | None, starts: DecoderStartPolicy) -> str:
-    """The code of what a decoder refuses a recording with; "" if it decodes it."""
+    """The error code of decoding a recording; "" if it succeeds."""
     with VoiceDecoder(25 << 20, 30.0, starts, command) as decoder:
         try:
             decoder.decode(recording())
@@ -329,7 +329,7 @@ def attempt(command: list[str] | None, starts: DecoderStartPolicy) -> str:
     return ""
 
 
-# How a decoder is broken, and what of it the report says. Each of them with PyAV as it is.
+# Broken decoders: the command, and a part of the reported error. All of them run with the installed PyAV.
 BROKEN = {
     "an argument that PyAV does not know": (
         [sys.executable, "-c", "import av; av.open('', metadata_error='replace')"],
@@ -340,13 +340,13 @@ BROKEN = {
         [sys.executable, "-c", "import sys; sys.exit('x' * 200_000 + chr(10) + 'the reason' + chr(27) + chr(10))"],
         "the reason",
     ),
-    "nothing said": ([sys.executable, "-c", "raise SystemExit(3)"], "exit code 3"),
+    "no output": ([sys.executable, "-c", "raise SystemExit(3)"], "exit code 3"),
     "killed": ([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], "SIGKILL"),
-    "another greeting": (
+    "a wrong ready message": (
         [sys.executable, "-c", "import sys; print('hello, world', flush=True); sys.stdin.read()"],
-        "does not say that it is ready",
+        "did not send its ready message",
     ),
-    "dead once it is ready": (
+    "an exit after the ready message": (
         [sys.executable, "-c", f"import sys; sys.stdout.buffer.write({framing.READY!r}); sys.exit('out of ideas')"],
         "out of ideas",
     ),
@@ -354,58 +354,60 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_decoder_is_reported_with_its_own_words_and_again_once_it_works(fault: str) -> None:
+def test_a_broken_decoder_is_reported_with_its_stderr_and_again_once_it_works(fault: str) -> None:
     command, reason = BROKEN[fault]
-    told: Told = []
-    starts = DecoderStartPolicy(lambda error, detail: told.append((error, detail)))
+    reports: Reports = []
+    starts = DecoderStartPolicy(lambda error, detail: reports.append((error, detail)))
     assert attempt(command, starts) == "decoder_failed"
-    (error, detail) = told[0]
+    (error, detail) = reports[0]
     assert error is not None
     assert reason in error
     assert detail
     assert (error + detail).isprintable()
     assert len(error) <= 400
     assert attempt(None, starts) == ""
-    assert told[1:] == [(None, "")]
+    assert reports[1:] == [(None, "")]
 
 
-def test_a_decoder_that_is_broken_after_a_recording_takes_the_blame_for_it(caplog: pytest.LogCaptureFixture) -> None:
-    """It decodes our own sound once, and when it is started anew it does not."""
-    told: Told = []
-    starts = DecoderStartPolicy(lambda error, detail: told.append((error, detail)))
-    with VoiceDecoder(25 << 20, 30.0, starts, impostor("sys.exit('the library is gone')")) as decoder:
+def test_a_decoder_that_breaks_during_a_recording_is_reported_not_the_recording(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It passes the first self-test and fails when it is restarted."""
+    reports: Reports = []
+    starts = DecoderStartPolicy(lambda error, detail: reports.append((error, detail)))
+    with VoiceDecoder(25 << 20, 30.0, starts, fake_decoder("sys.exit('the library is gone')")) as decoder:
         decoder.start()
         decoder._command = BROKEN["an import that fails"][0]
         with pytest.raises(ComponentFailed):
             decoder.decode(recording())
-        with pytest.raises(ComponentFailed):  # and is not started for each of many recordings
+        with pytest.raises(ComponentFailed):  # without another start
             decoder.decode(recording())
-    assert [error is None for error, _ in told] == [True, False]
+    assert [error is None for error, _ in reports] == [True, False]
     assert "the library is gone" in caplog.text
     assert "exit code 1" in caplog.text
 
 
-def test_a_start_that_hangs_is_ended_and_not_repeated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_start_is_killed_and_not_retried_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording_decoder, "_SLOW_START_SECONDS", 0.1)
     now = [1000.0]
     monkeypatch.setattr(recording_decoder, "time", Clock(now))
-    told: Told = []
-    starts = DecoderStartPolicy(lambda error, detail: told.append((error, detail)))
+    reports: Reports = []
+    starts = DecoderStartPolicy(lambda error, detail: reports.append((error, detail)))
     hanging = [sys.executable, "-c", "import time\nwhile True: time.sleep(9)"]
     with monkeypatch.context() as patch, VoiceDecoder(25 << 20, 30.0, starts, hanging) as decoder:
         patch.setattr(recording_decoder, "START_SECONDS", 0.2)
         with pytest.raises(ComponentFailed):
             decoder.decode(recording())
-        assert told == [("it did not get ready within 0.2 seconds", "")]
-    starts.ended(told[0][0], "", 20.0)
-    assert attempt(None, starts) == "decoder_failed"  # at once: nothing was started
-    assert len(told) == 2
+        assert reports == [("it was not ready within 0.2 seconds", "")]
+    starts.record(reports[0][0], "", 20.0)
+    assert attempt(None, starts) == "decoder_failed"  # without a start
+    assert len(reports) == 2
     now[0] += 20.0
     assert attempt(None, starts) == ""
-    assert told[2:] == [(None, "")]
+    assert reports[2:] == [(None, "")]
 
 
-def test_a_third_decoder_waits_and_then_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_concurrent_decoder_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording_decoder, "WALL_SECONDS", 0.05)
     with VoiceDecoder(1, 1.0), VoiceDecoder(1, 1.0):
         third = VoiceDecoder(1, 1.0)

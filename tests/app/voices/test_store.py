@@ -44,7 +44,7 @@ def store(folders: tuple[Path, Path]) -> VoiceStore:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Every recording that is decoded, as it is."""
+    """The recordings passed to VoiceDecoder.decode."""
     seen: list[bytes] = []
     decode = VoiceDecoder.decode
 
@@ -60,10 +60,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# ---- files put down by hand
+# ---- manually added files
 
 
-def test_recordings_in_both_folders_are_voices(folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_recordings_in_both_directories_are_listed(folders: tuple[Path, Path], store: VoiceStore) -> None:
     preloaded, uploads = folders
     (preloaded / "amy.wav").write_bytes(AMY)
     (preloaded / "amy.txt").write_text("Hello,\nI am Amy.\n")
@@ -86,7 +86,7 @@ def test_recordings_in_both_folders_are_voices(folders: tuple[Path, Path], store
         assert same.prompt.key == voice.prompt.key
 
 
-def test_a_change_by_hand_counts_at_once(folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_a_manual_change_takes_effect_immediately(folders: tuple[Path, Path], store: VoiceStore) -> None:
     path = folders[1] / "amy.wav"
     path.write_bytes(AMY)
     old = store.get("amy.wav")
@@ -94,8 +94,8 @@ def test_a_change_by_hand_counts_at_once(folders: tuple[Path, Path], store: Voic
     new = store.get("amy.wav")
     assert new.sha256 != old.sha256
     assert not np.array_equal(new.prompt.samples, old.prompt.samples)
-    (folders[1] / "amy.txt").write_text("by hand")
-    assert store.get("amy.wav").prompt.transcript == "by hand"
+    (folders[1] / "amy.txt").write_text("manually added")
+    assert store.get("amy.wav").prompt.transcript == "manually added"
     (folders[1] / "amy.txt").unlink()
     assert store.get("amy.wav").prompt.transcript == ""
     path.unlink()
@@ -104,7 +104,7 @@ def test_a_change_by_hand_counts_at_once(folders: tuple[Path, Path], store: Voic
         store.get("amy.wav")
 
 
-def test_a_change_that_leaves_inode_size_and_mtime_alone_counts_too(
+def test_a_change_with_the_same_inode_size_and_mtime_takes_effect(
     folders: tuple[Path, Path], store: VoiceStore
 ) -> None:
     path = folders[1] / "amy.wav"
@@ -119,22 +119,22 @@ def test_a_change_that_leaves_inode_size_and_mtime_alone_counts_too(
     assert store.get("amy.wav").sha256 != old.sha256
 
 
-def test_what_has_not_changed_is_neither_read_nor_decoded_again(
+def test_unchanged_files_are_neither_read_nor_decoded_again(
     folders: tuple[Path, Path], store: VoiceStore, decoded: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folders[1] / "amy.wav").write_bytes(AMY)
     voice = store.get("amy.wav")
     os.utime(folders[1] / "amy.wav")
-    assert store.get("amy.wav").prompt is voice.prompt  # read again, but its content is known
-    monkeypatch.setattr(loader, "_STABLE_NS", -(10**12))  # as if all of this had been a while ago
-    stable = store.get("amy.wav")
-    monkeypatch.setattr(os, "open", None)  # from here on nothing can be read
-    assert store.get("amy.wav") is settled
+    assert store.get("amy.wav").prompt is voice.prompt  # read again, with unchanged content
+    monkeypatch.setattr(loader, "_STABLE_NS", -(10**12))  # every file is old enough
+    cached = store.get("amy.wav")
+    monkeypatch.setattr(os, "open", None)  # no file can be read
+    assert store.get("amy.wav") is cached
     assert store.get("amy.wav").prompt is voice.prompt
     assert len(decoded) == 1
 
 
-def test_threads_that_want_the_same_voice_decode_it_once(
+def test_concurrent_loads_decode_a_voice_once(
     folders: tuple[Path, Path], store: VoiceStore, decoded: list[bytes]
 ) -> None:
     (folders[1] / "amy.wav").write_bytes(AMY)
@@ -149,18 +149,20 @@ def test_threads_that_want_the_same_voice_decode_it_once(
     assert len(set(map(id, prompts))) == 1
 
 
-def test_what_is_remembered_is_bounded_in_bytes(folders: tuple[Path, Path], decoded: list[bytes]) -> None:
+def test_the_cache_is_limited_in_bytes(folders: tuple[Path, Path], decoded: list[bytes]) -> None:
     store = VoiceStore(*folders, cache_bytes=2 * (36_000 * 4 + 1024))
     for name in ("a.wav", "b.wav", "c.wav"):
         (folders[1] / name).write_bytes(AMY)
     for name in ("a.wav", "b.wav", "a.wav", "c.wav", "a.wav"):
         store.get(name)
     assert len(decoded) == 3
-    store.get("b.wav")  # the least recently used of them had to go
+    store.get("b.wav")  # the least recently used was evicted
     assert len(decoded) == 4
 
 
-def test_junk_is_no_voice_and_says_why(folders: tuple[Path, Path], store: VoiceStore, decoded: list[bytes]) -> None:
+def test_invalid_files_are_not_listed_and_have_an_error(
+    folders: tuple[Path, Path], store: VoiceStore, decoded: list[bytes]
+) -> None:
     (folders[0] / "text.wav").write_text("not audio")
     (folders[0] / "broken.flac").write_bytes(b"fLaC" + bytes(1000))
     (folders[0] / "large.wav").write_bytes(recording("wav", seconds=1.5))
@@ -172,7 +174,7 @@ def test_junk_is_no_voice_and_says_why(folders: tuple[Path, Path], store: VoiceS
     assert isinstance(found["broken.flac"], UndecodableAudio)
     assert isinstance(found["large.wav"], Voice)
     assert isinstance(found["latin.wav"], Unprocessable)
-    assert store.ids() == ["large.wav"]  # what is known to be of no use is not offered
+    assert store.ids() == ["large.wav"]  # without voices that failed to load
     for _ in range(2):
         with pytest.raises(UndecodableAudio, match=r"voice 'broken\.flac' cannot be used"):
             store.get("broken.flac")
@@ -184,13 +186,13 @@ def test_junk_is_no_voice_and_says_why(folders: tuple[Path, Path], store: VoiceS
     assert store.ids() == ["broken.flac", "large.wav", "latin.wav"]
 
 
-def test_a_file_that_is_larger_than_an_upload_may_be(folders: tuple[Path, Path]) -> None:
+def test_a_file_over_max_upload_bytes_is_rejected(folders: tuple[Path, Path]) -> None:
     (folders[0] / "amy.wav").write_bytes(AMY)
     with pytest.raises(TooLarge, match="MAX_UPLOAD_MB"):
         VoiceStore(*folders, max_upload_bytes=1000).get("amy.wav")
 
 
-def test_links_lead_nowhere_outside(folders: tuple[Path, Path], store: VoiceStore, tmp_path: Path) -> None:
+def test_links_outside_the_directory_are_ignored(folders: tuple[Path, Path], store: VoiceStore, tmp_path: Path) -> None:
     (tmp_path / "secret.wav").write_bytes(AMY)
     (tmp_path / "secret.txt").write_text("secret")
     (folders[1] / "link.wav").symlink_to(tmp_path / "secret.wav")
@@ -226,7 +228,7 @@ def test_links_lead_nowhere_outside(folders: tuple[Path, Path], store: VoiceStor
         "amy.txt",
     ],
 )
-def test_ids_that_cannot_be(voice_id: str, folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_invalid_ids_are_rejected(voice_id: str, folders: tuple[Path, Path], store: VoiceStore) -> None:
     (folders[1] / "amy.wav").write_bytes(AMY)
     (folders[1] / "amy.txt").write_text("hello")
     (folders[1].parent / "amy.wav").write_bytes(AMY)
@@ -239,26 +241,26 @@ def test_ids_that_cannot_be(voice_id: str, folders: tuple[Path, Path], store: Vo
     assert contents(folders[1]) == before
 
 
-def test_the_models_own_speakers_keep_their_ids(store: VoiceStore) -> None:
+def test_ids_of_built_in_speakers_are_reserved(store: VoiceStore) -> None:
     with pytest.raises(Unprocessable, match="speaker"):
         store.add("speaker_0", AMY)
 
 
-def test_a_short_id_finds_the_one_it_can_mean(folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_a_stem_finds_the_only_matching_voice(folders: tuple[Path, Path], store: VoiceStore) -> None:
     (folders[1] / "amy.wav").write_bytes(AMY)
-    (folders[1] / "amy.notes").write_text("no audio, no second meaning")
+    (folders[1] / "amy.notes").write_text("not audio, so not ambiguous")
     assert store.get("amy").voice_id == "amy.wav"
     (folders[1] / "amy.mp3").write_bytes(recording("mp3"))
     with pytest.raises(UnknownVoice, match=r"amy\.mp3, amy\.wav"):
         store.get("amy")
     (folders[0] / "amy.flac").write_bytes(recording("flac"))
-    assert store.get("amy").voice_id == "amy.flac"  # a preloaded one before all others
+    assert store.get("amy").voice_id == "amy.flac"  # preloaded voices take precedence
     for change in (store.delete, lambda each: store.replace(each, BOB)):
         with pytest.raises(UnknownVoice):
-            change("amy")  # only reading takes short ids
+            change("amy")  # changes need the full id
 
 
-def test_a_preloaded_voice_stays_as_it_is(folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_a_preloaded_voice_cannot_be_changed(folders: tuple[Path, Path], store: VoiceStore) -> None:
     (folders[0] / "amy.wav").write_bytes(AMY)
     for voice_id in ("amy.wav", "AMY.wav", "amy"):
         with pytest.raises(VoiceExists, match="preloaded"):
@@ -267,7 +269,7 @@ def test_a_preloaded_voice_stays_as_it_is(folders: tuple[Path, Path], store: Voi
         store.replace("amy.wav", BOB)
     with pytest.raises(PreloadedVoice):
         store.delete("amy.wav")
-    (folders[1] / "amy.wav").write_bytes(BOB)  # put there by hand, past all of these
+    (folders[1] / "amy.wav").write_bytes(BOB)  # added manually
     assert store.get("amy.wav").preloaded
     assert store.ids() == ["amy.wav"]
     store.add("amy.mp3", recording("mp3"))
@@ -278,30 +280,30 @@ def test_a_preloaded_voice_stays_as_it_is(folders: tuple[Path, Path], store: Voi
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_an_upload_is_kept_byte_for_byte(kind: str, folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_an_upload_is_stored_byte_for_byte(kind: str, folders: tuple[Path, Path], store: VoiceStore) -> None:
     added = store.add(f"amy.{kind}", recording(kind), " Hello\nthere. ")
     assert (folders[1] / f"amy.{kind}").read_bytes() == recording(kind)
     assert store.ids() == [f"amy.{kind}"]
     assert added.prompt.transcript == "Hello there."
-    found = VoiceStore(*folders).get(f"amy.{kind}")  # as another worker sees it
+    found = VoiceStore(*folders).get(f"amy.{kind}")  # as in another worker
     assert found.sha256 == added.sha256
     assert found.prompt.key == added.prompt.key
 
 
-def test_an_id_needs_no_suffix(folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_an_id_needs_no_extension(folders: tuple[Path, Path], store: VoiceStore) -> None:
     store.add("amy", AMY, "hello")
     store.add("v1.2", BOB)
     assert store.ids() == ["amy", "v1.2"]
     assert VoiceStore(*folders).get("amy").prompt.transcript == "hello"
 
 
-def test_a_voice_is_decoded_once_when_it_is_added(store: VoiceStore, decoded: list[bytes]) -> None:
+def test_an_added_voice_is_decoded_once(store: VoiceStore, decoded: list[bytes]) -> None:
     store.add("amy.wav", AMY)
     store.get("amy.wav")
     assert decoded == [AMY]
 
 
-def test_a_voice_that_exists_is_not_added(folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_adding_an_existing_voice_fails(folders: tuple[Path, Path], store: VoiceStore) -> None:
     store.add("amy.wav", AMY, "hello")
     before = contents(folders[1])
     for voice_id in ("amy.wav", "Amy.WAV"):
@@ -310,7 +312,7 @@ def test_a_voice_that_exists_is_not_added(folders: tuple[Path, Path], store: Voi
     assert contents(folders[1]) == before
 
 
-def test_a_replaced_voice_is_new_to_every_worker(folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_a_replaced_voice_is_reloaded_by_every_worker(folders: tuple[Path, Path], store: VoiceStore) -> None:
     other = VoiceStore(*folders)
     store.add("amy.wav", AMY, "hello")
     old = other.get("amy.wav")
@@ -320,19 +322,19 @@ def test_a_replaced_voice_is_new_to_every_worker(folders: tuple[Path, Path], sto
     assert new.prompt.transcript == "good bye"
     assert not store.replace("amy.wav", BOB).has_transcript
     assert not other.get("amy.wav").has_transcript
-    assert len(contents(folders[1])) == 3  # recording, note, lock: nothing of what was
+    assert len(contents(folders[1])) == 3  # recording, sidecar, lock
     with pytest.raises(UnknownVoice):
         store.replace("bob.wav", BOB)
 
 
-def test_a_voice_that_is_replaced_while_it_is_read_is_wholly_the_new_one(
+def test_a_voice_replaced_during_a_read_is_read_again(
     folders: tuple[Path, Path], store: VoiceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.add("amy.wav", AMY, "hello")
     replaced: list[str] = []
 
     def find_late(folder: VoiceFolder, name: str, sha256: str) -> str:
-        """The recording has been read; before its words are, another worker replaces both."""
+        """Another worker replaces both files after the recording has been read and before its transcript is."""
         if not replaced:
             replaced.append(sha256)
             (folders[1] / "bob.wav").write_bytes(BOB)
@@ -348,7 +350,7 @@ def test_a_voice_that_is_replaced_while_it_is_read_is_wholly_the_new_one(
     assert voice.prompt.transcript == "good bye"
 
 
-def test_a_deleted_voice_is_gone_for_every_worker(folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_a_deleted_voice_is_unknown_to_every_worker(folders: tuple[Path, Path], store: VoiceStore) -> None:
     other = VoiceStore(*folders)
     store.add("amy.wav", AMY, "hello")
     (folders[1] / "bob.wav").write_bytes(BOB)
@@ -363,23 +365,21 @@ def test_a_deleted_voice_is_gone_for_every_worker(folders: tuple[Path, Path], st
     assert not store.add("amy.wav", AMY).has_transcript
 
 
-def test_voices_that_share_a_stem_share_no_upload(folders: tuple[Path, Path], store: VoiceStore) -> None:
-    (folders[1] / "amy.txt").write_text("by hand")
+def test_voices_with_the_same_stem_have_separate_uploads(folders: tuple[Path, Path], store: VoiceStore) -> None:
+    (folders[1] / "amy.txt").write_text("manually added")
     (folders[1] / "amy.flac").write_bytes(recording("flac"))
     store.add("amy.wav", AMY, "of the wav")
     store.add("amy.mp3", recording("mp3"))
     words = {voice_id: store.get(voice_id).prompt.transcript for voice_id in store.ids()}
-    assert words == {"amy.flac": "by hand", "amy.mp3": "", "amy.wav": "of the wav"}
+    assert words == {"amy.flac": "manually added", "amy.mp3": "", "amy.wav": "of the wav"}
     store.delete("amy.wav")
-    assert store.get("amy.flac").prompt.transcript == "by hand"
+    assert store.get("amy.flac").prompt.transcript == "manually added"
     store.delete("amy.mp3")
     store.delete("amy.flac")
-    assert set(contents(folders[1])) == {".lock"}  # with the last of them their common file went
+    assert set(contents(folders[1])) == {".lock"}  # the shared transcript is deleted with the last of them
 
 
-def test_a_recording_put_over_an_upload_by_hand_does_not_get_its_words(
-    folders: tuple[Path, Path], store: VoiceStore
-) -> None:
+def test_a_manually_replaced_upload_loses_its_transcript(folders: tuple[Path, Path], store: VoiceStore) -> None:
     store.add("amy.wav", AMY, "hello")
     shutil.copy(folders[1] / "amy.wav", folders[1] / "bob.wav")
     (folders[1] / "amy.wav").write_bytes(BOB)
@@ -392,7 +392,7 @@ def test_a_recording_put_over_an_upload_by_hand_does_not_get_its_words(
 @pytest.mark.parametrize(
     ("data", "transcript"), [(b"junk", ""), (b"", ""), (AMY[:30_000], ""), (AMY, "a\0b"), (AMY, "a" * 2001)]
 )
-def test_what_is_refused_leaves_nothing_behind(
+def test_a_rejected_upload_leaves_no_files(
     data: bytes, transcript: str, folders: tuple[Path, Path], store: VoiceStore
 ) -> None:
     store.add("bob.wav", BOB, "hello")
@@ -405,7 +405,7 @@ def test_what_is_refused_leaves_nothing_behind(
     assert store.get("bob.wav").prompt.transcript == "hello"
 
 
-def test_a_disk_that_fails_leaves_nothing_behind(
+def test_a_disk_error_leaves_no_files(
     folders: tuple[Path, Path], store: VoiceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(folders[1])
@@ -422,7 +422,7 @@ def test_a_disk_that_fails_leaves_nothing_behind(
     assert store.add("amy.wav", AMY).voice_id == "amy.wav"
 
 
-def test_a_folder_that_cannot_be_made_still_lets_the_others_speak(
+def test_preloaded_voices_work_without_an_upload_directory(
     folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folders[0] / "amy.wav").write_bytes(AMY)
@@ -434,7 +434,7 @@ def test_a_folder_that_cannot_be_made_still_lets_the_others_speak(
         store.add("bob.wav", BOB)
 
 
-def test_leftovers_of_the_dead_are_swept_at_start(folders: tuple[Path, Path], store: VoiceStore) -> None:
+def test_stale_temporary_files_are_removed_at_startup(folders: tuple[Path, Path], store: VoiceStore) -> None:
     stale, young = ".upload-0123456789abcdef.tmp", ".upload-fedcba9876543210.tmp"
     for name in (stale, young):
         (folders[1] / name).write_bytes(AMY)

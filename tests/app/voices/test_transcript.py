@@ -30,34 +30,34 @@ OTHER = "b" * 64
         (" \n ", ""),
     ],
 )
-def test_newlines_fold_and_words_stay(text: str, cleaned: str) -> None:
+def test_whitespace_is_collapsed(text: str, cleaned: str) -> None:
     assert clean_transcript(text) == cleaned
 
 
 @pytest.mark.parametrize("text", ["a\0b", "a\x1b[31mb", "a\x7fb", "a\x80b", "a\ud800b"])
-def test_what_is_no_text_is_refused_and_named(text: str) -> None:
+def test_control_characters_are_rejected_and_named(text: str) -> None:
     with pytest.raises(Unprocessable, match=f"U\\+{ord(text[1]):04X} at character 2"):
         clean_transcript(text)
 
 
-def test_the_longest_transcript_is_taken_and_one_more_character_is_not() -> None:
+def test_max_characters_is_the_longest_accepted_transcript() -> None:
     assert len(clean_transcript("ü" * MAX_CHARACTERS)) == MAX_CHARACTERS
     with pytest.raises(Unprocessable, match=str(MAX_CHARACTERS)):
         clean_transcript("ü" * (MAX_CHARACTERS + 1))
 
 
-def test_a_file_may_begin_with_a_byte_order_mark() -> None:
+def test_a_byte_order_mark_is_ignored() -> None:
     assert read_transcript(b"\xef\xbb\xbfHello\r\n", "amy.txt") == "Hello"
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfeH\0i\0", b"caf\xe9", b"a" * 20_000, b"a\0"])
-def test_a_bad_file_is_named(data: bytes) -> None:
+def test_the_error_names_a_bad_file(data: bytes) -> None:
     with pytest.raises(Unprocessable, match=r"amy\.txt"):
         read_transcript(data, "amy.txt")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"transcript": 1, "beside": null}', b'{"x": 1}', b"\xff"])
-def test_a_note_that_is_not_ours_is_none(data: bytes) -> None:
+def test_an_invalid_sidecar_is_none(data: bytes) -> None:
     assert TranscriptSidecar.from_bytes(data) is None
 
 
@@ -70,11 +70,11 @@ def test_a_note_that_is_not_ours_is_none(data: bytes) -> None:
         ("v1.2", ("v1.2.txt",)),
     ],
 )
-def test_where_a_transcript_is_looked_for(voice_id: str, names: tuple[str, ...]) -> None:
+def test_transcript_file_names(voice_id: str, names: tuple[str, ...]) -> None:
     assert transcript_names(voice_id) == names
 
 
-def test_a_note_speaks_for_one_content_of_one_recording_only(tmp_path: Path) -> None:
+def test_a_sidecar_applies_to_one_content_of_one_recording(tmp_path: Path) -> None:
     folder = VoiceFolder(tmp_path)
     write_sidecar(folder, "amy.wav", SHA, "hello")
     assert find_transcript(folder, "amy.wav", SHA) == "hello"
@@ -82,13 +82,13 @@ def test_a_note_speaks_for_one_content_of_one_recording_only(tmp_path: Path) -> 
     assert find_transcript(folder, "amy.mp3", SHA) == ""
 
 
-def test_a_note_overrides_what_lay_there_and_yields_to_what_is_put_there_later(tmp_path: Path) -> None:
+def test_a_sidecar_overrides_earlier_text_files_but_not_later_ones(tmp_path: Path) -> None:
     folder = VoiceFolder(tmp_path)
     (tmp_path / "amy.txt").write_text("of an older amy")
     write_sidecar(folder, "amy.wav", SHA, "")
     assert find_transcript(folder, "amy.wav", SHA) == ""
-    (tmp_path / "amy.txt").write_text("by hand")
-    assert find_transcript(folder, "amy.wav", SHA) == "by hand"
-    (tmp_path / "amy.wav.txt").write_text("for the wav alone")
-    assert find_transcript(folder, "amy.wav", SHA) == "for the wav alone"
-    assert find_transcript(folder, "amy.mp3", SHA) == "by hand"
+    (tmp_path / "amy.txt").write_text("manually added")
+    assert find_transcript(folder, "amy.wav", SHA) == "manually added"
+    (tmp_path / "amy.wav.txt").write_text("for the wav only")
+    assert find_transcript(folder, "amy.wav", SHA) == "for the wav only"
+    assert find_transcript(folder, "amy.mp3", SHA) == "manually added"

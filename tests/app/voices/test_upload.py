@@ -20,11 +20,11 @@ from app.voices.upload import read_upload
 
 pytestmark = pytest.mark.anyio
 
-LARGE = b"\0\xff" * (2 << 20)  # more than is held in memory
+LARGE = b"\0\xff" * (2 << 20)  # more than is kept in memory
 
 
-async def reader(scope: Any, receive: Any, send: Any) -> None:
-    """Tells what it read."""
+async def upload_app(scope: Any, receive: Any, send: Any) -> None:
+    """Responds with the parsed form."""
     request = Request(scope, receive)
     try:
         async with read_upload(request) as form:
@@ -45,43 +45,48 @@ END = b"--mark--\r\n"
 
 def sending(call: Any, *body: bytes, kind: str = "multipart/form-data; boundary=mark", **how: Any) -> Any:
     return call(
-        RequestLogMiddleware(reader), "/", method="POST", headers=((b"content-type", kind.encode()),), body=body, **how
+        RequestLogMiddleware(upload_app),
+        "/",
+        method="POST",
+        headers=((b"content-type", kind.encode()),),
+        body=body,
+        **how,
     )
 
 
 def open_files(folder: Path) -> list[str]:
-    """The files of this process that are, or were, in a folder; those without a name among them."""
+    """Open files of this process in a directory, unnamed ones included."""
     gc.collect()
     names = []
     for each in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one that the listing itself needed
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
             names.append(os.readlink(f"/proc/self/fd/{each}"))
     return [name for name in names if name.startswith(str(folder))]
 
 
 @pytest.fixture(autouse=True)
 def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where uploads lie while they come; nothing is left there, whatever a test does."""
+    """Spool directory of uploads; must be empty after each test."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     yield tmp_path
     assert list(tmp_path.iterdir()) == []
     assert open_files(tmp_path) == []
 
 
-async def test_a_form_is_read_however_it_is_cut(call: Any) -> None:
+async def test_a_form_is_parsed_from_chunks_of_any_size(call: Any) -> None:
     form = FILE + part('name="transcript"', "Grüße".encode()) + part('name="voice_id"', b"amy") + END
     for size in (1, 7, len(form)):
-        pieces = [form[start : start + size] for start in range(0, len(form), size)]
-        client = await sending(call, *pieces).done()
+        chunks = [form[start : start + size] for start in range(0, len(form), size)]
+        client = await sending(call, *chunks).done()
         assert client.content == '["amy.wav",9,"Grüße","amy"]'.encode()
 
 
-async def test_what_is_left_out_or_empty_is_none(call: Any) -> None:
+async def test_missing_and_empty_fields(call: Any) -> None:
     assert (await sending(call, FILE + END).done()).content == b'["amy.wav",9,"",null]'
     assert (await sending(call, FILE + part('name="voice_id"', b"") + END).done()).content.endswith(b",null]")
 
 
-async def test_a_large_file_is_read_whole(call: Any) -> None:
+async def test_a_large_file_is_read_completely(call: Any) -> None:
     client = await sending(call, part('name="file"; filename="x"', LARGE) + END).done()
     assert client.content == f'["x",{len(LARGE)},"",null]'.encode()
 
@@ -92,9 +97,9 @@ async def test_a_large_file_is_read_whole(call: Any) -> None:
         (END, 422, "file is missing"),
         (part('name="file"', b"recording") + END, 422, "file is missing"),
         (part('name="transcript"', b"x") + END, 422, "file is missing"),
-        (FILE + part('name="speed"', b"2") + END, 422, "'speed' is no field"),
-        (part('name="upload"; filename="a"', b"x") + END, 422, "'upload' is no field"),
-        (FILE + part('name="voice_id"', b"a") * 2 + END, 422, "voice_id is there twice"),
+        (FILE + part('name="speed"', b"2") + END, 422, "'speed' is not a field"),
+        (part('name="upload"; filename="a"', b"x") + END, 422, "'upload' is not a field"),
+        (FILE + part('name="voice_id"', b"a") * 2 + END, 422, "voice_id is repeated"),
         (part('name="file"; filename="a"', b"x") * 2 + END, 400, "Maximum number of files is 1"),
         (part('name="transcript"; filename="a"', b"x") + END, 422, "file is missing"),
         (part('name="x"', b"a") * 4 + END, 400, "Maximum number of fields is 3"),
@@ -103,12 +108,12 @@ async def test_a_large_file_is_read_whole(call: Any) -> None:
         (FILE, 400, "last boundary is missing"),
         (part('name="file"; filename="a"', LARGE)[:-2], 400, "last boundary is missing"),
         (b"", 400, "last boundary is missing"),
-        (b"recording", 400, "cannot be read"),
-        (b"--mark\r\n" + b"X: y\r\n" * 1000 + b"\r\n\r\n" + END, 400, "cannot be read"),
-        (b"--mark\r\nX: " + b"y" * 100_000 + b"\r\n\r\n" + END, 400, "cannot be read"),
+        (b"recording", 400, "cannot be parsed"),
+        (b"--mark\r\n" + b"X: y\r\n" * 1000 + b"\r\n\r\n" + END, 400, "cannot be parsed"),
+        (b"--mark\r\nX: " + b"y" * 100_000 + b"\r\n\r\n" + END, 400, "cannot be parsed"),
     ],
 )
-async def test_what_is_no_such_form_is_refused(call: Any, body: bytes, status: int, named: str) -> None:
+async def test_invalid_forms_are_rejected(call: Any, body: bytes, status: int, named: str) -> None:
     client = await sending(call, body).done()
     assert client.status == status
     assert named in client.content.decode().replace("\\", "")
@@ -125,23 +130,23 @@ async def test_what_is_no_such_form_is_refused(call: Any, body: bytes, status: i
         "multipart/form-data; charset=utf-8; boundary=mark; charset=idna",
     ],
 )
-async def test_another_type_is_refused_unread(call: Any, kind: str) -> None:
+async def test_other_content_types_are_rejected_without_reading_the_body(call: Any, kind: str) -> None:
     client = await sending(call, FILE + END, kind=kind).done()
     assert client.status == 415
     assert client.received == 0
 
 
-async def test_a_boundary_is_needed(call: Any) -> None:
+async def test_a_boundary_is_required(call: Any) -> None:
     for kind in ("multipart/form-data", f"multipart/form-data; boundary={'m' * 300}"):
         assert (await sending(call, FILE + END, kind=kind).done()).status == 400
 
 
-async def test_a_client_that_leaves_in_mid_upload_leaves_nothing_behind(
+async def test_a_client_that_disconnects_during_an_upload_leaves_no_files(
     call: Any, spool: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "app.requests")
     client = sending(call, part('name="file"; filename="x"', LARGE)[:-9], stalls=True)
-    while not open_files(spool):  # it is on the disk by now
+    while not open_files(spool):  # until it is spooled to disk
         await anyio.sleep(0.001)
     client.leave()
     await client.done()
@@ -149,7 +154,7 @@ async def test_a_client_that_leaves_in_mid_upload_leaves_nothing_behind(
     assert line.__dict__["fields"]["outcome"] == "left"
 
 
-async def test_an_upload_that_drips_is_given_up(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_upload_times_out(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload, "UPLOAD_SECONDS", 0.05)
     client = await sending(call, part('name="file"; filename="x"', LARGE)[:-9], stalls=True).done()
     assert client.status == 400
