@@ -1,1 +1,1 @@
-"""The commands that use a service over HTTP: speak and voices."""
+"""The csm-serve command: serve, speak, voices, and the training commands."""

@@ -1,4 +1,4 @@
-"""Where speech goes: a file, a pipe, the loudspeaker."""
+"""Audio sinks of `csm-serve speak`: a file, a pipe, or a player."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 from ..audio.encoders.formats import FORMATS
 from ..audio.encoders.wav import HEADER_BYTES, wav_header
 from .exit_status import CommandFailed, ExitStatus
-from .player import Loudspeaker, find_player
+from .player import PlayerSink, find_player
 
 STDOUT = "-"
 _EXTENSIONS = {
@@ -26,68 +26,68 @@ _EXTENSIONS = {
 
 
 class AudioSink(Protocol):
-    """format: of the bytes that it takes."""
+    """Receives encoded audio. format: the audio format of the bytes."""
 
     format: str
 
     def write(self, data: bytes) -> None: ...
 
     def finish(self) -> None:
-        """That was all of it."""
+        """Complete the output."""
         ...
 
-    def abandon(self) -> None:
-        """It will never be whole."""
+    def abort(self) -> None:
+        """Discard the incomplete output."""
         ...
 
 
 @contextmanager
-def opened(target: str | None, audio_format: str | None) -> Iterator[AudioSink]:
-    """The outlet that the options name. What leaves the `with` by an error was not whole.
+def open_sink(target: str | None, audio_format: str | None) -> Iterator[AudioSink]:
+    """Open the sink that the options select; an exception in the `with` block aborts it.
 
-    target: a file, `-` for stdout, None for the loudspeaker. audio_format: None follows the file's extension.
+    target: a file, `-` for stdout, None for the loudspeaker. audio_format: None uses the file's extension.
     Raises CommandFailed.
     """
-    outlet = _outlet(target, audio_format)
+    sink = _make_sink(target, audio_format)
     try:
-        yield outlet
-        outlet.finish()
+        yield sink
+        sink.finish()
     except BaseException:
-        outlet.abandon()
+        sink.abort()
         raise
 
 
-def _outlet(target: str | None, audio_format: str | None) -> AudioSink:
+def _make_sink(target: str | None, audio_format: str | None) -> AudioSink:
     if target is None:
         if audio_format is not None:
-            raise CommandFailed("--format says how a file is written: name the file with -o", ExitStatus.USAGE)
-        return Loudspeaker(find_player())
+            raise CommandFailed("--format applies to a file: name the file with -o", ExitStatus.USAGE)
+        return PlayerSink(find_player())
     if target == STDOUT:
         if sys.stdout.isatty():
             raise CommandFailed(
-                "stdout is a terminal, which cannot show audio: pipe it on, or name a file", ExitStatus.USAGE
+                "stdout is a terminal, which cannot play audio: pipe it to a program, or name a file", ExitStatus.USAGE
             )
-        return Pipe(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), audio_format or "wav")
+        return PipeSink(os.fdopen(os.dup(sys.stdout.fileno()), "wb"), audio_format or "wav")
     path = Path(target)
     chosen = audio_format or format_of(path)
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        return Pipe(path.open("wb"), chosen)
-    return File(path, chosen)
+        return PipeSink(path.open("wb"), chosen)
+    return FileSink(path, chosen)
 
 
 def format_of(path: Path) -> str:
-    """The format that a file's extension stands for. Raises CommandFailed if there is none."""
+    """The audio format of a file's extension. Raises CommandFailed for an unknown one."""
     try:
         return _EXTENSIONS[path.suffix.lower().removeprefix(".")]
     except KeyError:
         raise CommandFailed(
-            f"{path.name}: its extension is none of {', '.join(_EXTENSIONS)}; --format names the format",
+            f"{path.name}: the extension is not one of {', '.join(_EXTENSIONS)}; use --format",
             ExitStatus.USAGE,
         ) from None
 
 
-class Pipe:
-    """A stream that somebody else reads as it is written. Its end is theirs too, whole or not: the status tells."""
+class PipeSink:
+    """A pipe to another program, which only the exit status tells that the audio is incomplete."""
 
     def __init__(self, stream: BinaryIO, audio_format: str) -> None:
         self.format = audio_format
@@ -100,17 +100,17 @@ class Pipe:
     def finish(self) -> None:
         self._stream.close()
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         with suppress(BrokenPipeError):
             self._stream.close()
 
 
-class File:
-    """A file that appears under its name once it is whole; until then one that was there stays what it is."""
+class FileSink:
+    """A file that is renamed into place when complete; until then an existing file is unchanged."""
 
     def __init__(self, path: Path, audio_format: str) -> None:
         self.format = audio_format
-        self._path = path.resolve()  # a link stays a link
+        self._path = path.resolve()  # keeps a symbolic link
         self._part = self._path.with_name(f".{path.name}.{os.getpid()}.part")
         self._stream = self._part.open("xb")
 
@@ -125,7 +125,7 @@ class File:
         self._stream.close()
         self._part.replace(self._path)
 
-    def abandon(self) -> None:
-        with suppress(OSError):  # what could not be written may be why
+    def abort(self) -> None:
+        with suppress(OSError):  # flushing may fail, for example on a full disk
             self._stream.close()
         self._part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The options that every command over HTTP has, and the client they make."""
+"""Options shared by all commands that use HTTP, and the client made from them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the service")
     group.add_argument(
         "--url",
-        help="its address; else CSM_URL, else HOST and PORT, in the environment or .env (http://127.0.0.1:8000). The "
-        "key is API_KEY from there, and no option: all users of a machine see its command lines",
+        help="its address; by default CSM_URL, or HOST and PORT, from the environment or .env (http://127.0.0.1:8000). "
+        "The key is API_KEY from there and not an option, because all users of a machine can read command lines",
     )
     group.add_argument(
         "--retries",
         type=int,
         default=3,
         metavar="N",
-        help="how often to try again when it is busy or not ready, after the wait it names (default: 3)",
+        help="maximum retries while it is busy or not ready, after the delay it requests (default: 3)",
     )
 
 
-def client_of(parsed: argparse.Namespace) -> CsmClient:
+def make_client(parsed: argparse.Namespace) -> CsmClient:
     return CsmClient(parsed.url, retries=parsed.retries)

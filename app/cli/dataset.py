@@ -98,7 +98,7 @@ def prepare_recordings(parsed: argparse.Namespace) -> None:
     if parsed.check:
         return
     line = Progress(sys.stderr)
-    line.show("loading the codec …", at_once=True)
+    line.show("loading the codec …", force=True)
     try:
         encoder = load_encoder(_engine_config(parsed.model))
         bar = _ProgressBar(line, "encoding")
@@ -183,5 +183,5 @@ class _ProgressBar:
         self._line.show(
             f"{self._label} [{'#' * filled}{'-' * (_BAR_WIDTH - filled)}] {done}/{total}, "
             f"{int(remaining) // 60}:{int(remaining) % 60:02} remaining",
-            at_once=done == total,
+            force=done == total,
         )

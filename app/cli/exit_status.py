@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and one line that says why."""
+"""Exit statuses of the commands, and error messages of one line."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from enum import IntEnum
 
 from ..client import ApiError, Busy, CsmError, Misconfigured, StreamCut, Unauthorized, Unavailable, Unreachable
 
-_LONGEST_LINE = 600
+_MAX_LINE = 600  # characters
 
 
 class ExitStatus(IntEnum):
-    """Exit statuses, as the help of the commands lists them."""
+    """Exit statuses, as listed in the commands' help."""
 
     DONE = 0
     FAILED = 1
@@ -28,26 +28,26 @@ class ExitStatus(IntEnum):
 
 
 EXIT_HELP = """exit status:
-  0    done, whole
-  1    something failed on this machine: a file, the player
-  2    the command or the settings cannot be used
-  3    the service cannot be reached, or what answers is not csm-serve
-  4    the service refused, or failed: the key, the voice, a parameter
+  0    success
+  1    local error: a file, the player
+  2    invalid command line or settings
+  3    the service cannot be reached, or the server is not csm-serve
+  4    the service rejected the request or failed: key, voice, parameter
   5    the service is busy or not ready: try again later
-  6    the speech was cut: what came of it is not whole
+  6    the stream was aborted: the audio is incomplete
   130  interrupted
-  141  nobody reads the output any more"""
+  141  the reader of the output closed the pipe"""
 
 
 class CommandFailed(Exception):
-    """A command cannot go on, for a reason on this machine; the message says what to do."""
+    """A command fails for a local reason; the message says what to do."""
 
     def __init__(self, message: str, status: ExitStatus = ExitStatus.FAILED) -> None:
         super().__init__(message)
         self.status = status
 
 
-_STATUS: tuple[tuple[type[Exception], ExitStatus], ...] = (  # the first row that fits
+_STATUS: tuple[tuple[type[Exception], ExitStatus], ...] = (  # the first match applies
     (Misconfigured, ExitStatus.USAGE),
     (StreamCut, ExitStatus.CUT),
     (Busy, ExitStatus.BUSY),
@@ -58,49 +58,47 @@ _STATUS: tuple[tuple[type[Exception], ExitStatus], ...] = (  # the first row tha
 
 
 def run(command: Callable[[argparse.Namespace], None], parsed: argparse.Namespace) -> int:
-    """Run a command to its end, whatever that is. Returns the exit status."""
+    """Run a command and report its error, if any. Returns the exit status."""
     try:
         command(parsed)
     except KeyboardInterrupt:
         return ExitStatus.INTERRUPTED
     except BrokenPipeError:
-        _forget_stdout()
+        _discard_stdout()
         return ExitStatus.NO_READER
     except CommandFailed as error:
-        return _told(str(error), error.status)
+        return _fail(str(error), error.status)
     except CsmError as error:
-        return _told(_advice(error), next(status for kind, status in _STATUS if isinstance(error, kind)))
+        return _fail(_advice(error), next(status for kind, status in _STATUS if isinstance(error, kind)))
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        return _told(f"{name}{error.strerror or error}", ExitStatus.FAILED)
+        return _fail(f"{name}{error.strerror or error}", ExitStatus.FAILED)
     except Exception as error:
-        return _told(
-            f"this should not have happened, please report it: {type(error).__name__}: {error}", ExitStatus.FAILED
-        )
+        return _fail(f"unexpected error, please report it: {type(error).__name__}: {error}", ExitStatus.FAILED)
     return ExitStatus.DONE
 
 
 def one_line(text: str) -> str:
-    """A text of somebody else, fit for a terminal: one line without control characters."""
+    """Sanitize external text for a terminal: one line without control characters."""
     line = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(line.split())[:_LONGEST_LINE]
+    return " ".join(line.split())[:_MAX_LINE]
 
 
 def _advice(error: CsmError) -> str:
     if isinstance(error, Unauthorized):
         return f"{error}: set API_KEY, in the environment or in .env, to a key of the service"
     if isinstance(error, Unreachable):
-        return f"{error} (--url names another address)"
+        return f"{error} (--url sets another address)"
     return str(error)
 
 
-def _told(message: str, status: ExitStatus) -> int:
+def _fail(message: str, status: ExitStatus) -> int:
     print(f"csm-serve: {one_line(message)}", file=sys.stderr)
     return status
 
 
-def _forget_stdout() -> None:
-    """Nobody reads it; the interpreter would complain when it flushes it at the end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _discard_stdout() -> None:
+    """Redirect stdout to /dev/null, so that the interpreter's final flush does not raise BrokenPipeError."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

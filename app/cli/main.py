@@ -1,4 +1,4 @@
-"""The console command: csm-serve."""
+"""Entry point of the csm-serve command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BASE = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns its exit status; `serve` returns 2 if its settings cannot be used here, else never."""
+    """Run a command. Returns its exit status; `serve` returns only if its settings are invalid, with 2."""
     parsed = _parser().parse_args(arguments)
     return _serve(parsed) if parsed.command is _serve else run(parsed.command, parsed)
 
@@ -42,15 +42,15 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 def serve_command() -> list[str]:
-    """gunicorn in this very interpreter, with the configuration that lies beside the package."""
+    """gunicorn with this interpreter and the configuration file beside the package."""
     return [sys.executable, "-m", "gunicorn", "--config", str(_BASE / "gunicorn.conf.py"), "app.main:app"]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="csm-serve",
-        description="Real-time speech from Sesame CSM-1B over HTTP.\n`csm-serve COMMAND --help` tells more of each.",
-        epilog=f"Settings come from the environment, or from .env in the directory it is started in:\n\n{_table()}",
+        description="Real-time speech from Sesame CSM-1B over HTTP.\n`csm-serve COMMAND --help` describes a command.",
+        epilog=f"Settings come from the environment, or from .env in the current directory:\n\n{_settings_table()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _table() -> str:
+def _settings_table() -> str:
     return "\n".join(
         f"  {name.upper():36} {_default(field):17} {field.description}" for name, field in Settings.model_fields.items()
     )

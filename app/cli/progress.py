@@ -1,4 +1,4 @@
-"""A line on the terminal that says how far something is."""
+"""Progress line on a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import TextIO
 
 _CLEAR = "\r\x1b[K"
-_BETWEEN = 0.1  # seconds: quicker than anybody reads
+_INTERVAL = 0.1  # minimum seconds between updates
 
 
 class Progress:
@@ -18,14 +18,15 @@ class Progress:
         self._shown = stream.isatty()
         self._due = 0.0
 
-    def show(self, text: str, *, at_once: bool = False) -> None:
+    def show(self, text: str, *, force: bool = False) -> None:
+        """Update the line unless it was updated just before. force: always."""
         now = time.monotonic()
-        if self._shown and (at_once or now >= self._due):
-            self._due = now + _BETWEEN
+        if self._shown and (force or now >= self._due):
+            self._due = now + _INTERVAL
             self._write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
 
     def end(self, text: str) -> None:
-        """The last words, which stay."""
+        """Replace the line by a final one that stays."""
         if self._shown:
             self._write(f"{_CLEAR}{text}\n")
 

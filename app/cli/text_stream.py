@@ -1,4 +1,4 @@
-"""A text that is still being written, as utterances that can be said by now."""
+"""Splits streamed text into utterances that can be spoken before the text is complete."""
 
 from __future__ import annotations
 
@@ -11,45 +11,47 @@ from engine import sentences_end, split_text
 
 from .exit_status import CommandFailed
 
-LONGEST = 1000  # characters of one utterance: what waits is said in fewer of them, in one breath and one context
-_UNBROKEN = 300  # so much text without the end of a sentence is said in parts
-_AT_ONCE = 65536  # bytes
+MAX_CHARACTERS = 1000  # of one utterance: waiting sentences are combined up to this, so that they share a context
+_MAX_UNFINISHED = 300  # characters without a sentence end before the text is split
+_READ_BYTES = 65536
 _LINE = re.compile(r"\n")
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
 
 
-def read_pieces(descriptor: int) -> Iterator[str]:
-    """Text as it comes in on a file descriptor, in UTF-8. Raises CommandFailed if it is something else."""
+def read_text(descriptor: int) -> Iterator[str]:
+    """Read UTF-8 text from a file descriptor as it arrives. Raises CommandFailed for another encoding."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
-        while data := os.read(descriptor, _AT_ONCE):
+        while data := os.read(descriptor, _READ_BYTES):
             yield decoder.decode(data)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise CommandFailed(f"the text on stdin is not UTF-8 ({error.reason}): convert it, as with iconv") from None
+        raise CommandFailed(
+            f"the text on stdin is not UTF-8 ({error.reason}): convert it, for example with iconv"
+        ) from None
 
 
-def utterances(pieces: Iterable[str], *, lines: bool = False) -> Iterator[str]:
-    """What can be said of a text so far, each time it is asked for: whole sentences, or paragraphs without a mark.
+def utterances(chunks: Iterable[str], *, lines: bool = False) -> Iterator[str]:
+    """Yield utterances of complete sentences or paragraphs as chunks of text arrive.
 
-    lines: every line is at its end, as when somebody types.
+    lines: a line end completes an utterance too, for typed text.
     """
-    waiting = ""
-    for piece in pieces:
-        ready, waiting = _divided(waiting + piece, lines)
-        yield from _parts(ready)
-    yield from _parts(waiting)
+    pending = ""
+    for chunk in chunks:
+        ready, pending = _split_ready(pending + chunk, lines)
+        yield from _split_long(ready)
+    yield from _split_long(pending)
 
 
-def _divided(text: str, lines: bool) -> tuple[str, str]:
-    """What can be said by now, and the rest."""
+def _split_ready(text: str, lines: bool) -> tuple[str, str]:
+    """The text that can be spoken now, and the rest."""
     mark = _LINE if lines else _PARAGRAPH
     end = max([sentences_end(text), *(found.end() for found in mark.finditer(text))])
-    if end or len(text) <= _UNBROKEN:
+    if end or len(text) <= _MAX_UNFINISHED:
         return text[:end], text[end:]
-    *whole, rest = split_text(text, _UNBROKEN)  # white space at its end is gone
-    return " ".join(whole), rest + (" " if text[-1].isspace() else "")
+    *ready, rest = split_text(text, _MAX_UNFINISHED)  # strips trailing white space
+    return " ".join(ready), rest + (" " if text[-1].isspace() else "")
 
 
-def _parts(text: str) -> list[str]:
-    return [part for part in split_text(text, LONGEST) if any(map(str.isalnum, part))]
+def _split_long(text: str) -> list[str]:
+    return [part for part in split_text(text, MAX_CHARACTERS) if any(map(str.isalnum, part))]

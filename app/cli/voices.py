@@ -1,4 +1,4 @@
-"""csm-serve voices: what voices a service has, one more, one less."""
+"""csm-serve voices: lists, adds and removes the voices of a service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .progress import Progress
 
 _EXAMPLES = f"""examples:
   csm-serve voices list --long
-  csm-serve voices add amy.wav --transcript "The words that she says in it."
+  csm-serve voices add amy.wav --transcript "The words spoken in the recording."
   csm-serve voices add recording-7.wav --name amy.wav --replace
   csm-serve voices remove amy.wav
 
@@ -23,8 +23,8 @@ _EXAMPLES = f"""examples:
 def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "voices",
-        help="list, add and remove voices of a service that runs",
-        description="List, add and remove voices of a service that runs.",
+        help="list, add and remove voices of a running service",
+        description="List, add and remove voices of a running service.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -41,13 +41,13 @@ def add_parser(commands: Any) -> None:
     )
     adding.add_argument("file", type=Path, metavar="FILE", help="wav, mp3, flac, ogg, opus, m4a or webm")
     adding.add_argument(
-        "--transcript", metavar="TEXT", help="the words that are said in it; else what stands in FILE's .txt beside it"
+        "--transcript", metavar="TEXT", help="the spoken words; by default the content of FILE's .txt beside it"
     )
-    adding.add_argument("--name", metavar="ID", help="its id; else the name of the file")
-    adding.add_argument("--replace", action="store_true", help="let it take the place of the voice of that id")
+    adding.add_argument("--name", metavar="ID", help="its id; by default the name of the file")
+    adding.add_argument("--replace", action="store_true", help="replace the voice with that id")
     adding.set_defaults(command=add_voice)
 
-    removing = verbs.add_parser("remove", help="forget an uploaded voice", description="Forget an uploaded voice.")
+    removing = verbs.add_parser("remove", help="delete an uploaded voice", description="Delete an uploaded voice.")
     removing.add_argument("name", metavar="NAME", help="its id")
     removing.set_defaults(command=remove_voice)
     for verb in (listing, adding, removing):
@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
 
 
 def list_voices(parsed: argparse.Namespace) -> None:
-    with connection.client_of(parsed) as client:
+    with connection.make_client(parsed) as client:
         ids = client.voices()
         width = max(map(len, ids), default=0)
         for voice_id in ids:
@@ -74,10 +74,10 @@ def add_voice(parsed: argparse.Namespace) -> None:
 
     def progress(sent: int, size: int) -> None:
         done = sent >= size
-        line.show("decoding …" if done else f"sent {sent / 1e6:.1f} of {size / 1e6:.1f} MB", at_once=done)
+        line.show("decoding …" if done else f"sent {sent / 1e6:.1f} of {size / 1e6:.1f} MB", force=done)
 
     transcript = _transcript_beside(path) if parsed.transcript is None else parsed.transcript
-    with connection.client_of(parsed) as client:
+    with connection.make_client(parsed) as client:
         try:
             if parsed.replace:
                 name = parsed.name or path.name
@@ -86,19 +86,19 @@ def add_voice(parsed: argparse.Namespace) -> None:
                 name = client.add_voice(path, transcript=transcript, voice_id=parsed.name, progress=progress)
         finally:
             line.clear()
-    print(f"{name} is {'another voice now' if parsed.replace else 'there'}: csm-serve speak --voice {name} …")
+    print(f"{name} was {'replaced' if parsed.replace else 'added'}: csm-serve speak --voice {name} …")
     if not transcript:
-        print("It has no transcript; with the words of the recording it would sound closer to it.", file=sys.stderr)
+        print("It has no transcript; with one it would sound closer to the recording.", file=sys.stderr)
 
 
 def remove_voice(parsed: argparse.Namespace) -> None:
-    with connection.client_of(parsed) as client:
+    with connection.make_client(parsed) as client:
         client.delete_voice(parsed.name)
-    print(f"{parsed.name} is gone.")
+    print(f"{parsed.name} was deleted.")
 
 
 def _transcript_beside(recording: Path) -> str:
-    """What stands in NAME.txt beside NAME.wav, as the folder of the service has it; empty if there is none."""
+    """Content of NAME.txt beside NAME.wav, as in the service's voices directory; empty without one."""
     try:
         return recording.with_suffix(".txt").read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError:

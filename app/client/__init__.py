@@ -1,4 +1,4 @@
-"""A client of csm-serve, for programs: CsmClient, and AsyncCsmClient for asyncio and trio.
+"""Python client of csm-serve: CsmClient, and AsyncCsmClient for asyncio and trio.
 
     with CsmClient() as client:                     # CSM_URL and API_KEY, from the environment or .env
         wav = client.speak("Hello.", voice_id="amy.wav")

@@ -1,4 +1,4 @@
-"""AsyncCsmClient: CsmClient for asyncio and trio, call by call the same."""
+"""AsyncCsmClient: the same methods as CsmClient, for asyncio and trio."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .endpoints import Call, Progress, Recording
 from .options import AudioFormat, SpeechOptions
 from .responses import Health, Voice, error_of
 from .speech import AsyncSpeechStream
-from .transport import SILENCE_SECONDS, Retry, Server
-from .wav import with_its_length
+from .transport import READ_TIMEOUT_SECONDS, Retry, Server
+from .wav import fill_in_sizes
 
 if TYPE_CHECKING:
     from typing import Self
@@ -29,14 +29,14 @@ _T = TypeVar("_T")
 
 
 class AsyncCsmClient:
-    """A connection pool to one service. Close it, or use it in an `async with`. Everything is as in CsmClient."""
+    """Connection pool to one service. Close it, or use it in an `async with`. Parameters as in CsmClient."""
 
     def __init__(
         self,
         base_url: str | None = None,
         api_key: str | None = None,
         *,
-        timeout: float = SILENCE_SECONDS,
+        timeout: float = READ_TIMEOUT_SECONDS,
         retries: int = 0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -49,13 +49,13 @@ class AsyncCsmClient:
         text: str,
         *,
         voice_id: str | None = None,
-        format: AudioFormat = "wav",  # noqa: A002  # the name that the service gives it
+        format: AudioFormat = "wav",  # noqa: A002  # the service's parameter name
         **options: Unpack[SpeechOptions],
     ) -> bytes:
-        """The whole speech as a file of that format."""
+        """Generate speech and return it as a complete file of that format."""
         async with self.stream(text, voice_id=voice_id, format=format, **options) as speech:
             audio = b"".join([data async for data in speech])
-        return with_its_length(audio) if format == "wav" else audio
+        return fill_in_sizes(audio) if format == "wav" else audio
 
     @asynccontextmanager
     async def stream(
@@ -66,21 +66,21 @@ class AsyncCsmClient:
         format: AudioFormat = "wav",  # noqa: A002
         **options: Unpack[SpeechOptions],
     ) -> AsyncIterator[AsyncSpeechStream]:
-        """The speech as it is made. Leaving the `async with` early ends it, and frees its slot."""
-        asked = time.monotonic()
+        """Stream speech while it is generated. Leaving the `async with` early ends it and frees its slot."""
+        started = time.monotonic()
         call = endpoints.speak(text, voice_id, format, options)
         async with (
             aclosing(await self._open(call)) as response,
-            aclosing(AsyncSpeechStream(response, call.read(response), self._server, asked)) as speech,
+            aclosing(AsyncSpeechStream(response, call.read(response), self._server, started)) as speech,
         ):
             yield speech
 
     async def voices(self) -> list[str]:
-        """The ids of all voices."""
-        return await self._ask(endpoints.voices())
+        """Ids of all voices."""
+        return await self._request(endpoints.voices())
 
     async def voice(self, voice_id: str) -> Voice:
-        return await self._ask(endpoints.voice(voice_id))
+        return await self._request(endpoints.voice(voice_id))
 
     async def add_voice(
         self,
@@ -90,30 +90,30 @@ class AsyncCsmClient:
         voice_id: str | None = None,
         progress: Progress | None = None,
     ) -> str:
-        """Upload a recording, a path or bytes, and get the voice's id: the name of the file, unless given.
+        """Upload a recording, given as a path or bytes. Returns the voice's id, by default the file's name.
 
-        transcript: the words that are said in it. progress: called with (bytes sent, bytes in all).
+        transcript: the spoken words. progress: called with (bytes sent, total bytes).
         """
         call = await to_thread.run_sync(endpoints.add_voice, recording, transcript, voice_id, progress)  # reads a file
-        return await self._ask(call)
+        return await self._request(call)
 
     async def replace_voice(
         self, voice_id: str, recording: Recording, *, transcript: str = "", progress: Progress | None = None
     ) -> None:
-        """Let an uploaded voice be another recording, from the next request on."""
+        """Replace an uploaded voice's recording, from the next request on."""
         call = await to_thread.run_sync(endpoints.replace_voice, voice_id, recording, transcript, progress)
-        await self._ask(call)
+        await self._request(call)
 
     async def delete_voice(self, voice_id: str) -> None:
-        await self._ask(endpoints.delete_voice(voice_id))
+        await self._request(endpoints.delete_voice(voice_id))
 
     async def health(self) -> Health:
-        """How it is; also one that fails or shuts down answers. Needs no key."""
-        return await self._ask(endpoints.health())
+        """Health of the service, also while it is failed or shutting down. Needs no key."""
+        return await self._request(endpoints.health())
 
     async def system_status(self) -> dict[str, Any]:
         """CPU, GPUs and workers, as in GET /system-status."""
-        return await self._ask(endpoints.system_status())
+        return await self._request(endpoints.system_status())
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -124,24 +124,24 @@ class AsyncCsmClient:
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
-    async def _ask(self, call: Call[_T]) -> _T:
+    async def _request(self, call: Call[_T]) -> _T:
         async with aclosing(await self._open(call)) as response:
-            with self._server.errors():
+            with self._server.translate_errors():
                 await response.aread()
             return call.read(response)
 
     async def _open(self, call: Call[Any]) -> httpx.Response:
-        """An answer that is no error, its body still to come."""
-        for tried in count():
-            with self._server.errors():
+        """Send a request, with retries. Returns a successful response whose body is not read yet."""
+        for attempt in count():
+            with self._server.translate_errors():
                 response = await self._http.send(call.request(self._http), stream=True)
                 if call.succeeded(response):
                     return response
                 async with aclosing(response):
                     await response.aread()
             error = error_of(response)
-            pause = self._retry.pause(error, tried)
-            if pause is None:
+            delay = self._retry.delay(error, attempt)
+            if delay is None:
                 raise error
-            await anyio.sleep(pause)
-        raise AssertionError("counting has no end")
+            await anyio.sleep(delay)
+        raise AssertionError("unreachable")

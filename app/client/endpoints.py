@@ -1,4 +1,4 @@
-"""Every call of the service as data: what is sent, and how its answer is read. No I/O."""
+"""The service's endpoints as data: the request, and the parser of its response. No network I/O."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ from .responses import (
 _T = TypeVar("_T")
 
 Recording = str | os.PathLike[str] | bytes
-Progress = Callable[[int, int], None]  # (bytes sent, bytes in all)
+Progress = Callable[[int, int], None]  # (bytes sent, total bytes)
 
 
 @dataclass(frozen=True)
 class Call(Generic[_T]):
-    """One request. read: makes the result of its answer.
+    """One request.
 
-    accepted: statuses beside 2xx that are answers, and no errors.
+    read: parses the response into the result.
+    accepted: statuses other than 2xx that are not errors.
     """
 
     method: str
     path: str
     read: Callable[[httpx.Response], _T]
-    content: Mapping[str, Any] = field(default_factory=dict)  # as httpx takes it: json, or data and files
+    content: Mapping[str, Any] = field(default_factory=dict)  # arguments of httpx: json, or data and files
     accepted: frozenset[int] = frozenset()
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
@@ -71,7 +72,7 @@ def voice(voice_id: str) -> Call[Voice]:
 
 def add_voice(recording: Recording, transcript: str, voice_id: str | None, progress: Progress | None) -> Call[str]:
     if voice_id is None and isinstance(recording, bytes):
-        raise ValueError("a recording that is bytes has no name: give it a voice_id, such as amy.wav")
+        raise ValueError("voice_id is required for a recording given as bytes, for example amy.wav")
     return Call("POST", "/voices", read_stored, _form(recording, transcript, voice_id, progress))
 
 
@@ -92,7 +93,7 @@ def system_status() -> Call[dict[str, Any]]:
 
 
 def _voice_path(voice_id: str) -> str:
-    """Dots are quoted, too: `..` would be another path before it is sent."""
+    """Quotes dots too, because clients resolve `..` in a path before they send it."""
     return f"/voices/{quote(voice_id, safe='').replace('.', '%2E')}"
 
 
@@ -103,13 +104,13 @@ def _form(recording: Recording, transcript: str, voice_id: str | None, progress:
         name, data = Path(recording).name, Path(recording).read_bytes()
     texts = {"transcript": transcript, "voice_id": voice_id}
     return {
-        "files": {"file": (name, _Watched(data, progress))},
-        "data": {each: value for each, value in texts.items() if value},
+        "files": {"file": (name, _ProgressReader(data, progress))},
+        "data": {field: value for field, value in texts.items() if value},
     }
 
 
-class _Watched(io.BytesIO):
-    """A recording that tells how much of it was read, and so sent."""
+class _ProgressReader(io.BytesIO):
+    """Reports how much of the recording has been read, and so sent."""
 
     def __init__(self, data: bytes, progress: Progress | None) -> None:
         super().__init__(data)

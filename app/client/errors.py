@@ -1,16 +1,16 @@
-"""What can go wrong for a client.
+"""Exceptions of the client.
 
 CsmError
-├── Misconfigured         the address or the key cannot be used: nothing was sent
-├── Unreachable           nobody answers at the address, or not in time
-├── UnexpectedAnswer      what answers there is not csm-serve
-├── StreamCut             the audio ended before the speech did: what came of it is not whole
-└── ApiError              the service said no: status, code, detail, retry_after, request_id
+├── Misconfigured         the address or the key is invalid: nothing was sent
+├── Unreachable           connection error or timeout
+├── UnexpectedAnswer      the response is not from csm-serve
+├── StreamCut             the connection was aborted during the audio, which is incomplete
+└── ApiError              an error response: status, code, detail, retry_after, request_id
     ├── BadRequest 400         ├── TooLarge 413
     ├── Unauthorized 401       ├── UnsupportedMedia 415
     ├── Forbidden 403          ├── Unprocessable 422
-    ├── NotFound 404           ├── Busy 429            every slot is taken: again after retry_after
-    ├── Conflict 409           ├── Unavailable 503     starting or stopping: again after retry_after
+    ├── NotFound 404           ├── Busy 429            every slot is taken: retry after retry_after
+    ├── Conflict 409           ├── Unavailable 503     starting or stopping: retry after retry_after
     └── ServerFailed 500 and above
 """
 
@@ -18,31 +18,31 @@ from __future__ import annotations
 
 
 class CsmError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base class of the client's exceptions."""
 
 
 class Misconfigured(CsmError):
-    """The address or the key cannot be used; the message says why."""
+    """The address or the key is invalid; the message says why."""
 
 
 class Unreachable(CsmError):
-    """Nobody answers at the address, or not in time."""
+    """Connection error or timeout."""
 
 
 class UnexpectedAnswer(CsmError):
-    """What answers at the address does not speak as csm-serve does."""
+    """The response is not from csm-serve."""
 
 
 class StreamCut(CsmError):
-    """The audio ended before the speech did: what came of it is not whole."""
+    """The connection was aborted during the audio, which is incomplete."""
 
 
 class ApiError(CsmError):
-    """The service answered with an error.
+    """The service sent an error response.
 
-    detail: what is wrong and what to do. code: the same for programs, in snake_case.
-    retry_after: seconds after which it may go better; None if it did not say.
-    request_id: what the log of the service calls the request.
+    detail: what is wrong and what to do. code: a stable name for programs, in snake_case.
+    retry_after: seconds to wait before a retry; None without a Retry-After header.
+    request_id: the request's id in the service's log.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class ApiError(CsmError):
 
 
 class BadRequest(ApiError):
-    """Audio that cannot be decoded, an unknown format, a body that is malformed."""
+    """Audio that cannot be decoded, an unknown format, or a malformed body."""
 
 
 class Unauthorized(ApiError):
-    """The key is wrong, or there is none."""
+    """The key is missing or wrong."""
 
 
 class Forbidden(ApiError):
@@ -75,11 +75,11 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """There is no such voice."""
+    """Unknown voice."""
 
 
 class Conflict(ApiError):
-    """There is such a voice already."""
+    """The voice exists already."""
 
 
 class TooLarge(ApiError):
@@ -87,26 +87,26 @@ class TooLarge(ApiError):
 
 
 class UnsupportedMedia(ApiError):
-    """A recording is not of a type that can be a voice."""
+    """The recording is not in a supported audio format."""
 
 
 class Unprocessable(ApiError):
-    """A parameter out of range, or a text that cannot be spoken."""
+    """A parameter is out of range, or the text cannot be spoken."""
 
 
 class Busy(ApiError):
-    """Every slot is taken, and the queue is full or its wait is over."""
+    """Every slot is taken, and the queue is full or the wait timed out."""
 
 
 class ServerFailed(ApiError):
-    """The service broke, before the first audio."""
+    """The service failed before the first audio."""
 
 
 class Unavailable(ApiError):
     """The service is starting or stopping."""
 
 
-_KINDS: dict[int, type[ApiError]] = {
+_ERROR_OF_STATUS: dict[int, type[ApiError]] = {
     400: BadRequest,
     401: Unauthorized,
     403: Forbidden,
@@ -120,5 +120,5 @@ _KINDS: dict[int, type[ApiError]] = {
 }
 
 
-def kind_of(status: int) -> type[ApiError]:
-    return _KINDS.get(status, ServerFailed if status >= 500 else ApiError)
+def error_class_of(status: int) -> type[ApiError]:
+    return _ERROR_OF_STATUS.get(status, ServerFailed if status >= 500 else ApiError)

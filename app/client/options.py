@@ -1,4 +1,4 @@
-"""What a request for speech may ask for (API.md section 1). What is left out is as the service is set."""
+"""Speech parameters, as in docs/api.md. Omitted ones have the service's defaults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ AudioFormat = Literal["wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "
 
 
 class SpeechOptions(TypedDict, total=False):
-    """How to say a text, beside the voice and the format."""
+    """Optional parameters of a speech request, other than voice and format."""
 
     synthesis_temperature: float  # 0 (greedy) to 2
     top_k: int  # 1 to 2051

@@ -1,4 +1,4 @@
-"""What the service answers, read: errors, voices, health, and the head of a stream."""
+"""Parses the service's responses: errors, voices, health, and the headers of a stream."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 
 import httpx
 
-from .errors import ApiError, StreamCut, UnexpectedAnswer, kind_of
+from .errors import ApiError, StreamCut, UnexpectedAnswer, error_class_of
 
 _T = TypeVar("_T")
-_LONGEST_ECHO = 80  # characters of somebody else's answer in a message of ours
+_MAX_QUOTE = 80  # characters of another server's response in an error message
 
 
 @dataclass(frozen=True)
 class Voice:
-    """What is known of a voice. created: ISO 8601 in UTC. sha256: of the recording as it was uploaded."""
+    """Properties of a voice. created: ISO 8601 in UTC. sha256: of the recording as uploaded."""
 
     id: str
     seconds: float
@@ -31,9 +31,9 @@ class Voice:
 
 @dataclass(frozen=True)
 class Health:
-    """How the service is.
+    """Health of the service.
 
-    status: ok, degraded (some of its GPUs speak), loading, draining or failed.
+    status: ok, degraded (some of its GPUs or parts have failed), loading, draining or failed.
     tts_engines: of each GPU (`gpu_0`) its state, progress from 0 to 1, and error.
     components: of each component beside the engines (`voice_decoder`) its state, error and the workers where it failed.
     """
@@ -44,13 +44,13 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """It would speak now."""
+        """Whether the service accepts speech requests now."""
         return self.status in ("ok", "degraded")
 
 
 @dataclass(frozen=True)
 class SpeechHead:
-    """What is known of an answer before its first byte. engine: csm, or espeak-ng while there are no weights."""
+    """Headers of an audio response. engine: csm, or espeak-ng without weights."""
 
     media_type: str
     sample_rate: int
@@ -60,18 +60,20 @@ class SpeechHead:
 
 
 def error_of(response: httpx.Response) -> ApiError | UnexpectedAnswer:
-    """The error that an answer is, its body already read."""
+    """Convert an error response, whose body has been read, to an exception."""
     if response.is_redirect:
         target = response.headers.get("location", "elsewhere")
-        return UnexpectedAnswer(f"{_place(response)} redirects to {target[:_LONGEST_ECHO]}: use that address instead")
+        return UnexpectedAnswer(
+            f"{_redacted_url(response)} redirects to {target[:_MAX_QUOTE]}: use that address instead"
+        )
     status = response.status_code
     try:
         body = response.json()
         detail, code = str(body["detail"]), str(body.get("code", "unknown"))
     except (ValueError, KeyError, TypeError, AttributeError):
         phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "an unknown status"
-        detail, code = f"{_place(response)} answered {status} {phrase}, not as csm-serve does", "unknown"
-    return kind_of(status)(
+        detail, code = f"{_redacted_url(response)} responded {status} {phrase}, not as csm-serve does", "unknown"
+    return error_class_of(status)(
         detail,
         status=status,
         code=code,
@@ -81,16 +83,16 @@ def error_of(response: httpx.Response) -> ApiError | UnexpectedAnswer:
 
 
 def speech_head(response: httpx.Response) -> SpeechHead:
-    """Raises UnexpectedAnswer if what comes is not audio, StreamCut if nobody could tell that it is whole."""
+    """Raises UnexpectedAnswer if the response is not audio, StreamCut if it has no framing to detect its end."""
     headers = response.headers
     media_type = headers.get("content-type", "")
     if not media_type.startswith("audio/"):
-        raise _unexpected(response, f"audio was asked for, and {media_type[:_LONGEST_ECHO] or 'nothing'} came")
+        raise _unexpected(response, f"expected audio, got {media_type[:_MAX_QUOTE] or 'no content type'}")
     framed = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "").lower()
     if response.http_version.startswith("HTTP/1") and not framed:
         raise StreamCut(
-            f"the answer of {_place(response)} does not say where it ends, so nobody could tell whether it was whole: "
-            "let the proxy in between speak HTTP/1.1"
+            f"the response of {_redacted_url(response)} has no length and is not chunked, so that an aborted stream "
+            "would look complete: make the proxy in between use HTTP/1.1"
         )
     return SpeechHead(
         media_type=media_type,
@@ -104,7 +106,7 @@ def speech_head(response: httpx.Response) -> SpeechHead:
 def read_ids(response: httpx.Response) -> list[str]:
     ids = _json(response)
     if not isinstance(ids, list):
-        raise _unexpected(response, "a list of voices was asked for")
+        raise _unexpected(response, "expected a list of voices")
     return [str(each) for each in ids]
 
 
@@ -117,7 +119,7 @@ def read_stored(response: httpx.Response) -> str:
 
 
 def read_nothing(response: httpx.Response) -> None:
-    """A success has no more to say."""
+    """Ignores the body of a successful response."""
 
 
 def read_health(response: httpx.Response) -> Health:
@@ -136,22 +138,24 @@ def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
     except ValueError:
-        raise _unexpected(response, "JSON was asked for") from None
+        raise _unexpected(response, "expected JSON") from None
 
 
 def _as(response: httpx.Response, read: Callable[[Any], _T], body: Any) -> _T:
     try:
         return read(body)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise _unexpected(response, "its answer has another form") from None
+        raise _unexpected(response, "a field is missing or invalid") from None
 
 
-def _unexpected(response: httpx.Response, why: str) -> UnexpectedAnswer:
-    return UnexpectedAnswer(f"{_place(response)} does not answer as csm-serve does ({why}): is the address right?")
+def _unexpected(response: httpx.Response, reason: str) -> UnexpectedAnswer:
+    return UnexpectedAnswer(
+        f"{_redacted_url(response)} does not respond as csm-serve does ({reason}): check the address"
+    )
 
 
-def _place(response: httpx.Response) -> str:
-    """Without what may be secret: the user's name and password, and the query."""
+def _redacted_url(response: httpx.Response) -> str:
+    """The URL without user name, password and query, which may be secret."""
     url = response.request.url
     return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}"
 

@@ -1,4 +1,4 @@
-"""Speech while it comes: bytes, and the account of how they came."""
+"""Streamed speech: an iterator of bytes with progress and timing."""
 
 from __future__ import annotations
 
@@ -12,78 +12,78 @@ from .responses import SpeechHead
 from .transport import Server
 
 
-class _Account:
-    """head: what was known before the first byte.
+class _StreamState:
+    """Progress of a stream.
 
-    received: bytes so far. first_audio_seconds: from asking to the first of them; the service sends nothing before
-    it has audio. complete: everything came.
+    head: response headers. received: bytes so far. first_audio_seconds: time from the request to the first bytes,
+    which are audio or the header sent with it. complete: whether the whole stream was received.
     """
 
-    def __init__(self, response: httpx.Response, head: SpeechHead, server: Server, asked: float) -> None:
+    def __init__(self, response: httpx.Response, head: SpeechHead, server: Server, started: float) -> None:
         self.head = head
         self.received = 0
         self.first_audio_seconds: float | None = None
         self.complete = False
         self._response = response
         self._server = server
-        self._asked = asked
+        self._started = started
 
-    def _note(self, data: bytes) -> None:
+    def _record(self, data: bytes) -> None:
         if self.first_audio_seconds is None:
-            self.first_audio_seconds = time.monotonic() - self._asked
+            self.first_audio_seconds = time.monotonic() - self._started
         self.received += len(data)
 
     def _end(self) -> None:
         if not self.received:
-            raise StreamCut("the stream ended before any audio came")
+            raise StreamCut("the stream ended before any audio")
         self.complete = True
 
 
-class SpeechStream(_Account):
-    """An iterator of bytes as they come. Raises StreamCut if they end before the speech does."""
+class SpeechStream(_StreamState):
+    """Iterator of received bytes. Raises StreamCut if the connection is aborted before the end."""
 
-    def __init__(self, response: httpx.Response, head: SpeechHead, server: Server, asked: float) -> None:
-        super().__init__(response, head, server, asked)
-        self._parts = self._read()
+    def __init__(self, response: httpx.Response, head: SpeechHead, server: Server, started: float) -> None:
+        super().__init__(response, head, server, started)
+        self._chunks = self._read()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        return next(self._parts)
+        return next(self._chunks)
 
     def close(self) -> None:
-        """Take no more of it."""
-        self._parts.close()
+        """Stop reading."""
+        self._chunks.close()
 
     def _read(self) -> Generator[bytes, None, None]:
-        with self._server.errors(begun=True):
+        with self._server.translate_errors(streaming=True):
             for data in self._response.iter_bytes():
-                self._note(data)
+                self._record(data)
                 yield data
         self._end()
 
 
-class AsyncSpeechStream(_Account):
-    """An iterator of bytes as they come. Raises StreamCut if they end before the speech does."""
+class AsyncSpeechStream(_StreamState):
+    """Iterator of received bytes. Raises StreamCut if the connection is aborted before the end."""
 
-    def __init__(self, response: httpx.Response, head: SpeechHead, server: Server, asked: float) -> None:
-        super().__init__(response, head, server, asked)
-        self._parts = self._read()
+    def __init__(self, response: httpx.Response, head: SpeechHead, server: Server, started: float) -> None:
+        super().__init__(response, head, server, started)
+        self._chunks = self._read()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        return await anext(self._parts)
+        return await anext(self._chunks)
 
     async def aclose(self) -> None:
-        """Take no more of it."""
-        await self._parts.aclose()
+        """Stop reading."""
+        await self._chunks.aclose()
 
     async def _read(self) -> AsyncGenerator[bytes, None]:
-        with self._server.errors(begun=True):
+        with self._server.translate_errors(streaming=True):
             async for data in self._response.aiter_bytes():
-                self._note(data)
+                self._record(data)
                 yield data
         self._end()

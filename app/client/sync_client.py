@@ -1,4 +1,4 @@
-"""CsmClient: the service as plain calls. AsyncCsmClient is its twin; what they share is in `calls` and `server`."""
+"""CsmClient, the blocking client. What it shares with AsyncCsmClient is in `endpoints` and `transport`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .endpoints import Call, Progress, Recording
 from .options import AudioFormat, SpeechOptions
 from .responses import Health, Voice, error_of
 from .speech import SpeechStream
-from .transport import SILENCE_SECONDS, Retry, Server
-from .wav import with_its_length
+from .transport import READ_TIMEOUT_SECONDS, Retry, Server
+from .wav import fill_in_sizes
 
 if TYPE_CHECKING:
     from typing import Self
@@ -27,13 +27,13 @@ _T = TypeVar("_T")
 
 
 class CsmClient:
-    """A connection pool to one service. Close it, or use it in a `with`. Threads may share it.
+    """Connection pool to one service. Close it, or use it in a `with`. Thread-safe.
 
-    base_url, api_key: None takes CSM_URL (else HOST and PORT) and the first key of API_KEY, from the environment or
+    base_url, api_key: None uses CSM_URL (else HOST and PORT) and the first key of API_KEY, from the environment or
         from `.env` in the current directory.
-    timeout: seconds for which the service may be silent.
-    retries: how often what is answered 429 or 503 is tried again, each time after the wait that the service names.
-    Every call raises CsmError: see `errors` for the kinds.
+    timeout: read timeout in seconds.
+    retries: maximum retries after a 429 or 503, each after the response's Retry-After.
+    Every method raises CsmError; `errors` lists its subclasses.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class CsmClient:
         base_url: str | None = None,
         api_key: str | None = None,
         *,
-        timeout: float = SILENCE_SECONDS,
+        timeout: float = READ_TIMEOUT_SECONDS,
         retries: int = 0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -54,13 +54,13 @@ class CsmClient:
         text: str,
         *,
         voice_id: str | None = None,
-        format: AudioFormat = "wav",  # noqa: A002  # the name that the service gives it
+        format: AudioFormat = "wav",  # noqa: A002  # the service's parameter name
         **options: Unpack[SpeechOptions],
     ) -> bytes:
-        """The whole speech as a file of that format."""
+        """Generate speech and return it as a complete file of that format."""
         with self.stream(text, voice_id=voice_id, format=format, **options) as speech:
             audio = b"".join(speech)
-        return with_its_length(audio) if format == "wav" else audio
+        return fill_in_sizes(audio) if format == "wav" else audio
 
     @contextmanager
     def stream(
@@ -71,21 +71,21 @@ class CsmClient:
         format: AudioFormat = "wav",  # noqa: A002
         **options: Unpack[SpeechOptions],
     ) -> Iterator[SpeechStream]:
-        """The speech as it is made. Leaving the `with` early ends it, and frees its slot."""
-        asked = time.monotonic()
+        """Stream speech while it is generated. Leaving the `with` early ends it and frees its slot."""
+        started = time.monotonic()
         call = endpoints.speak(text, voice_id, format, options)
         with (
             closing(self._open(call)) as response,
-            closing(SpeechStream(response, call.read(response), self._server, asked)) as speech,
+            closing(SpeechStream(response, call.read(response), self._server, started)) as speech,
         ):
             yield speech
 
     def voices(self) -> list[str]:
-        """The ids of all voices."""
-        return self._ask(endpoints.voices())
+        """Ids of all voices."""
+        return self._request(endpoints.voices())
 
     def voice(self, voice_id: str) -> Voice:
-        return self._ask(endpoints.voice(voice_id))
+        return self._request(endpoints.voice(voice_id))
 
     def add_voice(
         self,
@@ -95,28 +95,28 @@ class CsmClient:
         voice_id: str | None = None,
         progress: Progress | None = None,
     ) -> str:
-        """Upload a recording, a path or bytes, and get the voice's id: the name of the file, unless given.
+        """Upload a recording, given as a path or bytes. Returns the voice's id, by default the file's name.
 
-        transcript: the words that are said in it. progress: called with (bytes sent, bytes in all).
+        transcript: the spoken words. progress: called with (bytes sent, total bytes).
         """
-        return self._ask(endpoints.add_voice(recording, transcript, voice_id, progress))
+        return self._request(endpoints.add_voice(recording, transcript, voice_id, progress))
 
     def replace_voice(
         self, voice_id: str, recording: Recording, *, transcript: str = "", progress: Progress | None = None
     ) -> None:
-        """Let an uploaded voice be another recording, from the next request on."""
-        self._ask(endpoints.replace_voice(voice_id, recording, transcript, progress))
+        """Replace an uploaded voice's recording, from the next request on."""
+        self._request(endpoints.replace_voice(voice_id, recording, transcript, progress))
 
     def delete_voice(self, voice_id: str) -> None:
-        self._ask(endpoints.delete_voice(voice_id))
+        self._request(endpoints.delete_voice(voice_id))
 
     def health(self) -> Health:
-        """How it is; also one that fails or shuts down answers. Needs no key."""
-        return self._ask(endpoints.health())
+        """Health of the service, also while it is failed or shutting down. Needs no key."""
+        return self._request(endpoints.health())
 
     def system_status(self) -> dict[str, Any]:
         """CPU, GPUs and workers, as in GET /system-status."""
-        return self._ask(endpoints.system_status())
+        return self._request(endpoints.system_status())
 
     def close(self) -> None:
         self._http.close()
@@ -127,24 +127,24 @@ class CsmClient:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _ask(self, call: Call[_T]) -> _T:
+    def _request(self, call: Call[_T]) -> _T:
         with closing(self._open(call)) as response:
-            with self._server.errors():
+            with self._server.translate_errors():
                 response.read()
             return call.read(response)
 
     def _open(self, call: Call[Any]) -> httpx.Response:
-        """An answer that is no error, its body still to come."""
-        for tried in count():
-            with self._server.errors():
+        """Send a request, with retries. Returns a successful response whose body is not read yet."""
+        for attempt in count():
+            with self._server.translate_errors():
                 response = self._http.send(call.request(self._http), stream=True)
                 if call.succeeded(response):
                     return response
                 with closing(response):
                     response.read()
             error = error_of(response)
-            pause = self._retry.pause(error, tried)
-            if pause is None:
+            delay = self._retry.delay(error, attempt)
+            if delay is None:
                 raise error
-            time.sleep(pause)
-        raise AssertionError("counting has no end")
+            time.sleep(delay)
+        raise AssertionError("unreachable")

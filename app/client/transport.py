@@ -1,4 +1,4 @@
-"""The service from a client's side: where it is, who may call it, how long to wait for it."""
+"""Connection settings of a client: address, API key, timeouts, retries, and translation of httpx's errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import httpx
 from .errors import ApiError, Busy, CsmError, Misconfigured, StreamCut, Unavailable, Unreachable
 
 CONNECT_SECONDS = 10.0
-SILENCE_SECONDS = 120.0  # a request may wait for a slot, by default 30 s, and for its first audio then
-_LONGEST_PAUSE = 60.0  # a service that asks for more than that is not waited for
-_FIRST_PAUSE = 0.5  # where it does not say, and twice as much each time
+READ_TIMEOUT_SECONDS = 120.0  # covers the wait for a slot, by default 30 s, and for the first audio after it
+_MAX_DELAY = 60.0  # no retry after a longer Retry-After
+_FIRST_DELAY = 0.5  # without Retry-After; doubled on each retry
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where a service is and the key to it. Raises Misconfigured if either cannot be used."""
+    """Address and API key of a service. Raises Misconfigured if either is invalid."""
 
     base_url: str
     api_key: str | None = field(default=None, repr=False)
@@ -28,21 +28,21 @@ class Server:
     def __post_init__(self) -> None:
         try:
             url = httpx.URL(self.base_url)
-        except httpx.InvalidURL:  # its message may show a password
+        except httpx.InvalidURL:  # its message may contain a password
             url = httpx.URL()
         if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
             raise Misconfigured(
-                "the address must be like http://localhost:8000, or https://example.org/speech, without ? and #; "
+                "the address must have the form http://localhost:8000 or https://example.org/speech, without ? and #; "
                 f"it begins with {self.base_url[:7]!r}"
             )
         if self.api_key is not None and not self.api_key.isprintable():
-            raise Misconfigured("the API key holds characters that no header can carry, such as a line break")
+            raise Misconfigured("the API key contains characters that a header cannot contain, such as a line break")
 
     @staticmethod
     def of(base_url: str | None, api_key: str | None) -> Server:
-        """What is None comes from the environment or `.env`: CSM_URL, or HOST and PORT; the first key of API_KEY."""
+        """Fill in None from the environment or `.env`: CSM_URL, or HOST and PORT; the first key of API_KEY."""
         if base_url is None or api_key is None:
-            from ..settings import SettingsError, load_client_settings  # pydantic, for those who need it
+            from ..settings import SettingsError, load_client_settings  # imports pydantic, so only if needed
 
             try:
                 settings = load_client_settings()
@@ -53,13 +53,13 @@ class Server:
         return Server(base_url.strip(), api_key or None)
 
     @property
-    def shown(self) -> str:
-        """The address without the name and password that it may hold."""
+    def redacted_url(self) -> str:
+        """The address without user name and password."""
         url = httpx.URL(self.base_url)
         return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path.rstrip('/')}"
 
     def http_options(self, timeout: float) -> dict[str, Any]:
-        """For httpx. It follows no redirect, so that the key goes to nobody else."""
+        """Keyword arguments of httpx's clients. Redirects stay off, so that no other server gets the key."""
         headers: dict[str, str | bytes] = {"User-Agent": "csm-serve-client", "Accept-Encoding": "identity"}
         if self.api_key is not None:
             headers["X-API-Key"] = self.api_key.encode()
@@ -67,45 +67,47 @@ class Server:
             "base_url": self.base_url,
             "headers": headers,
             "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-            "trust_env": not _is_loopback(httpx.URL(self.base_url).host),  # no proxy leads to this machine
+            "trust_env": not _is_loopback(httpx.URL(self.base_url).host),  # no proxy for loopback
         }
 
     @contextmanager
-    def errors(self, *, begun: bool = False) -> Iterator[None]:
-        """Let what httpx raises be errors of ours. begun: the audio has."""
+    def translate_errors(self, *, streaming: bool = False) -> Iterator[None]:
+        """Raise httpx's errors as CsmError. streaming: the audio has begun."""
         try:
             yield
         except httpx.RequestError as error:
-            raise self._error(error, begun) from error
+            raise self._error(error, streaming) from error
 
-    def _error(self, error: httpx.RequestError, begun: bool) -> CsmError:
-        why = str(error) or type(error).__name__
+    def _error(self, error: httpx.RequestError, streaming: bool) -> CsmError:
+        reason = str(error) or type(error).__name__
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-            return Unreachable(f"nobody answers at {self.shown} ({why}): is csm-serve running, and is CSM_URL right?")
-        if begun:
-            return StreamCut(f"the stream was cut: what came of it is not whole ({why})")
+            return Unreachable(
+                f"cannot connect to {self.redacted_url} ({reason}): check that csm-serve is running, and CSM_URL"
+            )
+        if streaming:
+            return StreamCut(f"the stream was aborted: the audio is incomplete ({reason})")
         if isinstance(error, httpx.TimeoutException):
-            return Unreachable(f"{self.shown} said nothing for too long ({why})")
-        return Unreachable(f"{self.shown} did not answer as HTTP does, or left ({why})")
+            return Unreachable(f"{self.redacted_url} did not respond in time ({reason})")
+        return Unreachable(f"{self.redacted_url} closed the connection or does not speak HTTP ({reason})")
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How often to try again what was answered 429 or 503, always before the first audio."""
+    """Retry policy for 429 and 503 responses, always before the first audio."""
 
-    times: int = 0
+    max_retries: int = 0
 
-    def pause(self, error: CsmError, tried: int) -> float | None:
-        """Seconds to wait before another try; None if there shall be none. tried: again, so far."""
-        if tried >= self.times or not isinstance(error, Busy | Unavailable):
+    def delay(self, error: CsmError, attempt: int) -> float | None:
+        """Seconds to wait before a retry; None for no retry. attempt: retries so far."""
+        if attempt >= self.max_retries or not isinstance(error, Busy | Unavailable):
             return None
-        return _pause_of(error, tried)
+        return _delay_of(error, attempt)
 
 
-def _pause_of(error: ApiError, tried: int) -> float | None:
+def _delay_of(error: ApiError, attempt: int) -> float | None:
     if error.retry_after is None:
-        return min(_FIRST_PAUSE * 2.0**tried, _LONGEST_PAUSE)
-    return error.retry_after if error.retry_after <= _LONGEST_PAUSE else None
+        return min(_FIRST_DELAY * 2.0**attempt, _MAX_DELAY)
+    return error.retry_after if error.retry_after <= _MAX_DELAY else None
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,15 +1,15 @@
-"""The length of a wav file whose header left before anybody knew it."""
+"""Fills in the size fields of a streamed wav file."""
 
 from __future__ import annotations
 
 import struct
 
 _HEADER_BYTES = 44
-_UNKNOWN = 0xFFFFFFFF  # in a size field: read until the end
+_UNKNOWN = 0xFFFFFFFF  # size field of a streamed header
 
 
-def with_its_length(wav: bytes) -> bytes:
-    """A whole file with its sizes filled in, where they are missing; without them players show hours."""
+def fill_in_sizes(wav: bytes) -> bytes:
+    """A complete file with its size fields set if they are unknown; otherwise players show hours."""
     if len(wav) < _HEADER_BYTES or wav[:4] + wav[8:12] + wav[36:40] != b"RIFFWAVEdata":
         return wav
     if struct.unpack_from("<I", wav, 40) != (_UNKNOWN,) or len(wav) >= _UNKNOWN:

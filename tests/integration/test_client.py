@@ -1,4 +1,4 @@
-"""The client and the commands against a service of real processes."""
+"""The Python client and the commands with a service of real processes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from app.client import AsyncCsmClient, CsmClient, NotFound, StreamCut, Unauthori
 from tests.integration.shared import KEY, Server, serving
 
 ROOT = Path(__file__).parents[2]
-FRAME_BYTES = 3840  # 80 ms; the fake engine makes a frame of each character
-ENDLESS = "x" * 4000
-CUT = "[raise@60]" + "x" * 100
+FRAME_BYTES = 3840  # 80 ms; the fake engine generates one frame per character
+LONG_TEXT = "x" * 4000
+ABORTED = "[raise@60]" + "x" * 100
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One slot, and nobody waits: who leaves it taken is found out."""
+    """One slot and no queue, so that a slot that is not freed fails the next test."""
     folder = tmp_path_factory.mktemp("service")
     with serving(
         folder,
@@ -44,8 +44,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def here(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder from which commands find the service."""
+def work_dir(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory, with the service's address and key in the environment."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CSM_URL", server.url)
     monkeypatch.setenv("API_KEY", f"{KEY},another")
@@ -59,14 +59,14 @@ def client(server: Server) -> Iterator[CsmClient]:
 
 
 def start(*arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-    """A command as a process of its own, fed and read by the test."""
+    """Start a command as a process with pipes."""
     return subprocess.Popen(
         [sys.executable, "-m", "app.cli.main", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        # a shell lets what it starts in the background ignore it, and so would these
+        # background processes of a shell ignore SIGINT, and their children inherit that
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no other thread needs it
     )
 
@@ -85,8 +85,8 @@ def recording(hertz: float) -> bytes:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_in_every_format_is_whole(name: str, here: Path) -> None:
-    path = here / f"out.{FORMATS[name].extension}"
+def test_a_file_of_every_format_is_complete(name: str, work_dir: Path) -> None:
+    path = work_dir / f"out.{FORMATS[name].extension}"
     assert cli.main(["speak", "Hello", "there.", "-o", path.name, "--seed", "7", "--top-k", "3"]) == 0
     data = path.read_bytes()
     if name == "raw_pcm":
@@ -97,65 +97,65 @@ def test_a_file_in_every_format_is_whole(name: str, here: Path) -> None:
     assert 12 * 1920 <= samples < 14 * 1920
 
 
-def test_a_wav_file_knows_its_length(here: Path) -> None:
+def test_a_wav_file_has_its_size(work_dir: Path) -> None:
     assert cli.main(["speak", "Hello there.", "-o", "out.wav"]) == 0
     with wave.open("out.wav") as file:
         assert file.getnframes() == 12 * 1920
 
 
-def test_a_voice_sounds_in_what_is_said(client: CsmClient, here: Path) -> None:
+def test_the_voice_option_changes_the_audio(client: CsmClient, work_dir: Path) -> None:
     client.add_voice(recording(440), voice_id="mine.wav")
     for name, options in (("a", []), ("b", ["--voice", "mine.wav"]), ("c", ["--voice", "speaker_7"])):
         assert cli.main(["speak", "Hi.", "-o", f"{name}.pcm", *options]) == 0
-    assert len({(here / f"{name}.pcm").read_bytes() for name in "abc"}) == 3
+    assert len({(work_dir / f"{name}.pcm").read_bytes() for name in "abc"}) == 3
     client.delete_voice("mine.wav")
 
 
-def test_what_is_piped_in_is_said_before_it_ends(here: Path) -> None:
+def test_piped_text_is_spoken_before_it_ends(work_dir: Path) -> None:
     process = start("speak", "-o", "-")
     assert process.stdin is not None
     with process, process.stdin as stdin:
         stdin.write(b"Hello there. And")
         stdin.flush()
-        said = read(process, 44 + 12 * FRAME_BYTES)
-        assert said.startswith(b"RIFF")
+        spoken = read(process, 44 + 12 * FRAME_BYTES)
+        assert spoken.startswith(b"RIFF")
         stdin.write(b" bye.")
         stdin.close()
         assert len(read(process, -1)) == 8 * FRAME_BYTES
     assert process.returncode == 0
 
 
-def test_the_loudspeaker_hears_it_while_it_is_made(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = here / "aplay"
-    program.write_text("#!/bin/sh\nexec cat > heard\n", encoding="utf-8")
+def test_without_an_output_the_audio_is_played(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = work_dir / "aplay"
+    program.write_text("#!/bin/sh\nexec cat > played\n", encoding="utf-8")
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{here}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{work_dir}:/usr/bin:/bin")
     monkeypatch.setattr("app.cli.player.PLAYERS", [each for each in PLAYERS if each.name == "aplay"])
     assert cli.main(["speak", "Hello there."]) == 0
-    assert (here / "heard").stat().st_size == 12 * FRAME_BYTES
+    assert (work_dir / "played").stat().st_size == 12 * FRAME_BYTES
 
 
-def test_a_terminal_sees_how_far_it_is(here: Path) -> None:
-    ours, theirs = os.openpty()
-    with start("speak", "Hello there.", "-o", "out.wav", stderr=theirs) as process:
-        os.close(theirs)
-        told = b""
-        while b"\n" not in told:
-            told += os.read(ours, 65536)
-    os.close(ours)
+def test_a_terminal_shows_progress(work_dir: Path) -> None:
+    master, terminal = os.openpty()
+    with start("speak", "Hello there.", "-o", "out.wav", stderr=terminal) as process:
+        os.close(terminal)
+        output = b""
+        while b"\n" not in output:
+            output += os.read(master, 65536)
+    os.close(master)
     assert process.returncode == 0
-    assert re.search(rb"out\.wav: 1\.0 s of speech, first audio after \d\.\d\d s", told)
+    assert re.search(rb"out\.wav: 1\.0 s of speech, first audio after \d\.\d\d s", output)
 
 
-def test_a_cut_stream_is_told_and_leaves_no_file(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["speak", CUT, "-o", "out.wav"]) == 6
-    assert "not whole" in capfd.readouterr().err
-    assert list(here.iterdir()) == []
+def test_an_aborted_stream_is_reported_and_leaves_no_file(work_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["speak", ABORTED, "-o", "out.wav"]) == 6
+    assert "incomplete" in capfd.readouterr().err
+    assert list(work_dir.iterdir()) == []
 
 
-def test_an_interrupt_frees_the_slot(server: Server, here: Path, client: CsmClient) -> None:
+def test_an_interrupt_frees_the_slot(server: Server, work_dir: Path, client: CsmClient) -> None:
     ended = len(server.outcomes())
-    with start("speak", ENDLESS, "-o", "-") as process:
+    with start("speak", LONG_TEXT, "-o", "-") as process:
         assert len(read(process, 44 + FRAME_BYTES)) > 44
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
@@ -165,9 +165,9 @@ def test_an_interrupt_frees_the_slot(server: Server, here: Path, client: CsmClie
     assert client.speak("Hi.")
 
 
-def test_without_a_reader_it_ends_quietly(server: Server, here: Path, client: CsmClient) -> None:
+def test_a_closed_pipe_ends_the_command_silently(server: Server, work_dir: Path, client: CsmClient) -> None:
     ended = len(server.outcomes())
-    with start("speak", ENDLESS, "-o", "-") as process:
+    with start("speak", LONG_TEXT, "-o", "-") as process:
         read(process, 44)
         assert process.stdout is not None
         process.stdout.close()
@@ -177,30 +177,30 @@ def test_without_a_reader_it_ends_quietly(server: Server, here: Path, client: Cs
     server.wait_until(lambda: server.outcomes()[ended:] == ["left"])
 
 
-def test_busy_has_a_status_of_its_own(here: Path, client: CsmClient, capfd: pytest.CaptureFixture[str]) -> None:
-    with client.stream(ENDLESS) as speech:
+def test_busy_has_its_own_exit_status(work_dir: Path, client: CsmClient, capfd: pytest.CaptureFixture[str]) -> None:
+    with client.stream(LONG_TEXT) as speech:
         next(speech)
         assert cli.main(["speak", "Hi.", "-o", "out.wav", "--retries", "0"]) == 5
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
-def test_a_wrong_key_is_told_and_not_shown(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_wrong_key_is_reported_but_not_shown(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("API_KEY", "s3cret")
     assert cli.main(["speak", "Hi.", "-o", "out.wav"]) == 4
     assert cli.main(["voices", "list"]) == 4
-    told = capfd.readouterr()
-    assert told.err.count("set API_KEY") == len(told.err.splitlines()) == 2
-    assert "s3cret" not in told.err + told.out
+    output = capfd.readouterr()
+    assert output.err.count("set API_KEY") == len(output.err.splitlines()) == 2
+    assert "s3cret" not in output.err + output.out
 
 
-def test_nobody_there_is_told(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+def test_a_refused_connection_is_reported(work_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         assert cli.main(["voices", "list", "--url", url]) == 3
-    assert re.fullmatch(rf"csm-serve: nobody answers at {url} .*--url.*\n", capfd.readouterr().err)
+    assert re.fullmatch(rf"csm-serve: cannot connect to {url} .*--url.*\n", capfd.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -215,44 +215,44 @@ def test_nobody_there_is_told(here: Path, capfd: pytest.CaptureFixture[str]) -> 
         (["voices", "add", "nothing.wav"], 1, "nothing.wav"),
     ],
 )
-def test_what_goes_wrong_is_one_line(
-    arguments: list[str], status: int, words: str, here: Path, capfd: pytest.CaptureFixture[str]
+def test_every_error_is_one_line(
+    arguments: list[str], status: int, words: str, work_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(arguments) == status
-    told = capfd.readouterr()
-    assert re.fullmatch(rf"csm-serve: .*{re.escape(words)}.*\n", told.err)
-    assert list(here.iterdir()) == []
+    output = capfd.readouterr()
+    assert re.fullmatch(rf"csm-serve: .*{re.escape(words)}.*\n", output.err)
+    assert list(work_dir.iterdir()) == []
 
 
 # ---- voices
 
 
-def test_voices_are_added_listed_replaced_and_removed(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def told(*arguments: str) -> str:
+def test_voices_are_added_listed_replaced_and_removed(work_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> str:
         assert cli.main(["voices", *arguments]) == 0
         return capfd.readouterr().out
 
-    (here / "amy.wav").write_bytes(recording(300))
-    (here / "amy.txt").write_text("What she says.", encoding="utf-8")
-    assert "--voice amy.wav" in told("add", "amy.wav")
-    assert "--voice bob" in told("add", "amy.wav", "--name", "bob", "--transcript", "")
-    assert told("list") == "amy.wav\nbob\n"
-    amy, bob = told("list", "--long").splitlines()
+    (work_dir / "amy.wav").write_bytes(recording(300))
+    (work_dir / "amy.txt").write_text("What she says.", encoding="utf-8")
+    assert "--voice amy.wav" in run("add", "amy.wav")
+    assert "--voice bob" in run("add", "amy.wav", "--name", "bob", "--transcript", "")
+    assert run("list") == "amy.wav\nbob\n"
+    amy, bob = run("list", "--long").splitlines()
     assert re.match(r"amy\.wav +2\.0 s +transcript +uploaded +20\d\d-", amy)
     assert "no transcript" in bob
     assert cli.main(["voices", "add", "amy.wav"]) == 4
     assert "amy.wav" in capfd.readouterr().err
-    (here / "amy.wav").write_bytes(recording(600))
-    assert "another voice" in told("add", "amy.wav", "--replace")
+    (work_dir / "amy.wav").write_bytes(recording(600))
+    assert "was replaced" in run("add", "amy.wav", "--replace")
     for name in ("amy.wav", "bob"):
-        assert name in told("remove", name)
-    assert told("list") == ""
+        assert name in run("remove", name)
+    assert run("list") == ""
 
 
 # ---- the client itself
 
 
-def test_the_client_speaks_and_asks(client: CsmClient) -> None:
+def test_the_client_generates_speech_and_reads_status(client: CsmClient) -> None:
     with wave.open(io.BytesIO(client.speak("Hello there."))) as file:
         assert file.getnframes() == 12 * 1920
     with client.stream("x" * 50, format="raw_pcm") as speech:
@@ -266,26 +266,26 @@ def test_the_client_speaks_and_asks(client: CsmClient) -> None:
     assert (caught.value.code, bool(caught.value.request_id)) == ("unknown_voice", True)
 
 
-def test_the_client_takes_no_broken_stream_for_whole(client: CsmClient) -> None:
+def test_the_client_raises_on_an_aborted_stream(client: CsmClient) -> None:
     with pytest.raises(StreamCut):
-        client.speak(CUT)
+        client.speak(ABORTED)
 
 
-def test_the_client_says_who_is_not_let_in(server: Server) -> None:
+def test_the_client_raises_unauthorized_for_a_wrong_key(server: Server) -> None:
     with CsmClient(server.url, "wrong") as stranger, pytest.raises(Unauthorized):
         stranger.add_voice(bytes(5_000_000), voice_id="large.wav")
 
 
 @pytest.mark.anyio
-async def test_the_async_client_speaks_and_frees_its_slot(server: Server) -> None:
+async def test_the_async_client_generates_speech_and_frees_its_slot(server: Server) -> None:
     async with AsyncCsmClient(server.url, KEY, retries=5) as client:
         ended = len(server.outcomes())
-        async with client.stream(ENDLESS, format="mp3") as speech:
+        async with client.stream(LONG_TEXT, format="mp3") as speech:
             async for data in speech:
                 assert data
                 break
         server.wait_until(lambda: server.outcomes()[ended:] == ["left"])
         assert len(await client.speak("Hi.", format="raw_pcm")) == 3 * FRAME_BYTES
         with pytest.raises(StreamCut):
-            await client.speak(CUT)
+            await client.speak(ABORTED)
         assert (await client.health()).ready

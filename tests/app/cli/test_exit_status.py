@@ -48,30 +48,30 @@ def ended(error: BaseException) -> int:
         (ZeroDivisionError("x"), 1),
     ],
 )
-def test_each_end_has_its_status_and_one_line(
+def test_each_error_has_a_status_and_a_one_line_message(
     error: Exception, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ended(error) == status
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert re.fullmatch(r"csm-serve: .+\n", told.err)
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert re.fullmatch(r"csm-serve: .+\n", output.err)
 
 
-def test_an_interrupt_needs_no_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == ""
 
 
-def test_a_good_end_is_zero() -> None:
+def test_success_is_zero() -> None:
     assert run(lambda parsed: None, NOTHING) == 0
 
 
-def test_what_a_service_says_cannot_draw_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_of_messages_are_removed(capsys: pytest.CaptureFixture[str]) -> None:
     ended(BadRequest("one\ntwo\x1b[2J\x07" + "x" * 9999, status=400))
-    told = capsys.readouterr().err
-    assert told.startswith("csm-serve: one two [2J xxx")
-    assert len(told) < 700
-    assert told.rstrip("\n").isprintable()
+    output = capsys.readouterr().err
+    assert output.startswith("csm-serve: one two [2J xxx")
+    assert len(output) < 700
+    assert output.rstrip("\n").isprintable()
 
 
 def test_the_help_lists_every_status() -> None:

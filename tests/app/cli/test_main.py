@@ -24,14 +24,14 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert [name for name in Settings.model_fields if name.upper() not in shown] == []
 
 
-def test_settings_that_cannot_be_used_are_told_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_reports_invalid_settings_before_starting(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "--port", "http"]) == 2
-    told = capsys.readouterr().err
-    assert "API_KEY is not set" in told
-    assert "PORT is 'http'" in told
+    output = capsys.readouterr().err
+    assert "API_KEY is not set" in output
+    assert "PORT is 'http'" in output
 
 
-def test_serve_becomes_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_replaces_itself_by_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
     became: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda path, command: became.append(command))
     monkeypatch.setenv("API_KEY", "key")

@@ -12,26 +12,26 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_only_a_terminal_is_told() -> None:
+def test_only_a_terminal_shows_progress() -> None:
     stream = io.StringIO()
     line = Progress(stream)
-    line.show("half", at_once=True)
+    line.show("half", force=True)
     line.clear()
     line.end("done")
     assert stream.getvalue() == ""
 
 
-def test_one_line_is_rewritten_and_the_last_words_stay() -> None:
+def test_one_line_is_rewritten_and_the_last_stays() -> None:
     stream = Terminal()
     line = Progress(stream)
     line.show("half")
-    line.show("sooner than anybody reads")
-    line.show("most", at_once=True)
+    line.show("within the interval")
+    line.show("most", force=True)
     line.end("done")
     assert stream.getvalue() == "\r\x1b[Khalf\r\x1b[Kmost\r\x1b[Kdone\n"
 
 
-def test_it_stays_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_is_truncated_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     stream = Terminal()
     Progress(stream).show("x" * 100)

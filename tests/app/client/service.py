@@ -1,4 +1,4 @@
-"""A service that is a function: what the client sends comes in, what it shall get goes out."""
+"""A service as a function from request to response, through httpx's mock transport."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ AUDIO = {
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-class PiecesBody(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that comes in parts, each when it is asked for; an exception among them is raised there."""
+class StreamBody(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body of chunks, each yielded on demand; an exception among them is raised in its place."""
 
-    def __init__(self, *parts: bytes | Exception) -> None:
-        self._parts = parts
-        self.given = 0
+    def __init__(self, *chunks: bytes | Exception) -> None:
+        self._chunks = chunks
+        self.yielded = 0
         self.closed = False
 
     def __iter__(self) -> Iterator[bytes]:
-        for part in self._parts:
-            if isinstance(part, Exception):
-                raise part
-            self.given += 1
-            yield part
+        for chunk in self._chunks:
+            if isinstance(chunk, Exception):
+                raise chunk
+            self.yielded += 1
+            yield chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for part in self:
-            yield part
+        for chunk in self:
+            yield chunk
 
     def close(self) -> None:
         self.closed = True
@@ -47,8 +47,8 @@ class PiecesBody(httpx.SyncByteStream, httpx.AsyncByteStream):
         self.closed = True
 
 
-def streamed(*parts: bytes | Exception, **headers: str) -> httpx.Response:
-    return httpx.Response(200, headers={**AUDIO, "Transfer-Encoding": "chunked", **headers}, stream=PiecesBody(*parts))
+def streamed(*chunks: bytes | Exception, **headers: str) -> httpx.Response:
+    return httpx.Response(200, headers={**AUDIO, "Transfer-Encoding": "chunked", **headers}, stream=StreamBody(*chunks))
 
 
 def refused(status: int, code: str = "some_code", **headers: str) -> httpx.Response:

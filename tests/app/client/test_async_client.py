@@ -5,12 +5,12 @@ import httpx
 import pytest
 
 from app.client import Busy, StreamCut
-from tests.app.client.service import PiecesBody, async_client, refused, streamed
+from tests.app.client.service import StreamBody, async_client, refused, streamed
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_speech_comes_whole_or_in_parts() -> None:
+async def test_speech_is_returned_whole_or_streamed() -> None:
     async with async_client(lambda request: streamed(b"one", b"two")) as service:
         assert await service.speak("Hi.", format="raw_pcm") == b"onetwo"
         async with service.stream("Hi.", format="raw_pcm") as speech:
@@ -20,27 +20,27 @@ async def test_speech_comes_whole_or_in_parts() -> None:
 
 
 async def test_leaving_early_closes_the_stream() -> None:
-    body = PiecesBody(*[b"x"] * 1000)
+    body = StreamBody(*[b"x"] * 1000)
     async with async_client(lambda request: httpx.Response(200, headers=streamed().headers, stream=body)) as service:
         async with service.stream("Hi.") as speech:
             async for _ in speech:
                 break
-        assert (body.closed, body.given) == (True, 1)
+        assert (body.closed, body.yielded) == (True, 1)
 
 
-async def test_a_broken_stream_is_never_whole() -> None:
+async def test_an_aborted_stream_raises() -> None:
     async with async_client(lambda request: streamed(b"12", httpx.ReadError("reset"))) as service:
         with pytest.raises(StreamCut):
             await service.speak("Hi.")
 
 
-async def test_busy_is_tried_again_after_the_wait_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_busy_is_retried_after_its_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
-    async def note(seconds: float) -> None:
+    async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(anyio, "sleep", note)
+    monkeypatch.setattr(anyio, "sleep", sleep)
     answers = [refused(429, **{"Retry-After": "2"}), streamed(b"12"), refused(429), refused(429)]
     async with async_client(lambda request: answers.pop(0), retries=1) as service:
         assert await service.speak("Hi.", format="raw_pcm") == b"12"
@@ -49,7 +49,7 @@ async def test_busy_is_tried_again_after_the_wait_that_it_names(monkeypatch: pyt
     assert waits == [2, 0.5]
 
 
-async def test_everything_else_is_answered_too() -> None:
+async def test_the_other_methods() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/health":
             return httpx.Response(202, json={"status": "loading", "tts_engines": {}})

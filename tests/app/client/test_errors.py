@@ -19,13 +19,13 @@ def error(status: int, **answer: object) -> ApiError:
     return found
 
 
-def kinds(base: type[service.ServiceError]) -> list[type[service.ServiceError]]:
-    below = [each for kind in base.__subclasses__() for each in kinds(kind)]
+def subclasses(base: type[service.ServiceError]) -> list[type[service.ServiceError]]:
+    below = [each for kind in base.__subclasses__() for each in subclasses(kind)]
     return [each for each in [base, *below] if each.__module__ == service.__name__]
 
 
-@pytest.mark.parametrize("kind", kinds(service.ServiceError), ids=lambda kind: kind.__name__)
-def test_every_error_of_the_service_has_a_kind_of_its_own(kind: type[service.ServiceError]) -> None:
+@pytest.mark.parametrize("kind", subclasses(service.ServiceError), ids=lambda kind: kind.__name__)
+def test_every_error_of_the_service_has_an_exception_class(kind: type[service.ServiceError]) -> None:
     answered = kind("what to do")
     found = error(kind.status, json=answered.body, headers={**answered.headers, "X-Request-ID": "r1"})
     assert type(found) not in (ApiError, errors.CsmError)
@@ -39,7 +39,7 @@ def test_every_error_of_the_service_has_a_kind_of_its_own(kind: type[service.Ser
     assert found.request_id == "r1"
 
 
-def test_a_wait_may_be_a_date() -> None:
+def test_retry_after_may_be_a_date() -> None:
     soon = datetime.now(UTC) + timedelta(seconds=100)
     wait = error(503, json={"detail": ""}, headers={"Retry-After": format_datetime(soon, usegmt=True)}).retry_after
     assert wait is not None
@@ -49,14 +49,14 @@ def test_a_wait_may_be_a_date() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-1", "1.5", "²"])
-def test_a_wait_that_nobody_understands_is_none(value: str) -> None:
+def test_an_invalid_retry_after_is_none(value: str) -> None:
     assert error(429, json={}, headers=[(b"retry-after", value.encode())]).retry_after is None
 
 
 @pytest.mark.parametrize(
     "body", [{"text": "<h1>Bad gateway"}, {"json": []}, {"json": {"error": "x"}}, {"content": b"\xff"}]
 )
-def test_an_error_of_somebody_in_between_is_told_without_secrets(body: dict[str, object]) -> None:
+def test_a_proxy_error_is_reported_without_secrets(body: dict[str, object]) -> None:
     found = error(502, **body)
     assert type(found) is ServerFailed
     assert "502 Bad Gateway" in found.detail
@@ -64,7 +64,7 @@ def test_an_error_of_somebody_in_between_is_told_without_secrets(body: dict[str,
     assert "secret" not in found.detail
 
 
-def test_an_unheard_of_status_is_still_an_error() -> None:
+def test_an_unknown_status_is_an_api_error() -> None:
     assert type(error(499, json={"detail": "x"})) is ApiError
     assert isinstance(error(429), Busy)
     assert isinstance(error(503), Unavailable)

@@ -9,18 +9,18 @@ from app.audio.encoders import FORMATS
 from app.client import AudioFormat, SpeechOptions
 from app.schemas.speech import SpeechParameters
 
-OTHERS = {"text", "voice_id", "format", "chunk_overlap_strategy"}  # arguments of their own, and a second name
+OTHERS = {"text", "voice_id", "format", "chunk_overlap_strategy"}  # separate arguments, and an alias
 
 
-def test_every_parameter_of_the_service_can_be_given() -> None:
+def test_every_parameter_of_the_service_is_an_option() -> None:
     assert SpeechOptions.__annotations__.keys() == SpeechParameters.model_fields.keys() - OTHERS
 
 
-def test_every_format_of_the_service_can_be_asked_for() -> None:
+def test_every_format_of_the_service_is_an_audio_format() -> None:
     assert get_args(AudioFormat) == tuple(FORMATS)
 
 
-def test_the_client_needs_little() -> None:
+def test_the_client_imports_no_heavy_packages() -> None:
     program = "import sys, app.client; print(sorted({'fastapi', 'torch', 'numpy', 'pydantic'} & sys.modules.keys()))"
     root = Path(__file__).parents[3]
     ran = subprocess.run(

@@ -24,12 +24,12 @@ from app.client import (
     Unreachable,
     Voice,
 )
-from tests.app.client.service import KEY, Answer, PiecesBody, client, refused, streamed
+from tests.app.client.service import KEY, Answer, StreamBody, client, refused, streamed
 
 PCM = b"\1\2" * 100
 
 
-def refusing_to_wait(seconds: float) -> None:
+def fail_on_sleep(seconds: float) -> None:
     raise AssertionError(f"waited {seconds} s")
 
 
@@ -40,12 +40,12 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waited
 
 
-def in_turn(*answers: httpx.Response) -> Answer:
+def answering(*answers: httpx.Response) -> Answer:
     queue = list(answers)
     return lambda request: queue.pop(0)
 
 
-def test_what_is_asked_for_is_what_is_sent() -> None:
+def test_options_are_sent_as_parameters() -> None:
     sent: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -65,12 +65,12 @@ def test_what_is_asked_for_is_what_is_sent() -> None:
     }
 
 
-def test_what_is_left_out_is_not_sent() -> None:
+def test_omitted_options_are_not_sent() -> None:
     with client(lambda request: streamed(request.content)) as service:
         assert json.loads(service.speak("Hi.", format="mp3")) == {"text": "Hi.", "format": "mp3"}
 
 
-def test_a_path_in_front_of_the_service_stays() -> None:
+def test_a_path_prefix_in_the_address_is_kept() -> None:
     with CsmClient(
         "https://example.org/speech/",
         "k",
@@ -79,7 +79,7 @@ def test_a_path_in_front_of_the_service_stays() -> None:
         assert service.voices() == ["/speech/voices"]
 
 
-def test_a_whole_wav_has_its_length() -> None:
+def test_a_complete_wav_has_its_size() -> None:
     with client(lambda request: streamed(FORMATS["wav"].create_encoder().flush() + PCM[:30], PCM[30:])) as service:
         whole = service.speak("Hi.")
     assert whole == wav_header(len(PCM)) + PCM
@@ -87,14 +87,14 @@ def test_a_whole_wav_has_its_length() -> None:
         assert file.getnframes() == 100
 
 
-def test_bytes_are_there_as_they_come() -> None:
-    body = PiecesBody(b"one", b"two", b"three")
+def test_bytes_are_yielded_as_they_arrive() -> None:
+    body = StreamBody(b"one", b"two", b"three")
     with client(lambda request: httpx.Response(200, headers=streamed().headers, stream=body)) as service:
         with service.stream("Hi.", format="raw_pcm") as speech:
             assert (speech.head.engine, speech.head.sample_rate, speech.head.request_id) == ("csm", 24_000, "r1")
             assert speech.first_audio_seconds is None
             assert next(speech) == b"one"
-            assert (body.given, speech.received, speech.complete) == (1, 3, False)
+            assert (body.yielded, speech.received, speech.complete) == (1, 3, False)
             first = speech.first_audio_seconds
             assert list(speech) == [b"two", b"three"]
             assert (speech.received, speech.complete, speech.first_audio_seconds) == (11, True, first)
@@ -102,11 +102,11 @@ def test_bytes_are_there_as_they_come() -> None:
 
 
 def test_leaving_early_closes_the_stream() -> None:
-    body = PiecesBody(*[b"x"] * 1000)
+    body = StreamBody(*[b"x"] * 1000)
     with client(lambda request: httpx.Response(200, headers=streamed().headers, stream=body)) as service:
         with service.stream("Hi.") as speech:
             next(speech)
-        assert (body.closed, body.given) == (True, 1)
+        assert (body.closed, body.yielded) == (True, 1)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_leaving_early_closes_the_stream() -> None:
         httpx.ReadTimeout("timed out"),
     ],
 )
-def test_a_broken_stream_is_never_whole(broken: Exception) -> None:
+def test_an_aborted_stream_raises(broken: Exception) -> None:
     with client(lambda request: streamed(PCM, broken)) as service:
-        with pytest.raises(StreamCut, match="not whole"):
+        with pytest.raises(StreamCut, match="incomplete"):
             service.speak("Hi.", format="raw_pcm")
         with service.stream("Hi.", format="raw_pcm") as speech:
             assert next(speech) == PCM
@@ -128,18 +128,18 @@ def test_a_broken_stream_is_never_whole(broken: Exception) -> None:
             assert not speech.complete
 
 
-def test_a_stream_of_nothing_is_not_whole_either() -> None:
+def test_an_empty_stream_raises() -> None:
     with client(lambda request: streamed()) as service, pytest.raises(StreamCut):
         service.speak("Hi.")
 
 
-def test_a_stream_without_a_length_is_not_trusted() -> None:
-    unframed = httpx.Response(200, headers={"Content-Type": "audio/wav"}, stream=PiecesBody(PCM))
+def test_a_stream_without_framing_raises() -> None:
+    unframed = httpx.Response(200, headers={"Content-Type": "audio/wav"}, stream=StreamBody(PCM))
     with client(lambda request: unframed) as service, pytest.raises(StreamCut, match=r"HTTP/1\.1"):
         service.speak("Hi.")
 
 
-def test_what_is_not_audio_is_not_taken_for_it() -> None:
+def test_a_response_that_is_not_audio_raises() -> None:
     with client(lambda request: httpx.Response(200, html="<p>Hello")) as service:
         with pytest.raises(UnexpectedAnswer, match="text/html"):
             service.speak("Hi.")
@@ -151,26 +151,26 @@ def test_what_is_not_audio_is_not_taken_for_it() -> None:
 
 def test_no_redirect_is_followed_with_the_key() -> None:
     moved = httpx.Response(301, headers={"Location": "https://elsewhere.test/"})
-    with client(in_turn(moved)) as service, pytest.raises(UnexpectedAnswer, match=r"elsewhere\.test"):
+    with client(answering(moved)) as service, pytest.raises(UnexpectedAnswer, match=r"elsewhere\.test"):
         service.voices()
 
 
-def test_nobody_there_is_told() -> None:
-    def nobody(request: httpx.Request) -> httpx.Response:
+def test_a_refused_connection_is_reported() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    with client(nobody) as service, pytest.raises(Unreachable, match=r"http://service\.test .*refused"):
+    with client(refuse) as service, pytest.raises(Unreachable, match=r"http://service\.test .*refused"):
         service.voices()
 
 
-def test_busy_is_tried_again_after_the_wait_that_it_names(waits: list[float]) -> None:
-    answers = in_turn(refused(429, **{"Retry-After": "3"}), refused(503, **{"Retry-After": "5"}), streamed(PCM))
+def test_busy_is_retried_after_its_retry_after(waits: list[float]) -> None:
+    answers = answering(refused(429, **{"Retry-After": "3"}), refused(503, **{"Retry-After": "5"}), streamed(PCM))
     with client(answers, retries=2) as service:
         assert service.speak("Hi.", format="raw_pcm") == PCM
     assert waits == [3, 5]
 
 
-def test_where_no_wait_is_named_it_grows(waits: list[float]) -> None:
+def test_without_retry_after_delays_double(waits: list[float]) -> None:
     with client(lambda request: refused(503), retries=3) as service, pytest.raises(Unavailable):
         service.voices()
     assert waits == [0.5, 1, 2]
@@ -180,25 +180,23 @@ def test_where_no_wait_is_named_it_grows(waits: list[float]) -> None:
     ("retries", "answer"),
     [(0, refused(429)), (9, refused(404)), (9, refused(500)), (9, refused(429, **{"Retry-After": "3600"}))],
 )
-def test_what_is_not_worth_a_wait_is_told_at_once(
-    retries: int, answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(time, "sleep", refusing_to_wait)
-    with client(in_turn(answer), retries=retries) as service, pytest.raises(ApiError) as caught:
+def test_other_errors_are_not_retried(retries: int, answer: httpx.Response, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", fail_on_sleep)
+    with client(answering(answer), retries=retries) as service, pytest.raises(ApiError) as caught:
         service.voices()
     assert caught.value.status == answer.status_code
 
 
-def test_a_broken_stream_is_not_tried_again(waits: list[float]) -> None:
-    asked: list[httpx.Request] = []
+def test_an_aborted_stream_is_not_retried(waits: list[float]) -> None:
+    requests: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
+        requests.append(request)
         return streamed(PCM, httpx.ReadError("reset"))
 
     with client(answer, retries=5) as service, pytest.raises(StreamCut):
         service.speak("Hi.")
-    assert (len(asked), waits) == (1, [])
+    assert (len(requests), waits) == (1, [])
 
 
 def test_voices_are_listed_described_and_deleted() -> None:
@@ -209,7 +207,7 @@ def test_voices_are_listed_described_and_deleted() -> None:
             return httpx.Response(200, json=["amy.wav"])
         if request.method == "DELETE":
             return httpx.Response(200, json={"message": "gone"})
-        return httpx.Response(200, json={"id": "amy.wav", **details, "newer": "fields are left alone"})
+        return httpx.Response(200, json={"id": "amy.wav", **details, "newer": "fields are ignored"})
 
     with client(answer) as service:
         assert service.voices() == ["amy.wav"]
@@ -218,7 +216,7 @@ def test_voices_are_listed_described_and_deleted() -> None:
 
 
 @pytest.mark.parametrize("voice_id", ["..", "../x", "a b", "a?b#c", "ä"])
-def test_an_odd_voice_id_leads_nowhere_else(voice_id: str) -> None:
+def test_voice_ids_are_quoted_in_the_path(voice_id: str) -> None:
     paths: list[bytes] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -232,7 +230,7 @@ def test_an_odd_voice_id_leads_nowhere_else(voice_id: str) -> None:
     assert httpx.URL("http://x/?" + one.decode()).query == one
 
 
-def test_a_recording_is_sent_with_its_words(tmp_path: Path) -> None:
+def test_a_recording_is_sent_with_its_transcript(tmp_path: Path) -> None:
     recording = tmp_path / "amy.wav"
     recording.write_bytes(b"R" * 200_000)
     bodies: list[tuple[str, bytes]] = []
@@ -241,9 +239,9 @@ def test_a_recording_is_sent_with_its_words(tmp_path: Path) -> None:
         bodies.append((request.method, request.read()))
         return httpx.Response(201, json={"voice_id": "amy.wav", "message": ""})
 
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     with client(answer) as service:
-        assert service.add_voice(recording, transcript="Words.", progress=lambda *so_far: told.append(so_far)) == (
+        assert service.add_voice(recording, transcript="Words.", progress=lambda *sent: progress.append(sent)) == (
             "amy.wav"
         )
         service.replace_voice("amy.wav", b"short", transcript="Other.")
@@ -255,11 +253,11 @@ def test_a_recording_is_sent_with_its_words(tmp_path: Path) -> None:
     assert b"R" * 200_000 in first
     assert b"Words." in first
     assert b"Other." in second
-    assert told[-1] == (200_000, 200_000)
-    assert [sent for sent, _ in told] == sorted(sent for sent, _ in told)
+    assert progress[-1] == (200_000, 200_000)
+    assert [sent for sent, _ in progress] == sorted(sent for sent, _ in progress)
 
 
-def test_a_recording_is_sent_whole_again(waits: list[float]) -> None:
+def test_a_retry_sends_the_complete_recording(waits: list[float]) -> None:
     answers = [refused(429), httpx.Response(201, json={"voice_id": "a"})]
     bodies: list[int] = []
 
@@ -273,20 +271,20 @@ def test_a_recording_is_sent_whole_again(waits: list[float]) -> None:
 
 
 @pytest.mark.parametrize(("status", "word"), [(200, "ok"), (202, "loading"), (500, "failed"), (503, "draining")])
-def test_health_is_an_answer_whatever_it_says(status: int, word: str) -> None:
+def test_health_of_any_status_is_returned(status: int, word: str) -> None:
     answer = httpx.Response(status, json={"status": word, "tts_engines": {"gpu_0": {"state": word}}})
-    with client(in_turn(answer)) as service:
+    with client(answering(answer)) as service:
         health = service.health()
     assert health == Health(word, {"gpu_0": {"state": word}})
     assert health.ready is (word == "ok")
 
 
-def test_the_system_status_is_as_it_comes() -> None:
+def test_the_system_status_is_returned_unchanged() -> None:
     with client(lambda request: httpx.Response(200, json={"gpus": []})) as service:
         assert service.system_status() == {"gpus": []}
 
 
-def test_both_clients_can_do_the_same() -> None:
+def test_both_clients_have_the_same_methods() -> None:
     def calls(kind: type) -> dict[str, list[str]]:
         public = {name: value for name, value in vars(kind).items() if not name.startswith("_")}
         return {name: list(inspect.signature(value).parameters) for name, value in public.items()}

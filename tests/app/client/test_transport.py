@@ -15,7 +15,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CSM_URL", raising=False)
 
 
-def test_without_a_word_it_is_the_service_of_this_machine() -> None:
+def test_the_default_is_the_service_on_this_machine() -> None:
     assert Server.of(None, None) == Server("http://127.0.0.1:8000", None)
 
 
@@ -28,12 +28,12 @@ def test_without_a_word_it_is_the_service_of_this_machine() -> None:
         ("API_KEY=one\nCSM_URL=https://example.org/speech\n", "https://example.org/speech", "one"),
     ],
 )
-def test_the_file_says_where_and_with_which_key(env: str, url: str, key: str) -> None:
+def test_address_and_key_come_from_the_env_file(env: str, url: str, key: str) -> None:
     Path(".env").write_text(env, encoding="utf-8")
     assert Server.of(None, None) == Server(url, key)
 
 
-def test_the_environment_wins_over_the_file_and_arguments_over_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_override_the_environment_which_overrides_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("API_KEY=file\nCSM_URL=http://file\n", encoding="utf-8")
     monkeypatch.setenv("CSM_URL", "http://environment")
     assert Server.of(None, None) == Server("http://environment", "file")
@@ -41,7 +41,7 @@ def test_the_environment_wins_over_the_file_and_arguments_over_both(monkeypatch:
     assert Server.of(None, "argument") == Server("http://environment", "argument")
 
 
-def test_arguments_alone_look_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_both_arguments_no_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "nonsense")
     assert Server.of("http://argument", "key") == Server("http://argument", "key")
     with pytest.raises(Misconfigured, match="PORT is 'nonsense'"):
@@ -52,24 +52,24 @@ def test_arguments_alone_look_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> N
     "url",
     ["", "localhost:8000", "ftp://x", "http://", "http://x?api_key=s3cret", "http://x/#s3cret", "http://x:s3cret"],
 )
-def test_an_address_that_cannot_be_is_told(url: str) -> None:
+def test_an_invalid_address_is_reported(url: str) -> None:
     with pytest.raises(Misconfigured, match="http://localhost:8000") as caught:
         CsmClient(url, "key")
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_key_that_cannot_be_is_told_and_never_shown() -> None:
+def test_an_invalid_key_is_reported_but_not_shown() -> None:
     with pytest.raises(Misconfigured) as caught:
         CsmClient("http://x", "s3cret\nX-Other: 1")
     assert "s3cret" not in str(caught.value)
     assert "s3cret" not in repr(Server("http://x", "s3cret"))
-    assert Server("https://me:s3cret@x/y/", None).shown == "https://x/y"
+    assert Server("https://me:s3cret@x/y/", None).redacted_url == "https://x/y"
 
 
 @pytest.mark.parametrize(
     ("host", "proxied"), [("localhost", False), ("127.0.0.2", False), ("[::1]", False), ("x", True)]
 )
-def test_no_proxy_leads_to_this_machine(host: str, proxied: bool) -> None:
+def test_no_proxy_is_used_for_loopback(host: str, proxied: bool) -> None:
     assert Server(f"http://{host}:1").http_options(1)["trust_env"] is proxied
 
 
