@@ -232,8 +232,9 @@ class FramePipeline:
         return ""
 
     def _run_test_step(self, bucket: Bucket, step: Callable[[Bucket], object]) -> list[Tensor]:
-        """The state after two frames from contrived inputs. Resets the state; no row may be active."""
+        """The state after two frames from contrived inputs. Resets the state and the cache; no row may be active."""
         state, rows = self._state, bucket.rows
+        first = max(bucket.context - 3, 0)  # of the positions that the two frames write
         number = torch.arange(rows, device=state.active.device)
         state.codes[:rows] = (number[:, None] * 7 + torch.arange(state.codes.shape[1], device=number.device)) % (
             self._model.sampled_vocab
@@ -249,7 +250,8 @@ class FramePipeline:
             step(bucket)
         outputs = [state.output[:rows], state.position[:rows], state.sampling.frame[:rows], state.starting[:rows]]
         copies = [tensor.clone() for tensor in outputs]
-        for tensor in (*outputs, state.active, state.sampling.guidance):
+        written = (each[:, :rows, :, first : bucket.context] for each in (state.backbone.keys, state.backbone.values))
+        for tensor in (*outputs, state.active, state.sampling.guidance, *written):
             tensor.zero_()
         state.sampling.unconditional[:rows] = number
         return copies

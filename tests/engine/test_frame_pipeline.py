@@ -99,6 +99,15 @@ def test_preallocating_prefill_memory_does_not_change_the_output(fresh: ModelRun
         np.testing.assert_array_equal(one, other)
 
 
+def test_comparing_graphs_with_eager_steps_leaves_no_keys_behind(fresh: ModelRunner) -> None:
+    """A row reads zeros at positions that nothing has written, whether graphs were captured or not."""
+    capture(fresh)
+    cache = fresh.state.backbone
+    assert cache.keys[..., cache.scratch, :].any()  # inactive rows write there, and nothing reads it
+    for tensor in (cache.keys, cache.values):
+        assert not tensor[..., : cache.scratch, :].any()
+
+
 def test_greedy_rows_in_a_captured_step_equal_a_greedy_step(fresh: ModelRunner) -> None:
     def speak() -> list[Any]:
         fresh.reset_row(0, params(0, temperature=0.0, temperature_first=0.0))
