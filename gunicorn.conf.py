@@ -1,4 +1,4 @@
-"""How gunicorn runs the service: one worker for each GPU, the master never touching CUDA."""
+"""gunicorn configuration: one worker for each GPU; the master never initializes CUDA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ try:
     from app.server.preflight import cannot_start, check
     from app.server.worker import ServiceLogger, ServiceWorker, master_seconds
     from app.settings import SettingsError, load_settings
-except ImportError as missing:  # gunicorn would print a traceback
+except ImportError as missing:  # instead of gunicorn's traceback
     sys.stderr.write(f"csm-serve cannot start: {missing} (the Python environment is not complete: `make install`)\n")
     raise SystemExit(1) from None
 
@@ -36,19 +36,19 @@ wsgi_app = "app.main:app"
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 worker_class = ServiceWorker
 logger_class = ServiceLogger
-workers = len(_master.places)
-preload_app = False  # the engine belongs to a worker, CUDA does not survive a fork
+workers = len(_master.assignments)
+preload_app = False  # each worker has its own engine, and CUDA does not survive a fork
 reload = _settings.debug
-timeout = 120  # of the heartbeat; importing torch may hold the interpreter for long
+timeout = 120  # seconds without a heartbeat; importing torch may block the interpreter for long
 graceful_timeout = master_seconds(_settings.graceful_timeout_seconds)
-keepalive = 75  # longer than the idle time of common proxies, so that they never write to a closed connection
+keepalive = 75  # longer than the idle timeout of common proxies, which then never write to a closed connection
 loglevel = _settings.log_level.lower()
-control_socket_disable = True  # gunicorn would listen on a socket in the home directory
-accesslog = None  # the service writes a line for each request itself, without query strings
+control_socket_disable = True  # else gunicorn listens on a socket in the home directory
+accesslog = None  # the service logs each request itself, without its query string
 
 
 def on_starting(server: Any) -> None:
-    """Not at a reload, when this process listens itself."""
+    """Called once, not at a reload, when this process itself holds the addresses."""
     inherited = server.cfg.reuse_port or not {"GUNICORN_FD", "LISTEN_FDS"}.isdisjoint(os.environ)
     addresses = [] if inherited else [each for each in server.cfg.address if isinstance(each, tuple)]
     try:
@@ -59,22 +59,22 @@ def on_starting(server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    exit_reasons.watch(server)
+    exit_reasons.install(server)
 
 
 def pre_fork(server: Any, worker: ServiceWorker) -> None:
-    worker.place = _master.assign()
+    worker.index = _master.assign()
 
 
 def post_fork(server: Any, worker: ServiceWorker) -> None:
-    seat = _master.seat(worker.place, worker)
-    apply_worker_environment(seat.place, os.environ)
+    context = _master.join(worker.index, worker)
+    apply_worker_environment(context.assignment, os.environ)
 
 
 def child_exit(server: Any, worker: ServiceWorker) -> None:
-    _master.bury(worker.place, worker.pid, exit_reasons.of(worker.pid))
-    if server.LISTENERS and (why := _master.hopeless()):  # a master that stops has none
-        raise HaltServer(cannot_start(why), 1)
+    _master.record_exit(worker.index, worker.pid, exit_reasons.exit_reason(worker.pid))
+    if server.LISTENERS and (error := _master.fatal_error()):  # without listeners it is stopping
+        raise HaltServer(cannot_start(error), 1)
 
 
 def on_exit(server: Any) -> None:
@@ -82,6 +82,6 @@ def on_exit(server: Any) -> None:
 
 
 def worker_int(worker: ServiceWorker) -> None:
-    """The reloader asks a worker to leave; uvicorn does so on a signal only."""
+    """Called by the reloader; uvicorn exits on a signal only."""
     if _settings.debug:
         os.kill(os.getpid(), 15)

@@ -1,4 +1,4 @@
-"""What the service answers when it cannot do what was asked: one tree, one table (API.md section 7).
+"""Error responses: the exception tree, and the table of the engine's errors (API.md section 7).
 
 ServiceError
 ├── BadRequest 400           UnknownFormat, UndecodableAudio
@@ -8,10 +8,10 @@ ServiceError
 ├── Conflict 409             VoiceExists
 ├── TooLarge 413
 ├── UnsupportedMedia 415     NotAudio
-├── Unprocessable 422        a parameter out of range, a text that does not fit
-├── Busy 429                 every slot taken and the queue full, or the wait over
+├── Unprocessable 422        a parameter out of range, a text too long
+├── Busy 429                 all slots taken, and the queue full or the wait timed out
 ├── EngineBroke 500          the engine failed before the first byte
-└── Unavailable 503          starting, draining, or nothing alive to speak
+└── Unavailable 503          starting, draining, or no worker ready
     └── ComponentFailed           a component of the service does not work
 """
 
@@ -23,7 +23,7 @@ import engine
 
 
 class ServiceError(Exception):
-    """An answer that is an error. `detail` says what is wrong and what to do about it."""
+    """An error response. `detail`: what is wrong and what to do about it."""
 
     status: ClassVar[int] = 500
     code: str = "internal_error"
@@ -46,12 +46,12 @@ class ServiceError(Exception):
         return {"detail": self.detail, "code": self.code}
 
     def body_at(self, path: str) -> dict[str, object]:
-        """The body of the answer on a path: under /v1 also as OpenAI's clients look for it."""
+        """The response body on a path; under /v1 with OpenAI's `error` too."""
         return {**self.body, **openai_error(path, self.status, self.detail, self.code)}
 
 
 def openai_error(path: str, status: int, detail: str, code: str) -> dict[str, object]:
-    """The `error` that OpenAI's clients expect on their paths; nothing on others."""
+    """The `error` field that OpenAI's clients expect, under /v1; empty on other paths."""
     if not path.startswith("/v1/"):
         return {}
     kind = "server_error" if status >= 500 else _OPENAI_KINDS.get(status, "invalid_request_error")
@@ -143,7 +143,7 @@ class Unavailable(ServiceError):
 
 
 class ComponentFailed(Unavailable):
-    """The operator has to mend it: no Retry-After, since trying again soon is of no use."""
+    """The operator has to fix it: no Retry-After, since a retry does not help."""
 
     code = "component_failed"
     retry_after = None
@@ -160,8 +160,8 @@ _FROM_ENGINE: tuple[tuple[type[engine.EngineError], type[ServiceError], str], ..
 
 
 def from_engine(error: engine.EngineError) -> ServiceError:
-    """The answer for an engine's error: the first row of the table that fits. The last fits all."""
+    """The response for an engine's error: the first row of the table that matches. The last one matches all."""
     for kind, answer, code in _FROM_ENGINE:
         if isinstance(error, kind):
             return answer(str(error), code=code)
-    raise AssertionError("the last row of the table fits every EngineError") from error
+    raise AssertionError("the last row of the table matches every EngineError") from error

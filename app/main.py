@@ -1,4 +1,4 @@
-"""The application of one worker: its layers, its routes, its engine."""
+"""The FastAPI application of one worker: middleware, routes and engine."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ _CLIENT_HEADERS = ["X-Request-ID", "X-TTS-Engine", "X-Worker-ID", "X-Sample-Rate
 
 
 def create_app(
-    settings: Settings | None = None, place: WorkerAssignment | None = None, loader: Loader = load_engine
+    settings: Settings | None = None, assignment: WorkerAssignment | None = None, loader: Loader = load_engine
 ) -> FastAPI:
-    """Build the application. Its engine begins to load when the application starts.
+    """Build the application. Its engine begins to load at startup.
 
-    settings, place: those of this process if not given. Raises SettingsError.
+    settings, assignment: default to those of this process. Raises SettingsError.
     """
     settings = settings or load_settings()
-    seat = master.here() if place is None else master.alone(place)
-    place = seat.place
+    context = master.current_context() if assignment is None else master.standalone_context(assignment)
+    assignment = context.assignment
     components = Components()
     store = VoiceStore(
         settings.preloaded_voices_dir,
@@ -65,24 +65,31 @@ def create_app(
         max_seconds=settings.max_voice_seconds,
         report_decoder=components.reporter("voice_decoder"),
     )
-    host = EngineHost(settings, place, store, loader, components=components)
-    host.check = partial(_check, components)
-    pool = Pool(seat.registry, seat.index, host, seat.sockets, settings.queue_timeout_seconds)
-    metrics = Metrics(seat.counters, seat.index, lambda: worker_gauges(seat.registry.records()))
+    host = EngineHost(settings, assignment, store, loader, components=components)
+    host.check_components = partial(_check_components, components)
+    pool = Pool(context.registry, context.index, host, context.sockets, settings.queue_timeout_seconds)
+    metrics = Metrics(context.counters, context.index, lambda: worker_gauges(context.registry.records()))
     host.on_voice_encoded = metrics.voice_encoded
-    gpus = dict.fromkeys(each.gpu for each in seat.registry.assignments if each.gpu is not None)
+    gpus = dict.fromkeys(each.gpu for each in context.registry.assignments if each.gpu is not None)
     system_monitor = SystemMonitor(gpus)
     service = AppState(
-        settings, place, store, host, pool, metrics, system_monitor, EventLoopMonitor(seat.counters, seat.index)
+        settings,
+        assignment,
+        store,
+        host,
+        pool,
+        metrics,
+        system_monitor,
+        EventLoopMonitor(context.counters, context.index),
     )
     application = FastAPI(
         title="csm-serve",
         summary="Real-time speech from Sesame CSM-1B",
-        docs_url=None,  # its page loads scripts from elsewhere, and could send no key
+        docs_url=None,  # its page loads third-party scripts and cannot send a key
         redoc_url=None,
-        redirect_slashes=False,  # to an address made of the client's own Host header
+        redirect_slashes=False,  # the target would be built from the client's Host header
         lifespan=_lifespan,
-        middleware=_layers(settings, metrics),
+        middleware=_middleware(settings, metrics),
     )
     application.state.service = service
     error_handlers.install(application)
@@ -91,9 +98,9 @@ def create_app(
     return application
 
 
-def _layers(settings: Settings, metrics: Metrics) -> list[Middleware]:
-    """The way in, from the outside: nothing is read of a request that has no key."""
-    upload_limit = int(settings.max_upload_mb * _MIB) + _MIB  # and the form around it
+def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+    """From the outermost on. The key is checked before any of the body is read."""
+    upload_limit = int(settings.max_upload_mb * _MIB) + _MIB  # plus the multipart form
 
     def body_limit(path: str) -> int:
         return upload_limit if path == "/voices" or path.startswith("/voices/") else settings.json_limit
@@ -118,9 +125,9 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     try:
         _log_limits()
         service.event_loop_monitor.start()
-        await service.pool.start(lambda: _get_ready(service))
+        await service.pool.start(lambda: _print_banner(service))
     except Exception as error:
-        application.state.start_error = error  # uvicorn tells its caller only that something was wrong
+        application.state.start_error = error  # uvicorn does not pass it on
         raise
     try:
         yield
@@ -134,7 +141,7 @@ def _log_limits() -> None:
     limits = MachineLimits()
     cores, memory = limits.cores(), limits.memory()
     _log.info(
-        "%g cores (%s), %d MiB of memory (%s): %d threads encode",
+        "%g cores (%s), %d MiB of memory (%s), %d encoding threads",
         round(cores.count, 2),
         cores.reason,
         memory.total >> 20,
@@ -143,23 +150,23 @@ def _log_limits() -> None:
     )
 
 
-def _check(components: Components) -> None:
-    """Use every component once, the decoder of voices aside. The first request need not wait for PyAV then."""
+def _check_components(components: Components) -> None:
+    """Check all components but the voice decoder. This also loads PyAV before the first request."""
     check_encoders(FORMATS.values(), components)
     thread_pool.on_state = components.reporter("threads")
-    with suppress(ComponentFailed):  # it was reported
+    with suppress(ComponentFailed):  # already reported
         thread_pool.start()
 
 
-def _get_ready(service: AppState) -> None:
-    if service.place.greets:
+def _print_banner(service: AppState) -> None:
+    if service.assignment.prints_banner:
         with_curl, without = (make(service.settings, ENV_FILE, os.environ) for make in (curl_line, speak_line))
         sys.stdout.write(f"\nReady. Paste this to make speech.wav:\n{with_curl}\nor, without curl:\n{without}\n\n")
         sys.stdout.flush()
 
 
 def __getattr__(name: str) -> FastAPI:
-    """`app.main:app` is built when a server asks for it, so that importing this module needs no settings."""
+    """Build `app.main:app` on first access, so that importing this module needs no settings."""
     if name == "app":
         globals()["app"] = built = create_app()
         return built

@@ -24,7 +24,7 @@ MAX_UPLOADS, MAX_QUEUED_UPLOADS, UPLOAD_WAIT_SECONDS = 8, 32, 30.0  # concurrent
 @dataclass(frozen=True)
 class AppState:
     settings: Settings
-    place: WorkerAssignment
+    assignment: WorkerAssignment
     voices: VoiceStore
     host: EngineHost
     pool: Pool

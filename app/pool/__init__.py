@@ -1,1 +1,1 @@
-"""The workers as one: a board that all of them see, and speech that any of them can give."""
+"""Worker pool: registry, dispatcher, admission, supervision, and each worker's engine."""

@@ -1,4 +1,4 @@
-"""Who may speak now: permits for slots, handed out in the order of arrival, with a bounded wait."""
+"""Admission control: a FIFO semaphore over engine slots with a queue limit and a wait limit."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class _Waiter:
 
 
 class Admission:
-    """Permits of one worker. Everything here runs on its event loop.
+    """The permits of one worker. Not thread-safe: use it on the worker's event loop only.
 
-    capacity: how many permits there are, one for each slot of the engine.
+    capacity: number of permits, one for each engine slot.
     max_queued: how many requests may wait.
     timeout: how long each may wait, in seconds.
     on_change: called when `active` or `queued` have changed.
@@ -39,22 +39,22 @@ class Admission:
 
     @property
     def active(self) -> int:
-        """Permits that are taken."""
+        """Permits in use."""
         return self.capacity - self._free
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
+        """Waiting requests."""
         return len(self._waiters)
 
     @asynccontextmanager
     async def reserve(self, permits: int = 1, timeout: float | None = None) -> AsyncIterator[None]:
-        """Hold permits for as long as the context lasts.
+        """Hold permits while the context lasts.
 
-        timeout: how long this one may wait, in seconds; None: as long as anybody.
-        Nobody overtakes: a request that needs two permits is not starved by those that need one.
-        Raises Busy if the queue is full or the wait is over, Unprocessable if there are never that many,
-        Unavailable once the admission is closed. A waiter that is cancelled leaves no trace.
+        timeout: how long this request may wait, in seconds; None: the limit of all requests.
+        Strictly first in, first out: requests for one permit do not starve one that needs two.
+        Raises Busy if the queue is full or the wait has timed out, Unprocessable if `permits` exceeds the capacity,
+        Unavailable once the admission is closed. A cancelled waiter leaves the queue and holds nothing.
         """
         await self._acquire(permits, self._timeout if timeout is None else max(timeout, 0.0))
         self._on_change()
@@ -65,7 +65,7 @@ class Admission:
             self._on_change()
 
     def close(self) -> None:
-        """Nobody is admitted any more, and who waits is told so."""
+        """Admit no more requests, and refuse those that wait."""
         self._closed = True
         for waiter in self._waiters:
             if not waiter.granted.done():
@@ -90,29 +90,29 @@ class Admission:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(permits, loop.create_future())
         self._waiters.append(waiter)
-        deadline = loop.call_later(timeout, self._turn_away, waiter)
+        deadline = loop.call_later(timeout, self._time_out, waiter)
         self._on_change()
         try:
             await waiter.granted
         except asyncio.CancelledError:
             if waiter.granted.cancelled():
-                self._forget(waiter)
-            elif waiter.granted.exception() is None:  # granted in the same moment: the permits go to the next
+                self._remove(waiter)
+            elif waiter.granted.exception() is None:  # granted at the same moment: pass the permits on
                 self._release(permits)
             raise
         finally:
             deadline.cancel()
             self._on_change()
 
-    def _turn_away(self, waiter: _Waiter) -> None:
+    def _time_out(self, waiter: _Waiter) -> None:
         if not waiter.granted.done():
             waiter.granted.set_exception(Busy(f"no slot became free within {self._timeout:g} seconds: try again soon"))
-            self._forget(waiter)
+            self._remove(waiter)
 
-    def _forget(self, waiter: _Waiter) -> None:
+    def _remove(self, waiter: _Waiter) -> None:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
-        self._admit()  # who stood behind it may need fewer
+        self._admit()  # the next one may need fewer permits
 
     def _release(self, permits: int) -> None:
         self._free += permits
@@ -121,7 +121,7 @@ class Admission:
     def _admit(self) -> None:
         while self._waiters and (self._waiters[0].granted.done() or self._waiters[0].permits <= self._free):
             waiter = self._waiters.popleft()
-            if not waiter.granted.done():  # else it was cancelled, and has not run yet
+            if not waiter.granted.done():  # else it was cancelled and has not run since
                 self._free -= waiter.permits
                 waiter.granted.set_result(None)
 

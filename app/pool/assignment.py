@@ -1,4 +1,4 @@
-"""A worker process and its place: which of the workers it is, and which GPU is its own."""
+"""Worker assignment: the index, the GPU and the environment of each worker process."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from ..settings import Settings, SettingsError
 
 @dataclass(frozen=True)
 class WorkerAssignment:
-    """Where a worker stands.
+    """One of the service's workers.
 
     index: from 0.
-    gpu: as CUDA_VISIBLE_DEVICES takes it; None on a CPU.
-    greets: it prints the line to try the service with, once it is ready.
-    workers: how many there are in all; they share the machine's cores and, on a CPU, its memory.
+    gpu: as in CUDA_VISIBLE_DEVICES; None on a CPU.
+    prints_banner: it prints the example commands once it is ready.
+    workers: number of workers; they share the machine's cores and, on a CPU, its memory.
     """
 
     index: int = 0
     gpu: str | None = None
-    greets: bool = False
+    prints_banner: bool = False
     workers: int = 1
 
     @property
     def worker_id(self) -> str:
-        """What X-Worker-ID says."""
+        """Sent as X-Worker-ID."""
         return str(self.index)
 
     @property
     def unit(self) -> str:
-        """What /health calls its engine."""
+        """The key of its engine in /health."""
         return f"{'cpu' if self.gpu is None else 'gpu'}_{self.worker_id}"
 
 
 def assign_workers(settings: Settings, gpus: Sequence[str]) -> list[WorkerAssignment]:
-    """The places there are: one for each visible GPU, or as many as WORKERS says on a CPU.
+    """One worker for each visible GPU; on a CPU, WORKERS of them.
 
     Raises SettingsError if WORKERS asks for two workers on one GPU.
     """
     if gpus and settings.workers is not None and settings.workers > len(gpus):
         raise SettingsError(
-            f"WORKERS is {settings.workers}, and {len(gpus)} GPUs are visible: one worker for each is the most. "
+            f"WORKERS is {settings.workers}, but {len(gpus)} GPUs are visible: the limit is one worker for each GPU. "
             "Set WORKERS=auto, and CONCURRENT_REQUESTS_PER_WORKER for more requests on each."
         )
     count = 1 if settings.debug else settings.workers or len(gpus) or 1
     return [WorkerAssignment(index, gpus[index] if gpus else None, index == 0, count) for index in range(count)]
 
 
-def apply_worker_environment(place: WorkerAssignment, environ: MutableMapping[str, str]) -> None:
-    """Make this process the worker of a place, before anything in it imports torch.
+def apply_worker_environment(assignment: WorkerAssignment, environ: MutableMapping[str, str]) -> None:
+    """Set the environment variables of a worker process, before it imports torch.
 
-    What the user has set stays, but for CUDA_VISIBLE_DEVICES: that shows the worker its own GPU and no other.
+    Variables that the user has set are kept, except CUDA_VISIBLE_DEVICES: it shows the worker its own GPU only.
     """
-    if place.gpu is not None:
+    if assignment.gpu is not None:
         if "CUDA_VISIBLE_DEVICES" not in environ:
-            environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order the driver counted them in
-        environ["CUDA_VISIBLE_DEVICES"] = place.gpu
+            environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the driver's order, in which they were counted
+        environ["CUDA_VISIBLE_DEVICES"] = assignment.gpu
         environ.setdefault("OMP_NUM_THREADS", "1")
         environ.setdefault("MKL_NUM_THREADS", "1")
         environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

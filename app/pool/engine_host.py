@@ -1,4 +1,4 @@
-"""The engine of this worker: loaded in the background, watched, and handed out once it can speak."""
+"""Engine host: loads this worker's engine in a thread and provides it once it is ready."""
 
 from __future__ import annotations
 
@@ -37,125 +37,125 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_SPEAKER = "speaker_0"
 SMALL_MODEL = Path(__file__).resolve().parents[2] / "models" / "csm-mini"
-_LOADED = 0.8  # the share of the start that loading the model is taken for; voices are the rest
+_LOADED = 0.8  # share of the start's progress for loading the model; the rest is for voices
 
 Loader = Callable[[EngineConfig, Progress], Engine]
 
 
 @dataclass(frozen=True)
 class HostStatus:
-    """How far the engine is.
+    """The state of the engine.
 
-    restarting: it waits before it loads, since its worker crashed before. progress: from 0 to 1.
-    error: why it failed, for people.
+    restarting: it waits before it loads, since the last worker crashed. progress: from 0 to 1.
+    error: why it failed.
     """
 
     state: Literal["restarting", "loading", "ready", "failed", "closed"]
     progress: float = 0.0
     doing: str = ""
     error: str | None = None
-    engine: str | None = None  # its name, once it is there
-    model: str | None = None  # what it speaks with, as people call it
+    engine: str | None = None  # its name, once it is ready
+    model: str | None = None  # the name of the model, once it is ready
 
 
 @dataclass(frozen=True)
 class ResolvedVoice:
-    """Who speaks: a recording to speak like (None: the engine has its own), and a speaker number."""
+    """A voice prompt (None: the engine has voices of its own) and a speaker number."""
 
     voice: VoicePrompt | None
     speaker: int
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """What there is once the engine can speak."""
+class _ReadyEngine:
+    """A loaded engine with its admission and its speakers."""
 
     engine: Engine
     admission: Admission
-    speakers: SpeakerVoices | None  # None: the engine has voices of its own for them
+    speakers: SpeakerVoices | None  # None: the engine has voices of its own
 
 
 class EngineHost:
-    """Starts the engine in a thread, so that /health answers from the first moment on.
+    """Loads the engine in a thread, so that /health responds immediately.
 
-    loader: builds an engine of a config; another one in tests.
-    small_model: the directory of the CSM that stands in where there are no weights; it need not be there.
-    on_change: called, from any thread, whenever `status` or `load` have something new to say.
+    loader: builds an engine from a config.
+    small_model: the directory of the small CSM used if CSM's weights are missing; it need not exist.
+    components: state of what this worker runs beside the engine.
+    on_change: called, from any thread, when `status` or `load` have changed.
     on_voice_encoded: called, from any thread, for each voice on disk that was encoded at the start.
-    check: called from the loading thread before the engine is ready, to look whether `components` work.
-    components: what this worker has beside the engine.
+    check_components: called from the loading thread before the engine is ready.
     """
 
     def __init__(
         self,
         settings: Settings,
-        place: WorkerAssignment,
+        assignment: WorkerAssignment,
         voices: VoiceStore,
         loader: Loader = load_engine,
         small_model: Path = SMALL_MODEL,
         components: Components | None = None,
     ) -> None:
         self._settings = settings
-        self._place = place
+        self._assignment = assignment
         self._voices = voices
         self._loader = loader
         self._small_model = small_model
         self.on_change: Callable[[], None] = lambda: None
         self.on_voice_encoded: Callable[[], None] = lambda: None
-        self.check: Callable[[], None] = lambda: None
+        self.check_components: Callable[[], None] = lambda: None
         self.components = components or Components()
         self._status = HostStatus("loading", doing="starting")
-        self._advanced = time.monotonic()  # when loading last got anywhere
-        self._stage: _Stage | None = None
+        self._progress_at = time.monotonic()  # when loading last made progress
+        self._ready_engine: _ReadyEngine | None = None
         self._closing = threading.Event()
-        self._changing = threading.Lock()  # the end of loading against close()
-        self._loading: threading.Thread | None = None
+        self._lock = threading.Lock()  # orders the end of loading and close()
+        self._thread: threading.Thread | None = None
 
-    # ---- what the routes ask
+    # ---- state
 
     def status(self) -> HostStatus:
-        """A snapshot that waits for nothing. An engine that broke after it was ready has failed."""
-        status, stage = self._status, self._stage
-        if status.state == "ready" and stage is not None:
-            error = stage.engine.status().error
+        """A snapshot, without blocking. An engine that broke after it was ready counts as failed."""
+        status, ready = self._status, self._ready_engine
+        if status.state == "ready" and ready is not None:
+            error = ready.engine.status().error
             if error is not None:
                 return HostStatus("failed", 1.0, "broken", error, status.engine, status.model)
         return status
 
     def load(self) -> tuple[int, int, int]:
-        """How many slots there are, how many speak, how many requests wait; zeros until the engine is ready."""
-        stage = self._stage
-        return (0, 0, 0) if stage is None else (stage.engine.slots, stage.admission.active, stage.admission.queued)
+        """(slots, active slots, queued requests); zeros until the engine is ready."""
+        ready = self._ready_engine
+        return (0, 0, 0) if ready is None else (ready.engine.slots, ready.admission.active, ready.admission.queued)
 
     def stalled_seconds(self) -> float:
-        """How long nothing has come of what it is doing: of loading, or of speech that somebody waits for."""
+        """How long loading, or a running request, has made no progress."""
         if self._status.state == "loading":
-            return time.monotonic() - self._advanced
-        stage = self._stage
-        return 0.0 if stage is None else stage.engine.status().stalled_seconds
+            return time.monotonic() - self._progress_at
+        ready = self._ready_engine
+        return 0.0 if ready is None else ready.engine.status().stalled_seconds
 
     @property
     def broken(self) -> bool:
-        """The engine was ready and can speak no more: only another process could."""
-        stage = self._stage
-        return stage is not None and stage.engine.status().error is not None
+        """The engine was ready and broke: only a new process helps."""
+        ready = self._ready_engine
+        return ready is not None and ready.engine.status().error is not None
 
     @property
     def engine(self) -> Engine:
-        """Raises Unavailable unless it can speak."""
-        return self._ready().engine
+        """Raises Unavailable unless it is ready."""
+        return self._require_ready().engine
 
     @property
     def admission(self) -> Admission:
-        """Raises Unavailable unless the engine can speak."""
-        return self._ready().admission
+        """Raises Unavailable unless the engine is ready."""
+        return self._require_ready().admission
 
     def resolve_voice(self, voice_id: str | None) -> ResolvedVoice:
-        """Find who speaks under an id; without one, speaker 0. Blocks: call it in a thread.
+        """Look up a voice by its id; None: speaker 0. Blocks: call it in a thread.
 
-        Raises UnknownVoice, Unavailable, EngineError if a speaker's voice has to be made and cannot be.
+        Raises UnknownVoice, Unavailable, and EngineError if the voice of a speaker cannot be generated.
         """
-        stage, voice_id = self._ready(), voice_id or DEFAULT_SPEAKER
+        ready, voice_id = self._require_ready(), voice_id or DEFAULT_SPEAKER
         try:
             prompt = self._voices.get(voice_id).prompt
             return ResolvedVoice(prompt, prompt.speaker or 0)
@@ -163,115 +163,117 @@ class EngineHost:
             speaker = speaker_number(voice_id)
             if speaker is None:
                 raise
-        return ResolvedVoice(None if stage.speakers is None else stage.speakers.get(speaker), speaker)
+        return ResolvedVoice(None if ready.speakers is None else ready.speakers.get(speaker), speaker)
 
-    def _ready(self) -> _Stage:
-        status, stage = self.status(), self._stage
-        if status.state == "ready" and stage is not None:
-            return stage
+    def _require_ready(self) -> _ReadyEngine:
+        status, ready = self.status(), self._ready_engine
+        if status.state == "ready" and ready is not None:
+            return ready
         if status.state in ("loading", "restarting"):
             raise Unavailable(f"the engine is starting ({status.progress:.0%}, {status.doing}): try again soon")
         if status.state == "closed":
             raise Unavailable("this worker is shutting down: try again soon", code="draining")
         raise Unavailable(f"the engine of this worker has failed: {status.error}", code="engine_failed")
 
-    # ---- its life
+    # ---- start and close
 
-    def start(self, on_ready: Callable[[], None] | None = None, pause: RestartDelay | None = None) -> None:
-        """Begin to load, behind a pause if there is one. on_ready: called from the loading thread."""
-        if pause is not None:
-            self._status = HostStatus(pause.state, doing="waiting to start again", error=pause.error)
-        self._loading = threading.Thread(target=self._load, args=(on_ready, pause), name="load-engine", daemon=True)
-        self._loading.start()
+    def start(self, on_ready: Callable[[], None] | None = None, delay: RestartDelay | None = None) -> None:
+        """Begin to load, after the delay if there is one. on_ready: called from the loading thread."""
+        if delay is not None:
+            self._status = HostStatus(delay.state, doing="waiting to restart", error=delay.error)
+        self._thread = threading.Thread(target=self._load, args=(on_ready, delay), name="load-engine", daemon=True)
+        self._thread.start()
 
     def stop_admitting(self) -> None:
-        """Admit nobody any more and tell who waits for a slot; who has one speaks on."""
-        if (stage := self._stage) is not None:
-            stage.admission.close()
+        """Admit no more requests and refuse those that wait; running streams go on."""
+        if (ready := self._ready_engine) is not None:
+            ready.admission.close()
 
     def close(self) -> None:
-        """Stop the engine and wait for it. One that is still loading is closed as soon as it is there."""
+        """Stop the engine and wait for it. One that is still loading is closed once it is loaded."""
         self._closing.set()
-        with self._changing:
+        with self._lock:
             self._status = HostStatus("closed")
-            stage, self._stage = self._stage, None
-        if stage is not None:
-            stage.engine.close()
+            ready, self._ready_engine = self._ready_engine, None
+        if ready is not None:
+            ready.engine.close()
 
     def _report(self, progress: float, doing: str) -> None:
         status = HostStatus("loading", round(min(max(progress, 0.0), 1.0), 3), doing)
-        with self._changing:
+        with self._lock:
             if self._status.state != "loading" or status == self._status:
                 return
-            self._status, self._advanced = status, time.monotonic()
+            self._status, self._progress_at = status, time.monotonic()
         self.on_change()
 
-    def _load(self, on_ready: Callable[[], None] | None, pause: RestartDelay | None) -> None:
-        if pause is not None:
-            if self._closing.wait(pause.seconds):
+    def _load(self, on_ready: Callable[[], None] | None, delay: RestartDelay | None) -> None:
+        if delay is not None:
+            if self._closing.wait(delay.seconds):
                 return
-            with self._changing:
+            with self._lock:
                 if self._status.state != "closed":
-                    self._status, self._advanced = HostStatus("loading", doing="starting"), time.monotonic()
+                    self._status, self._progress_at = HostStatus("loading", doing="starting"), time.monotonic()
         try:
             engine, model = self._build()
             try:
-                stage = self._furnish(engine)
+                ready = self._prepare(engine)
             except BaseException:
                 engine.close()
                 raise
-        except Exception as error:  # whatever it is, /health has to tell it
+        except Exception as error:  # of any kind: /health reports it
             expected = isinstance(error, EngineError | ServiceError)
             _log.error("the engine cannot start: %s", error, exc_info=not expected)
-            with self._changing:
+            with self._lock:
                 if self._status.state == "loading":
                     self._status = HostStatus("failed", self._status.progress, "failed", str(error) or repr(error))
             self.on_change()
             return
-        with self._changing:
+        with self._lock:
             if closed := self._status.state == "closed":
                 pass
             else:
-                self._stage = stage
+                self._ready_engine = ready
                 self._status = HostStatus("ready", 1.0, "ready", engine=engine.name, model=model)
         if closed:
             engine.close()
             return
         self.on_change()
-        _log.info("ready: %s speaks, %d at once", engine.name, engine.slots)
+        _log.info("ready: engine %s with %d slots", engine.name, engine.slots)
         if on_ready is not None:
             on_ready()
 
     def _build(self) -> tuple[Engine, str]:
-        """The engine that the settings ask for, and what it speaks with. Others stand in only where none was named."""
-        named = self._settings.model_path
-        if named is not None and named.partition(":")[0] == FAKE_MODEL:
+        """The configured engine and the name of its model. Only without MODEL_PATH is a fallback used."""
+        configured = self._settings.model_path
+        if configured is not None and configured.partition(":")[0] == FAKE_MODEL:
             slots = self._settings.concurrent_requests_per_worker or CPU_SLOTS
-            return FakeEngine.load(named, slots, self._settings.audio_queue_slices, self._report_loading), FAKE_MODEL
-        model = named or DEFAULT_MODEL
+            return FakeEngine.load(
+                configured, slots, self._settings.audio_queue_slices, self._report_loading
+            ), FAKE_MODEL
+        model = configured or DEFAULT_MODEL
         try:
             return self._loader(self._config(model), self._report_loading), Path(model).name
         except CheckpointNotFound as error:
-            if named is not None:
-                raise CheckpointNotFound(f"MODEL_PATH={named}: {error}") from error
-            why = with_advice(str(error))
+            if configured is not None:
+                raise CheckpointNotFound(f"MODEL_PATH={configured}: {error}") from error
+            reason = with_advice(str(error))
             if self._settings.fallback_engine == "none":
-                raise CheckpointNotFound(f"FALLBACK_ENGINE=none, and CSM's weights are not here: {why}") from error
-        return self._build_stand_in(why)
+                raise CheckpointNotFound(f"FALLBACK_ENGINE=none, and CSM's weights are missing: {reason}") from error
+        return self._build_fallback(reason)
 
-    def _build_stand_in(self, why: str) -> tuple[Engine, str]:
-        """Who speaks while CSM's weights are not here: a small CSM if it is, else the fallback voice."""
+    def _build_fallback(self, reason: str) -> tuple[Engine, str]:
+        """The engine used without CSM's weights: the small CSM if it exists, else the fallback voice."""
         if (self._small_model / "config.json").is_file():
             try:
                 engine = self._loader(self._config(str(self._small_model)), self._report_loading)
             except EngineError as error:
-                _log.warning("%s cannot speak: %s", self._small_model, error)
+                _log.warning("%s cannot be loaded: %s", self._small_model, error)
             else:
                 name = self._small_model.name
-                _log.warning("%s, a small demonstration voice, speaks: CSM's weights are not here: %s", name, why)
+                _log.warning("using %s, a small demonstration model: CSM's weights are missing: %s", name, reason)
                 return engine, name
         fallback = self._settings.fallback_engine
-        _log.warning("the fallback voice, %s, speaks: CSM's weights are not here: %s", fallback, why)
+        _log.warning("using the fallback voice, %s: CSM's weights are missing: %s", fallback, reason)
         return self._loader(self._config(FALLBACK_MODEL), self._report_loading), fallback
 
     def _report_loading(self, share: float, what: str) -> None:
@@ -279,21 +281,21 @@ class EngineHost:
 
     def _config(self, model: str) -> EngineConfig:
         settings = self._settings
-        pinned = self._place.gpu is not None and settings.device.startswith("cuda")
+        pinned = self._assignment.gpu is not None and settings.device.startswith("cuda")
         return EngineConfig(
             model=model,
             device="cuda" if pinned else settings.device,  # the worker sees its own GPU and no other
             dtype=settings.dtype,
             depth_weights=settings.depth_weights,
             slots=settings.concurrent_requests_per_worker or AUTO_SLOTS,
-            workers=self._place.workers,
+            workers=self._assignment.workers,
             compile=settings.compile,
             audio_queue_slices=settings.audio_queue_slices,
             hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),
         )
 
-    def _furnish(self, engine: Engine) -> _Stage:
-        """Everything that is made once, before the first request: speaker 0 and the voices on disk."""
+    def _prepare(self, engine: Engine) -> _ReadyEngine:
+        """Generate the voice of speaker 0, encode the voices on disk and check the components."""
         settings = self._settings
         speakers = None
         if engine.name == "csm":
@@ -302,14 +304,14 @@ class EngineHost:
             speakers = SpeakerVoices(
                 engine, settings.voices_dir / ".speakers", fingerprint, self.components.reporter("speaker_voices")
             )
-            self._report(_LOADED, f"making the voice of {DEFAULT_SPEAKER}")
+            self._report(_LOADED, f"generating the voice of {DEFAULT_SPEAKER}")
             speakers.get(0)
         self._encode_voices(engine)
-        self.check()
+        self.check_components()
         admission = Admission(
             engine.slots, settings.max_queued_requests, settings.queue_timeout_seconds, self.on_change
         )
-        return _Stage(engine, admission, speakers)
+        return _ReadyEngine(engine, admission, speakers)
 
     def _encode_voices(self, engine: Engine) -> None:
         count, usable, failed = len(self._voices.ids()), 0, 0
@@ -327,23 +329,23 @@ class EngineHost:
         if not failed:
             _log.info("%d voices encoded", usable)
         elif usable:
-            _log.warning("%d of %d voices encoded: the lines above say why not all", usable, usable + failed)
+            _log.warning("%d of %d voices encoded: see the lines above for the others", usable, usable + failed)
         else:
-            _log.error("none of %d voices could be encoded: the lines above say why", failed)
+            _log.error("none of %d voices could be encoded: see the lines above", failed)
 
     def _all_voices(self) -> Iterator[tuple[str, Voice | ServiceError]]:
-        """The voices on disk; none where uploads keep the decoders busy: each is decoded at its first request then."""
+        """The voices on disk; none if uploads keep the decoders busy: each is then decoded at its first request."""
         try:
             yield from self._voices.load_all()
         except Busy as error:
-            _log.warning("voices are not encoded ahead: %s", error)
+            _log.warning("voices are not encoded at the start: %s", error)
 
 
-def with_advice(why: str) -> str:
-    """Why there are no weights, and how to get them, where the engine has not said so already."""
-    if "HF_TOKEN" in why:
-        return why
+def with_advice(reason: str) -> str:
+    """The reason why weights are missing, and how to get them unless it says so already."""
+    if "HF_TOKEN" in reason:
+        return reason
     return (
-        f"{why}. To hear CSM, set MODEL_PATH to a directory with its weights, or HF_TOKEN to a token of a hub account "
-        f"with access to https://huggingface.co/{DEFAULT_MODEL}, and start again."
+        f"{reason}. To hear CSM, set MODEL_PATH to a directory with its weights, or HF_TOKEN to a token of a hub "
+        f"account with access to https://huggingface.co/{DEFAULT_MODEL}, and start again."
     )

@@ -1,4 +1,4 @@
-"""How workers ended: gunicorn logs the status of a process and tells it to no hook."""
+"""Exit reasons of worker processes. gunicorn reaps them and passes their status to no hook."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ import signal
 from collections.abc import Iterable
 from typing import Any
 
-_endings: dict[int, str] = {}  # of processes that are dead; each is asked for once
+_reasons: dict[int, str] = {}  # by the pid of an exited process; each is read once
 
 
-def watch(arbiter: Any) -> None:
-    """Look at the workers of a gunicorn master before it reaps them, from now on."""
+def install(arbiter: Any) -> None:
+    """From now on, record the exit reasons of a gunicorn master's workers before it reaps them."""
     reap = arbiter.reap_workers
 
-    def look_and_reap() -> None:
-        look(arbiter.WORKERS)
+    def record_and_reap() -> None:
+        record_exits(arbiter.WORKERS)
         reap()
 
-    arbiter.reap_workers = look_and_reap
+    arbiter.reap_workers = record_and_reap
 
 
-def look(pids: Iterable[int]) -> None:
-    """Note how each of these children ended, if it did, and leave it to be reaped."""
+def record_exits(pids: Iterable[int]) -> None:
+    """Record the reason of each of these children that has exited, without reaping it."""
     for pid in pids:
         try:
-            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             continue
-        if ended is not None:
-            _endings[pid] = _described(ended.si_code, ended.si_status)
+        if status is not None:
+            _reasons[pid] = _describe(status.si_code, status.si_status)
 
 
-def of(pid: int) -> str:
-    """How a process ended, for people. It died between two looks if nothing more is known."""
-    return _endings.pop(pid, "its process died")
+def exit_reason(pid: int) -> str:
+    """The recorded reason, as a phrase; a general one if the process exited between two recordings."""
+    return _reasons.pop(pid, "its process died")
 
 
-def _described(code: int, status: int) -> str:
+def _describe(code: int, status: int) -> str:
     if code == os.CLD_EXITED:
         return f"its process exited with status {status}"
     name = signal.Signals(status).name if status in set(signal.Signals) else f"signal {status}"

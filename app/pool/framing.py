@@ -1,6 +1,7 @@
-"""What two workers say to each other over a socket: an order one way, its speech the other.
+"""Wire format between two workers: a job one way, its speech the other.
 
-A message is its kind (1 byte), the length of what follows (4 bytes), and that: JSON, or for audio a head and samples.
+A message is its kind (1 byte), the payload's length (4 bytes), and the payload: JSON, or for audio a header, the codes
+and the samples. Integers are in the machine's byte order.
 """
 
 from __future__ import annotations
@@ -19,68 +20,68 @@ from .. import errors
 from ..errors import ServiceError
 from ..schemas.speech import SpeechJob
 
-MESSAGE_LIMIT = 8 << 20  # a text of MAX_TEXT_LENGTH, or a slice of 125 frames: 0.96 MB
+MESSAGE_LIMIT = 8 << 20  # bytes: a text of MAX_TEXT_LENGTH, or a slice of 125 frames (0.96 MB)
 
-_HEAD = struct.Struct("=BI")
-_AUDIO = struct.Struct("=IBIH")  # text_chunk, flags, frames and codebooks of the codes, which stand before the samples
+_HEADER = struct.Struct("=BI")
+_AUDIO = struct.Struct("=IBIH")  # text_chunk, flags, frames, codebooks; codes (frames, codebooks) and samples follow
 _LAST_CHUNK, _ENDS_CHUNK, _ENDS_SPEECH = 1, 2, 4
 
 
 class Kind(IntEnum):
-    JOB = 1  # what to speak, and how long it may wait
-    ADMITTED = 2  # it has its slot
-    BEGUN = 3  # it is being spoken: by which engine
+    JOB = 1  # the request and how long it may wait
+    ADMITTED = 2  # it has a slot
+    STARTED = 3  # the engine's name
     AUDIO = 4
-    END = 5  # of the whole speech
-    ERROR = 6  # and nothing more
+    END = 5  # the speech is complete
+    ERROR = 6  # the last message
 
 
 class ConnectionBroken(Exception):
-    """The other side is gone, in the middle of what it had to say."""
+    """The other worker closed the connection before its last message."""
 
 
 async def receive(reader: StreamReader) -> tuple[Kind, bytes]:
-    """The next message. Raises ConnectionBroken."""
+    """Read the next message. Raises ConnectionBroken."""
     try:
-        kind, length = _HEAD.unpack(await reader.readexactly(_HEAD.size))
+        kind, length = _HEADER.unpack(await reader.readexactly(_HEADER.size))
         if length > MESSAGE_LIMIT:
-            raise ConnectionBroken(f"a message of {length} bytes is none of ours")
+            raise ConnectionBroken(f"a message of {length} bytes exceeds the limit of {MESSAGE_LIMIT}")
         return Kind(kind), await reader.readexactly(length)
     except (IncompleteReadError, OSError) as error:
         raise ConnectionBroken("the other worker closed the connection") from error
     except ValueError as error:
-        raise ConnectionBroken(f"a message that is none of ours ({error})") from error
+        raise ConnectionBroken(f"unknown message ({error})") from error
 
 
 def message(kind: Kind, payload: bytes = b"") -> bytes:
-    return _HEAD.pack(kind, len(payload)) + payload
+    return _HEADER.pack(kind, len(payload)) + payload
 
 
 def job_message(job: SpeechJob, wait: float) -> bytes:
     speech = {each.name: getattr(job.request, each.name) for each in dataclasses.fields(job.request)}
-    del speech["voice"]  # whoever speaks looks it up himself, at that moment
+    del speech["voice"]  # the other worker resolves it
     speech["history"] = [
-        {"text": said.text, "speaker": said.speaker, "codes": said.codes.tolist()} for said in job.request.history
+        {"text": each.text, "speaker": each.speaker, "codes": each.codes.tolist()} for each in job.request.history
     ]
     return message(Kind.JOB, json.dumps({"speech": speech, "voice_id": job.voice_id, "wait": round(wait, 3)}).encode())
 
 
 def read_job(payload: bytes) -> tuple[SpeechJob, float]:
-    said = json.loads(payload)
+    fields = json.loads(payload)
     history = tuple(
         SpeechSegment(each["text"], np.array(each["codes"], np.int64), each["speaker"])
-        for each in said["speech"]["history"]
+        for each in fields["speech"]["history"]
     )
-    return SpeechJob(SpeechRequest(**{**said["speech"], "history": history}), said["voice_id"]), said["wait"]
+    return SpeechJob(SpeechRequest(**{**fields["speech"], "history": history}), fields["voice_id"]), fields["wait"]
 
 
 def audio_message(chunk: AudioChunk) -> bytes:
     flags = (
         _LAST_CHUNK * chunk.in_last_text_chunk + _ENDS_CHUNK * chunk.ends_text_chunk + _ENDS_SPEECH * chunk.ends_speech
     )
-    head = _AUDIO.pack(chunk.text_chunk, flags, *chunk.codes.shape)
+    header = _AUDIO.pack(chunk.text_chunk, flags, *chunk.codes.shape)
     codes, samples = chunk.codes.astype("<i4"), chunk.samples.astype("<f4", copy=False)
-    return message(Kind.AUDIO, b"".join([head, codes.tobytes(), samples.tobytes()]))
+    return message(Kind.AUDIO, b"".join([header, codes.tobytes(), samples.tobytes()]))
 
 
 def read_audio(payload: bytes) -> AudioChunk:
@@ -97,19 +98,19 @@ def read_audio(payload: bytes) -> AudioChunk:
 
 
 def error_message(error: ServiceError) -> bytes:
-    said = {
+    fields = {
         "kind": type(error).__name__,
         "detail": error.detail,
         "code": error.code,
         "retry_after": error.retry_after,
     }
-    return message(Kind.ERROR, json.dumps(said).encode())
+    return message(Kind.ERROR, json.dumps(fields).encode())
 
 
 def read_error(payload: bytes) -> ServiceError:
-    """The same error as over there."""
-    said = json.loads(payload)
-    kind = getattr(errors, said["kind"], ServiceError)
-    error = kind(said["detail"], code=said["code"], retry_after=said["retry_after"])
+    """The error that the other worker sent."""
+    fields = json.loads(payload)
+    kind = getattr(errors, fields["kind"], ServiceError)
+    error = kind(fields["detail"], code=fields["code"], retry_after=fields["retry_after"])
     assert isinstance(error, ServiceError)
     return error

@@ -1,4 +1,4 @@
-"""Which GPUs this process may use, asked of the driver: no torch and no CUDA context."""
+"""Usable GPUs, from the driver (NVML): needs neither torch nor a CUDA context."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pynvml
 
 
 def driver_count() -> int:
-    """How many GPUs the driver has; 0 without a driver."""
+    """Number of GPUs of the driver; 0 without a driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -21,11 +21,11 @@ def driver_count() -> int:
 
 
 def visible_gpus(device: str, environ: Mapping[str, str], count: int | None = None) -> list[str]:
-    """The names of the usable GPUs, each as CUDA_VISIBLE_DEVICES takes it: an index, a GPU-… or a MIG-… name.
+    """The usable GPUs, named as in CUDA_VISIBLE_DEVICES: an index, or a GPU-… or MIG-… UUID.
 
-    device: the setting DEVICE; "cpu" uses none, "cuda:N" the one that stands at N.
-    count: of the driver's GPUs; None asks it.
-    CUDA_VISIBLE_DEVICES is read as CUDA reads it: the list ends at the first entry that names no GPU.
+    device: the setting DEVICE; "cpu" uses none, "cuda:N" only the one at position N.
+    count: number of GPUs; None asks the driver.
+    CUDA_VISIBLE_DEVICES is read as CUDA does: the list ends at the first invalid entry.
     """
     if device == "cpu":
         return []

@@ -1,4 +1,4 @@
-"""Speech by the engine of this very worker."""
+"""Speech from this worker's own engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .engine_host import EngineHost
 
 
 class LocalSpeech:
-    """Audio of an engine in this process, its errors as those of the service. From one reader."""
+    """The audio of an engine in this process, for one reader. Engine errors are raised as ServiceError."""
 
     def __init__(self, stream: SpeechStream, engine_name: str) -> None:
         self.engine_name = engine_name
@@ -36,17 +36,17 @@ class LocalSpeech:
 async def open_local_speech(
     host: EngineHost, job: SpeechJob, *, wait: float | None = None, on_admitted: Callable[[], None] = lambda: None
 ) -> AsyncIterator[LocalSpeech]:
-    """The speech of an order. Its slot is taken before any work is done, and is free when the context ends.
+    """Stream the speech of a job. It takes a slot before any other work and frees it when the context ends.
 
-    wait: how long it may wait for its slot, in seconds; None: QUEUE_TIMEOUT_SECONDS.
-    on_admitted: called once it has it.
-    Raises Unavailable, Busy, UnknownVoice, and what an EngineError is answered with.
+    wait: how long it may wait for a slot, in seconds; None: QUEUE_TIMEOUT_SECONDS.
+    on_admitted: called once it has a slot.
+    Raises Unavailable, Busy, UnknownVoice, and the ServiceError of an EngineError.
     """
     engine = host.engine
     async with host.admission.reserve(job.permits, wait):
         on_admitted()
         try:
-            # A client that leaves must not wait for a voice that is being made.
+            # Abandoned on cancel: a disconnect does not wait until the voice is made.
             resolved = await anyio.to_thread.run_sync(host.resolve_voice, job.voice_id, abandon_on_cancel=True)
             stream = engine.stream(replace(job.request, voice=resolved.voice, speaker=resolved.speaker))
         except EngineError as error:

@@ -1,4 +1,4 @@
-"""What the gunicorn master does for the pool: it gives each worker its place, and notes how it ended."""
+"""Supervision in the gunicorn master: assigns workers, records how they ended, and delays restarts after crashes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from .worker_registry import PENDING_PID, WorkerRegistry, restart_delay
 
 _log = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS = 0.5  # before a worker that crashed is started again; twice as long after each more
-LONGEST_PAUSE_SECONDS = 300.0
-LONGEST_BOOT_PAUSE_SECONDS = 5.0  # where it did not come as far as its application
-SAME_FAILURES = 3  # in a row, of a worker that was never ready: its next start would end as they did
-IMPORTING = "importing the application"  # what a worker says that it was doing
-STEADY_SECONDS = 60.0  # a worker that was ready for so long has not crashed "in a row"
-_LONGEST_FOLDER = 64  # the path of a socket has 107 bytes at most
-_SPARE_LOOKS_EVERY = 0.2  # seconds
+FIRST_DELAY_SECONDS = 0.5  # before a crashed worker is started again; doubled after each further crash
+MAX_DELAY_SECONDS = 300.0
+MAX_BOOT_DELAY_SECONDS = 5.0  # if its application was not loaded
+SAME_FAILURES = 3  # consecutive equal failures of a worker that was never ready: the next start would fail too
+IMPORTING = "importing the application"  # the `doing` of a worker whose imports failed
+STABLE_SECONDS = 60.0  # a crash after being ready for so long is the first of a row again
+_MAX_FOLDER_LENGTH = 64  # characters; the path of a socket has 107 bytes at most
+_WAIT_SECONDS = 0.2  # between two checks of a waiting worker
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """Where a process stands in the pool.
+    """A process's part in the pool.
 
-    index: its place on the board, and its row in the tally.
-    sockets: the folder of the workers' sockets; None for one that is alone.
+    index: of its record in the registry and its row in the counters.
+    sockets: the folder of the workers' sockets; None if there is only one worker.
     """
 
-    place: WorkerAssignment
+    assignment: WorkerAssignment
     registry: WorkerRegistry
     counters: SharedCounters
     index: int
@@ -47,53 +47,53 @@ class WorkerContext:
 
 
 @dataclass(frozen=True)
-class _Failing:
-    """The crashes in a row, before it was ready, of the workers in one place.
+class _BootFailures:
+    """Consecutive crashes of one worker before it was ready.
 
-    reason: of the last one. times: how often in a row it was this one. booted: its application had been loaded.
-    for_good: another start cannot end better.
+    reason: of the last one. times: how often in a row it was this reason. booted: its application was loaded.
+    permanent: another start cannot succeed.
     """
 
     reason: str
     times: int
     booted: bool
-    for_good: bool
+    permanent: bool
 
     def __str__(self) -> str:
         return self.reason if self.times == 1 else f"{self.reason}, {self.times} times in a row"
 
 
-def alone(place: WorkerAssignment) -> WorkerContext:
-    """The seat of a process without a master: a board of its own."""
-    return WorkerContext(place, WorkerRegistry([place]), new_counters(1), 0)
+def standalone_context(assignment: WorkerAssignment) -> WorkerContext:
+    """The context of a process without a master, with a registry of its own."""
+    return WorkerContext(assignment, WorkerRegistry([assignment]), new_counters(1), 0)
 
 
-_here: WorkerContext | None = None
+_current_context: WorkerContext | None = None
 
 
-def here() -> WorkerContext:
-    """The seat of this process; alone, on a CPU, if no master has given it one."""
-    return _here or alone(WorkerAssignment())
+def current_context() -> WorkerContext:
+    """The context of this process; a standalone one, on a CPU, if it has not joined a master's pool."""
+    return _current_context or standalone_context(WorkerAssignment())
 
 
 class Master:
-    """Made once, before the first fork, and kept through reloads: the workers of all generations share its board and
-    its tally."""
+    """Created once, before the first fork, and kept through reloads: all generations of workers share its registry and
+    its counters."""
 
-    def __init__(self, places: Sequence[WorkerAssignment]) -> None:
-        self.places = tuple(places)
-        self.registry = WorkerRegistry(places)
-        self.counters = new_counters(len(places))
-        self._left: set[int] = set()  # places that a worker has been in, and is no more
-        self._failing: dict[int, _Failing] = {}  # by place
-        self._was_ready = False  # some worker was, at some time
+    def __init__(self, assignments: Sequence[WorkerAssignment]) -> None:
+        self.assignments = tuple(assignments)
+        self.registry = WorkerRegistry(assignments)
+        self.counters = new_counters(len(assignments))
+        self._exited: set[int] = set()  # indices whose last worker has exited
+        self._boot_failures: dict[int, _BootFailures] = {}  # by index
+        self._was_ready = False  # any worker has been ready
         self.sockets: Path | None = None
 
     def open(self) -> None:
-        """Make the folder of the sockets, readable by nobody else. One worker needs none."""
-        if len(self.places) > 1 and self.sockets is None:
+        """Create the folder of the sockets, with mode 700. A single worker needs none."""
+        if len(self.assignments) > 1 and self.sockets is None:
             folder = tempfile.gettempdir()
-            if len(folder) > _LONGEST_FOLDER:
+            if len(folder) > _MAX_FOLDER_LENGTH:
                 folder = "/tmp"
             self.sockets = Path(tempfile.mkdtemp(prefix="csm-serve-", dir=folder))
 
@@ -104,132 +104,134 @@ class Master:
     # ---- before and after a fork, in the master
 
     def assign(self) -> int | None:
-        """A place for the worker that is about to be forked. None: all are taken, and it is a spare."""
+        """The index of the worker that is about to be forked. None: all are taken, and it is a spare."""
         index = self.registry.claim(PENDING_PID)
-        if index in self._left:
-            self._left.remove(index)
+        if index in self._exited:
+            self._exited.remove(index)
             self.counters.add(index, RESTARTS)
         return index
 
-    def bury(self, index: int | None, pid: int, ending: str = "its process died") -> None:
-        """A worker has ended. One that was not on its way out has crashed, and its successor has to wait.
+    def record_exit(self, index: int | None, pid: int, exit_reason: str = "its process died") -> None:
+        """Clear the record of a worker that has exited. If it was not draining it has crashed: delay its restart.
 
-        ending: how, for people, where it has not said why itself.
+        exit_reason: used if the worker has not recorded an error itself.
         """
         records = self.registry.records()
-        if index is None or records[index].pid not in (pid, 0):  # a spare: it may have found a place since
+        if index is None or records[index].pid not in (pid, 0):  # a spare, which may have got an index since
             index = next((at for at, each in enumerate(records) if each.pid == pid), None)
         if index is None:
             return
-        count_lost(self.counters, index)  # before anybody else may write that row
-        self._left.add(index)
+        count_lost(self.counters, index)  # before the next worker writes to the row
+        self._exited.add(index)
         record, now = records[index], time.monotonic()
         if record.ready_since > 0:
             self._was_ready = True
-            self._failing.pop(index, None)
+            self._boot_failures.pop(index, None)
         if record.state == "draining":
             self.registry.vacate(index)
             return
-        if now < record.retry_at and record.state in ("restarting", "failed"):  # it waited: this is no further crash
+        if now < record.retry_at and record.state in ("restarting", "failed"):  # still delayed: not a further crash
             self.registry.vacate(index, failures=record.failures, retry_at=record.retry_at, error=record.error)
             _log.warning("worker %s ended (pid %d) before it loaded", record.worker_id, pid)
             return
-        steady = record.ready_since > 0 and now - record.ready_since >= STEADY_SECONDS
-        failures = 1 if steady else record.failures + 1
+        stable = record.ready_since > 0 and now - record.ready_since >= STABLE_SECONDS
+        failures = 1 if stable else record.failures + 1
         error = record.error or (
-            f"{ending} while {record.doing}" if record.doing and not record.ready_since else ending
+            f"{exit_reason} while {record.doing}" if record.doing and not record.ready_since else exit_reason
         )
         booted = record.state != "starting"
         if record.ready_since == 0:
-            self._failing[index] = self._one_more(index, error, booted, record.doing == IMPORTING)
-        longest = LONGEST_PAUSE_SECONDS if booted else LONGEST_BOOT_PAUSE_SECONDS
-        pause = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), longest)
-        self.registry.vacate(index, failures=failures, retry_at=now + pause, error=error)
-        if self.hopeless() is not None:
-            return  # it is told as what ends the service
+            self._boot_failures[index] = self._count_failure(index, error, booted, record.doing == IMPORTING)
+        max_delay = MAX_DELAY_SECONDS if booted else MAX_BOOT_DELAY_SECONDS
+        delay = min(FIRST_DELAY_SECONDS * 2 ** (failures - 1), max_delay)
+        self.registry.vacate(index, failures=failures, retry_at=now + delay, error=error)
+        if self.fatal_error() is not None:
+            return  # reported when the service ends
         _log.error(
-            "worker %s (pid %d) has crashed (%s), for the %d. time in a row: it loads again in %g seconds",
+            "worker %s (pid %d) crashed (%s), %d in a row: it loads again in %g seconds",
             record.worker_id,
             pid,
             error,
             failures,
-            pause,
+            delay,
         )
 
-    def hopeless(self) -> str | None:
-        """Why the whole service cannot start; None while a worker is ready or was, or one may still come to be.
+    def fatal_error(self) -> str | None:
+        """Why the service cannot start; None if any worker is or was ready, or may still become ready.
 
-        One whose engine cannot load has not crashed: it is there to tell why, in /health.
+        A worker whose engine cannot load has not crashed: it runs and reports the reason in /health.
         """
         records = self.registry.records()
-        if self._was_ready or not self._failing or any(each.ready_since > 0 for each in records):
+        if self._was_ready or not self._boot_failures or any(each.ready_since > 0 for each in records):
             return None
         for index, record in enumerate(records):
-            failing = self._failing.get(index)
-            if not failing.for_good if failing is not None else record.state != "empty":
+            failures = self._boot_failures.get(index)
+            if not failures.permanent if failures is not None else record.state != "empty":
                 return None
-        return "; ".join(dict.fromkeys(map(str, self._failing.values())))
+        return "; ".join(dict.fromkeys(map(str, self._boot_failures.values())))
 
-    def _one_more(self, index: int, reason: str, booted: bool, importing: bool) -> _Failing:
-        before = self._failing.get(index)
-        again = before is not None and _without_numbers(before.reason) == _without_numbers(reason)
-        times = before.times + 1 if before is not None and again else 1
-        return _Failing(reason, times, booted, for_good=importing or times >= SAME_FAILURES)
+    def _count_failure(self, index: int, reason: str, booted: bool, importing: bool) -> _BootFailures:
+        last = self._boot_failures.get(index)
+        same = last is not None and _without_numbers(last.reason) == _without_numbers(reason)
+        times = last.times + 1 if last is not None and same else 1
+        return _BootFailures(reason, times, booted, permanent=importing or times >= SAME_FAILURES)
 
-    # ---- behind the fork, in the worker
+    # ---- after the fork, in the worker
 
-    def seat(self, index: int | None, worker: Any) -> WorkerContext:
-        """Let this process take the place that was assigned. A spare waits until one is free, which may be for ever.
+    def join(self, index: int | None, worker: Any) -> WorkerContext:
+        """Make this process the worker of an assigned index. A spare (None) waits for a free one, perhaps for ever.
 
-        It waits without serving anything: of two models on one GPU neither would work. Spares are there for a
-        while after SIGHUP, until the workers before them have left, and for good after SIGTTIN.
+        A waiting spare serves nothing: two models on one GPU would not work. Spares exist for a while after SIGHUP,
+        until the workers of the last generation have exited, and permanently after SIGTTIN.
         """
-        global _here  # noqa: PLW0603  a process has one seat, and is told it once
+        global _current_context  # noqa: PLW0603  set once in each process
         if index is None:
-            worker.init_signals()  # those of the master are still in force: nobody would hear them here
-            _log.info("all %d places are taken: this worker waits for one", len(self.places))
+            worker.init_signals()  # the master's handlers are still installed, and do nothing here
+            _log.info("all %d workers are running: this spare waits for one to exit", len(self.assignments))
             while (index := self.registry.claim(os.getpid())) is None:
-                _sit(worker)
+                _wait(worker)
         else:
             self.registry.set_pid(index, os.getpid())
             self._wait_to_boot(index, worker)
-        _here = WorkerContext(self.places[index], self.registry, self.counters, index, self.sockets)
-        return _here
+        _current_context = WorkerContext(self.assignments[index], self.registry, self.counters, index, self.sockets)
+        return _current_context
 
     def _wait_to_boot(self, index: int, worker: Any) -> None:
-        """Keep the pause that is due where the last worker did not come as far as its application; gunicorn forks at
-        once. An application that was loaded keeps it itself, and answers /health meanwhile."""
-        failing = self._failing.get(index)
-        if failing is None or failing.booted:
+        """Wait out the restart delay if the last worker did not load its application: gunicorn forks immediately.
+
+        If it did, the application itself waits, and answers /health meanwhile.
+        """
+        failures = self._boot_failures.get(index)
+        if failures is None or failures.booted:
             return
         worker.init_signals()
-        while (pause := restart_delay(self.registry.record(index))) is not None:
-            self.registry.update(index, pause.state)
-            _sit(worker)
+        while (delay := restart_delay(self.registry.record(index))) is not None:
+            self.registry.update(index, delay.state)
+            _wait(worker)
         self.registry.update(index, "starting", error="")
 
 
-def _sit(worker: Any) -> None:
-    """A moment of waiting, in which the master hears of this worker, and it leaves with the master."""
+def _wait(worker: Any) -> None:
+    """Wait for a moment: send gunicorn's heartbeat, and exit if the master is gone."""
     worker.notify()
     if os.getppid() != worker.ppid:
         signal.raise_signal(signal.SIGTERM)
-    time.sleep(_SPARE_LOOKS_EVERY)
+    time.sleep(_WAIT_SECONDS)
 
 
 def _without_numbers(reason: str) -> str:
-    """The same for failures that differ in seconds, bytes or process ids only."""
+    """Equal for reasons that differ in seconds, bytes or process ids only."""
     return re.sub(r"\d+", "#", reason)
 
 
 _master: Master | None = None
 
 
-def current_master(places: Sequence[WorkerAssignment]) -> Master:
-    """The one of this process. gunicorn reads its configuration again on SIGHUP; the board stays."""
-    global _master  # noqa: PLW0603  a process has one, and keeps it
+def current_master(assignments: Sequence[WorkerAssignment]) -> Master:
+    """The master of this process. gunicorn reloads its configuration on SIGHUP; the registry is kept."""
+    global _master  # noqa: PLW0603  created once and kept
     if _master is None:
-        _master = Master(places)
-    elif _master.places != tuple(places):
-        _log.warning("WORKERS or the visible GPUs have changed: that takes effect when the service is started anew")
+        _master = Master(assignments)
+    elif _master.assignments != tuple(assignments):
+        _log.warning("WORKERS or the visible GPUs have changed: restart the service to apply that")
     return _master

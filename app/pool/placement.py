@@ -1,4 +1,4 @@
-"""Who speaks next: a decision without side effects."""
+"""Placement: chooses the worker for a request. Pure, without side effects."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Candidate:
-    """A worker that is ready.
+    """A ready worker.
 
-    load: permits that are taken on it, or waited for. capacity: permits there are.
-    turn: when it was last chosen; the order counts, not the number.
+    load: permits held or waited for. capacity: its permits in all.
+    turn: orders workers by when they were last chosen; smaller is longer ago.
     """
 
     index: int
@@ -21,11 +21,11 @@ class Candidate:
 
 
 def choose(candidates: Sequence[Candidate], permits: int, *, only_free: bool = False) -> int | None:
-    """The one that is the least loaded for its size; of equals the one whose turn is the longest ago.
+    """The index of the worker with the lowest load relative to its capacity; among equals, the least recently chosen.
 
-    Equals are not decided for the worker that was asked: requests come to it by the kernel's whim, often several to
-    one, and speech that is over before the next request comes would then be spread no better than that.
-    only_free: nobody on whom the permits would have to be waited for. None if there is nobody.
+    Equals are not decided in favour of the worker that accepted the connection: the kernel distributes connections
+    unevenly, often several to one worker, and short requests would then be spread no more evenly than that.
+    only_free: only workers with that many free permits. None if there is no candidate.
     """
     able = [each for each in candidates if each.load + permits <= each.capacity or not only_free]
     chosen = min(able, key=lambda each: ((each.load + permits) / max(each.capacity, 1), each.turn), default=None)

@@ -1,4 +1,4 @@
-"""Speech by another worker."""
+"""Speech from another worker, over its Unix socket."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..errors import ServiceError
 from ..schemas.speech import SpeechJob
 from .framing import ConnectionBroken, Kind, job_message, read_audio, read_error, receive
 
-READ_AHEAD_BYTES = 32 << 10  # asyncio keeps up to twice as much
+READ_AHEAD_BYTES = 32 << 10  # asyncio buffers up to twice as much
 
 
 class RemoteSpeech:
-    """Audio that comes over a socket. From one reader; who does not read holds the slot over there.
+    """The audio of another worker, for one reader. Not reading it pauses the slot of that worker.
 
-    Iterating raises the ServiceError that the other worker met, and ConnectionBroken if it died.
+    Iterating raises the ServiceError that the other worker sent, and ConnectionBroken if it died.
     """
 
     def __init__(self, reader: asyncio.StreamReader, engine_name: str) -> None:
@@ -31,7 +31,7 @@ class RemoteSpeech:
         return self
 
     async def __anext__(self) -> AudioChunk:
-        kind, payload = await _next(self._reader)
+        kind, payload = await _read_message(self._reader)
         if kind is Kind.END:
             raise StopAsyncIteration
         return read_audio(payload)
@@ -41,25 +41,26 @@ class RemoteSpeech:
 async def open_remote_speech(
     path: Path, job: SpeechJob, *, wait: float, on_admitted: Callable[[], None] = lambda: None
 ) -> AsyncIterator[RemoteSpeech]:
-    """The speech of an order, by the worker whose socket this is. Leaving the context ends it over there too.
+    """Stream the speech of a job from the worker that listens on `path`. Leaving the context ends it there too.
 
-    Raises what `speak_here` raises over there, and ConnectionBroken if nobody is there or it died.
+    wait, on_admitted: as of `open_local_speech`. Raises the errors of `open_local_speech` in the other worker, and
+    ConnectionBroken if it does not listen or died.
     """
     try:
         reader, writer = await asyncio.open_unix_connection(path, limit=READ_AHEAD_BYTES)
     except OSError as error:
-        raise ConnectionBroken(f"nobody answers ({error})") from error
+        raise ConnectionBroken(f"no connection ({error})") from error
     try:
         writer.write(job_message(job, wait))
-        await _next(reader)
+        await _read_message(reader)
         on_admitted()
-        _, payload = await _next(reader)
+        _, payload = await _read_message(reader)
         yield RemoteSpeech(reader, json.loads(payload)["engine"])
     finally:
-        writer.transport.abort()  # there is nothing left to say, and the other side must know at once
+        writer.transport.abort()  # nothing more to send; frees the slot of the other worker at once
 
 
-async def _next(reader: asyncio.StreamReader) -> tuple[Kind, bytes]:
+async def _read_message(reader: asyncio.StreamReader) -> tuple[Kind, bytes]:
     kind, payload = await receive(reader)
     if kind is Kind.ERROR:
         error: ServiceError = read_error(payload)

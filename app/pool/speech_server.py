@@ -1,4 +1,4 @@
-"""Where the other workers come for speech: a socket in a folder that is private to the service."""
+"""Serves this worker's speech to the other workers, on a Unix socket in a folder private to the service."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .local import open_local_speech
 
 _log = logging.getLogger(__name__)
 
-BUFFER_BYTES = 64 << 10  # about 0.7 s of audio: what may lie between two workers before the slot is held
+BUFFER_BYTES = 64 << 10  # about 0.7 s of audio between two workers; a full buffer pauses the slot
 BACKLOG = 1024
 
 
 def socket_path(folder: Path, index: int) -> Path:
-    """Where the worker in a place is to be found."""
+    """The socket of a worker."""
     return folder / f"{index}.sock"
 
 
 class SpeechServer:
-    """Speaks for the other workers, each order on a connection of its own. Closing that ends its speech at once."""
+    """Streams one job per connection. Closing the connection ends its speech at once."""
 
     def __init__(self, host: EngineHost, path: Path) -> None:
         self._host = host
@@ -37,15 +37,15 @@ class SpeechServer:
 
     @property
     def connections(self) -> int:
-        """Orders that wait or are being spoken."""
+        """Open connections: jobs that wait for a slot or stream."""
         return len(self._connections)
 
     async def start(self) -> None:
-        self._path.unlink(missing_ok=True)  # of a worker that died in this place
+        self._path.unlink(missing_ok=True)  # left by a worker that died
         self._server = await asyncio.start_unix_server(self._accept, self._path, backlog=BACKLOG)
 
     async def close(self) -> None:
-        """Let nobody in any more and cut who is still there."""
+        """Stop listening and cut the open connections."""
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
@@ -54,16 +54,16 @@ class SpeechServer:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
-        speaking = asyncio.create_task(self._handle(reader, writer))
-        self._connections.add(speaking)
+        streaming = asyncio.create_task(self._handle(reader, writer))
+        self._connections.add(streaming)
         try:
-            await asyncio.wait({speaking})
+            await asyncio.wait({streaming})
         finally:
-            self._connections.discard(speaking)
-            speaking.cancel()
+            self._connections.discard(streaming)
+            streaming.cancel()
             writer.close()
-        if not speaking.cancelled() and (error := speaking.exception()) is not None:
-            _log.error("an order of another worker failed", exc_info=error)
+        if not streaming.cancelled() and (error := streaming.exception()) is not None:
+            _log.error("a job of another worker failed", exc_info=error)
 
     async def _handle(self, reader: StreamReader, writer: StreamWriter) -> None:
         _bound_buffers(writer)
@@ -71,35 +71,37 @@ class SpeechServer:
             kind, payload = await receive(reader)
             if kind is not Kind.JOB:
                 return
-            speaking = asyncio.create_task(self._speak(payload, writer))
-            leaving = asyncio.create_task(reader.read(1))  # nothing more is said on that side: this is its end
+            streaming = asyncio.create_task(self._stream(payload, writer))
+            disconnect = asyncio.create_task(
+                reader.read(1)
+            )  # the client sends nothing more: this returns when it closes
             try:
-                await asyncio.wait({speaking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({streaming, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                speaking.cancel()
-                leaving.cancel()
-                await asyncio.gather(speaking, leaving, return_exceptions=True)
-            if not speaking.cancelled():
-                speaking.result()
+                streaming.cancel()
+                disconnect.cancel()
+                await asyncio.gather(streaming, disconnect, return_exceptions=True)
+            if not streaming.cancelled():
+                streaming.result()
 
-    async def _speak(self, payload: bytes, writer: StreamWriter) -> None:
+    async def _stream(self, payload: bytes, writer: StreamWriter) -> None:
         job, wait = read_job(payload)
         try:
             async with open_local_speech(
-                self._host, job, wait=wait, on_admitted=lambda: _say(writer, message(Kind.ADMITTED))
+                self._host, job, wait=wait, on_admitted=lambda: _write(writer, message(Kind.ADMITTED))
             ) as speech:
-                _say(writer, message(Kind.BEGUN, json.dumps({"engine": speech.engine_name}).encode()))
+                _write(writer, message(Kind.STARTED, json.dumps({"engine": speech.engine_name}).encode()))
                 async for chunk in speech:
-                    _say(writer, audio_message(chunk))
+                    _write(writer, audio_message(chunk))
                     await writer.drain()
-            _say(writer, message(Kind.END))
+            _write(writer, message(Kind.END))
         except ServiceError as error:
-            _say(writer, error_message(error))
+            _write(writer, error_message(error))
         await writer.drain()
 
 
-def _say(writer: StreamWriter, data: bytes) -> None:
-    """Raises ConnectionBroken if who asked has left; the transport would say so by a RuntimeError of its own."""
+def _write(writer: StreamWriter, data: bytes) -> None:
+    """Raises ConnectionBroken if the client has closed; the transport itself would raise RuntimeError."""
     if writer.is_closing():
         raise ConnectionBroken("the other worker closed the connection")
     writer.write(data)

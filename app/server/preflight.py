@@ -1,4 +1,4 @@
-"""Startup checks: what would make the service fail behind its start is one line about one setting before it."""
+"""Startup checks of the address and the directories. Each failure is one line that names the setting."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from pathlib import Path
 
 from ..settings import Settings, SettingsError
 
-_FIRST_FREE_PORT = 1024  # below it Linux asks for a right
+_FIRST_UNPRIVILEGED_PORT = 1024  # Linux requires CAP_NET_BIND_SERVICE below it
 
 
 def check(settings: Settings, addresses: Iterable[tuple[str, int]]) -> None:
-    """Check what a start needs of this machine. Raises SettingsError with a line for each thing wrong.
+    """Check that the service can start. Raises SettingsError with one line per problem.
 
-    addresses: to listen on, as (host, port); none where the sockets are there already.
+    addresses: to listen on, as (host, port); empty if the sockets are inherited.
     """
-    found = [cannot_listen(host, port) for host, port in addresses]
-    found += [_not_writable(settings.voices_dir), _not_readable(settings.preloaded_voices_dir)]
-    if wrong := [line for line in found if line is not None]:
-        raise SettingsError("\n".join(wrong))
+    problems = [cannot_listen(host, port) for host, port in addresses]
+    problems += [_not_writable(settings.voices_dir), _not_readable(settings.preloaded_voices_dir)]
+    if lines := [line for line in problems if line is not None]:
+        raise SettingsError("\n".join(lines))
 
 
-def cannot_start(why: object) -> str:
-    """What is told on stderr: every line of why stands for itself."""
-    return "\n".join(f"csm-serve cannot start: {line}" for line in str(why).splitlines())
+def cannot_start(reason: object) -> str:
+    """The message for stderr, with a prefix on each line of the reason."""
+    return "\n".join(f"csm-serve cannot start: {line}" for line in str(reason).splitlines())
 
 
 def cannot_listen(host: str, port: int) -> str | None:
-    """Why this process cannot listen on an address, which is bound as gunicorn does and freed again; None if it can.
+    """Why this process cannot listen on an address; None if it can. Binds it as gunicorn does and frees it again.
 
-    gunicorn itself tries a used port for five seconds, and its lines name no setting.
+    gunicorn itself retries a used port for five seconds, and its messages name no setting.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -41,20 +41,20 @@ def cannot_listen(host: str, port: int) -> str | None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except (OSError, UnicodeError) as error:
-        return refusal(host, port, error)
+        return bind_error(host, port, error)
     return None
 
 
-def refusal(host: str, port: int, error: OSError | UnicodeError) -> str:
-    """One line about what a bind has raised: the setting, its value, and what to do."""
+def bind_error(host: str, port: int, error: OSError | UnicodeError) -> str:
+    """One line about an error of bind(): the setting, its value, and what to do."""
     code = None if isinstance(error, UnicodeError | socket.gaierror) else error.errno
     if code == errno.EADDRINUSE:
-        return f"PORT={port} is in use on {host}: stop what listens there, or set PORT to a free one."
+        return f"PORT={port} is in use on {host}: stop the process that listens there, or set PORT to a free one."
     if code in (errno.EACCES, errno.EPERM):
-        why = f"below {_FIRST_FREE_PORT} a port" if port < _FIRST_FREE_PORT else "it"
+        subject = f"below {_FIRST_UNPRIVILEGED_PORT} a port" if port < _FIRST_UNPRIVILEGED_PORT else "it"
         return (
-            f"PORT={port} is not allowed for this user: {why} needs CAP_NET_BIND_SERVICE. Set PORT to one from "
-            f"{_FIRST_FREE_PORT} on, and put a proxy in front of it."
+            f"PORT={port} is not allowed for this user: {subject} needs CAP_NET_BIND_SERVICE. Set PORT to one from "
+            f"{_FIRST_UNPRIVILEGED_PORT} on, and put a proxy in front of it."
         )
     advice = "Set HOST to 0.0.0.0 (all addresses), 127.0.0.1 (this machine alone) or an address that `ip addr` lists."
     if code == errno.EADDRNOTAVAIL:
@@ -65,7 +65,7 @@ def refusal(host: str, port: int, error: OSError | UnicodeError) -> str:
 
 
 def _not_writable(folder: Path) -> str | None:
-    """The directory of uploads is made if it is missing, and a file without a name is written to it."""
+    """Check the directory of uploads by creating it if necessary and writing an unnamed file to it."""
     advice = "Set VOICES_DIR to a directory that the service may write to; it is made if it is missing."
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def _not_writable(folder: Path) -> str | None:
         return f"VOICES_DIR={folder} is not a directory. {advice}"
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return None  # speech needs no space; an upload is told that there is none
+            return None  # speech needs no disk space; uploads report the error
         return f"VOICES_DIR={folder} cannot be written to: {error.strerror or error}. {advice}"
     return None
 

@@ -1,4 +1,4 @@
-"""uvicorn's WebSocket protocol, with the manners that long-lived speech needs."""
+"""uvicorn's WebSocket protocol with graceful shutdown and ping timeouts that abort."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..websocket.socket_control import SocketControl, attach
 
 
 class SpeechWebSocketProtocol(WebSocketsSansIOProtocol):
-    """Three things are done in another way than uvicorn does them.
+    """Differs from uvicorn's in three ways.
 
-    A shutdown lets the text that is being spoken come to its end: uvicorn closes every WebSocket at once.
-    A peer that answers no ping is cut: uvicorn closes politely, and waits for ever for what it does not read.
-    Nothing is logged about the handshake: uvicorn would write the query, and the key may stand in it.
+    At shutdown the current text is spoken to its end; uvicorn closes every WebSocket at once.
+    A client that answers no ping is aborted; uvicorn waits for ever for its closing handshake.
+    The handshake is not logged; uvicorn would log the query string, which may hold the key.
     """
 
     _control: SocketControl | None = None
@@ -24,12 +24,12 @@ class SpeechWebSocketProtocol(WebSocketsSansIOProtocol):
         self.logger = logging.getLogger("uvicorn.error.quiet")
         self.logger.setLevel(logging.WARNING)
         super().handle_connect(event)
-        if not self.close_sent:  # the handshake itself was in order
+        if not self.close_sent:  # the handshake was accepted
             self._control = SocketControl(abort=self.transport.abort)
             attach(self.scope["state"], self._control)
 
-    def leave(self) -> None:
-        """The service is about to shut down: close in an orderly way, behind what is being spoken."""
+    def start_shutdown(self) -> None:
+        """Tell the session to close the connection after the current text."""
         if self._control is not None:
             self._control.shutting_down.set()
 
@@ -37,7 +37,7 @@ class SpeechWebSocketProtocol(WebSocketsSansIOProtocol):
         if self._control is None or self.close_sent or not self.handshake_complete or self.transport.is_closing():
             super().shutdown()
         else:
-            self.leave()
+            self.start_shutdown()
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()

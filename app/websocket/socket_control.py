@@ -1,4 +1,4 @@
-"""What a WebSocket session may do to its connection, and hears of the server below it."""
+"""Shutdown signal and abort of one WebSocket connection, shared by the server and the session."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _STATE = "socket_control"
 
 @dataclass(eq=False)
 class SocketControl:
-    """Control of one connection, from the server to its session and back.
+    """Set by the server's protocol, used by the session.
 
-    shutting_down: set when the service shuts down; the session then finishes the text it is speaking, and closes.
+    shutting_down: set when the service shuts down; the session then finishes its current text and closes.
     abort: closes the connection at once, without a close frame, for a client that does not read.
     """
 
@@ -25,11 +25,11 @@ class SocketControl:
 
 
 def attach(state: MutableMapping[str, Any], control: SocketControl) -> None:
-    """Give the session its control. state: of the scope, `scope["state"]`."""
+    """Store the control in the state of a scope, `scope["state"]`."""
     state[_STATE] = control
 
 
 def socket_control(scope: Scope) -> SocketControl:
-    """The control of a connection; one without effect under a server that attaches none."""
+    """The control of a connection; without effect under a server that attaches none."""
     control = scope.get("state", {}).get(_STATE)
     return control if isinstance(control, SocketControl) else SocketControl()

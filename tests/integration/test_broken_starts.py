@@ -181,7 +181,7 @@ def test_a_worker_that_was_ready_once_is_started_again_however_often_it_fails(se
     server = serve(MODEL_PATH=f"fake:trouble={trouble}")
     trouble.write_text("exits")
     server.workers()[0].kill()
-    server.wait_until(lambda: "for the 4. time in a row" in server.log)
+    server.wait_until(lambda: "4 in a row" in server.log)
     trouble.unlink()
     server.wait_until(lambda: states(server) == ["ready"])
 

@@ -21,7 +21,7 @@ Workers = Callable[..., Any]
 
 @pytest.fixture
 def workers(settings: Settings, tmp_path_factory: pytest.TempPathFactory, wait: Any) -> Workers:
-    """Starts some workers, all in this process: each has its own engine, its own socket, and the registry of all."""
+    """Starts some workers, all in this process: each has its own engine, its own socket, and the registry for all."""
 
     @asynccontextmanager
     async def start(count: int, queue_seconds: float = 30.0, **changes: object) -> AsyncIterator[list[Pool]]:

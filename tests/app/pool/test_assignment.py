@@ -6,23 +6,23 @@ from app.pool.assignment import WorkerAssignment, apply_worker_environment, assi
 from app.settings import Settings, SettingsError
 
 
-def test_one_place_for_each_gpu_or_one_on_a_cpu(settings: Settings) -> None:
+def test_one_worker_for_each_gpu_or_one_on_a_cpu(settings: Settings) -> None:
     assert [(each.index, each.gpu) for each in assign_workers(settings, ["3", "1"])] == [(0, "3"), (1, "1")]
     assert [(each.index, each.gpu) for each in assign_workers(settings, [])] == [(0, None)]
     assert [each.workers for each in assign_workers(settings, ["3", "1"])] == [2, 2]
-    assert [each.greets for each in assign_workers(settings, ["0", "1", "2"])] == [True, False, False]
+    assert [each.prints_banner for each in assign_workers(settings, ["0", "1", "2"])] == [True, False, False]
 
 
 def test_workers_may_be_fewer_than_gpus_and_any_number_on_a_cpu(settings: Settings) -> None:
     three = settings.model_copy(update={"workers": 3})
     assert len(assign_workers(three, ["0", "1", "2", "3"])) == 3
     assert [each.workers for each in assign_workers(three, [])] == [3, 3, 3]
-    with pytest.raises(SettingsError, match="WORKERS is 3, and 2 GPUs"):
+    with pytest.raises(SettingsError, match="WORKERS is 3, but 2 GPUs"):
         assign_workers(three, ["0", "1"])
     assert len(assign_workers(three.model_copy(update={"debug": True}), [])) == 1
 
 
-def test_a_gpu_worker_sees_its_gpu_alone() -> None:
+def test_a_gpu_worker_sees_only_its_gpu() -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "OMP_NUM_THREADS": "8"}
     apply_worker_environment(WorkerAssignment(1, "GPU-b"), environ)
     assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
@@ -32,7 +32,7 @@ def test_a_gpu_worker_sees_its_gpu_alone() -> None:
     assert "CUDA_DEVICE_ORDER" not in environ
 
 
-def test_gpus_are_counted_as_the_driver_counts_them() -> None:
+def test_gpus_are_numbered_in_the_drivers_order() -> None:
     environ: dict[str, str] = {}
     apply_worker_environment(WorkerAssignment(1, "1"), environ)
     assert (environ["CUDA_VISIBLE_DEVICES"], environ["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")

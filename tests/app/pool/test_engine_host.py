@@ -49,8 +49,8 @@ def start(settings: Settings) -> Iterator[Start]:
         host = EngineHost(changed, WorkerAssignment(), voices, loader, changed.voices_dir / "no-small-model")
         hosts.append(host)
         host.start()
-        assert host._loading is not None
-        host._loading.join(60)
+        assert host._thread is not None
+        host._thread.join(60)
         return host
 
     yield begin
@@ -62,36 +62,36 @@ def csm(config: EngineConfig, progress: Progress) -> Engine:
     return FakeEngine(config.slots, FakeOptions(name="csm"))
 
 
-def only_the_fallback(config: EngineConfig, progress: Progress) -> Engine:
+def fallback_only(config: EngineConfig, progress: Progress) -> Engine:
     if config.model != FALLBACK_MODEL:
         raise CheckpointNotFound("no access to the hub")
     return FakeEngine(config.slots, FakeOptions(name=FALLBACK_MODEL))
 
 
-def test_the_config_says_what_the_settings_say(start: Start) -> None:
-    asked: list[EngineConfig] = []
+def test_settings_become_the_engine_config(start: Start) -> None:
+    configs: list[EngineConfig] = []
 
     def load(config: EngineConfig, progress: Progress) -> Engine:
-        asked.append(config)
+        configs.append(config)
         return FakeEngine(config.slots)
 
     start(load, dtype="float16", device="cpu", depth_weights="int8")
-    (config,) = asked
+    (config,) = configs
     assert (config.model, config.device, config.dtype, config.slots) == (DEFAULT_MODEL, "cpu", "float16", 2)
     assert (config.audio_queue_slices, config.depth_weights) == (5, "int8")
 
 
-def test_without_weights_the_fallback_speaks_and_the_log_says_how_to_get_them(
+def test_missing_weights_use_the_fallback_and_log_how_to_get_them(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host = start(only_the_fallback)
+    host = start(fallback_only)
     assert host.status().engine == FALLBACK_MODEL
     assert all(word in caplog.text for word in ("no access to the hub", "MODEL_PATH", "HF_TOKEN", "sesame/csm-1b"))
     resolved = host.resolve_voice("speaker_7")
     assert (resolved.voice, resolved.speaker) == (None, 7)
 
 
-def test_a_small_csm_stands_in_before_the_fallback_does(
+def test_the_small_csm_is_used_before_the_fallback(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     small = tmp_path / "csm-small"
@@ -114,8 +114,8 @@ def test_a_small_csm_stands_in_before_the_fallback_does(
         changed = settings.model_copy(update={"model_path": None})
         host = EngineHost(changed, WorkerAssignment(), voices, loader, small)
         host.start()
-        assert host._loading is not None
-        host._loading.join(60)
+        assert host._thread is not None
+        host._thread.join(60)
         found.append((host.status().engine, host.status().model))
         host.close()
     assert found == [("csm", "csm-small"), (FALLBACK_MODEL, "espeak-ng")]
@@ -124,14 +124,14 @@ def test_a_small_csm_stands_in_before_the_fallback_does(
 
 
 @pytest.mark.parametrize("why", ["no access to the hub", "sesame/csm-1b is gated: set HF_TOKEN or MODEL_PATH"])
-def test_the_advice_is_given_once(why: str) -> None:
+def test_the_advice_is_added_once(why: str) -> None:
     told = with_advice(why)
     assert told.startswith(why)
     assert (told.count("HF_TOKEN"), told.count("MODEL_PATH")) == (1, 1)
 
 
-def test_without_weights_and_without_fallback_it_fails(start: Start) -> None:
-    host = start(only_the_fallback, fallback_engine="none")
+def test_without_weights_and_fallback_the_engine_fails(start: Start) -> None:
+    host = start(fallback_only, fallback_engine="none")
     assert host.status().state == "failed"
     assert "FALLBACK_ENGINE=none" in (host.status().error or "")
     with pytest.raises(Unavailable, match="has failed"):
@@ -139,7 +139,7 @@ def test_without_weights_and_without_fallback_it_fails(start: Start) -> None:
 
 
 @pytest.mark.parametrize("error", [CheckpointNotFound("no such directory"), CheckpointError("a tensor is missing")])
-def test_a_model_that_was_named_is_never_replaced(start: Start, error: Exception) -> None:
+def test_a_configured_model_is_never_replaced(start: Start, error: Exception) -> None:
     def load(config: EngineConfig, progress: Progress) -> Engine:
         raise error
 
@@ -150,19 +150,19 @@ def test_a_model_that_was_named_is_never_replaced(start: Start, error: Exception
 
 def test_csm_has_one_voice_for_each_speaker(start: Start, settings: Settings) -> None:
     host = start(csm)
-    kept = settings.voices_dir / ".speakers"
-    assert len(list(kept.iterdir())) == 1
+    folder = settings.voices_dir / ".speakers"
+    assert len(list(folder.iterdir())) == 1
     default, zero, five = host.resolve_voice(None), host.resolve_voice("speaker_0"), host.resolve_voice("speaker_5")
     assert default.voice is zero.voice is not None
     assert five.voice is not None
     assert (zero.speaker, five.speaker, five.voice.speaker) == (0, 5, 5)
-    assert len(list(kept.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 2
     other = start(csm).resolve_voice(None)
     assert other.voice is not None
     assert other.voice.key == zero.voice.key
 
 
-def test_voices_on_disk_are_encoded_at_start_and_bad_ones_skipped(
+def test_voices_on_disk_are_encoded_at_start_and_invalid_ones_skipped(
     start: Start, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_voice(settings.preloaded_voices_dir, "amy")
@@ -189,7 +189,7 @@ def test_voices_on_disk_are_encoded_at_start_and_bad_ones_skipped(
         (0, 2, "ERROR", "none of 2 voices could be encoded"),
     ],
 )
-def test_voices_that_could_not_be_encoded_are_summed_up(
+def test_the_log_counts_the_voices_that_could_not_be_encoded(
     start: Start, settings: Settings, caplog: pytest.LogCaptureFixture, good: int, bad: int, level: str, summary: str
 ) -> None:
     caplog.set_level("INFO")
@@ -202,7 +202,7 @@ def test_voices_that_could_not_be_encoded_are_summed_up(
     assert [each.levelname for each in caplog.records if each.getMessage().startswith(summary)] == [level]
 
 
-def test_without_a_decoder_it_is_ready_all_the_same(
+def test_the_engine_becomes_ready_without_a_decoder(
     start: Start, settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
@@ -216,7 +216,7 @@ def test_without_a_decoder_it_is_ready_all_the_same(
     assert host.resolve_voice("amy.wav").voice is not None
 
 
-def test_a_speaker_that_cannot_be_made_is_reported_until_one_can(
+def test_a_failed_speaker_voice_is_reported_until_one_succeeds(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = start(csm)
@@ -237,7 +237,7 @@ def test_a_speaker_that_cannot_be_made_is_reported_until_one_can(
     assert host.components.statuses()["speaker_voices"] == ComponentStatus("ok")
 
 
-def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings) -> None:
+def test_closing_while_loading_closes_the_loaded_engine(settings: Settings) -> None:
     reached, go_on = threading.Event(), threading.Event()
     made: list[FakeEngine] = []
 
@@ -255,8 +255,8 @@ def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings)
     reached.wait(60)
     host.close()
     go_on.set()
-    assert host._loading is not None
-    host._loading.join(60)
+    assert host._thread is not None
+    host._thread.join(60)
     assert host.status().state == "closed"
     assert not made[0]._thread.is_alive()
     with pytest.raises(Unavailable, match="shutting down"):
@@ -264,57 +264,55 @@ def test_closing_while_it_loads_closes_the_engine_that_comes(settings: Settings)
 
 
 @pytest.mark.parametrize(("setting", "slots"), [(7, 7), (None, AUTO_SLOTS)])
-def test_slots_come_from_the_setting_else_the_engine_works_them_out(
-    start: Start, setting: int | None, slots: int
-) -> None:
-    asked = []
+def test_slots_come_from_the_setting_or_from_the_engine(start: Start, setting: int | None, slots: int) -> None:
+    configs = []
 
     def load(config: EngineConfig, progress: Progress) -> Engine:
-        asked.append(config.slots)
+        configs.append(config.slots)
         return FakeEngine(2)
 
     host = start(load, concurrent_requests_per_worker=setting)
-    assert asked == [slots]
-    assert host.load()[0] == 2  # as many as the engine came to
+    assert configs == [slots]
+    assert host.load()[0] == 2  # as many as the engine chose
 
 
-def test_the_engine_is_told_how_many_workers_share_the_machine(settings: Settings) -> None:
-    asked = []
+def test_the_engine_config_has_the_number_of_workers(settings: Settings) -> None:
+    configs = []
 
     def load(config: EngineConfig, progress: Progress) -> Engine:
-        asked.append(config.workers)
+        configs.append(config.workers)
         return FakeEngine(2)
 
     settings = settings.model_copy(update={"model_path": None})
     voices = VoiceStore(settings.preloaded_voices_dir, settings.voices_dir)
     host = EngineHost(settings, WorkerAssignment(workers=3), voices, load)
     host.start()
-    assert host._loading is not None
-    host._loading.join(60)
+    assert host._thread is not None
+    host._thread.join(60)
     host.close()
-    assert asked == [3]
+    assert configs == [3]
 
 
-def test_a_pause_is_kept_before_loading_and_a_close_ends_it(settings: Settings) -> None:
+def test_loading_waits_for_the_restart_delay_and_closing_ends_the_wait(settings: Settings) -> None:
     def load(config: EngineConfig, progress: Progress) -> Engine:
-        raise AssertionError("it was told to wait")
+        raise AssertionError("loaded during the delay")
 
     settings = settings.model_copy(update={"model_path": None})
     host = EngineHost(
         settings, WorkerAssignment(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load
     )
-    host.start(pause=RestartDelay(3600, "restarting", "its process died"))
+    host.start(delay=RestartDelay(3600, "restarting", "its process died"))
     assert (host.status().state, host.status().error) == ("restarting", "its process died")
     assert host.stalled_seconds() == 0
     with pytest.raises(Unavailable, match="starting"):
         _ = host.engine
     host.close()
-    assert host._loading is not None
-    host._loading.join(60)
+    assert host._thread is not None
+    host._thread.join(60)
     assert host.status().state == "closed"
 
 
-def test_loading_that_gets_nowhere_shows(settings: Settings) -> None:
+def test_loading_without_progress_counts_as_stalled(settings: Settings) -> None:
     reached, go_on = threading.Event(), threading.Event()
 
     def load(config: EngineConfig, progress: Progress) -> Engine:
@@ -327,19 +325,19 @@ def test_loading_that_gets_nowhere_shows(settings: Settings) -> None:
     host = EngineHost(
         settings, WorkerAssignment(), VoiceStore(settings.preloaded_voices_dir, settings.voices_dir), load
     )
-    heard_of: list[str] = []
-    host.on_change = lambda: heard_of.append(host.status().state)
+    states: list[str] = []
+    host.on_change = lambda: states.append(host.status().state)
     host.start()
     reached.wait(60)
     before = host.stalled_seconds()
     while host.stalled_seconds() == before:
         pass
     go_on.set()
-    assert host._loading is not None
-    host._loading.join(60)
+    assert host._thread is not None
+    host._thread.join(60)
     assert host.stalled_seconds() == 0
     assert (host.load(), host.broken) == ((2, 0, 0), False)
-    assert heard_of[0] == "loading"
-    assert heard_of[-1] == "ready"
+    assert states[0] == "loading"
+    assert states[-1] == "ready"
     host.close()
     assert host.load() == (0, 0, 0)

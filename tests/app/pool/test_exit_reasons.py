@@ -12,7 +12,7 @@ from app.pool import exit_reasons
 
 
 @pytest.mark.parametrize(
-    ("program", "told"),
+    ("program", "reason"),
     [
         ("raise SystemExit(70)", "its process exited with status 70"),
         ("", "its process exited with status 0"),
@@ -23,27 +23,27 @@ from app.pool import exit_reasons
         ),
     ],
 )
-def test_it_is_seen_how_a_child_ended_and_the_child_is_left_to_be_reaped(program: str, told: str) -> None:
+def test_the_reason_of_an_exited_child_is_recorded_without_reaping_it(program: str, reason: str) -> None:
     child = subprocess.Popen([sys.executable, "-c", program])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    exit_reasons.look([child.pid])
+    exit_reasons.record_exits([child.pid])
     assert child.wait(timeout=30) is not None
-    assert exit_reasons.of(child.pid) == told
-    assert exit_reasons.of(child.pid) == "its process died"
+    assert exit_reasons.exit_reason(child.pid) == reason
+    assert exit_reasons.exit_reason(child.pid) == "its process died"
 
 
-def test_who_lives_or_is_reaped_has_no_ending() -> None:
+def test_a_running_or_reaped_child_has_no_reason() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    exit_reasons.look([child.pid])
+    exit_reasons.record_exits([child.pid])
     child.communicate(b"\n", timeout=30)
-    exit_reasons.look([child.pid])
-    assert exit_reasons.of(child.pid) == "its process died"
+    exit_reasons.record_exits([child.pid])
+    assert exit_reasons.exit_reason(child.pid) == "its process died"
 
 
-def test_a_master_looks_before_it_reaps() -> None:
+def test_an_arbiter_records_exits_before_it_reaps() -> None:
     child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(71)"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     arbiter = SimpleNamespace(WORKERS={child.pid: None}, reap_workers=lambda: child.wait(timeout=30))
-    exit_reasons.watch(arbiter)
+    exit_reasons.install(arbiter)
     arbiter.reap_workers()
-    assert exit_reasons.of(child.pid) == "its process exited with status 71"
+    assert exit_reasons.exit_reason(child.pid) == "its process exited with status 71"

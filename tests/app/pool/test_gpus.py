@@ -22,6 +22,8 @@ from app.pool.gpus import visible_gpus
         ("cuda:7", None, 2, []),
     ],
 )
-def test_the_list_is_read_as_cuda_reads_it(device: str, listed: str | None, count: int, gpus: list[str]) -> None:
+def test_cuda_visible_devices_is_read_as_cuda_does(
+    device: str, listed: str | None, count: int, gpus: list[str]
+) -> None:
     environ = {} if listed is None else {"CUDA_VISIBLE_DEVICES": listed}
     assert visible_gpus(device, environ, count) == gpus

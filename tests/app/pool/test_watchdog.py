@@ -10,7 +10,7 @@ from app.pool.watchdog import Watchdog, WorkerExit
 
 
 class Host:
-    """An engine host that is as it is told to be."""
+    """An engine host with a settable state."""
 
     def __init__(self) -> None:
         self.state = HostStatus("ready")
@@ -29,55 +29,55 @@ def host() -> Host:
     return Host()
 
 
-def watch(host: Host, **more: object) -> Watchdog:
+def watchdog_of(host: Host, **more: object) -> Watchdog:
     return Watchdog(host, start_seconds=100, engine_seconds=10, **more)  # type: ignore[arg-type]
 
 
-def verdict(host: Host) -> WorkerExit | None:
-    seen = watch(host).look()
-    return None if seen is None else seen[0]
+def exit_status(host: Host) -> WorkerExit | None:
+    failure = watchdog_of(host).check()
+    return None if failure is None else failure[0]
 
 
-def test_what_gets_on_is_left_alone(host: Host) -> None:
-    assert verdict(host) is None
+def test_progress_is_left_alone(host: Host) -> None:
+    assert exit_status(host) is None
     host.stalled = 9
-    assert verdict(host) is None
+    assert exit_status(host) is None
     host.state, host.stalled = HostStatus("loading"), 99
-    assert verdict(host) is None
+    assert exit_status(host) is None
     host.state, host.stalled = HostStatus("restarting"), 1000
-    assert verdict(host) is None
+    assert exit_status(host) is None
 
 
-def test_a_load_that_failed_is_left_for_people(host: Host) -> None:
+def test_an_engine_that_failed_to_load_does_not_end_the_worker(host: Host) -> None:
     host.state = HostStatus("failed", error="no such directory")
-    assert verdict(host) is None
+    assert exit_status(host) is None
 
 
-def test_what_hangs_or_broke_is_ended(host: Host) -> None:
+def test_a_hung_or_broken_engine_ends_the_worker(host: Host) -> None:
     host.stalled = 11
-    assert verdict(host) is WorkerExit.ENGINE_HUNG
+    assert exit_status(host) is WorkerExit.ENGINE_HUNG
     host.state, host.stalled = HostStatus("loading", doing="reading weights"), 101
-    assert verdict(host) is WorkerExit.START_HUNG
+    assert exit_status(host) is WorkerExit.START_HUNG
     host.state, host.stalled, host.broken = HostStatus("failed", error="CUDA error"), 0, True
-    assert verdict(host) is WorkerExit.ENGINE_BROKE
+    assert exit_status(host) is WorkerExit.ENGINE_BROKE
 
 
-def test_no_exit_stops_the_master() -> None:
+def test_no_exit_status_stops_the_master() -> None:
     assert not {3, 4} & {each.value for each in WorkerExit}
 
 
-def test_it_ends_the_process_once_and_says_why_before(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog_module, "LOOK_SECONDS", 0.01)
-    said: list[object] = []
+def test_the_reason_is_reported_before_the_process_exits_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog_module, "CHECK_SECONDS", 0.01)
+    calls: list[object] = []
     ended = threading.Event()
 
-    def end(code: int) -> None:
-        said.append(code)
+    def exit_process(code: int) -> None:
+        calls.append(code)
         ended.set()
 
-    dog = watch(host, last_words=said.append, end=end)
-    dog.start()
+    watchdog = watchdog_of(host, report_failure=calls.append, exit_process=exit_process)
+    watchdog.start()
     host.stalled = 50
     ended.wait(60)
-    dog.stop()
-    assert said == ["the engine has hung for 50 s with speech to make", WorkerExit.ENGINE_HUNG]
+    watchdog.stop()
+    assert calls == ["the engine has hung for 50 s with requests in progress", WorkerExit.ENGINE_HUNG]

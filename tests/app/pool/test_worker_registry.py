@@ -20,12 +20,12 @@ fork = multiprocessing.get_context("fork")
 
 @pytest.fixture
 def registry() -> WorkerRegistry:
-    """Three places; the first two are ready for four each."""
-    made = WorkerRegistry([WorkerAssignment(index, str(index)) for index in range(3)])
+    """Three workers; the first two are ready with four slots each."""
+    registry = WorkerRegistry([WorkerAssignment(index, str(index)) for index in range(3)])
     for index in range(2):
-        assert made.claim(100 + index) == index
-        made.update(index, "ready", engine="csm", capacity=4, progress=1.0)
-    return made
+        assert registry.claim(100 + index) == index
+        registry.update(index, "ready", engine="csm", capacity=4, progress=1.0)
+    return registry
 
 
 def in_a_fork(work: object) -> None:
@@ -35,7 +35,7 @@ def in_a_fork(work: object) -> None:
     assert process.exitcode == 0
 
 
-def test_what_a_worker_tells_is_read_by_all_processes(registry: WorkerRegistry) -> None:
+def test_an_update_is_visible_to_all_processes(registry: WorkerRegistry) -> None:
     in_a_fork(lambda: registry.update(1, "failed", error="no memory", progress=0.25, doing="reading weights"))
     record = registry.records()[1]
     assert (record.worker_id, record.unit, record.gpu, record.pid) == ("1", "gpu_1", "1", 101)
@@ -55,22 +55,22 @@ def test_long_texts_are_cut_between_characters(registry: WorkerRegistry) -> None
     assert set(record.doing) == {"x"}
 
 
-def test_parts_that_failed_are_read_by_all_processes_until_their_worker_is_gone(registry: WorkerRegistry) -> None:
+def test_component_states_are_kept_until_the_worker_is_vacated(registry: WorkerRegistry) -> None:
     assert {each.state for each in registry.record(0).components.values()} == {"unchecked"}
-    parts = {**dict.fromkeys(COMPONENTS, ComponentStatus("ok")), "encoders": ComponentStatus("failed", "ä" * 1000)}
-    in_a_fork(lambda: registry.update(0, "ready", components=parts))
-    registry.update(0, "ready")  # says nothing of them
-    told = registry.record(0).components
-    assert {part: each.state for part, each in told.items()} == {part: each.state for part, each in parts.items()}
-    assert told["encoders"].error == "ä" * 127
-    assert told["voice_decoder"].error == ""
+    written = {**dict.fromkeys(COMPONENTS, ComponentStatus("ok")), "encoders": ComponentStatus("failed", "ä" * 1000)}
+    in_a_fork(lambda: registry.update(0, "ready", components=written))
+    registry.update(0, "ready")  # without components
+    read = registry.record(0).components
+    assert {name: each.state for name, each in read.items()} == {name: each.state for name, each in written.items()}
+    assert read["encoders"].error == "ä" * 127
+    assert read["voice_decoder"].error == ""
     registry.vacate(0)
     assert {each.state for each in registry.record(0).components.values()} == {"unchecked"}
 
 
-def test_a_place_is_taken_once_and_given_again_when_it_is_vacated(registry: WorkerRegistry) -> None:
+def test_an_index_is_claimed_once_and_again_after_it_is_vacated(registry: WorkerRegistry) -> None:
     assert registry.claim(PENDING_PID) == 2
-    assert registry.record(2).pid == 0  # nobody yet
+    assert registry.record(2).pid == 0  # not forked yet
     assert registry.claim(7) is None
     registry.set_pid(2, 55)
     assert registry.record(2).pid == 55
@@ -78,7 +78,7 @@ def test_a_place_is_taken_once_and_given_again_when_it_is_vacated(registry: Work
     assert registry.claim(8) == 1
 
 
-def test_crashes_are_remembered_for_who_comes_next(registry: WorkerRegistry) -> None:
+def test_crashes_are_kept_for_the_next_worker(registry: WorkerRegistry) -> None:
     registry.vacate(0, failures=2, retry_at=time.monotonic() + 60, error="exit")
     assert registry.claim(7) == 0
     pause = restart_delay(registry.record(0))
@@ -92,14 +92,14 @@ def test_crashes_are_remembered_for_who_comes_next(registry: WorkerRegistry) -> 
     assert restart_delay(registry.record(1)) is None
 
 
-def test_permits_are_counted_by_who_holds_them(registry: WorkerRegistry) -> None:
+def test_permits_are_counted_by_their_holder(registry: WorkerRegistry) -> None:
     assert [registry.reserve(0, 1) for _ in range(4)] == [0, 1, 0, 1]
     assert [each.load for each in registry.records()] == [2, 2, 0]
     registry.release(0, 1, 1)
     assert registry.reserve(1, 1) == 1
-    registry.vacate(0)  # with all it held
+    registry.vacate(0)  # with all permits that it held
     assert [each.load for each in registry.records()] == [0, 1, 0]
-    registry.release(0, 0, 1)  # by a process that had not heard of its end
+    registry.release(0, 0, 1)  # by a process that does not know that it is gone
     assert registry.record(0).load == 0
 
 
@@ -112,15 +112,15 @@ def test_only_who_is_ready_and_was_heard_of_is_chosen(
     later = time.monotonic() + 2 * STALE_SECONDS
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert registry.reserve(0, 1) is None
-    assert registry.reserve(1, 1) == 1  # itself it need not hear of
+    assert registry.reserve(1, 1) == 1  # its own heartbeat does not matter
 
 
-def test_many_processes_and_threads_at_once_lose_nothing(registry: WorkerRegistry) -> None:
-    def crowd() -> None:
+def test_concurrent_reservations_are_all_counted(registry: WorkerRegistry) -> None:
+    def reserve_often() -> None:
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(lambda _: registry.reserve(0, 1), range(100)))
 
-    processes = [fork.Process(target=crowd) for _ in range(4)]
+    processes = [fork.Process(target=reserve_often) for _ in range(4)]
     for each in processes:
         each.start()
     for each in processes:
@@ -128,15 +128,15 @@ def test_many_processes_and_threads_at_once_lose_nothing(registry: WorkerRegistr
     assert [each.load for each in registry.records()] == [200, 200, 0]
 
 
-def test_who_is_killed_with_the_lock_in_hand_leaves_it_free(registry: WorkerRegistry) -> None:
+def test_a_process_that_is_killed_frees_its_lock(registry: WorkerRegistry) -> None:
     holds = fork.Event()
 
-    def hold_for_ever() -> None:
+    def hold_lock() -> None:
         with registry._locked():
             holds.set()
             threading.Event().wait(60)
 
-    process = fork.Process(target=hold_for_ever)
+    process = fork.Process(target=hold_lock)
     process.start()
     holds.wait(60)
     assert process.pid is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.server.preflight import cannot_listen, cannot_start, check, refusal
+from app.server.preflight import bind_error, cannot_listen, cannot_start, check
 from app.settings import Settings, SettingsError
 
 NOBODY = 65534
@@ -17,7 +17,7 @@ NOBODY = 65534
 
 @contextmanager
 def without_rights() -> Iterator[None]:
-    """Root may write everywhere and listen everywhere: be somebody else for a moment."""
+    """Root may write and listen everywhere: become another user for a moment."""
     if os.geteuid() != 0:
         yield
         return
@@ -31,13 +31,13 @@ def without_rights() -> Iterator[None]:
         os.seteuid(0)
 
 
-def complaint(settings: Settings, **changed: Path) -> str:
+def error_of(settings: Settings, **changed: Path) -> str:
     with pytest.raises(SettingsError) as caught:
         check(settings.model_copy(update=changed), [])
     return str(caught.value)
 
 
-def test_a_start_that_can_work_passes_and_makes_the_directory_of_uploads(settings: Settings) -> None:
+def test_valid_settings_pass_and_create_the_directory_of_uploads(settings: Settings) -> None:
     assert not settings.preloaded_voices_dir.exists()
     for _ in range(2):
         check(settings, [("127.0.0.1", 0)])
@@ -50,7 +50,7 @@ def test_a_port_in_use_is_named(host: str) -> None:
         try:
             used.bind((host, 0))
         except OSError:
-            pytest.skip(f"{host} is not there")
+            pytest.skip(f"{host} is not available")
         used.listen()
         port = used.getsockname()[1]
         line = cannot_listen(host, port)
@@ -59,7 +59,7 @@ def test_a_port_in_use_is_named(host: str) -> None:
     assert cannot_listen(host, port) is None
 
 
-def test_a_host_that_is_none_of_ours_is_named() -> None:
+def test_a_host_of_another_machine_is_named() -> None:
     line = cannot_listen("192.0.2.1", 0)
     assert line is not None
     assert line.startswith("HOST=192.0.2.1 is not an address of this machine.")
@@ -83,17 +83,17 @@ def test_a_low_port_without_the_right_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
-        (errno.EADDRINUSE, "PORT=80 is in use on ::1: stop what listens there"),
+        (errno.EADDRINUSE, "PORT=80 is in use on ::1: stop the process that listens there"),
         (errno.EACCES, "PORT=80 is not allowed for this user: below 1024 a port needs CAP_NET_BIND_SERVICE"),
         (errno.EADDRNOTAVAIL, "HOST=::1 is not an address of this machine"),
         (errno.EAFNOSUPPORT, "HOST=::1 with PORT=80 cannot be listened on"),
     ],
 )
-def test_every_refusal_names_the_setting_its_value_and_what_to_do(code: int, told: str) -> None:
-    line = refusal("::1", 80, OSError(code, os.strerror(code)))
-    assert line.startswith(told)
+def test_every_bind_error_names_the_setting_its_value_and_what_to_do(code: int, expected: str) -> None:
+    line = bind_error("::1", 80, OSError(code, os.strerror(code)))
+    assert line.startswith(expected)
     assert "\n" not in line
     assert "et PORT to" in line or "Set HOST to" in line
 
@@ -101,22 +101,22 @@ def test_every_refusal_names_the_setting_its_value_and_what_to_do(code: int, tol
 def test_a_directory_of_uploads_that_is_a_file_or_lies_below_one_is_named(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    assert complaint(settings, voices_dir=file).startswith(f"VOICES_DIR={file} is not a directory. Set VOICES_DIR to")
+    assert error_of(settings, voices_dir=file).startswith(f"VOICES_DIR={file} is not a directory. Set VOICES_DIR to")
     below = file / "voices"
-    assert complaint(settings, voices_dir=below).startswith(f"VOICES_DIR={below} cannot be written to: Not a directory")
+    assert error_of(settings, voices_dir=below).startswith(f"VOICES_DIR={below} cannot be written to: Not a directory")
 
 
 def test_directories_without_the_right_to_them_are_named(settings: Settings, tmp_path: Path) -> None:
     for name in ("voices", "preloaded"):
         (tmp_path / name).mkdir(mode=0)
     with without_rights():
-        told = complaint(settings)
-    uploads, preloaded = told.splitlines()
+        lines = error_of(settings)
+    uploads, preloaded = lines.splitlines()
     assert uploads.startswith(f"VOICES_DIR={tmp_path / 'voices'} cannot be written to: Permission denied.")
     assert preloaded.startswith(f"PRELOADED_VOICES_DIR={tmp_path / 'preloaded'} cannot be read: Permission denied.")
 
 
-def test_a_full_disk_still_speaks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_prevent_a_start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(**where: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -128,17 +128,17 @@ def test_preloaded_voices_may_be_missing_but_not_a_file(settings: Settings, tmp_
     check(settings.model_copy(update={"preloaded_voices_dir": tmp_path / "none"}), [])
     file = tmp_path / "file"
     file.write_text("")
-    line = complaint(settings, preloaded_voices_dir=file)
+    line = error_of(settings, preloaded_voices_dir=file)
     assert line.startswith(f"PRELOADED_VOICES_DIR={file} cannot be read: Not a directory. Set it to")
 
 
-def test_everything_that_is_wrong_is_told_at_once(settings: Settings, tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     wrong = settings.model_copy(update={"voices_dir": file, "preloaded_voices_dir": file})
     with pytest.raises(SettingsError) as caught:
         check(wrong, [("192.0.2.1", 0)])
-    told = cannot_start(caught.value).splitlines()
-    assert [line.split("=")[0] for line in told] == [
+    lines = cannot_start(caught.value).splitlines()
+    assert [line.split("=")[0] for line in lines] == [
         f"csm-serve cannot start: {name}" for name in ("HOST", "VOICES_DIR", "PRELOADED_VOICES_DIR")
     ]

@@ -24,18 +24,20 @@ def boot(
     start_error: Exception | None = None,
     code: int = WorkerExit.BOOT_FAILED,
 ) -> WorkerRecord:
-    """Boot a worker that cannot. Returns what it leaves on the board. code: what it exits with."""
+    """Boot a worker that fails. Returns its record in the registry. code: its exit status."""
 
     def init_process(self: object) -> None:
         raise error
 
     monkeypatch.setattr(UvicornWorker, "init_process", init_process)
-    monkeypatch.setattr(worker_module, "allow_many_connections", lambda: None)
+    monkeypatch.setattr(worker_module, "raise_open_files_limit", lambda: None)
     master = Master([WorkerAssignment()])
     index = master.assign()
     assert index == 0
     monkeypatch.setattr(
-        master_module, "_here", master_module.WorkerContext(WorkerAssignment(), master.registry, master.counters, index)
+        master_module,
+        "_current_context",
+        master_module.WorkerContext(WorkerAssignment(), master.registry, master.counters, index),
     )
     worker = object.__new__(ServiceWorker)
     worker.wsgi = SimpleNamespace(state=SimpleNamespace(start_error=start_error))
@@ -45,9 +47,7 @@ def boot(
     return master.registry.record(0)
 
 
-def test_what_cannot_be_imported_is_told_in_a_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_import_error_is_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     record = boot(monkeypatch, ModuleNotFoundError("No module named 'x'"))
     assert record.error.startswith("ModuleNotFoundError: No module named 'x' (")
     assert "make install" in record.error
@@ -55,7 +55,7 @@ def test_what_cannot_be_imported_is_told_in_a_line(
     assert [each for each in caplog.records if each.levelno > logging.DEBUG] == []
 
 
-def test_an_error_of_the_program_is_told_with_its_trace(
+def test_an_unexpected_error_is_logged_with_its_traceback(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = boot(monkeypatch, KeyError("two\nlines"))
@@ -63,18 +63,18 @@ def test_an_error_of_the_program_is_told_with_its_trace(
     assert TRACE in caplog.text
 
 
-def test_settings_that_went_wrong_meanwhile_are_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_settings_error_is_recorded_as_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
     assert boot(monkeypatch, SettingsError("PORT is '0', which\ncannot be used")).error == (
         "PORT is '0', which cannot be used"
     )
 
 
-def test_an_application_that_does_not_start_is_told_by_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_startup_is_recorded_as_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
     record = boot(monkeypatch, SystemExit(3), OSError(28, "No space left on device"))
     assert record.error == "OSError: [Errno 28] No space left on device"
     assert boot(monkeypatch, SystemExit(3)).error == "RuntimeError: the application did not start"
 
 
-def test_an_orderly_exit_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_normal_exit_records_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     record = boot(monkeypatch, SystemExit(0), code=0)
     assert (record.state, record.error) == ("starting", "")
