@@ -12,6 +12,7 @@ FROM ${BASE}
 # CPU in C++.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ libc6-dev python3 python3-dev python3-venv \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/* /usr/lib/python3*/config-*/libpython*.a
 
 ENV PATH=/opt/venv/bin:$PATH \
