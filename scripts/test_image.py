@@ -116,11 +116,12 @@ class Container:
 
 def service_of(pid: int) -> int | None:
     """The first process below this one that runs as the image's user: gunicorn's master."""
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
-        if os.stat(f"/proc/{child}").st_uid == UID:
-            return int(child)
-        if found := service_of(int(child)):
-            return found
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):  # buildah starts processes from any of its threads
+        for child in children.read_text(encoding="ascii").split():
+            if os.stat(f"/proc/{child}").st_uid == UID:
+                return int(child)
+            if found := service_of(int(child)):
+                return found
     return None
 
 

@@ -123,6 +123,26 @@ def test_only_what_reaches_a_package_index_is_handed_in(tmp_path: Path, monkeypa
     assert fresh.index_settings() == wanted
 
 
+def test_the_service_is_found_below_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the first that runs as the image's user; here everything runs as this one."""
+    program = (
+        "import subprocess, sys, threading\n"
+        "child = lambda: children.append(subprocess.Popen([sys.executable, '-c', 'input()'], stdin=0))\n"
+        "children = []\n"
+        "thread = threading.Thread(target=lambda: (child(), print(children[0].pid, flush=True), children[0].wait()))\n"
+        "thread.start()\n"
+    )
+    monkeypatch.setattr(image, "UID", os.getuid())
+    parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        assert image.service_of(parent.pid) == child
+    finally:
+        parent.communicate(b"\n", timeout=60)
+    assert parent.returncode == 0
+
+
 def test_what_only_tests_need_is_the_difference_of_the_locks() -> None:
     names = image.only_for_tests()
     assert {"pytest", "mypy", "ruff", "hypothesis"} <= names
