@@ -1,6 +1,6 @@
-"""Use a running service as a stranger would: every voice, an upload, every format. Exits with 1 at the first failure.
+"""Smoke test of a running service: every voice, an upload, every format. Exits with status 1 at the first failure.
 
-Needs only what serving needs. The key is API_KEY from the environment or .env; the one argument is the service's URL.
+Needs only the serving dependencies. The key is API_KEY from the environment or .env; the argument is the service's URL.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from app.audio.encoders.formats import FORMATS, Format
 from app.settings import load_client_settings
 
 TEXT = "Hello there, this is a test."
-SECONDS = (0.4, 20.0)  # how long that may take to say
-_RAW = {"raw_pcm": "s16le"}  # FFmpeg has to be told what has no header
+SECONDS = (0.4, 20.0)  # accepted length of its audio
+_RAW = {"raw_pcm": "s16le"}  # formats without a header
 
 
 def main() -> None:
@@ -61,14 +61,14 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray[tuple[int, ...], np.dtyp
 
 
 def _upload(client: httpx.Client) -> None:
-    """A recording of speech becomes a voice, speaks, and is deleted."""
+    """Upload generated speech as a voice, use the voice, and delete it."""
     recording = client.get("/tts/generate", params={"text": TEXT, "seed": 1}).raise_for_status().content
-    form = {"voice_id": "stranger.wav", "transcript": TEXT}
-    answer = client.post("/voices", data=form, files={"file": ("stranger.wav", recording, "audio/wav")})
+    form = {"voice_id": "smoke-test.wav", "transcript": TEXT}
+    answer = client.post("/voices", data=form, files={"file": ("smoke-test.wav", recording, "audio/wav")})
     _expect(answer.status_code == 201, f"POST /voices: {answer.status_code} {answer.text[:300]}")
-    _speak(client, FORMATS["wav"], "stranger.wav")
-    answer = client.delete("/voices/stranger.wav")
-    _expect(answer.status_code == 200, f"DELETE /voices/stranger.wav: {answer.status_code} {answer.text[:300]}")
+    _speak(client, FORMATS["wav"], "smoke-test.wav")
+    answer = client.delete("/voices/smoke-test.wav")
+    _expect(answer.status_code == 200, f"DELETE /voices/smoke-test.wav: {answer.status_code} {answer.text[:300]}")
 
 
 def _expect(holds: bool, failure: str) -> None:

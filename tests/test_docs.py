@@ -1,4 +1,4 @@
-"""What the pages promise is there: settings, metrics, files, links."""
+"""The documentation matches the code: settings, metrics, commands, files and links."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 METRICS = [*Metrics(new_counters(1)).collect(), *worker_gauges([])]
 FILES = sorted(path for path in DOCS.rglob("*") if path.is_file())
-# Of others than this service: of the driver, the libraries, the shell and the registry of images.
-FOREIGN = {
+# Variables of other programs: the client, the driver, libraries and the image registry.
+EXTERNAL_VARIABLES = {
     "CSM_URL",  # the client's
     "CUDA_VISIBLE_DEVICES",
     "HF_HOME",
@@ -36,26 +36,26 @@ def text_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_every_setting_that_is_named_exists(path: Path) -> None:
+def test_documented_settings_exist(path: Path) -> None:
     named = set(re.findall(r"`([A-Z][A-Z]+(?:_[A-Z]+)+)(?:=[^`]*)?`", text_of(path)))
-    assert named - FOREIGN <= {name.upper() for name in Settings.model_fields}
+    assert named - EXTERNAL_VARIABLES <= {name.upper() for name in Settings.model_fields}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_metric_that_is_named_exists(path: Path) -> None:
+def test_documented_metrics_exist(path: Path) -> None:
     known = {metric.name for metric in METRICS} | {family.name for family in FAMILIES}
     named = set(re.findall(r"\bcsm_[a-z_]+(?=[`{\[) ,])", text_of(path)))
     named = {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}
     assert named - {"csm_serve", "csm_connection"} <= known
 
 
-def test_every_metric_is_explained() -> None:
+def test_every_metric_is_documented() -> None:
     page = text_of(DOCS / "monitoring.md")
     assert [metric.name for metric in METRICS if metric.name not in page] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_and_anchors_exist(path: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", text_of(path)):
         if "://" in target:
             continue
@@ -98,7 +98,7 @@ def _within(path: Path, listed: set[Path]) -> bool:
     return any(path in each.parents for each in listed)
 
 
-def test_every_command_of_teaching_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_documented_training_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
     scripts = re.findall(r"^```sh\n(.*?)^```$", text_of(DOCS / "training.md"), re.MULTILINE | re.DOTALL)
     commands = [found for script in scripts for found in re.findall(r"^(?:[A-Z_]+=\S+ )?csm-serve (.+)$", script, re.M)]
     assert {command.split()[0] for command in commands} >= {"prepare", "cut", "train", "merge", "serve", "speak"}
@@ -115,7 +115,7 @@ def headings(page: Path) -> list[str]:
     return re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE) if page.suffix == ".md" else []
 
 
-def test_the_compose_file_starts_the_image_as_it_is_built() -> None:
+def test_the_compose_file_matches_the_image() -> None:
     compose = yaml.safe_load(text_of(DOCS / "deploy/compose.yaml"))
     service = compose["services"]["csm-serve"]
     declared = re.search(r"^VOLUME (\[.*\])$", text_of(ROOT / "Dockerfile"), re.MULTILINE)
@@ -126,20 +126,20 @@ def test_the_compose_file_starts_the_image_as_it_is_built() -> None:
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "csm-serve.service"])
-def test_streams_may_end_before_it_is_killed(name: str) -> None:
+def test_the_stop_timeout_exceeds_the_graceful_timeout(name: str) -> None:
     found = re.search(r"(?:stop_grace_period: |TimeoutStopSec=)(\d+)", text_of(DOCS / "deploy" / name))
     assert found
     graceful = Settings.model_fields["graceful_timeout_seconds"].default
-    assert int(found[1]) > graceful + 5  # the master's own margin
+    assert int(found[1]) > graceful + 5  # the master's margin
 
 
-def test_alerts_are_rules() -> None:
+def test_alerts_are_valid_rules() -> None:
     (group,) = yaml.safe_load(text_of(DOCS / "deploy/alerts.yml"))["groups"]
     assert all({"alert", "expr"} <= set(rule) for rule in group["rules"])
     assert yaml.safe_load(text_of(DOCS / "deploy/prometheus.yml"))["rule_files"] == ["alerts.yml"]
 
 
-def test_a_proxy_lets_uploads_through_and_holds_nothing_back() -> None:
+def test_nginx_accepts_uploads_and_does_not_buffer() -> None:
     text = text_of(DOCS / "deploy/nginx.conf")
     largest = re.search(r"client_max_body_size (\d+)m;", text)
     assert largest
@@ -147,5 +147,5 @@ def test_a_proxy_lets_uploads_through_and_holds_nothing_back() -> None:
     assert "proxy_buffering off;" in text
     assert "proxy_request_buffering off;" in text
     (log,) = re.findall(r"log_format [^;]+;", text)
-    assert "$request " not in log  # its query would bring the key along
+    assert "$request " not in log  # its query may contain the key
     assert "$args" not in log

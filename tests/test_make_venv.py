@@ -1,4 +1,4 @@
-"""scripts/make-venv: which Python it takes, and what it prints where there is none."""
+"""scripts/make-venv: the choice of a Python, and the advice without one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SYSTEMS = {
 
 
 class Machine:
-    """A PATH with the programs that a test puts there, and an os-release file."""
+    """A PATH with fake programs, and an os-release file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +63,7 @@ class Machine:
 
     @property
     def made_with(self) -> str:
-        """The interpreter that was asked for a virtual environment."""
+        """The interpreter that created the virtual environment."""
         return (self.folder / "made").read_text(encoding="utf-8").strip()
 
 
@@ -72,7 +72,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_the_first_python_that_fits_and_has_venv_is_taken(machine: Machine) -> None:
+def test_the_first_supported_python_with_venv_is_used(machine: Machine) -> None:
     machine.install("python3", TOO_OLD)
     machine.install("python3.14", NO_VENV)
     fits = machine.install("python3.12", FITS)
@@ -81,7 +81,7 @@ def test_the_first_python_that_fits_and_has_venv_is_taken(machine: Machine) -> N
     assert machine.made_with == str(fits)
 
 
-def test_a_venv_that_fits_is_kept(machine: Machine) -> None:
+def test_a_usable_venv_is_kept(machine: Machine) -> None:
     machine.install("python3", FITS)
     kept = machine.folder / "venv/bin/python"
     kept.parent.mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_a_venv_that_fits_is_kept(machine: Machine) -> None:
     assert not (machine.folder / "made").exists()
 
 
-def test_a_python_that_is_named_is_the_only_one_tried(machine: Machine) -> None:
+def test_with_the_python_variable_no_other_interpreter_is_tried(machine: Machine) -> None:
     machine.install("python3", FITS)
     ran = machine.run("debian 13", PYTHON="python2")
     assert ran.returncode == 1
@@ -116,7 +116,7 @@ def test_a_python_that_is_named_is_the_only_one_tried(machine: Machine) -> None:
         ("tumbleweed", "zypper install python313"),
     ],
 )
-def test_without_a_python_it_prints_the_line_to_paste(machine: Machine, system: str, command: str) -> None:
+def test_without_a_python_the_install_command_is_printed(machine: Machine, system: str, command: str) -> None:
     ran = machine.run(system)
     assert ran.returncode == 1
     assert "needs Python 3.11 to 3.14" in ran.stderr
@@ -127,14 +127,14 @@ def test_without_a_python_it_prints_the_line_to_paste(machine: Machine, system: 
 
 
 @pytest.mark.parametrize("system", ["debian 11", "nixos", ""])
-def test_where_no_package_is_known_the_text_is_general(machine: Machine, system: str) -> None:
+def test_on_unknown_systems_general_advice_is_printed(machine: Machine, system: str) -> None:
     ran = machine.run(system)
     assert ran.returncode == 1
     assert "uv python install 3.13" in ran.stderr
     assert "sudo" not in ran.stderr
 
 
-def test_alpine_is_told_that_wheels_need_glibc(machine: Machine) -> None:
+def test_alpine_is_reported_as_unsupported(machine: Machine) -> None:
     ran = machine.run("alpine")
     assert ran.returncode == 1
     assert "glibc" in ran.stderr.splitlines()[-1]
@@ -142,7 +142,7 @@ def test_alpine_is_told_that_wheels_need_glibc(machine: Machine) -> None:
 
 @pytest.mark.parametrize("name", ["python3", "python3.12"])
 @pytest.mark.parametrize("system", ["debian 13", "ubuntu 22.04", "ubuntu 24.04"])
-def test_a_python_without_venv_is_told_the_package(machine: Machine, system: str, name: str) -> None:
+def test_a_python_without_venv_names_its_package(machine: Machine, system: str, name: str) -> None:
     machine.install(name, NO_VENV)
     ran = machine.run(system)
     assert ran.returncode == 1
@@ -150,14 +150,14 @@ def test_a_python_without_venv_is_told_the_package(machine: Machine, system: str
     assert ran.stderr.splitlines()[-1] == f"  sudo apt install {name}-venv"
 
 
-def test_a_python_that_uv_has_is_taken(machine: Machine) -> None:
+def test_a_python_of_uv_is_used(machine: Machine) -> None:
     managed = machine.install("managed", FITS)
     machine.install("uv", f'case "$*" in "python find"*) echo {managed};; *) exit 1;; esac')
     assert machine.run("debian 13").returncode == 0
     assert machine.made_with == str(managed)
 
 
-def test_uv_downloads_a_python_where_it_has_none(machine: Machine) -> None:
+def test_uv_downloads_a_python_if_it_has_none(machine: Machine) -> None:
     managed = machine.install("managed", FITS)
     machine.install(
         "uv",
@@ -167,15 +167,15 @@ def test_uv_downloads_a_python_where_it_has_none(machine: Machine) -> None:
     assert machine.made_with == str(managed)
 
 
-def test_where_uv_cannot_download_the_line_is_printed(machine: Machine) -> None:
+def test_if_uv_cannot_download_the_install_command_is_printed(machine: Machine) -> None:
     machine.install("uv", "echo offline >&2; exit 2")
     ran = machine.run("debian 13")
     assert ran.returncode == 1
-    assert "uv has no Python that fits, and cannot download one." in ran.stderr
+    assert "uv has no supported Python and cannot download one." in ran.stderr
     assert ran.stderr.splitlines()[-1] == "  sudo apt install python3 python3-venv"
 
 
-def test_a_python_of_the_system_comes_before_one_of_uv(machine: Machine) -> None:
+def test_the_systems_python_is_preferred_to_uvs(machine: Machine) -> None:
     fits = machine.install("python3", FITS)
     machine.install("uv", "echo /nowhere/python3")
     assert machine.run().returncode == 0

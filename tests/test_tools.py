@@ -20,7 +20,7 @@ def program(path: Path) -> str:
     return str(path)
 
 
-def test_a_tool_is_found_under_any_of_its_names(path: Path) -> None:
+def test_a_tool_is_found_by_any_of_its_names(path: Path) -> None:
     curl, chrome = program(path / "curl"), program(path / "google-chrome")
     assert need("curl") == curl
     assert need("chromium", "chromium", "google-chrome") == chrome
@@ -31,7 +31,7 @@ def test_a_missing_tool_skips_the_test(path: Path) -> None:
         need("curl")
 
 
-def test_a_missing_tool_fails_the_test_where_it_is_required(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tool_fails_the_test_if_required(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CSM_REQUIRE_TOOLS", "git curl")
     with pytest.raises(pytest.fail.Exception, match="CSM_REQUIRE_TOOLS"):
         need("curl")

@@ -1,4 +1,4 @@
-"""Programs that some tests run and that not every machine has."""
+"""External programs of the tests, which may be missing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 
 def need(tool: str, *names: str) -> str:
-    """The path of a program; skips the test where it is missing.
+    """Path of a program; skips the test if it is missing.
 
-    names: what it may be called, if not like the tool. Where CSM_REQUIRE_TOOLS lists the tool (as .ci/run sets it), the
-    test fails instead.
+    names: possible names of the program, by default `tool`. If CSM_REQUIRE_TOOLS lists the tool (as .ci/run sets it),
+    the test fails instead.
     """
     tried = names or (tool,)
     for name in tried:

@@ -1,4 +1,4 @@
-"""What keeps the repository in order: locks, versions, commands, image and workflows."""
+"""Consistency of the repository: locks, versions, make targets, image and workflows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.tools import need
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-# In two halves, so that this file does not hold what it looks for.
+# Split, so that this file does not match itself.
 REGISTRY_HOSTS = ["py" + "pi.org", "python" + "hosted.org", "download.py" + "torch.org", "registry.npm" + "js.org"]
 
 
@@ -32,7 +32,7 @@ def text_of(name: str) -> str:
 
 
 def files() -> list[Path]:
-    """Every file that git would carry, committed or not yet."""
+    """Files tracked by git, and untracked ones that are not ignored."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     listed = subprocess.run(
@@ -47,7 +47,7 @@ def files() -> list[Path]:
 
 
 def locked(name: str) -> dict[str, list[str]]:
-    """Package -> the lines that pin it, one each for the Pythons or machines that differ."""
+    """Package -> its pinned versions, several if they differ by Python or platform."""
     pins: dict[str, list[str]] = {}
     for line in text_of(name).splitlines():
         if found := re.match(r"([A-Za-z0-9._-]+)==(\S+)", line):
@@ -67,7 +67,7 @@ def requirements() -> list[Requirement]:
     ]
 
 
-def test_no_file_names_a_registry() -> None:
+def test_no_file_contains_a_registry_url() -> None:
     naming = [
         path.relative_to(ROOT).as_posix()
         for path in files()
@@ -99,13 +99,13 @@ def test_no_source_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
-def test_the_lock_has_every_dependency_at_a_version_that_suits(requirement: Requirement) -> None:
+def test_every_dependency_is_locked_at_an_allowed_version(requirement: Requirement) -> None:
     versions = locked("requirements-dev.lock")[canonicalize_name(requirement.name)]
     assert all(requirement.specifier.contains(version, prereleases=True) for version in versions)
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-bootstrap.txt"])
-def test_every_pin_has_a_hash_and_no_address(name: str) -> None:
+def test_every_pin_has_a_hash_and_no_url(name: str) -> None:
     text = text_of(name)
     pins = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert pins
@@ -114,7 +114,7 @@ def test_every_pin_has_a_hash_and_no_address(name: str) -> None:
     assert "--index" not in text
 
 
-def test_the_newest_changes_are_of_this_version() -> None:
+def test_the_newest_changelog_section_is_the_current_version() -> None:
     versions = re.findall(r"^## \[(\d[^\]]*)\]", text_of("CHANGELOG.md"), re.MULTILINE)
     assert versions[0] == PROJECT["project"]["version"]
 
@@ -126,7 +126,7 @@ CHANGELOG_TEXT = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2027-01-02\n\n-
 TEST_IMAGE = "./.github/workflows/test-image.yml"
 
 
-def test_release_notes_are_the_section_of_the_tag() -> None:
+def test_release_notes_are_the_tags_changelog_section() -> None:
     assert release_notes("v0.2.0", PROJECT_TEXT, CHANGELOG_TEXT) == "- New.\n"
     with pytest.raises(ReleaseError, match=r"the tag is v0\.3\.0, and pyproject.toml has version 0\.2\.0"):
         release_notes("v0.3.0", PROJECT_TEXT, CHANGELOG_TEXT)
@@ -134,12 +134,12 @@ def test_release_notes_are_the_section_of_the_tag() -> None:
         release_notes("v0.2.0", PROJECT_TEXT, CHANGELOG_TEXT.replace("- New.", ""))
 
 
-def test_the_release_of_this_version_has_notes() -> None:
+def test_the_current_version_has_release_notes() -> None:
     notes = release_notes(f"v{PROJECT['project']['version']}", text_of("pyproject.toml"), text_of("CHANGELOG.md"))
     assert notes.strip()
 
 
-def test_the_release_workflow_runs_the_gate_before_it_publishes() -> None:
+def test_the_release_workflow_runs_all_checks_before_publishing() -> None:
     workflow = yaml.safe_load(text_of(".github/workflows/release.yml"))
     assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads `on` as true
     assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["check"]["steps"]]
@@ -147,7 +147,7 @@ def test_the_release_workflow_runs_the_gate_before_it_publishes() -> None:
     assert workflow["jobs"]["image"] == {"uses": TEST_IMAGE, "with": {"ref": "${{ github.ref }}"}}
 
 
-def test_pre_commit_runs_exactly_the_gate() -> None:
+def test_pre_commit_runs_make_check() -> None:
     (repository,) = yaml.safe_load(text_of(".pre-commit-config.yaml"))["repos"]
     (hook,) = repository["hooks"]
     assert (repository["repo"], hook["entry"], hook["always_run"]) == ("local", "make check", True)
@@ -158,41 +158,41 @@ def test_the_readme_shows_the_two_commands() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", ".ci/run", "scripts/make-venv"])
-def test_every_make_target_that_is_named_exists(name: str) -> None:
+def test_documented_make_targets_exist(name: str) -> None:
     assert set(re.findall(r"(?:`|^|\$ |: )make ([a-z-]+)", text_of(name), re.MULTILINE)) <= targets()
 
 
-def test_every_make_target_is_explained_and_phony() -> None:
+def test_every_make_target_has_help_and_is_phony() -> None:
     explained = set(re.findall(r"^([a-z-]+):.*## \S", MAKEFILE, re.MULTILINE))
     phony = set(re.search(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)[1].split())  # type: ignore[index]
     assert explained == phony == targets()
 
 
-def test_the_fast_tests_are_there() -> None:
+def test_the_fast_test_paths_exist() -> None:
     paths = [line.removeprefix("--ignore=") for line in text_of("tests/fast.txt").splitlines()]
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_the_gate_is_check_and_then_test() -> None:
+def test_ci_run_has_all_phases_in_order() -> None:
     phases = re.findall(r"^phase (.+)$", text_of(".ci/run"), re.MULTILINE)
     assert phases == ["make check", "make test-fast", "install_tools", "make test", "test_fresh"]
     assert 'make test-fresh ARGS="--quick --if-possible"' in text_of(".ci/run")
     assert (ROOT / ".ci/run").stat().st_mode & stat.S_IXUSR
 
 
-def test_a_first_env_has_a_key_and_stays_on_loopback() -> None:
+def test_first_env_sets_the_key_and_loopback() -> None:
     text = first_env("# your key\nAPI_KEY=change-me\n\n# HOST=0.0.0.0\nPORT=8000\n", "secret")
     assert text == "# your key\nAPI_KEY=secret\n\nHOST=127.0.0.1\nPORT=8000\n"
     assert first_env("PORT=8000", "secret") == "PORT=8000\nAPI_KEY=secret\nHOST=127.0.0.1\n"
 
 
-def test_a_first_env_from_the_example_changes_two_lines() -> None:
+def test_first_env_of_the_example_changes_two_lines() -> None:
     example = text_of(".env.example")
     changed = set(first_env(example, "secret").splitlines()) - set(example.splitlines())
     assert changed == {"API_KEY=secret", "HOST=127.0.0.1"}
 
 
-def test_the_licence_is_apache() -> None:
+def test_the_license_is_apache() -> None:
     text = text_of("LICENSE")
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
@@ -200,9 +200,9 @@ def test_the_licence_is_apache() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").iterdir()), ids=lambda path: path.name)
-def test_workflows_are_yaml_with_jobs_that_end(path: Path) -> None:
+def test_workflow_jobs_have_timeouts_and_minimal_permissions(path: Path) -> None:
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert workflow["permissions"] == {"contents": "read"}  # a job that needs more says so itself
+    assert workflow["permissions"] == {"contents": "read"}  # jobs that need more declare it
     for job in workflow["jobs"].values():
         if job.get("uses") == TEST_IMAGE:
             continue
@@ -210,7 +210,7 @@ def test_workflows_are_yaml_with_jobs_that_end(path: Path) -> None:
         assert all("uses" in step or "run" in step for step in job["steps"])
 
 
-def test_ci_runs_the_gate_on_the_oldest_and_the_newest_python() -> None:
+def test_ci_runs_on_the_oldest_and_newest_python() -> None:
     workflow = yaml.safe_load(text_of(".github/workflows/ci.yml"))
     assert set(workflow[True]) == {"push", "pull_request"}  # YAML 1.1 reads `on` as true
     job = workflow["jobs"]["check"]
@@ -222,7 +222,7 @@ def test_ci_runs_the_gate_on_the_oldest_and_the_newest_python() -> None:
     assert [job["strategy"]["matrix"]["os"], arm] == [["ubuntu-24.04"], ["ubuntu-24.04-arm"]]
 
 
-def test_the_image_leaves_main_alone_and_only_behind_the_checks() -> None:
+def test_the_image_is_pushed_from_main_after_all_checks() -> None:
     workflow = yaml.safe_load(text_of(".github/workflows/image.yml"))
     assert workflow[True] == {"workflow_run": {"workflows": ["ci"], "types": ["completed"], "branches": ["main"]}}
     job = workflow["jobs"]["push"]
@@ -236,7 +236,7 @@ def test_the_image_leaves_main_alone_and_only_behind_the_checks() -> None:
     assert [tag.partition(":")[2] for tag in tags] == ["latest", "${{ github.event.workflow_run.head_sha }}"]
 
 
-def test_the_image_is_tested_at_the_commit_that_the_caller_names() -> None:
+def test_the_image_is_tested_at_the_callers_commit() -> None:
     workflow = yaml.safe_load(text_of(TEST_IMAGE))
     assert workflow[True]["workflow_call"]["inputs"]["ref"]["required"]
     steps = workflow["jobs"]["test"]["steps"]
@@ -245,19 +245,19 @@ def test_the_image_is_tested_at_the_commit_that_the_caller_names() -> None:
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile as (instruction, argument), continued lines joined."""
+    """The Dockerfile as (instruction, argument), with continuation lines joined."""
     joined = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", text_of("Dockerfile"), flags=re.MULTILINE))
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
 
 
-def test_the_image_copies_what_is_there_and_what_the_builder_gets() -> None:
+def test_the_image_copies_exactly_the_build_context() -> None:
     sent = re.findall(r"^!(\S+?)/?$", text_of(".dockerignore"), re.MULTILINE)
     copied = [source for word, rest in instructions() if word == "COPY" for source in rest.split()[:-1]]
     assert sorted(copied) == sorted(sent)
     assert [source for source in copied if not (ROOT / source).exists()] == []
 
 
-def test_the_image_runs_the_service_and_not_as_root() -> None:
+def test_the_image_runs_the_service_as_an_unprivileged_user() -> None:
     words = dict(instructions())
     assert words["CMD"] == '["csm-serve", "serve"]'
     assert words["USER"] == "csm"
@@ -268,39 +268,39 @@ def test_the_image_runs_the_service_and_not_as_root() -> None:
     assert words["ARG"].startswith("BASE=nvidia/cuda:12.8")
 
 
-def test_what_the_image_leaves_out_is_removed_in_the_layer_that_installs_it() -> None:
+def test_unneeded_packages_are_removed_in_the_layer_that_installs_them() -> None:
     (layer,) = (rest for word, rest in instructions() if word == "RUN" and "requirements.lock" in rest)
     assert layer.index("uv pip install") < layer.index("pip uninstall --yes --quiet uv") < layer.index("rm -rf")
     assert "ptxas" not in layer  # Triton's assembler
 
 
-def test_the_image_keeps_no_development_tool() -> None:
+def test_the_image_has_no_development_tools() -> None:
     assert "requirements-dev.lock" not in text_of("Dockerfile")
     assert not {"hypothesis", "mypy", "pytest", "ruff"} & set(locked("requirements.lock"))
 
 
-def test_the_command_is_there() -> None:
+def test_the_csm_serve_command_is_declared() -> None:
     from app.cli import main
 
     assert PROJECT["project"]["scripts"] == {"csm-serve": "app.cli.main:main"}
     assert callable(main.main)
 
 
-def test_the_pages_name_the_pythons_that_the_project_supports() -> None:
+def test_documents_name_the_supported_python_versions() -> None:
     oldest, newest = re.search(r"^>=(3\.\d+),<3\.(\d+)$", PROJECT["project"]["requires-python"]).groups()  # type: ignore[union-attr]
     named = f"Python {oldest} to 3.{int(newest) - 1} with"
     assert all(named in text_of(name) for name in ("README.md", "CONTRIBUTING.md", "scripts/make-venv"))
 
 
-_PROCESSES = {"run", "call", "check_call", "check_output"}  # of subprocess, with a timeout by name alone
-_WAITS = {"wait", "join", "communicate", "acquire"}  # without an argument they wait for ever
-_WAITS_OF = {"queue": "get", "multiprocessing": "get", "concurrent.futures": "result"}  # so do these, of those modules
+_PROCESSES = {"run", "call", "check_call", "check_output"}  # functions of subprocess whose timeout is a keyword
+_WAITS = {"wait", "join", "communicate", "acquire"}  # unbounded without an argument
+_WAITS_OF = {"queue": "get", "multiprocessing": "get", "concurrent.futures": "result"}  # the same, for these modules
 
 
-def endless_waits(source: str) -> Iterator[int]:
-    """The lines of calls that wait without a limit. What an event loop waits for is ended by the limit of its test."""
+def unbounded_waits(source: str) -> Iterator[int]:
+    """Line numbers of calls without a timeout. Waits in an event loop are bounded by the test's timeout."""
 
-    def look(node: ast.AST, in_loop: bool) -> Iterator[int]:
+    def visit(node: ast.AST, in_loop: bool) -> Iterator[int]:
         if isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef | ast.Lambda):
             in_loop = isinstance(node, ast.AsyncFunctionDef)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -313,18 +313,18 @@ def endless_waits(source: str) -> Iterator[int]:
             if name == "communicate" and node.args and "timeout" not in named and not in_loop:
                 yield node.lineno
         for child in ast.iter_child_nodes(node):
-            yield from look(child, in_loop)
+            yield from visit(child, in_loop)
 
     tree = ast.parse(source)
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     waits = _WAITS | {name for module, name in _WAITS_OF.items() if module in imported}
-    return look(tree, False)
+    return visit(tree, False)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
-def test_no_test_waits_for_ever(path: Path) -> None:
-    assert list(endless_waits(path.read_text(encoding="utf-8"))) == []
+def test_tests_have_no_unbounded_waits(path: Path) -> None:
+    assert list(unbounded_waits(path.read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.parametrize(
@@ -340,8 +340,8 @@ def test_no_test_waits_for_ever(path: Path) -> None:
         "async def test():\n    def work():\n        gate.wait()",
     ],
 )
-def test_a_wait_for_ever_is_found(line: str) -> None:
-    assert len(list(endless_waits(line))) == 1
+def test_unbounded_waits_are_found(line: str) -> None:
+    assert len(list(unbounded_waits(line))) == 1
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_a_wait_for_ever_is_found(line: str) -> None:
     ],
 )
 def test_a_wait_with_a_limit_is_none(line: str) -> None:
-    assert list(endless_waits(line)) == []
+    assert list(unbounded_waits(line)) == []
 
 
 def test_a_test_that_hangs_ends_itself_and_the_run() -> None:
