@@ -1,54 +1,54 @@
-// What to do about an error: the service's own words first, then the next step on this page.
+// Describes an error to the user: a title, the service's detail, and what to do on this page.
 
-import { Refusal, Unreachable } from "./api.js";
+import { ServiceError, NetworkError } from "./api.js";
 
 /**
  * @returns {{title: string, detail: string, advice: string, focusKey?: boolean, retryAfter?: number, waits?: boolean}}
- *   focusKey: the key field is where to go. retryAfter: seconds until it is worth trying again.
- *   waits: the service is not ready yet, so the page watches it.
+ *   focusKey: the API key has to be corrected. retryAfter: seconds to wait before a retry.
+ *   waits: the service is not ready yet, so the page waits for it.
  */
-export function adviceOn(error) {
+export function describeError(error) {
   const detail = error.message;
-  if (error instanceof Unreachable) {
-    return { title: "No answer", detail, advice: "Is the service running? Start it, then try again." };
+  if (error instanceof NetworkError) {
+    return { title: "No connection", detail, advice: "Check that the service is running, then try again." };
   }
-  if (!(error instanceof Refusal)) {
-    return { title: "That did not work", detail, advice: "Try again, or play it through another way." };
+  if (!(error instanceof ServiceError)) {
+    return { title: "Playback failed", detail, advice: "Try again, or choose another playback method." };
   }
   switch (error.status) {
     case 401:
       return {
-        title: "The key is not right",
+        title: "Invalid API key",
         detail,
-        advice: "Type one of the keys in the service’s .env.",
+        advice: "Enter one of the keys in the service’s .env.",
         focusKey: true,
       };
     case 429: {
-      const advice = "A slot is free again as soon as somebody’s speech ends or is stopped.";
-      return { title: "Everybody is speaking", detail, advice, retryAfter: error.retryAfter ?? 1 };
+      const advice = "A slot becomes free when another request ends or is stopped.";
+      return { title: "All slots are busy", detail, advice, retryAfter: error.retryAfter ?? 1 };
     }
     case 503:
-      return { title: "Not ready yet", detail, advice: "This page says when it is.", waits: true };
+      return { title: "Not ready yet", detail, advice: "This page shows when it is ready.", waits: true };
     case 409:
-      return { title: "There is one of that name", detail, advice: "Take another name, or replace that voice." };
+      return { title: "The name is taken", detail, advice: "Choose another name, or replace that voice." };
     case 413:
-      return { title: "Too long", detail, advice: "Cut the recording to its clearest 5 to 15 seconds." };
+      return { title: "Too large", detail, advice: "Cut the recording to its clearest 5 to 15 seconds." };
     case 400:
     case 415:
       return {
-        title: "It cannot be read",
+        title: "Unsupported recording",
         detail,
         advice: "Save it as wav, mp3, flac, ogg, m4a or webm and try again.",
       };
     case 404:
-      return { title: "It is not there", detail, advice: "It may have been deleted meanwhile: choose another voice." };
+      return { title: "Not found", detail, advice: "It may have been deleted: choose another voice." };
     case 422:
-      return { title: "A value does not fit", detail, advice: "Change it and try again." };
+      return { title: "Invalid value", detail, advice: "Change it and try again." };
     default:
       return {
         title: "The service failed",
         detail,
-        advice: error.requestId ? `Its log tells more under the id ${error.requestId}.` : "Its log tells more.",
+        advice: error.requestId ? `See its log, request id ${error.requestId}.` : "See its log.",
       };
   }
 }

@@ -1,20 +1,20 @@
-// Calls to the service, and its refusals as errors that say what to do.
+// HTTP client of the service; error responses become exceptions.
 
 import { key } from "./key.js";
 
-/** What the service refused, in its own words. retryAfter: seconds, or null. */
-export class Refusal extends Error {
+/** An error response of the service. retryAfter: seconds, or null. */
+export class ServiceError extends Error {
   constructor(status, detail, code, retryAfter = null, requestId = null) {
     super(detail);
-    Object.assign(this, { name: "Refusal", status, code, retryAfter, requestId });
+    Object.assign(this, { name: "ServiceError", status, code, retryAfter, requestId });
   }
 
   static async of(response) {
     const body = await response.json().catch(() => ({}));
     const seconds = Number.parseFloat(response.headers.get("Retry-After"));
-    return new Refusal(
+    return new ServiceError(
       response.status,
-      body.detail ?? `the answer was ${response.status} ${response.statusText}`,
+      body.detail ?? `the response was ${response.status} ${response.statusText}`,
       body.code ?? "unknown",
       Number.isFinite(seconds) ? seconds : null,
       response.headers.get("X-Request-ID"),
@@ -22,25 +22,25 @@ export class Refusal extends Error {
   }
 }
 
-/** What never reached the service, or broke on its way back. */
-export class Unreachable extends Error {
-  name = "Unreachable";
+/** The request did not reach the service, or the response was aborted. */
+export class NetworkError extends Error {
+  name = "NetworkError";
 }
 
-/** fetch with the key. Raises Refusal for a status that is an error, Unreachable where nothing answers. */
+/** fetch with the API key. Throws ServiceError for an error status, NetworkError without a response. */
 export async function call(path, options = {}) {
   let response;
   try {
     response = await fetch(path, { ...options, headers: { ...options.headers, "X-API-Key": key.value } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Unreachable("the service does not answer");
+    throw new NetworkError("the service does not respond");
   }
-  if (!response.ok) throw await Refusal.of(response);
+  if (!response.ok) throw await ServiceError.of(response);
   return response;
 }
 
-/** The streamed answer of /tts/generate to parameters as API.md names them. */
+/** The streamed response of POST /tts/generate. */
 export function generate(parameters, signal) {
   return call("/tts/generate", {
     method: "POST",
@@ -50,21 +50,21 @@ export function generate(parameters, signal) {
   });
 }
 
-/** The same as an address, for elements and sockets that send no headers; the service writes no key in its log. */
-export function addressOf(path, parameters = {}) {
+/** A URL with the API key, for elements and sockets that send no headers. The service does not log queries. */
+export function urlOf(path, parameters = {}) {
   const query = new URLSearchParams({ ...parameters, api_key: key.value });
   return `${path}?${query}`;
 }
 
-/** Why a request is refused that an element or a socket could not tell about: asked for again, and left at once. */
-export async function askWhy(parameters) {
-  const asking = new AbortController();
+/** Repeats a failed request to get its error, which elements and sockets do not expose; aborts it if it succeeds. */
+export async function fetchError(parameters) {
+  const controller = new AbortController();
   try {
-    await generate(parameters, asking.signal);
+    await generate(parameters, controller.signal);
     return null;
   } catch (error) {
     return error;
   } finally {
-    asking.abort();
+    controller.abort();
   }
 }

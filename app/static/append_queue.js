@@ -1,6 +1,6 @@
-// Bytes on their way into a SourceBuffer: in order, one append at a time, and with room made when it is full.
+// Queue of appends to a SourceBuffer: in order, one at a time, evicting played data when the buffer is full.
 
-const KEPT = 5; // seconds behind the playhead that are never thrown away
+const KEPT_SECONDS = 5; // before the playhead, never evicted
 
 export class AppendQueue {
   #buffer;
@@ -14,7 +14,7 @@ export class AppendQueue {
     this.#signal = signal;
   }
 
-  /** Resolves once these bytes, and all before them, are in: whoever waits for it reads no faster than is played. */
+  /** Resolves once these bytes and all earlier ones are appended, which limits reading to the speed of playback. */
   append(bytes) {
     this.#last = this.#last.then(() => this.#append(bytes));
     return this.#last;
@@ -27,27 +27,27 @@ export class AppendQueue {
         this.#buffer.appendBuffer(bytes);
       } catch (error) {
         if (error.name !== "QuotaExceededError") throw error;
-        await this.#makeRoom();
+        await this.#evict();
         continue;
       }
-      await this.#settled();
+      await this.#updated();
       return;
     }
   }
 
-  async #makeRoom() {
+  async #evict() {
     const { buffered } = this.#buffer;
-    const end = this.#element.currentTime - KEPT;
+    const end = this.#element.currentTime - KEPT_SECONDS;
     if (buffered.length && buffered.start(0) < end) {
       this.#buffer.remove(0, end);
-      await this.#settled();
+      await this.#updated();
     } else {
-      await once(this.#element, "timeupdate", this.#signal); // nothing to spare yet: play on
+      await once(this.#element, "timeupdate", this.#signal); // nothing to evict yet
     }
   }
 
-  /** The buffer takes the next change only when it has ended the last. */
-  async #settled() {
+  /** Waits for the current update, since a buffer accepts one at a time. */
+  async #updated() {
     let failed = false;
     this.#buffer.addEventListener("error", () => (failed = true), { once: true, signal: this.#signal });
     if (this.#buffer.updating) await once(this.#buffer, "updateend", this.#signal);
@@ -55,7 +55,7 @@ export class AppendQueue {
   }
 }
 
-/** The next event of a kind; rejects when the signal says so. */
+/** The next event of a type; rejects when the signal aborts. */
 export function once(target, kind, signal) {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();

@@ -1,13 +1,13 @@
-// Elements of the page. Text only ever becomes text: there is no way in here for HTML.
+// DOM helpers. Strings become text nodes, never HTML.
 
-/** The element with an id, which has to be there. */
+/** The element with an id. Throws if it is missing. */
 export function byId(id) {
   const found = document.getElementById(id);
   if (!found) throw new Error(`the page has no element with the id ${id}`);
   return found;
 }
 
-/** A new element. Properties are set as they are; children are elements or text. */
+/** Creates an element. Children are elements or strings. */
 export function make(name, properties = {}, ...children) {
   const { attributes = {}, data = {}, ...others } = properties;
   const element = Object.assign(document.createElement(name), others);

@@ -1,10 +1,10 @@
-// Play an address with nothing but an audio element: what any page could do in one line of HTML.
+// Playback with a plain audio element and a URL, as in one line of HTML.
 
-import { addressOf, askWhy, generate } from "./api.js";
+import { urlOf, fetchError, generate } from "./api.js";
 import { once } from "./append_queue.js";
 import { wavOf } from "./wav.js";
 
-const RATE = 24000; // of the service
+const RATE = 24000; // sample rate of the service
 const TYPES = {
   wav: "audio/wav",
   mp3: "audio/mpeg",
@@ -18,30 +18,30 @@ const EXTENSIONS = { opus: "ogg", fmp4: "mp4" };
 
 export const formats = () => Object.keys(TYPES).filter((format) => new Audio().canPlayType(TYPES[format]));
 
-/** Why this way is closed here: it never is. */
-export const obstacle = () => "";
+/** Always available. */
+export const unavailableReason = () => "";
 
-/** See way.js. */
+/** See playback.js. */
 export async function play({ parameters, format, sound, meter, signal, keep }) {
   const element = sound.element();
-  const address = new URL(addressOf("/tts/generate", { ...parameters, format }), location).href;
+  const address = new URL(urlOf("/tts/generate", { ...parameters, format }), location).href;
   keep({
     name: `speech.${EXTENSIONS[format] ?? format}`,
-    // An element does not give out what it has received, but the seed makes the same once more, as far as it was heard.
-    blob: () => makeFile({ ...parameters, format, ...(signal.aborted && upTo(meter.heardSeconds)) }),
+    // An element does not expose its data, but the seed generates the same audio again, up to what was played.
+    blob: () => makeFile({ ...parameters, format, ...(signal.aborted && maxLength(meter.playedSeconds)) }),
   });
   const ended = listen(element, meter, signal);
   const broken = once(element, "error", signal).then(async () => {
-    const why = meter.sounds ? null : await askWhy({ ...parameters, format });
-    throw why ?? new Error("the stream broke off, or this browser cannot play it");
+    const cause = meter.started ? null : await fetchError({ ...parameters, format });
+    throw cause ?? new Error("the stream was aborted, or this browser cannot play it");
   });
-  const arriving = watchArrival(address, meter);
+  const arriving = observeCompletion(address, meter);
   element.src = address;
   try {
     await Promise.race([Promise.all([element.play(), ended]), broken]);
-    meter.heard(element.currentTime);
+    meter.played(element.currentTime);
   } catch (error) {
-    throw error.name === "NotSupportedError" ? await broken : error; // play() tells of it first, and less
+    throw error.name === "NotSupportedError" ? await broken : error; // play() rejects first, with less detail
   } finally {
     arriving.disconnect();
     element.pause();
@@ -50,22 +50,22 @@ export async function play({ parameters, format, sound, meter, signal, keep }) {
   }
 }
 
-/** Resolves when it is heard to the end. */
+/** Resolves at the end of playback. */
 function listen(element, meter, signal) {
-  const look = () => {
+  const update = () => {
     const { buffered, currentTime } = element;
     if (buffered.length) meter.received(buffered.end(buffered.length - 1));
-    if (currentTime) meter.heard(currentTime);
+    if (currentTime) meter.played(currentTime);
   };
-  element.addEventListener("progress", look, { signal });
-  element.addEventListener("timeupdate", look, { signal });
-  element.addEventListener("playing", () => meter.heard(element.currentTime), { signal });
-  element.addEventListener("waiting", () => meter.sounds && !element.ended && meter.gap(), { signal });
+  element.addEventListener("progress", update, { signal });
+  element.addEventListener("timeupdate", update, { signal });
+  element.addEventListener("playing", () => meter.played(element.currentTime), { signal });
+  element.addEventListener("waiting", () => meter.started && !element.ended && meter.underrun(), { signal });
   return once(element, "ended", signal);
 }
 
-/** Elements look at what they receive in their own time; only the browser's record says when the last of it came. */
-function watchArrival(address, meter) {
+/** Reports when the response is complete, from the browser's resource timing; elements update `buffered` late. */
+function observeCompletion(address, meter) {
   const observer = new PerformanceObserver((list) => {
     for (const { name, responseEnd } of list.getEntries())
       if (name === address && responseEnd) meter.completeAt(responseEnd);
@@ -74,11 +74,11 @@ function watchArrival(address, meter) {
   return observer;
 }
 
-/** The header of a wav that is streamed cannot tell its length; the one of a file should. */
+/** A downloaded wav gets a header with its length, which a streamed one does not have. */
 async function makeFile({ format, ...parameters }) {
   if (format !== "wav") return (await generate({ ...parameters, format })).blob();
   return wavOf(await (await generate({ ...parameters, format: "raw_pcm" })).arrayBuffer(), RATE);
 }
 
-/** Frames of 80 ms. */
-const upTo = (seconds) => ({ max_audio_length_ms: Math.max(1, Math.ceil(seconds / 0.08)) * 80 });
+/** Rounded up to frames of 80 ms. */
+const maxLength = (seconds) => ({ max_audio_length_ms: Math.max(1, Math.ceil(seconds / 0.08)) * 80 });

@@ -1,4 +1,4 @@
-// The key that the service asks for: in this tab alone, or on this device if the user says so.
+// API key: stored for this tab, or on this device if the user chooses so.
 
 const NAME = "csm-serve-key";
 
@@ -7,14 +7,14 @@ export const key = {
     return sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME) ?? "";
   },
 
-  get kept() {
+  get remembered() {
     return localStorage.getItem(NAME) !== null;
   },
 
-  /** @param {boolean} keep  also when this tab is closed */
-  set(value, keep) {
+  /** @param {boolean} remember  after this tab is closed */
+  set(value, remember) {
     this.forget();
-    (keep ? localStorage : sessionStorage).setItem(NAME, value);
+    (remember ? localStorage : sessionStorage).setItem(NAME, value);
   },
 
   forget() {

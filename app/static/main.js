@@ -1,69 +1,69 @@
-// The page, put together: what each press does.
+// Entry point of the page: creates its parts and handles their events.
 
 import { call } from "./api.js";
 import { byId } from "./dom.js";
 import { key } from "./key.js";
-import { Machine } from "./machine.js";
+import { ServiceStatus } from "./service_status.js";
 import * as notice from "./notice.js";
 import { Sound } from "./sound.js";
 import { Speech } from "./speech.js";
 import { Tuning } from "./tuning.js";
 import { VoiceDialog } from "./voice_dialog.js";
 import { Voices } from "./voices.js";
-import { ways } from "./way.js";
+import { playbackModes } from "./playback.js";
 
 const SAMPLE = "This is how I sound. Good to meet you.";
 
-const machine = new Machine();
+const serviceStatus = new ServiceStatus();
 const tuning = new Tuning();
-const speech = new Speech(new Sound(), machine, afterRefusal);
+const speech = new Speech(new Sound(), serviceStatus, handleError);
 const voices = new Voices({
-  hear: (id) => speak(SAMPLE, id),
+  play: (id) => speak(SAMPLE, id),
   replace: (id) => voiceDialog.open(id),
-  remove: askToDelete,
+  remove: confirmDelete,
 });
 const voiceDialog = new VoiceDialog(async (id, replaced) => {
   voices.forget(id);
-  await showVoices();
+  await refreshVoices();
   voices.choose(id);
-  byId("voices-said").textContent = `${id} is ${replaced ? "replaced" : "there"}, and chosen.`;
+  byId("voices-said").textContent = `${id} was ${replaced ? "replaced" : "added"} and selected.`;
 });
 
-const way = () => document.querySelector("input[name=way]:checked").value;
-const wanted = {}; // the format chosen for each way
+const playbackMode = () => document.querySelector("input[name=way]:checked").value;
+const chosenFormats = {}; // by playback mode
 
 function speak(text, voice) {
   const parameters = { ...tuning.parameters, text, ...(voice && { voice_id: voice }) };
-  return speech.say(parameters, way(), byId("format").value);
+  return speech.speak(parameters, playbackMode(), byId("format").value);
 }
 
-/** Show the way on from what an error said. */
-function afterRefusal({ focusKey, waits }) {
-  if (focusKey) askForKey();
+/** Handles the result of `describeError`: asks for the key, or waits until the service is ready. */
+function handleError({ focusKey, waits }) {
+  if (focusKey) showKeyForm();
   if (waits) {
-    machine.untilReady().then(() => {
+    serviceStatus.waitUntilReady().then(() => {
       notice.clear();
-      byId("saying").textContent = "It is ready now: press Speak.";
+      byId("saying").textContent = "The service is ready: press Speak.";
     });
   }
 }
 
-// ---- the key
+// ---- API key
 
-function askForKey() {
+function showKeyForm() {
   byId("key-state").textContent = "Key needed";
   byId("key-box").open = true;
   byId("key").focus();
 }
 
-async function tryKey() {
-  if (!(await showVoices())) return;
+async function loadVoices() {
+  if (!(await refreshVoices())) return;
   byId("key-state").textContent = "Key set";
   byId("key-box").open = false;
   byId("key-forget").hidden = false;
   notice.clear();
   byId("text").focus();
-  machine.look();
+  serviceStatus.refresh();
 }
 
 byId("key-forget").onclick = () => {
@@ -74,23 +74,23 @@ byId("key-forget").onclick = () => {
 byId("key-form").onsubmit = (event) => {
   event.preventDefault();
   key.set(byId("key").value.trim(), byId("key-keep").checked);
-  tryKey();
+  loadVoices();
 };
 
-// ---- the voices
+// ---- voices
 
-/** Returns whether it could. */
-async function showVoices() {
+/** Returns whether it succeeded. */
+async function refreshVoices() {
   try {
     await voices.refresh();
     return true;
   } catch (error) {
-    afterRefusal(notice.tell(error, tryKey));
+    handleError(notice.show(error, loadVoices));
     return false;
   }
 }
 
-async function askToDelete(id) {
+async function confirmDelete(id) {
   const dialog = byId("delete-dialog");
   byId("delete-name").textContent = id;
   dialog.returnValue = "";
@@ -100,37 +100,37 @@ async function askToDelete(id) {
   try {
     await call(`/voices/${encodeURIComponent(id)}`, { method: "DELETE" });
     voices.forget(id);
-    await showVoices();
-    byId("voices-said").textContent = `${id} is deleted.`;
+    await refreshVoices();
+    byId("voices-said").textContent = `${id} was deleted.`;
     byId("add-voice").focus();
   } catch (error) {
-    afterRefusal(notice.tell(error, () => askToDelete(id)));
+    handleError(notice.show(error, () => confirmDelete(id)));
   }
 }
 
 byId("add-voice").onclick = () => voiceDialog.open();
 
-// ---- what to say, and how
+// ---- text and playback
 
 function showFormats() {
-  const formats = ways[way()].formats();
+  const formats = playbackModes[playbackMode()].formats();
   byId("format").replaceChildren(...formats.map((format) => new Option(format, format)));
-  byId("format").value = wanted[way()] ?? formats[0];
+  byId("format").value = chosenFormats[playbackMode()] ?? formats[0];
   byId("format").disabled = formats.length < 2;
 }
 
-function showWays() {
-  const closed = [];
+function showPlaybackModes() {
+  const reasons = [];
   for (const input of document.querySelectorAll("input[name=way]")) {
-    const why = ways[input.value].obstacle();
-    input.disabled = why !== "";
-    if (why) closed.push(why);
+    const reason = playbackModes[input.value].unavailableReason();
+    input.disabled = reason !== "";
+    if (reason) reasons.push(reason);
   }
   if (document.querySelector("input[name=way]:checked").disabled) {
     document.querySelector("input[name=way]:enabled").checked = true;
   }
-  byId("way-hint").textContent = closed.join(" ");
-  byId("way-hint").hidden = closed.length === 0;
+  byId("way-hint").textContent = reasons.join(" ");
+  byId("way-hint").hidden = reasons.length === 0;
   showFormats();
 }
 
@@ -143,7 +143,7 @@ byId("speech").onsubmit = (event) => {
   speak(byId("text").value, byId("voice").value);
 };
 byId("text").oninput = count;
-byId("format").onchange = ({ target }) => (wanted[way()] = target.value);
+byId("format").onchange = ({ target }) => (chosenFormats[playbackMode()] = target.value);
 document.querySelector(".ways").addEventListener("change", showFormats);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === byId("text"))
@@ -152,9 +152,9 @@ document.addEventListener("keydown", (event) => {
 });
 byId("seed-keep").onclick = () => tuning.keepSeed(byId("seed").textContent);
 
-showWays();
+showPlaybackModes();
 count();
-machine.start();
-byId("key-keep").checked = key.kept;
-if (key.value) tryKey();
+serviceStatus.start();
+byId("key-keep").checked = key.remembered;
+if (key.value) loadVoices();
 else byId("key").focus();

@@ -1,21 +1,21 @@
-// Play a compressed stream while it comes, through Media Source Extensions.
+// Playback of a compressed stream with Media Source Extensions.
 
-import { Unreachable, generate } from "./api.js";
+import { NetworkError, generate } from "./api.js";
 import { AppendQueue, once } from "./append_queue.js";
 
 const TYPES = { fmp4: 'audio/mp4; codecs="mp4a.40.2"', webm: 'audio/webm; codecs="opus"' };
 const EXTENSIONS = { fmp4: "mp4", webm: "webm" };
-const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource; // the former is what iPhones have
+const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource; // iPhones have only the former
 
 export const formats = () => Object.keys(TYPES).filter((format) => Source?.isTypeSupported(TYPES[format]));
 
-/** Why this way is closed here; "" if it is open. */
-export const obstacle = () => (formats().length ? "" : "This browser has no Media Source Extensions for AAC or Opus.");
+/** The reason why this mode is unavailable; "" if it is available. */
+export const unavailableReason = () => (formats().length ? "" : "This browser has no Media Source Extensions for AAC or Opus.");
 
-/** See way.js. */
+/** See playback.js. */
 export async function play({ parameters, format, sound, meter, signal, keep, slow }) {
   const element = sound.element();
-  element.disableRemotePlayback = true; // or iPhones refuse their source
+  element.disableRemotePlayback = true; // required on iPhones
   const source = new Source();
   const address = URL.createObjectURL(source);
   element.src = address;
@@ -46,7 +46,7 @@ async function fill({ queue, element, parameters, format, meter, signal, keep, l
   const reader = response.body.getReader();
   for (;;) {
     const { done, value } = await reader.read().catch((error) => {
-      throw signal.aborted ? error : new Unreachable("the stream broke off: what you heard is not the whole");
+      throw signal.aborted ? error : new NetworkError("the stream was aborted: the audio is incomplete");
     });
     if (done) return;
     parts.push(value);
@@ -57,18 +57,18 @@ async function fill({ queue, element, parameters, format, meter, signal, keep, l
   }
 }
 
-/** Play, if it is not playing. */
+/** Starts playback unless it is running. */
 async function start(element) {
   if (!element.paused || !element.buffered.length) return;
-  element.currentTime = Math.max(element.currentTime, element.buffered.start(0)); // an encoder's delay is no gap
+  element.currentTime = Math.max(element.currentTime, element.buffered.start(0)); // skips the encoder's delay
   await element.play();
 }
 
-/** Resolves when it is heard to the end. */
+/** Resolves at the end of playback. */
 function listen(element, meter, signal) {
-  element.addEventListener("playing", () => meter.heard(element.currentTime), { signal });
-  element.addEventListener("timeupdate", () => element.currentTime && meter.heard(element.currentTime), { signal });
-  element.addEventListener("waiting", () => meter.sounds && !element.ended && meter.gap(), { signal });
+  element.addEventListener("playing", () => meter.played(element.currentTime), { signal });
+  element.addEventListener("timeupdate", () => element.currentTime && meter.played(element.currentTime), { signal });
+  element.addEventListener("waiting", () => meter.started && !element.ended && meter.underrun(), { signal });
   const broken = once(element, "error", signal).then(() => {
     throw new Error(`the browser cannot play this stream (${element.error?.message || "no reason given"})`);
   });

@@ -1,4 +1,4 @@
-// How one speech goes: when it began to sound, how fast it is made, how much was heard, how often it ran dry.
+// Playback statistics of one request: time to first audio, real-time factor, seconds played, underruns.
 
 import { byId } from "./dom.js";
 
@@ -6,14 +6,14 @@ const seconds = (value) =>
   value < 60 ? `${value.toFixed(1)} s` : `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
 
 export class Meter {
-  #asked = performance.now();
-  #firstHeard = null;
+  #requestedAt = performance.now();
+  #firstAudio = null; // milliseconds after the request
   #received = 0; // seconds of audio
-  #receivedIn = 0; // seconds until the last of it came
+  #receivedIn = 0; // seconds until the latest of it arrived
   #complete = false;
-  #heard = 0;
-  gaps = 0;
-  onSound = () => {}; // called when the first of it is heard
+  #played = 0; // seconds
+  underruns = 0;
+  onPlaybackStart = () => {};
 
   constructor(seed) {
     byId("seed").textContent = seed;
@@ -22,34 +22,34 @@ export class Meter {
     this.#show();
   }
 
-  /** Audio came in, `total` seconds of it so far. */
+  /** `total` seconds of audio have been received so far. */
   received(total) {
     if (total > this.#received) {
       this.#received = total;
-      if (!this.#complete) this.#receivedIn = (performance.now() - this.#asked) / 1000;
+      if (!this.#complete) this.#receivedIn = (performance.now() - this.#requestedAt) / 1000;
       this.#show();
     }
   }
 
-  /** All of it had come in at this time of performance.now(), though not all of it may have been looked at yet. */
+  /** The response was complete at this time of performance.now(), although `received` may lag behind. */
   completeAt(time) {
     this.#complete = true;
-    this.#receivedIn = (time - this.#asked) / 1000;
+    this.#receivedIn = (time - this.#requestedAt) / 1000;
     this.#show();
   }
 
-  /** `total` seconds have been heard so far. */
-  heard(total) {
-    if (!this.sounds) {
-      this.#firstHeard = performance.now() - this.#asked;
-      this.onSound();
+  /** `total` seconds have been played so far. */
+  played(total) {
+    if (!this.started) {
+      this.#firstAudio = performance.now() - this.#requestedAt;
+      this.onPlaybackStart();
     }
-    this.#heard = Math.max(this.#heard, total);
+    this.#played = Math.max(this.#played, total);
     this.#show();
   }
 
-  gap() {
-    this.gaps += 1;
+  underrun() {
+    this.underruns += 1;
     this.#show();
   }
 
@@ -57,23 +57,23 @@ export class Meter {
     if (name) byId("engine").textContent = name;
   }
 
-  /** Seconds to make one second of audio; null before there is any. */
+  /** Real-time factor: generation time per second of audio; null before the first audio. */
   get factor() {
     return this.#received ? this.#receivedIn / this.#received : null;
   }
 
-  get sounds() {
-    return this.#firstHeard !== null;
+  get started() {
+    return this.#firstAudio !== null;
   }
 
-  get heardSeconds() {
-    return this.#heard;
+  get playedSeconds() {
+    return this.#played;
   }
 
   #show() {
-    byId("first-audio").textContent = this.sounds ? `${Math.round(this.#firstHeard)} ms` : "–";
+    byId("first-audio").textContent = this.started ? `${Math.round(this.#firstAudio)} ms` : "–";
     byId("factor").textContent = this.factor === null ? "–" : this.factor.toFixed(2);
-    byId("length").textContent = this.#received ? `${seconds(this.#heard)} of ${seconds(this.#received)}` : "–";
-    byId("gaps").textContent = this.sounds ? String(this.gaps) : "–";
+    byId("length").textContent = this.#received ? `${seconds(this.#played)} of ${seconds(this.#received)}` : "–";
+    byId("underruns").textContent = this.started ? String(this.underruns) : "–";
   }
 }

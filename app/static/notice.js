@@ -1,36 +1,36 @@
-// The one place where the page says what went wrong and what to do.
+// Error notice at the top of the page.
 
-import { adviceOn } from "./advice.js";
+import { describeError } from "./advice.js";
 import { byId, make } from "./dom.js";
 
 const box = byId("notice");
-let counting = null;
+let countdown = null;
 
 export function clear() {
-  clearInterval(counting);
+  clearInterval(countdown);
   box.hidden = true;
   box.replaceChildren();
 }
 
 /**
  * Show an error.
- * @param {() => void} [retry]  what a button to try again does
- * @returns what adviceOn says about it
+ * @param {() => void} [retry]  action of the "Try again" button
+ * @returns the result of describeError
  */
-export function tell(error, retry) {
-  const told = adviceOn(error);
+export function show(error, retry) {
+  const description = describeError(error);
   clear();
-  box.dataset.kind = told.waits || told.retryAfter ? "hint" : "error";
+  box.dataset.kind = description.waits || description.retryAfter ? "hint" : "error";
   const close = make("button", { type: "button", className: "quiet close", textContent: "Close", onclick: clear });
   box.append(
-    make("p", {}, make("strong", { textContent: `${told.title}: ` }), told.detail),
-    make("p", { textContent: told.advice }),
+    make("p", {}, make("strong", { textContent: `${description.title}: ` }), description.detail),
+    make("p", { textContent: description.advice }),
   );
-  const again = retry && !told.focusKey ? retryButton(retry, told.retryAfter ?? 0) : null;
+  const again = retry && !description.focusKey ? retryButton(retry, description.retryAfter ?? 0) : null;
   box.append(make("div", { className: "actions" }, again, close));
   box.hidden = false;
-  box.scrollIntoView({ block: "nearest" }); // on a phone the button that led here is further down
-  return told;
+  box.scrollIntoView({ block: "nearest" }); // on a phone the notice may be scrolled out of view
+  return description;
 }
 
 function retryButton(retry, seconds) {
@@ -43,9 +43,9 @@ function retryButton(retry, seconds) {
   const tick = () => {
     button.disabled = left > 0;
     button.textContent = left > 0 ? `Try again in ${left} s` : "Try again";
-    if (left-- <= 0) clearInterval(counting);
+    if (left-- <= 0) clearInterval(countdown);
   };
   tick();
-  counting = setInterval(tick, 1000);
+  countdown = setInterval(tick, 1000);
   return button;
 }

@@ -1,11 +1,11 @@
-// Plays samples on the audio thread as they come: starts with a little in hand, and counts when it runs dry.
+// Audio worklet that plays streamed samples, with an initial buffer and underrun detection.
 
 import { Ring } from "./ring.js";
 
 /**
- * Takes {samples: Float32Array} at the context's rate, {end: true} behind the last, and {stop: true}.
- * Tells {told: "started" | "underrun" | "ended"}, and {played: samples} a few times a second.
- * processorOptions.lead: samples in hand before it starts; twice as many after each time it ran dry.
+ * Receives {samples: Float32Array} at the context's rate, {end: true} after the last, and {stop: true}.
+ * Sends {event: "started" | "underrun" | "ended"}, and {played: samples} about ten times a second.
+ * processorOptions.lead: samples buffered before playback starts; doubled after each underrun.
  */
 class PcmPlayer extends AudioWorkletProcessor {
   #ring = new Ring();
@@ -14,7 +14,7 @@ class PcmPlayer extends AudioWorkletProcessor {
   #complete = false;
   #stopped = false;
   #played = 0;
-  #told = 0;
+  #reported = 0;
 
   constructor({ processorOptions }) {
     super();
@@ -27,29 +27,29 @@ class PcmPlayer extends AudioWorkletProcessor {
   }
 
   process(_, [[out]]) {
-    if (this.#stopped) return false; // one that is only disconnected would play on, unheard
+    if (this.#stopped) return false; // a disconnected processor would keep running
     if (!this.#playing && (this.#complete || this.#ring.length >= this.#lead)) {
       this.#playing = true;
-      this.port.postMessage({ told: "started" });
+      this.port.postMessage({ event: "started" });
     }
     if (!this.#playing) return true;
     const count = this.#ring.pull(out);
     this.#count(count);
     if (count === out.length) return true;
     if (this.#complete) {
-      this.port.postMessage({ told: "ended" });
+      this.port.postMessage({ event: "ended" });
       return false;
     }
     this.#playing = false;
     this.#lead *= 2;
-    this.port.postMessage({ told: "underrun" });
+    this.port.postMessage({ event: "underrun" });
     return true;
   }
 
   #count(samples) {
     this.#played += samples;
-    if (this.#played - this.#told >= sampleRate / 10 || samples === 0) {
-      this.#told = this.#played;
+    if (this.#played - this.#reported >= sampleRate / 10 || samples === 0) {
+      this.#reported = this.#played;
       this.port.postMessage({ played: this.#played });
     }
   }

@@ -1,12 +1,12 @@
-// The three ways to play, by the names that the page has for them.
+// The three playback modes by name.
 //
-// Each has formats(): those that this browser can play so; obstacle(): why it cannot be used here, or "";
-// play({parameters, format, sound, meter, signal, keep, slow}): resolves when the last sample was heard, and rejects
-// with a Refusal, an Unreachable, or the signal's reason. `keep` is given what can be downloaded: {name, blob()}.
-// slow: the last speech was made hardly faster than it is heard.
+// Each has formats(): the formats that this browser can play; unavailableReason(): why the mode cannot be used, or "";
+// play({parameters, format, sound, meter, signal, keep, slow}): resolves when the last sample has been played, and
+// rejects with a ServiceError, a NetworkError, or the signal's reason. `keep` receives the download: {name, blob()}.
+// slow: the previous speech was generated hardly faster than real time.
 
-import * as element from "./way_element.js";
-import * as socket from "./way_socket.js";
-import * as source from "./way_source.js";
+import * as element from "./element_playback.js";
+import * as socket from "./websocket_playback.js";
+import * as source from "./media_source_playback.js";
 
-export const ways = { socket, source, element };
+export const playbackModes = { socket, source, element };

@@ -1,15 +1,15 @@
-// A recording from the microphone.
+// Records a voice from the microphone.
 
 const TYPES = [
   ["audio/webm;codecs=opus", "webm"],
   ["audio/mp4", "m4a"],
   ["audio/ogg;codecs=opus", "ogg"],
 ];
-const LONGEST = 29.5; // seconds: the service takes 30
+const MAX_SECONDS = 29.5; // the service accepts 30
 
-/** Why nothing can be recorded here; "" if it can. */
-export function obstacle() {
-  if (!isSecureContext) return "Browsers give the microphone over https or on localhost only.";
+/** The reason why recording is unavailable; "" if it is available. */
+export function unavailableReason() {
+  if (!isSecureContext) return "Browsers allow the microphone over https or on localhost only.";
   if (!navigator.mediaDevices || !globalThis.MediaRecorder) return "This browser cannot record.";
   return "";
 }
@@ -20,17 +20,17 @@ export class Recorder {
   #stream;
   #stopped;
 
-  /** onProgress: told (seconds, loudness from 0 to 1) while it records. Raises an Error that says what to do. */
+  /** onProgress: called with (seconds, level from 0 to 1) while recording. Throws an Error with advice. */
   static async start(onProgress) {
     let stream;
     try {
-      // A voice as it is: what calls do against echo and noise takes from it what makes it one's own.
+      // Echo cancellation and noise suppression would change the voice.
       const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: true };
       stream = await navigator.mediaDevices.getUserMedia({ audio });
     } catch (error) {
-      const why =
-        error.name === "NotAllowedError" ? "the page may not use it: allow it beside the address" : error.message;
-      throw new Error(`There is no microphone for this (${why}).`, { cause: error });
+      const reason =
+        error.name === "NotAllowedError" ? "permission denied: allow it in the address bar" : error.message;
+      throw new Error(`The microphone is not available (${reason}).`, { cause: error });
     }
     return new Recorder(stream, onProgress);
   }
@@ -48,7 +48,7 @@ export class Recorder {
     this.#watch(onProgress);
   }
 
-  /** Resolves with the File, also when it stopped by itself because it was long enough. */
+  /** Resolves with the File when recording ends, by `stop` or at MAX_SECONDS. */
   get file() {
     return this.#stopped;
   }
@@ -65,15 +65,15 @@ export class Recorder {
     this.#context.createMediaStreamSource(this.#stream).connect(analyser);
     const samples = new Float32Array(analyser.fftSize);
     const began = performance.now();
-    const look = () => {
+    const update = () => {
       if (this.#recorder.state !== "recording") return;
       analyser.getFloatTimeDomainData(samples);
       const loudest = samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
       const seconds = (performance.now() - began) / 1000;
       onProgress(seconds, Math.sqrt(loudest));
-      if (seconds >= LONGEST) this.stop();
-      else setTimeout(look, 60);
+      if (seconds >= MAX_SECONDS) this.stop();
+      else setTimeout(update, 60);
     };
-    look();
+    update();
   }
 }

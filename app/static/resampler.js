@@ -1,41 +1,41 @@
-// From the service's 24 kHz to whatever rate the loudspeaker runs at: a windowed sinc, block by block without a seam.
+// Streaming resampler from 24 kHz to the output device's rate: a windowed sinc, continuous across blocks.
 
-const HALF = 16; // taps on either side, at the lower of the two rates
-const PHASES = 512; // positions between two samples that have a row of their own
+const HALF_TAPS = 16; // taps on either side, at the lower of the two rates
+const PHASES = 512; // fractional positions with precomputed taps
 
 export class Resampler {
   #step; // input samples for each output sample
   #reach; // input samples on either side of an output sample
   #rows;
-  #held; // input that is still needed
-  #position; // of the next output sample, in `held`
+  #history; // input that is still needed
+  #position; // of the next output sample, in #history
 
   constructor(from, to) {
     const cutoff = Math.min(1, to / from);
     this.#step = from / to;
-    this.#reach = Math.ceil(HALF / cutoff);
+    this.#reach = Math.ceil(HALF_TAPS / cutoff);
     this.#rows = Array.from({ length: PHASES + 1 }, (_, phase) => row(phase / PHASES, this.#reach, cutoff));
-    this.#held = new Float32Array(this.#reach);
+    this.#history = new Float32Array(this.#reach);
     this.#position = this.#reach;
   }
 
-  /** What the samples so far give, float32. A few are held until the next ones are there, or `flush`. */
+  /** Resamples a block (float32). The last few samples are returned by the next call, or by `flush`. */
   process(block) {
-    const input = new Float32Array(this.#held.length + block.length);
-    input.set(this.#held);
-    input.set(block, this.#held.length);
+    const input = new Float32Array(this.#history.length + block.length);
+    input.set(this.#history);
+    input.set(block, this.#history.length);
     const last = input.length - this.#reach - 1;
     const count = Math.max(0, Math.floor((last - this.#position) / this.#step) + 1);
     const out = new Float32Array(count);
     for (let i = 0; i < count; i++) out[i] = this.#at(input, this.#position + i * this.#step);
     const next = this.#position + count * this.#step;
     const drop = Math.max(0, Math.floor(next) - this.#reach);
-    this.#held = input.slice(drop);
+    this.#history = input.slice(drop);
     this.#position = next - drop;
     return out;
   }
 
-  /** What is left at the end. */
+  /** The remaining samples. */
   flush() {
     return this.process(new Float32Array(this.#reach));
   }
@@ -49,7 +49,7 @@ export class Resampler {
   }
 }
 
-/** The weights of the 2 * reach samples around a position that lies `offset` behind one of them; their sum is 1. */
+/** Weights of the 2 * reach samples around a position `offset` after one of them, normalized to a sum of 1. */
 function row(offset, reach, cutoff) {
   const taps = Float32Array.from({ length: 2 * reach }, (_, tap) => {
     const distance = tap - reach + 1 - offset;

@@ -1,4 +1,4 @@
-// Samples that wait to be played, first in, first out; it grows, since a socket cannot be told to wait.
+// FIFO ring buffer of samples; it grows, because a WebSocket has no backpressure.
 
 export class Ring {
   #samples;
@@ -18,7 +18,7 @@ export class Ring {
     this.length += block.length;
   }
 
-  /** Fill `out` as far as there are samples. Returns how many were taken. */
+  /** Fills `out` with available samples. Returns their number. */
   pull(out) {
     const count = Math.min(out.length, this.length);
     const straight = Math.min(count, this.#samples.length - this.#start);

@@ -1,71 +1,71 @@
-// How the service and each of its workers are, asked now and then while somebody looks.
+// Polls the status of the service and its workers while the page is visible.
 
 import { call } from "./api.js";
 import { byId, make } from "./dom.js";
 import { key } from "./key.js";
 
-const CALM = 5000; // milliseconds between two looks
-const EAGER = 1000; // the same while it starts
+const POLL_INTERVAL = 5000; // milliseconds
+const LOADING_POLL_INTERVAL = 1000; // milliseconds
 
 const WORDS = {
   ok: "Ready",
-  degraded: "Ready, in part",
+  degraded: "Degraded",
   loading: "Starting",
   draining: "Shutting down",
   failed: "Failed",
-  gone: "No answer",
+  gone: "No connection",
 };
 
-// Who speaks where CSM's weights are not, as /health calls them.
-const STAND_INS = { "csm-mini": "csm-mini, a small demonstration voice,", "espeak-ng": "espeak-ng" };
+// Models used without CSM-1B's weights, by their names in /health.
+const FALLBACK_MODELS = { "csm-mini": "csm-mini, a small demonstration voice,", "espeak-ng": "espeak-ng" };
 
-export class Machine {
-  /** What speaks, as far as all workers agree; null before one is ready. */
+export class ServiceStatus {
+  /** Name of the engine, or of all engines in use; null before one is ready. */
   engine = null;
-  #state = "asking";
+  #state = "checking";
   #timer = null;
   #waiting = [];
 
   start() {
-    document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(this.#timer) : this.look()));
-    this.look();
+    document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(this.#timer) : this.refresh()));
+    this.refresh();
   }
 
-  /** Resolves when it can speak. */
-  untilReady() {
+  /** Resolves when the service is ready. */
+  waitUntilReady() {
     return new Promise((resolve) => {
       this.#waiting.push(resolve);
-      this.look();
+      this.refresh();
     });
   }
 
-  async look() {
+  async refresh() {
     clearTimeout(this.#timer);
-    const [health, status] = await Promise.all([ask("/health", false), key.value ? ask("/system-status", true) : null]);
-    this.#take(health);
-    this.#list(health, status);
+    const [health, status] = await Promise.all([get("/health", false), key.value ? get("/system-status", true) : null]);
+    this.#showState(health);
+    this.#showWorkers(health, status);
     clearTimeout(this.#timer);
-    if (!document.hidden) this.#timer = setTimeout(() => this.look(), this.#state === "loading" ? EAGER : CALM);
+    if (!document.hidden) this.#timer = setTimeout(() => this.refresh(), this.#state === "loading" ? LOADING_POLL_INTERVAL : POLL_INTERVAL);
   }
 
-  #take(health) {
+  #showState(health) {
     const engines = Object.values(health?.tts_engines ?? {});
     const names = new Set(engines.map((each) => each.engine).filter(Boolean));
     this.engine = names.size ? [...names].join(", ") : null;
     this.#state = health?.status ?? "gone";
     const loading = engines.find((each) => each.state === "loading");
     const progress = this.#state === "loading" && loading ? ` ${Math.round(100 * loading.progress)} %` : "";
-    say(byId("service"), `${WORDS[this.#state] ?? this.#state}${progress}`);
+    setText(byId("service"), `${WORDS[this.#state] ?? this.#state}${progress}`);
     byId("service").dataset.state = this.#state;
-    const standIn = engines.flatMap((each) => [each.model, each.engine]).find((name) => name in STAND_INS);
-    byId("stand-in").hidden = !standIn;
-    byId("stand-in-name").textContent = STAND_INS[standIn] ?? "";
+    const fallback = engines.flatMap((each) => [each.model, each.engine]).find((name) => name in FALLBACK_MODELS);
+    byId("stand-in").hidden = !fallback;
+    byId("stand-in-name").textContent = FALLBACK_MODELS[fallback] ?? "";
     if (this.#state === "ok" || this.#state === "degraded") {
       for (const resolve of this.#waiting.splice(0)) resolve();
     }
   }
 
-  #list(health, status) {
+  #showWorkers(health, status) {
     const places = Object.entries(health?.tts_engines ?? {});
     byId("workers").replaceChildren(
       ...places.map(([name, place], at) => workerItem(name, place, status?.workers[at], status)),
@@ -77,8 +77,8 @@ export class Machine {
   }
 }
 
-/** The answer whatever its status, since /health tells by that, too; null where there is none. */
-async function ask(path, keyed) {
+/** The JSON body; null without one. /health has a body with every status. */
+async function get(path, keyed) {
   try {
     const response = await (keyed ? call(path) : fetch(path));
     return await response.json();
@@ -100,10 +100,10 @@ function workerItem(name, place, worker, status) {
   );
   const facts = [place.engine, place.state === "loading" ? place.doing : null];
   if (worker?.capacity)
-    facts.push(`${worker.active} of ${worker.capacity} speaking`, worker.queued ? `${worker.queued} waiting` : null);
+    facts.push(`${worker.active} of ${worker.capacity} slots active`, worker.queued ? `${worker.queued} queued` : null);
   item.append(make("p", { className: "hint", textContent: facts.filter(Boolean).join(" · ") }));
   if (place.state === "loading") item.append(bar("Loading", place.progress));
-  if (worker?.capacity) item.append(bar("Slots taken", worker.active / worker.capacity));
+  if (worker?.capacity) item.append(bar("Active slots", worker.active / worker.capacity));
   const gpu = worker?.gpu ? status.gpus.find((each) => String(each.device_id) === worker.gpu) : null;
   if (gpu) item.append(...gpuLines(gpu));
   if (place.error) item.append(make("p", { className: "wrong", textContent: place.error }));
@@ -128,13 +128,13 @@ function gpuLines({ device_id: id, utilization_percent: rates, memory_gb: memory
   const lines = [];
   if (rates.gpu !== null) lines.push(`${rates.gpu} % busy`);
   if (memory.total) lines.push(`${memory.used} of ${memory.total} GB`);
-  const line = make("p", { className: "hint", textContent: `GPU ${id}: ${lines.join(" · ") || "it does not tell"}` });
-  return memory.total ? [line, bar("GPU memory taken", memory.used / memory.total)] : [line];
+  const line = make("p", { className: "hint", textContent: `GPU ${id}: ${lines.join(" · ") || "not available"}` });
+  return memory.total ? [line, bar("GPU memory in use", memory.used / memory.total)] : [line];
 }
 
 function hostLine({ utilization_percent: busy, ram_gb: ram }) {
   const memory = `${ram.used.toFixed(1)} of ${ram.total.toFixed(1)} GB of memory`;
-  return `This machine: processors ${Math.round(busy)} % busy, ${memory}.`;
+  return `This machine: CPU ${Math.round(busy)} % busy, ${memory}.`;
 }
 
 function bar(label, share) {
@@ -151,7 +151,7 @@ function bar(label, share) {
   return make("div", { className: "bar", attributes }, inner);
 }
 
-/** A live region is read aloud whenever it is written to: so only when it says something else. */
-function say(element, words) {
-  if (element.textContent !== words) element.textContent = words;
+/** Sets changed text only, because screen readers announce every write to a live region. */
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }

@@ -1,6 +1,6 @@
-// The page's way to the loudspeaker. Every way of playing goes through it, so that all look alike to the analyser.
+// Audio output of the page: an AudioContext with an analyser, used by all playback modes.
 
-const RATE = 24000; // the service's; a browser that runs at another is resampled for
+const RATE = 24000; // the service's sample rate; resampled if the context has another
 
 export class Sound {
   #context = null;
@@ -8,7 +8,7 @@ export class Sound {
   #worklet = null;
   analyser = null;
 
-  /** Ready to play: browsers let a page begin only within a click or a key press. */
+  /** Starts the context. Browsers allow that only within a click or a key press. */
   async wake() {
     if (!this.#context) {
       this.#context = openContext();
@@ -22,7 +22,7 @@ export class Sound {
     return this.#context.sampleRate;
   }
 
-  /** An audio element that is heard through the analyser: a new one each time, so that nothing is left of the last. */
+  /** A new audio element connected to the analyser; replaces the previous one. */
   element() {
     this.#element?.disconnect();
     const element = new Audio();
@@ -31,7 +31,7 @@ export class Sound {
     return element;
   }
 
-  /** A node that plays the samples it is sent. lead: seconds in hand before it starts. */
+  /** A worklet node that plays the samples it receives. lead: seconds buffered before playback starts. */
   async player(lead) {
     this.#worklet ??= this.#context.audioWorklet.addModule("/static/pcm_worklet.js");
     await this.#worklet;

@@ -1,34 +1,34 @@
-// One thing is said at a time: asked for, heard, stopped, kept.
+// Runs one speech request at a time: request, playback, stop, download.
 
 import { byId } from "./dom.js";
 import { Meter } from "./meter.js";
 import * as notice from "./notice.js";
 import { Waveform } from "./waveform.js";
-import { ways } from "./way.js";
+import { playbackModes } from "./playback.js";
 
-const SLOW = 0.7; // real-time factor above which the next speech starts with more in hand
+const SLOW = 0.7; // real-time factor above which the next request buffers more before it starts
 
 export class Speech {
   #sound;
-  #machine;
-  #onRefused;
+  #serviceStatus;
+  #onError;
   #waveform = new Waveform(byId("wave"));
   #stopping = new AbortController();
   #turn = 0;
-  #kept = null;
+  #download = null;
   #slow = false;
 
-  /** onRefused: is told what there is to do when something was refused. */
-  constructor(sound, machine, onRefused) {
+  /** onError: called with the result of describeError. */
+  constructor(sound, serviceStatus, onError) {
     this.#sound = sound;
-    this.#machine = machine;
-    this.#onRefused = onRefused;
+    this.#serviceStatus = serviceStatus;
+    this.#onError = onError;
     byId("stop").onclick = () => this.stop();
     byId("save").onclick = () => this.#save();
   }
 
-  /** Say it, in the place of whatever is being said. Resolves when it is over, however it ended. */
-  async say(parameters, way, format) {
+  /** Generates and plays speech; stops the previous one. Resolves when it ends, in any way. */
+  async speak(parameters, mode, format) {
     this.stop();
     const turn = ++this.#turn;
     const { signal } = (this.#stopping = new AbortController());
@@ -36,31 +36,31 @@ export class Speech {
     notice.clear();
     this.#keep(null);
     byId("stop").disabled = false;
-    tell("Asking …");
+    setStatus("Requesting …");
     const meter = new Meter(seeded.seed);
-    meter.engine(this.#machine.engine);
-    meter.onSound = () => {
-      if (turn === this.#turn) tell("Speaking.");
-      this.#machine.look();
+    meter.engine(this.#serviceStatus.engine);
+    meter.onPlaybackStart = () => {
+      if (turn === this.#turn) setStatus("Speaking.");
+      this.#serviceStatus.refresh();
     };
     try {
       await this.#sound.wake();
       this.#waveform.start(this.#sound.analyser);
-      await ways[way].play({
+      await playbackModes[mode].play({
         parameters: seeded,
         format,
         sound: this.#sound,
         meter,
         signal,
         slow: this.#slow,
-        keep: (take) => this.#keep(take),
+        keep: (download) => this.#keep(download),
       });
-      tell(endOf(meter));
+      setStatus(summaryOf(meter));
     } catch (error) {
-      if (turn === this.#turn) this.#ended(error, signal, meter, () => this.say(parameters, way, format));
+      if (turn === this.#turn) this.#ended(error, signal, meter, () => this.speak(parameters, mode, format));
     } finally {
       this.#slow = meter.factor > SLOW;
-      this.#machine.look();
+      this.#serviceStatus.refresh();
       if (turn === this.#turn) {
         this.#waveform.stop();
         byId("stop").disabled = true;
@@ -68,48 +68,48 @@ export class Speech {
     }
   }
 
-  /** Stop: the sound at once, and the work for it too. */
+  /** Stops playback and generation immediately. */
   stop() {
     this.#stopping.abort();
   }
 
   #ended(error, signal, meter, again) {
-    const after = meter.sounds ? ` after ${meter.heardSeconds.toFixed(1)} s` : "";
+    const after = meter.started ? ` after ${meter.playedSeconds.toFixed(1)} s` : "";
     if (signal.aborted) {
-      tell(`Stopped${after}.`);
+      setStatus(`Stopped${after}.`);
       return;
     }
-    this.#stopping.abort(); // whatever of it still goes on
-    tell(`It went wrong${after}.`);
-    this.#onRefused(notice.tell(error, again));
+    this.#stopping.abort(); // whatever is still running
+    setStatus(`Failed${after}.`);
+    this.#onError(notice.show(error, again));
   }
 
-  #keep(take) {
-    this.#kept = take;
-    byId("save").disabled = take === null;
+  #keep(download) {
+    this.#download = download;
+    byId("save").disabled = download === null;
   }
 
   async #save() {
-    const { name, blob } = this.#kept;
+    const { name, blob } = this.#download;
     byId("save").disabled = true;
     try {
       const address = URL.createObjectURL(await blob());
       Object.assign(document.createElement("a"), { href: address, download: name }).click();
-      setTimeout(() => URL.revokeObjectURL(address), 60_000); // by then the browser has taken it
+      setTimeout(() => URL.revokeObjectURL(address), 60_000); // after the browser has read it
     } catch (error) {
-      this.#onRefused(notice.tell(error, () => this.#save()));
+      this.#onError(notice.show(error, () => this.#save()));
     } finally {
-      byId("save").disabled = this.#kept === null;
+      byId("save").disabled = this.#download === null;
     }
   }
 }
 
-function tell(words) {
-  byId("saying").textContent = words;
+function setStatus(text) {
+  byId("saying").textContent = text;
 }
 
-function endOf(meter) {
-  const all = `Said all of it: ${meter.heardSeconds.toFixed(1)} s.`;
-  if (meter.factor > 1) return `${all} It is made slower than it is heard here, so it pauses; the download does not.`;
-  return meter.gaps ? `${all} It ran dry ${meter.gaps === 1 ? "once" : `${meter.gaps} times`}.` : all;
+function summaryOf(meter) {
+  const finished = `Finished: ${meter.playedSeconds.toFixed(1)} s.`;
+  if (meter.factor > 1) return `${finished} Generation is slower than real time, so playback pauses; the download does not.`;
+  return meter.underruns ? `${finished} Underruns: ${meter.underruns}.` : finished;
 }

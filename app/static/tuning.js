@@ -1,43 +1,43 @@
-// The tuning parameters of /tts/generate, in plain words. What is left empty is the service's own setting.
+// Form for the tuning parameters of /tts/generate. Empty fields have the service's defaults.
 
 import { byId, make } from "./dom.js";
 
 const PARAMETERS = [
-  ["synthesis_temperature", "Variety", "0 says it the same way every time; 2 is wild", { min: 0, max: 2, step: 0.05 }],
+  ["synthesis_temperature", "Temperature", "0 is the same every time; 2 is very random", { min: 0, max: 2, step: 0.05 }],
   ["voice_exaggeration_factor", "Expressiveness", "0 is flat, 0.5 natural, 1 dramatic", { min: 0, max: 1, step: 0.05 }],
   [
     "cfg_guidance_weight",
-    "Hold to the text",
-    "Above 0 the words count more, at twice the work",
+    "Guidance",
+    "Higher follows the text more closely; above 0 takes two slots",
     { min: 0, max: 3, step: 0.1 },
   ],
-  ["top_k", "Choices per step", "Fewer is safer, more is livelier", { min: 1, max: 2051, step: 1 }],
+  ["top_k", "Top k", "Fewer choices per step are safer, more are livelier", { min: 1, max: 2051, step: 1 }],
   [
     "text_processing_chunk_size",
-    "Text at a time",
-    "Characters in each piece of a long text",
+    "Chunk size",
+    "Maximum characters of a text chunk",
     { min: 20, max: 1000, step: 1 },
   ],
   [
     "audio_tokens_per_slice",
-    "Frames at a time",
-    "80 ms each; fewer arrive sooner, more travel better",
+    "Slice size",
+    "Frames of 80 ms per slice; fewer arrive sooner",
     { min: 1, max: 125, step: 1 },
   ],
   [
     "chunk_overlap_method",
-    "Between pieces",
-    "Carry the voice on, or start each piece anew",
-    { options: { full: "Carry on", zero: "Start anew" } },
+    "Chunk overlap",
+    "Whether the voice carries on across chunks",
+    { options: { full: "Full", zero: "Zero" } },
   ],
-  ["crossfade_duration_milliseconds", "Blend pieces over", "Milliseconds", { min: 0, max: 500, step: 1 }],
-  ["remove_leading_milliseconds", "Cut from the start", "Milliseconds", { min: 0, max: 600000, step: 1 }],
-  ["remove_trailing_milliseconds", "Cut from the end", "Milliseconds", { min: 0, max: 600000, step: 1 }],
-  ["max_audio_length_ms", "Stop after", "Milliseconds, whatever is left to say", { min: 80, max: 600000, step: 1 }],
+  ["crossfade_duration_milliseconds", "Crossfade", "Milliseconds between chunks", { min: 0, max: 500, step: 1 }],
+  ["remove_leading_milliseconds", "Trim the start", "Milliseconds", { min: 0, max: 600000, step: 1 }],
+  ["remove_trailing_milliseconds", "Trim the end", "Milliseconds", { min: 0, max: 600000, step: 1 }],
+  ["max_audio_length_ms", "Maximum length", "Milliseconds", { min: 80, max: 600000, step: 1 }],
   [
     "seed",
     "Seed",
-    "The same one gives the same speech; else by chance",
+    "The same seed gives the same speech; empty is random",
     { min: 0, max: Number.MAX_SAFE_INTEGER, step: 1 },
   ],
 ];
@@ -47,11 +47,11 @@ export class Tuning {
 
   constructor() {
     for (const parameter of PARAMETERS) byId("tuning-fields").append(this.#field(...parameter));
-    byId("tuning-reset").onclick = () => this.#empty();
+    byId("tuning-reset").onclick = () => this.#clear();
     byId("tuning-fields").addEventListener("input", () => this.#count());
   }
 
-  /** Those that are filled in, by the names of API.md. */
+  /** The filled-in parameters by name. */
   get parameters() {
     const filled = [...this.#fields].filter(([, field]) => field.value !== "");
     return Object.fromEntries(
@@ -59,7 +59,7 @@ export class Tuning {
     );
   }
 
-  /** Keep a seed for the next time. */
+  /** Fill in a seed for the next request. */
   keepSeed(seed) {
     this.#fields.get("seed").value = seed;
     byId("tuning").open = true;
@@ -73,9 +73,9 @@ export class Tuning {
       ? make(
           "select",
           common,
-          ...Object.entries({ "": "As set", ...options }).map(([value, text]) => new Option(text, value)),
+          ...Object.entries({ "": "Default", ...options }).map(([value, text]) => new Option(text, value)),
         )
-      : make("input", { ...common, type: "number", placeholder: "As set", ...range });
+      : make("input", { ...common, type: "number", placeholder: "Default", ...range });
     field.title = name;
     this.#fields.set(name, field);
     return make(
@@ -87,7 +87,7 @@ export class Tuning {
     );
   }
 
-  #empty() {
+  #clear() {
     for (const field of this.#fields.values()) field.value = "";
     this.#count();
   }

@@ -1,11 +1,11 @@
-// The form that a voice is added or replaced with: from a file, or read aloud.
+// Dialog that adds or replaces a voice, from a file or the microphone.
 
 import { call } from "./api.js";
-import { adviceOn } from "./advice.js";
+import { describeError } from "./advice.js";
 import { byId } from "./dom.js";
-import { Recorder, obstacle } from "./recorder.js";
+import { Recorder, unavailableReason } from "./recorder.js";
 
-// Rich in sounds, easy to read, and long enough: about ten seconds each.
+// Phonetically varied, easy to read, about ten seconds each.
 const SENTENCES = [
   "When the sunlight strikes raindrops in the air, they act as a prism and form a rainbow. People look, but no one ever finds the pot of gold at its end.",
   "The north wind and the sun were arguing over which of them was stronger, when a traveller came along the road, wrapped in a warm, thick coat.",
@@ -13,7 +13,7 @@ const SENTENCES = [
 ];
 
 const dialog = byId("voice-dialog");
-const heard = byId("voice-heard");
+const preview = byId("voice-preview");
 const transcript = byId("transcript");
 
 export class VoiceDialog {
@@ -23,27 +23,27 @@ export class VoiceDialog {
   #sentence = 0;
   #onSaved;
 
-  /** onSaved: told (id, whether it replaced one). */
+  /** onSaved: called with (id, whether it replaced a voice). */
   constructor(onSaved) {
     this.#onSaved = onSaved;
     byId("voice-form").onsubmit = (event) => (event.preventDefault(), this.#save());
     byId("voice-cancel").onclick = () => dialog.close();
-    byId("voice-file").onchange = ({ target }) => target.files[0] && this.#take(target.files[0]);
+    byId("voice-file").onchange = ({ target }) => target.files[0] && this.#setFile(target.files[0]);
     byId("record").onclick = () => (this.#recorder ? this.#recorder.stop() : this.#record());
     byId("other-sentence").onclick = () => this.#showSentence(this.#sentence + 1);
-    dialog.addEventListener("close", () => this.#tidy());
+    dialog.addEventListener("close", () => this.#reset());
   }
 
-  /** @param {string | null} replacing  the id of the voice that gets another recording */
+  /** @param {string | null} replacing  id of the voice to replace */
   open(replacing = null) {
     this.#replacing = replacing;
     byId("voice-form").reset();
     byId("voice-dialog-title").textContent = replacing ? `Replace ${replacing}` : "Add a voice";
     byId("voice-name-field").hidden = replacing !== null;
     byId("voice-name").required = replacing === null;
-    byId("record").disabled = obstacle() !== "";
-    byId("recording").textContent = obstacle();
-    this.#complain("");
+    byId("record").disabled = unavailableReason() !== "";
+    byId("recording").textContent = unavailableReason();
+    this.#showError("");
     this.#showSentence(this.#sentence);
     dialog.showModal();
   }
@@ -53,42 +53,42 @@ export class VoiceDialog {
     byId("sentence").textContent = SENTENCES[this.#sentence];
   }
 
-  #take(file) {
+  #setFile(file) {
     this.#file = file;
-    URL.revokeObjectURL(heard.src);
-    heard.src = URL.createObjectURL(file);
-    heard.hidden = false;
+    URL.revokeObjectURL(preview.src);
+    preview.src = URL.createObjectURL(file);
+    preview.hidden = false;
     const name = byId("voice-name");
-    if (!name.value) name.value = idFrom(file.name);
-    this.#complain("");
+    if (!name.value) name.value = voiceIdFrom(file.name);
+    this.#showError("");
   }
 
   async #record() {
-    this.#complain("");
+    this.#showError("");
     try {
       this.#recorder = await Recorder.start((seconds, loudness) => {
         byId("recording").textContent = `${Math.floor(seconds)} s`;
         byId("level").firstElementChild.style.width = `${100 * Math.min(1, loudness)}%`;
       });
     } catch (error) {
-      this.#complain(error.message);
+      this.#showError(error.message);
       return;
     }
     byId("level").hidden = false;
     byId("record").textContent = "Stop recording";
     byId("other-sentence").disabled = true;
     const file = await this.#recorder.file;
-    this.#rest();
+    this.#stopRecording();
     if (!dialog.open) return;
     byId("voice-file").value = "";
     byId("recording").textContent = "Recorded. Listen to it, then save it.";
     transcript.value = SENTENCES[this.#sentence];
-    this.#take(file);
+    this.#setFile(file);
   }
 
   async #save() {
     if (!this.#file) {
-      this.#complain("Choose a recording, or make one.");
+      this.#showError("Choose a file, or record one.");
       byId("voice-file").focus();
       return;
     }
@@ -104,20 +104,19 @@ export class VoiceDialog {
       dialog.close();
       this.#onSaved(id, this.#replacing !== null);
     } catch (error) {
-      const { detail, advice } = adviceOn(error);
-      this.#complain(`${detail}. ${advice}`);
+      const { detail, advice } = describeError(error);
+      this.#showError(`${detail}. ${advice}`);
     } finally {
       byId("voice-save").disabled = false;
     }
   }
 
-  #complain(words) {
-    byId("voice-problem").textContent = words;
-    byId("voice-problem").hidden = !words;
+  #showError(text) {
+    byId("voice-problem").textContent = text;
+    byId("voice-problem").hidden = !text;
   }
 
-  /** Nothing is being recorded any more. */
-  #rest() {
+  #stopRecording() {
     this.#recorder?.stop();
     this.#recorder = null;
     byId("record").textContent = "Record";
@@ -125,18 +124,18 @@ export class VoiceDialog {
     byId("level").hidden = true;
   }
 
-  #tidy() {
-    this.#rest();
+  #reset() {
+    this.#stopRecording();
     this.#file = null;
-    heard.pause();
-    URL.revokeObjectURL(heard.src);
-    heard.removeAttribute("src");
-    heard.hidden = true;
+    preview.pause();
+    URL.revokeObjectURL(preview.src);
+    preview.removeAttribute("src");
+    preview.hidden = true;
   }
 }
 
-/** What of a file's name can be the id of a voice. */
-function idFrom(name) {
+/** A valid voice id from a file name. */
+function voiceIdFrom(name) {
   return name
     .normalize("NFKD")
     .replace(/[^A-Za-z0-9._-]+/g, "-")

@@ -1,43 +1,43 @@
-// The voices there are: to choose from, and to look after.
+// List of voices, with actions on each, and the voice selection.
 
 import { call } from "./api.js";
 import { byId, make } from "./dom.js";
 
-const SPEAKERS = 4; // of those that the model has of itself, as many as are offered
+const SPEAKERS = 4; // built-in speakers offered
 
 const list = byId("voices");
 const choice = byId("voice");
 
-/** What is done about a voice: {hear, replace, remove}, each given its id. */
+/** actions: {play, replace, remove}, each called with a voice id. */
 export class Voices {
   #actions;
-  #known = new Map(); // id -> what GET /voices/{id} said
-  #watcher;
+  #details = new Map(); // id -> GET /voices/{id}
+  #observer;
 
   constructor(actions) {
     this.#actions = actions;
-    // What is known of a voice costs a request each, so they are made for those that are seen.
-    this.#watcher = new IntersectionObserver((entries) => {
+    // Details take a request per voice, so they are loaded for visible rows only.
+    this.#observer = new IntersectionObserver((entries) => {
       for (const { isIntersecting, target } of entries) if (isIntersecting) this.#describe(target);
     });
     choice.addEventListener("change", () => this.#mark());
   }
 
-  /** Ask for the list, and show it. Raises what `call` does. */
+  /** Loads and shows the list. Throws what `call` throws. */
   async refresh() {
     const ids = await (await call("/voices")).json();
     const focused = list.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
-    this.#watcher.disconnect();
+    this.#observer.disconnect();
     list.replaceChildren(...ids.map((id) => this.#row(id)));
     byId("voices-empty").hidden = ids.length > 0;
-    byId("voices-empty").textContent = "None yet. Add one: a few clear seconds are enough.";
+    byId("voices-empty").textContent = "No voices yet. A few clear seconds of speech are enough.";
     this.#offer(ids);
     if (focused) [...list.querySelectorAll("button")].find((each) => each.dataset.focus === focused)?.focus();
   }
 
-  /** Its recording is another one now. */
+  /** Drops the cached details of a changed voice. */
   forget(id) {
-    this.#known.delete(id);
+    this.#details.delete(id);
   }
 
   choose(id) {
@@ -52,7 +52,7 @@ export class Voices {
     choice.replaceChildren(
       new Option("Default voice", ""),
       ...(ids.length ? [group("Recorded", ids)] : []),
-      group("The model’s own", speakers),
+      group("Built-in speakers", speakers),
     );
     choice.value = [...choice.options].some((each) => each.value === before) ? before : "";
     this.#mark();
@@ -90,26 +90,26 @@ export class Voices {
       make(
         "div",
         { className: "deeds" },
-        button("hear", "Hear"),
+        button("play", "Play"),
         button("replace", "Replace"),
         button("remove", "Delete"),
       ),
     );
-    this.#watcher.observe(row);
+    this.#observer.observe(row);
     return row;
   }
 
   async #describe(row) {
-    this.#watcher.unobserve(row);
+    this.#observer.unobserve(row);
     const id = row.dataset.voice;
     const about = row.querySelector(".about");
     try {
-      if (!this.#known.has(id)) this.#known.set(id, await (await call(`/voices/${encodeURIComponent(id)}`)).json());
-      const { seconds, has_transcript: transcribed, preloaded } = this.#known.get(id);
+      if (!this.#details.has(id)) this.#details.set(id, await (await call(`/voices/${encodeURIComponent(id)}`)).json());
+      const { seconds, has_transcript: transcribed, preloaded } = this.#details.get(id);
       about.textContent = [
         `${seconds.toFixed(1)} s`,
         transcribed ? "with transcript" : "no transcript",
-        preloaded ? "came with the service" : null,
+        preloaded ? "preloaded" : null,
       ]
         .filter(Boolean)
         .join(" · ");

@@ -1,4 +1,4 @@
-// What was received as samples, as a file that plays anywhere.
+// Collects samples and writes them as a wav file.
 
 const HEADER = 44;
 
@@ -10,7 +10,7 @@ export class Recording {
     this.rate = rate;
   }
 
-  /** @param {Float32Array} samples  from -1 to 1; kept as they are */
+  /** @param {Float32Array} samples  from -1 to 1; not copied */
   push(samples) {
     this.#blocks.push(samples);
     this.#length += samples.length;
@@ -30,7 +30,7 @@ export class Recording {
   }
 }
 
-/** A file of 16 bit mono. @param {ArrayBuffer} samples  little-endian, as every browser's machine has them */
+/** A 16-bit mono wav file. @param {ArrayBuffer} samples  little-endian, as on every platform with a browser */
 export function wavOf(samples, rate) {
   const header = new DataView(new ArrayBuffer(HEADER));
   writeHeader(header, rate, samples.byteLength);

@@ -1,7 +1,7 @@
-// What the analyser hears, drawn as bars that wander to the left.
+// Scrolling waveform of the analyser's signal, drawn as bars.
 
-const BAR = 3; // CSS pixels, with the gap behind it
-const STEP = 1000 / 30; // milliseconds a bar stands for
+const BAR = 3; // CSS pixels, including the space after it
+const STEP = 1000 / 30; // milliseconds per bar
 
 export class Waveform {
   #canvas;
@@ -19,7 +19,7 @@ export class Waveform {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
   }
 
-  /** Draw until `stop`. */
+  /** Draws until `stop`. */
   start(analyser) {
     this.#peaks = [];
     this.#samples ??= new Float32Array(analyser.fftSize);
@@ -27,7 +27,7 @@ export class Waveform {
     this.#running = true;
     const frame = (now) => {
       if (!this.#running) return;
-      this.#listen(analyser, now);
+      this.#sample(analyser, now);
       this.#draw();
       requestAnimationFrame(frame);
     };
@@ -39,7 +39,7 @@ export class Waveform {
     this.#draw();
   }
 
-  #listen(analyser, now) {
+  #sample(analyser, now) {
     analyser.getFloatTimeDomainData(this.#samples);
     for (const sample of this.#samples.subarray(-1024)) this.#loudest = Math.max(this.#loudest, Math.abs(sample));
     if (now < this.#next) return;
@@ -64,7 +64,7 @@ export class Waveform {
     this.#paint.clearRect(0, 0, width, height);
     for (let bar = 0; bar < bars; bar++) {
       const peak = peaks[bar - (bars - peaks.length)];
-      const size = Math.max(2, Math.sqrt(peak ?? 0) * height); // ears are no more linear than that
+      const size = Math.max(2, Math.sqrt(peak ?? 0) * height); // square root, because loudness is not linear in amplitude
       this.#paint.fillStyle = style.getPropertyValue(peak === undefined ? "--line" : "--accent");
       this.#paint.fillRect(bar * BAR, (height - size) / 2, BAR - 1, size);
     }

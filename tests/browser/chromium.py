@@ -1,4 +1,4 @@
-"""A Chromium without a window, with a microphone that beeps, and with nothing left of any run before."""
+"""Headless Chromium with a fake microphone and a new profile."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def start(browser: str, driver: str, profile: Path) -> Chrome:
 
 
 def requested(driver: Chrome) -> list[str]:
-    """The address of everything that was asked for since the last time, WebSockets too."""
+    """URLs requested since the last call, WebSockets included."""
     events: list[dict[str, Any]] = [json.loads(each["message"])["message"] for each in driver.get_log("performance")]
     addresses = []
     for event in events:

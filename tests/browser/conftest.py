@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tests.browser.page import Page
 
-EXPECTED = ("Failed to load resource", "WebSocket connection to")  # what browsers write of every refusal
+EXPECTED = ("Failed to load resource", "WebSocket connection to")  # logged by the browser for every error response
 
 
 @pytest.fixture(scope="package")
@@ -29,7 +29,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture(scope="package")
 def server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Four times as fast as it is heard."""
+    """Generates four times faster than real time."""
     with serving(
         tmp_path_factory.mktemp("service"), MODEL_PATH="fake:frame_seconds=0.02", MAX_TEXT_LENGTH="3000"
     ) as server:
@@ -38,14 +38,14 @@ def server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def page(driver: Chrome, server: Server) -> Iterator[Page]:
-    """The page with a key that is right; whatever is done on it, it asks nobody else and breaks no rule of its own."""
+    """The page with a valid key; after the test, checks that it made no foreign requests and logged no errors."""
     from tests.browser.page import Page
 
-    yield from watched(Page(driver, server))
+    yield from monitored(Page(driver, server))
 
 
-def watched(page: Page) -> Iterator[Page]:
-    page.driver.get("about:blank")  # the page of the test before, which may be another service's, still asks and writes
+def monitored(page: Page) -> Iterator[Page]:
+    page.driver.get("about:blank")  # the previous test's page may still send requests and log
     chromium.requested(page.driver)
     page.driver.get_log("browser")
     page.open()

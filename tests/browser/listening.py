@@ -1,4 +1,4 @@
-"""What leaves the page for the loudspeaker, sample by sample, and whether it is whole."""
+"""Records the page's audio output, sample by sample, and checks its continuity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.browser.page import Page
 
 Samples = npt.NDArray[np.float32]
 
-# Whatever is connected to the loudspeaker is connected to a tap as well, on the thread that makes the sound.
+# Connects an audio worklet to everything that is connected to the context's destination.
 TAP = """
 (() => {
   const processor = `registerProcessor("tap", class extends AudioWorkletProcessor {
@@ -45,34 +45,34 @@ reader.readAsDataURL(new Blob(window.tapped));
 
 
 def tap(page: Page) -> None:
-    """Listen from the first sample of the next speech on."""
-    page.speak("x", "socket")  # the page opens its way to the loudspeaker at the first press
+    """Start recording at the next request."""
+    page.speak("x", "socket")  # the page opens its AudioContext on the first click
     page.wait_until_over()
     page.until(lambda: page.run("return window.tapped !== null"))
     assert page.run("return window.rate") == SAMPLE_RATE
     page.run("window.tapped = []")
 
 
-def heard(page: Page) -> Samples:
-    """float32 (samples,) at 24 kHz: all since `tap`."""
+def recorded_audio(page: Page) -> Samples:
+    """float32 (samples,) at 24 kHz since `tap`."""
     return np.frombuffer(base64.b64decode(page.driver.execute_async_script(_TAKE)), "<f4")
 
 
-def sounding(samples: Samples) -> Samples:
+def trim_silence(samples: Samples) -> Samples:
     """From the first sample that is not silence to the last one."""
     loud = np.flatnonzero(np.abs(samples) > 1e-3)
     return samples[loud[0] : loud[-1] + 1]
 
 
-def loudness(samples: Samples, milliseconds: int = 10) -> Samples:
+def rms(samples: Samples, milliseconds: int = 10) -> Samples:
     """RMS of each whole window."""
     size = SAMPLE_RATE * milliseconds // 1000
     windows = samples[: samples.size // size * size].reshape(-1, size)
     return np.sqrt((windows**2).mean(axis=1))
 
 
-def seams(samples: Samples) -> npt.NDArray[np.int64]:
-    """Where a sine is not the sine that it was: each of its samples follows from the two before it."""
+def discontinuities(samples: Samples) -> npt.NDArray[np.int64]:
+    """Indices where a sine is interrupted: each of its samples is determined by its two neighbours."""
     before, here, after = samples[:-2].astype(float), samples[1:-1].astype(float), samples[2:].astype(float)
     twice_cosine = (here @ (before + after)) / (here @ here)
     return np.flatnonzero(np.abs(before + after - twice_cosine * here) > 1e-3)

@@ -1,4 +1,4 @@
-"""The page as a person has it: what can be read on it, and what can be pressed."""
+"""Page object of the web page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.integration.shared import KEY, Server
 
-OVER = ("Said", "Stopped", "It went wrong")
-WAYS = ("socket", "source", "element")
+ENDED = ("Finished", "Stopped", "Failed")
+PLAYBACK_MODES = ("socket", "source", "element")
 
 
 class Page:
@@ -24,8 +24,8 @@ class Page:
         self.server = server
 
     def open(self, key: str | None = KEY) -> None:
-        """Anew, with a key that was typed before."""
-        self.driver.get(f"{self.server.url}/static/icon.svg")  # of the same origin, and without scripts
+        """Load the page with a stored API key."""
+        self.driver.get(f"{self.server.url}/static/icon.svg")  # same origin, without scripts
         self.run("sessionStorage.clear(); localStorage.clear();")
         if key is not None:
             self.run("sessionStorage.setItem('csm-serve-key', arguments[0])", key)
@@ -33,7 +33,7 @@ class Page:
         if key == KEY:
             self.until(lambda: self.text("key-state") == "Key set")
 
-    # ---- looking
+    # ---- reading
 
     def find(self, element_id: str) -> WebElement:
         return self.driver.find_element(By.ID, element_id)
@@ -60,14 +60,14 @@ class Page:
         return self.driver.execute_script(script, *arguments)
 
     def until(self, holds: Callable[[], Any]) -> None:
-        """Wait for what the page does."""
-        WebDriverWait(self.driver, 30, 0.1).until(lambda _: holds(), f"not so: {self.text('saying')!r} {self.notice}")
+        """Wait for a condition."""
+        WebDriverWait(self.driver, 30, 0.1).until(lambda _: holds(), f"timeout: {self.text('saying')!r} {self.notice}")
 
     @property
     def notice(self) -> str:
         return self.text("notice")
 
-    # ---- doing
+    # ---- acting
 
     def press(self, element_id: str) -> None:
         self.find(element_id).click()
@@ -80,30 +80,30 @@ class Page:
         field.clear()
         field.send_keys(words)
 
-    def choose_way(self, way: str) -> None:
-        self.driver.find_element(By.CSS_SELECTOR, f"input[value={way}]").click()
+    def choose_playback_mode(self, mode: str) -> None:
+        self.driver.find_element(By.CSS_SELECTOR, f"input[value={mode}]").click()
 
     def choose(self, element_id: str, value: str) -> None:
         self.driver.find_element(By.CSS_SELECTOR, f"#{element_id} option[value='{value}']").click()
 
-    def speak(self, text: str, way: str) -> None:
-        self.choose_way(way)
+    def speak(self, text: str, mode: str) -> None:
+        self.choose_playback_mode(mode)
         self.type("text", text)
         self.press("speak")
 
     def wait_until_over(self) -> str:
-        """What the page says of the speech in the end."""
-        self.until(lambda: self.text("saying").startswith(OVER))
+        """Wait until playback ends. Returns the status text."""
+        self.until(lambda: self.text("saying").startswith(ENDED))
         return self.text("saying")
 
-    def deed(self, action: str, voice: str) -> None:
-        """Press what is there to do about a voice."""
+    def voice_action(self, action: str, voice: str) -> None:
+        """Press an action button of a voice."""
         row = next(each for each in self.all("#voices li") if each.get_attribute("data-voice") == voice)
         row.find_element(By.CSS_SELECTOR, f"[data-action={action}]").click()
 
 
-def ask(server: Server, path: str) -> Any:
-    """The service itself, without the page."""
+def get_json(server: Server, path: str) -> Any:
+    """GET a path of the service directly."""
     connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         connection.request("GET", path, headers={"X-API-Key": KEY})
@@ -113,5 +113,5 @@ def ask(server: Server, path: str) -> Any:
 
 
 def active(server: Server) -> int:
-    """How many slots speak."""
-    return sum(worker["active"] for worker in ask(server, "/system-status")["workers"])
+    """Number of active slots."""
+    return sum(worker["active"] for worker in get_json(server, "/system-status")["workers"])

@@ -1,4 +1,4 @@
-"""The parts of the page that are only arithmetic or order, in the browser that runs them."""
+"""Unit tests of the page's JavaScript modules, in the browser."""
 
 from __future__ import annotations
 
@@ -79,20 +79,20 @@ def evaluate(page: Page, script: str) -> Any:
     return page.driver.execute_async_script(wrapped)
 
 
-def test_a_ring_gives_what_it_got_in_order_however_it_grows(page: Page) -> None:
+def test_a_ring_buffer_keeps_the_order_while_it_grows(page: Page) -> None:
     count, given, in_order, left = evaluate(page, _RING)
     assert (given, in_order, left) == (count, True, 0)
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
-def test_a_resampled_sine_is_that_sine_without_a_seam(page: Page, rate: int) -> None:
+def test_a_resampled_sine_is_continuous_across_blocks(page: Page, rate: int) -> None:
     length, seam, error = evaluate(page, _RESAMPLER.replace("RATE", str(rate)))
     assert abs(length - rate) <= 2
     assert seam < 1e-6
     assert error < 2e-3
 
 
-def test_appends_are_in_order_one_at_a_time_and_wait_for_room(page: Page) -> None:
+def test_appends_are_sequential_and_wait_for_space(page: Page) -> None:
     held, overlapping, stopped = evaluate(page, _QUEUE)
     assert held == list(range(20))
     assert overlapping == 0

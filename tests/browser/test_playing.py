@@ -1,4 +1,4 @@
-"""All three ways to play: what is heard, when it is stopped, and what can be kept of it."""
+"""The three playback modes: played audio, stopping, and downloads."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 
 from engine import FRAME_SAMPLES, SAMPLE_RATE
 from tests.browser import listening
-from tests.browser.page import WAYS, Page, active
+from tests.browser.page import PLAYBACK_MODES, Page, active
 
-TEXT = "x" * 20  # 1.6 seconds: the engine makes 80 ms of each character
+TEXT = "x" * 20  # 1.6 seconds: the engine generates 80 ms per character
 
-LONG = "x" * 600  # twelve seconds of work
+LONG = "x" * 600  # twelve seconds of generation
 
 
 @pytest.fixture(scope="module")
-def taps(driver) -> Iterator[None]:  # type: ignore[no-untyped-def]
-    """Listens to the page; the tap is a script that the page's own policy would not let in."""
+def audio_tap(driver) -> Iterator[None]:  # type: ignore[no-untyped-def]
+    """Records the page's audio; bypasses the page's content security policy, which forbids the tap's script."""
     driver.execute_cdp_cmd("Page.enable", {})
     driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
     script = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": listening.TAP})
@@ -30,84 +30,84 @@ def taps(driver) -> Iterator[None]:  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def tapped(taps: None, page: Page) -> Page:
+def tapped(audio_tap: None, page: Page) -> Page:
     listening.tap(page)
     return page
 
 
-def test_samples_from_the_socket_are_heard_as_they_were_made(tapped: Page) -> None:
+def test_websocket_playback_is_sample_exact(tapped: Page) -> None:
     tapped.speak(TEXT, "socket")
-    assert tapped.wait_until_over() == "Said all of it: 1.6 s."
-    sound = listening.sounding(listening.heard(tapped))
-    assert abs(sound.size - 20 * FRAME_SAMPLES) < 10  # a sine begins, and may end, in silence
-    assert listening.seams(sound).size == 0
-    assert tapped.text("gaps") == "0"
+    assert tapped.wait_until_over() == "Finished: 1.6 s."
+    sound = listening.trim_silence(listening.recorded_audio(tapped))
+    assert abs(sound.size - 20 * FRAME_SAMPLES) < 10  # a sine starts, and may end, at zero
+    assert listening.discontinuities(sound).size == 0
+    assert tapped.text("underruns") == "0"
 
 
 @pytest.mark.parametrize("audio", ["wav", "mp3"])
-def test_an_element_is_heard_to_the_end(tapped: Page, audio: str) -> None:
-    tapped.choose_way("element")
+def test_element_playback_is_complete(tapped: Page, audio: str) -> None:
+    tapped.choose_playback_mode("element")
     tapped.choose("format", audio)
     tapped.speak(TEXT, "element")
-    assert tapped.wait_until_over().startswith("Said all of it: 1.")
-    sound = listening.sounding(listening.heard(tapped))
+    assert tapped.wait_until_over().startswith("Finished: 1.")
+    sound = listening.trim_silence(listening.recorded_audio(tapped))
     assert 19.9 * FRAME_SAMPLES < sound.size < 22 * FRAME_SAMPLES
     middle = sound[: 20 * FRAME_SAMPLES][SAMPLE_RATE // 10 : -SAMPLE_RATE // 10]
     if audio != "mp3":
-        assert listening.seams(middle).size == 0
-    assert listening.loudness(middle).min() > 0.8 * np.median(listening.loudness(middle))
+        assert listening.discontinuities(middle).size == 0
+    assert listening.rms(middle).min() > 0.8 * np.median(listening.rms(middle))
 
 
 @pytest.mark.parametrize("audio", ["fmp4", "webm"])
-def test_a_media_source_is_heard_to_the_end(tapped: Page, audio: str) -> None:
-    tapped.choose_way("source")
+def test_media_source_playback_is_complete(tapped: Page, audio: str) -> None:
+    tapped.choose_playback_mode("source")
     tapped.choose("format", audio)
     tapped.speak(TEXT, "source")
-    assert tapped.wait_until_over().startswith("Said all of it: 1.")
-    sound = listening.sounding(listening.heard(tapped))
+    assert tapped.wait_until_over().startswith("Finished: 1.")
+    sound = listening.trim_silence(listening.recorded_audio(tapped))
     assert 19 * FRAME_SAMPLES < sound.size < 22 * FRAME_SAMPLES
     middle = sound[: 20 * FRAME_SAMPLES][SAMPLE_RATE // 10 : -SAMPLE_RATE // 10]
-    assert listening.loudness(middle).min() > 0.8 * np.median(listening.loudness(middle))
-    assert tapped.text("gaps") == "0"
+    assert listening.rms(middle).min() > 0.8 * np.median(listening.rms(middle))
+    assert tapped.text("underruns") == "0"
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_stop_stops_the_sound_and_the_work(tapped: Page, way: str) -> None:
-    tapped.speak(LONG, way)
+@pytest.mark.parametrize("mode", PLAYBACK_MODES)
+def test_stop_ends_playback_and_generation(tapped: Page, mode: str) -> None:
+    tapped.speak(LONG, mode)
     tapped.until(lambda: tapped.text("saying") == "Speaking.")
-    tapped.until(lambda: np.abs(listening.heard(tapped)).max(initial=0) > 0.1)
+    tapped.until(lambda: np.abs(listening.recorded_audio(tapped)).max(initial=0) > 0.1)
     assert active(tapped.server) == 1
     tapped.press("stop")
     assert tapped.wait_until_over().startswith("Stopped after ")
     tapped.server.wait_until(lambda: active(tapped.server) == 0)
-    before = listening.heard(tapped).size + SAMPLE_RATE // 10
-    tapped.until(lambda: listening.heard(tapped).size > before + SAMPLE_RATE // 4)
-    assert np.abs(listening.heard(tapped)[before:]).max() == 0
+    before = listening.recorded_audio(tapped).size + SAMPLE_RATE // 10
+    tapped.until(lambda: listening.recorded_audio(tapped).size > before + SAMPLE_RATE // 4)
+    assert np.abs(listening.recorded_audio(tapped)[before:]).max() == 0
     assert not tapped.find("stop").is_enabled()
 
 
-def test_another_speech_takes_the_place_of_the_first(tapped: Page) -> None:
+def test_a_new_request_replaces_the_current_one(tapped: Page) -> None:
     tapped.speak(LONG, "socket")
     tapped.until(lambda: tapped.text("saying") == "Speaking.")
     tapped.speak("x" * 10, "source")
-    assert tapped.wait_until_over().startswith("Said all of it: 0.")
+    assert tapped.wait_until_over().startswith("Finished: 0.")
     tapped.server.wait_until(lambda: active(tapped.server) == 0)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_way_tells_its_figures_and_keeps_what_was_heard(page: Page, tmp_path: Path, way: str) -> None:
-    """Under the page's own policy, which the tap has to be let past."""
-    page.speak("x" * 10, way)
-    assert page.wait_until_over().startswith("Said all of it")
+@pytest.mark.parametrize("mode", PLAYBACK_MODES)
+def test_each_playback_mode_shows_figures_and_downloads_the_audio(page: Page, tmp_path: Path, mode: str) -> None:
+    """With the page's content security policy in force, unlike the tests with the tap."""
+    page.speak("x" * 10, mode)
+    assert page.wait_until_over().startswith("Finished")
     assert page.text("first-audio").endswith(" ms")
     assert 0 < float(page.text("factor")) < 10
     assert page.text("engine") == "fake"
     assert page.text("length").endswith("of 0.8 s")
     page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     page.press("save")
-    file = tmp_path / ("speech.mp4" if way == "source" else "speech.wav")
+    file = tmp_path / ("speech.mp4" if mode == "source" else "speech.wav")
     page.until(file.exists)
-    if way == "source":
+    if mode == "source":
         assert file.read_bytes()[4:8] == b"ftyp"
     else:
         with wave.open(str(file)) as audio:

@@ -1,4 +1,4 @@
-"""Whether everybody can use the page: by keys alone, with a screen reader, on a phone, by day and by night."""
+"""Accessibility: keyboard, screen reader, phone, light and dark mode."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _TEXT_ON_GROUND = [
 
 
 @pytest.fixture
-def wide_and_narrow(page: Page) -> Iterator[Page]:
+def resizable_page(page: Page) -> Iterator[Page]:
     yield page
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def tab_to(page: Page, wanted: str) -> None:
-    """Press Tab until an element has the focus; what has it on the way there can be seen to have it."""
+    """Press Tab until an element has the focus; every focused element must have a visible outline."""
     for _ in range(60):
         page.press_keys(Keys.TAB)
         assert page.run("return getComputedStyle(document.activeElement).outlineStyle") != "none"
         if page.focused == wanted:
             return
-    raise AssertionError(f"Tab never comes to {wanted}")
+    raise AssertionError(f"Tab never reaches {wanted}")
 
 
-def test_everything_can_be_done_by_keys_alone(page: Page, recording: Path) -> None:
+def test_the_page_works_with_the_keyboard_alone(page: Page, recording: Path) -> None:
     page.open(key=None)
     page.press_keys("first-key", Keys.ENTER)
     page.until(lambda: page.focused == "text")
@@ -56,7 +56,7 @@ def test_everything_can_be_done_by_keys_alone(page: Page, recording: Path) -> No
     assert page.run("return document.querySelector('input[name=way]:checked').value") == "source"
     tab_to(page, "speak")
     page.press_keys(Keys.ENTER)
-    assert page.wait_until_over().startswith("Said all of it")
+    assert page.wait_until_over().startswith("Finished")
     tab_to(page, "add-voice")
     page.press_keys(Keys.ENTER)
     assert page.run("return document.querySelector('dialog[open]').contains(document.activeElement)")
@@ -64,7 +64,7 @@ def test_everything_can_be_done_by_keys_alone(page: Page, recording: Path) -> No
     assert page.focused == "add-voice"
 
 
-def test_whatever_can_be_operated_says_its_name(page: Page) -> None:
+def test_every_control_has_an_accessible_name(page: Page) -> None:
     page.run("document.getElementById('tuning').open = true; document.getElementById('key-box').open = true")
     page.press("add-voice")
     for shown in ("dialog", "page"):
@@ -79,8 +79,8 @@ def test_whatever_can_be_operated_says_its_name(page: Page) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_nothing_is_wider_than_the_screen(wide_and_narrow: Page, width: int) -> None:
-    page = wide_and_narrow
+def test_the_page_fits_the_screen_width(resizable_page: Page, width: int) -> None:
+    page = resizable_page
     metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     page.run("document.getElementById('tuning').open = true; document.getElementById('key-box').open = true")
@@ -93,7 +93,7 @@ def test_nothing_is_wider_than_the_screen(wide_and_narrow: Page, width: int) -> 
     assert page.run(small) == []
 
 
-def test_text_stands_out_from_its_ground_by_day_and_by_night() -> None:
+def test_text_contrast_in_light_and_dark_mode() -> None:
     css = (FOLDER / "colours.css").read_text(encoding="utf-8")
     schemes = [dict(re.findall(r"--([a-z-]+): (#\w{6})", part)) for part in css.split("@media")]
     assert len(schemes) == 2
@@ -106,7 +106,7 @@ def test_text_stands_out_from_its_ground_by_day_and_by_night() -> None:
     ]
     assert weak == []
     for colours in schemes:
-        assert contrast(colours["edge"], colours["card"]) >= 3  # of what can be pressed
+        assert contrast(colours["edge"], colours["card"]) >= 3  # borders of controls
 
 
 def contrast(one: str, other: str) -> float:

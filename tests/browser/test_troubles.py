@@ -1,4 +1,4 @@
-"""What goes wrong, and what the page says there is to do about it."""
+"""Errors on the page, and the advice it shows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.conftest import watched
-from tests.browser.page import WAYS, Page, active
+from tests.browser.conftest import monitored
+from tests.browser.page import PLAYBACK_MODES, Page, active
 from tests.integration.shared import Server, serving
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def slow_server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One slot, no queue, a stand-in's name, and slower than it is heard."""
+    """One slot, no queue, a fallback engine's name, and slower than real time."""
     settings = {"CONCURRENT_REQUESTS_PER_WORKER": "1", "MAX_QUEUED_REQUESTS": "0"}
     model = "fake:name=espeak-ng,load_seconds=2,frame_seconds=0.1"
     with serving(tmp_path_factory.mktemp("slow"), MODEL_PATH=model, **settings) as server:
@@ -26,10 +26,10 @@ def slow_server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def slow_page(driver: Chrome, slow_server: Server) -> Iterator[Page]:
-    yield from watched(Page(driver, slow_server))
+    yield from monitored(Page(driver, slow_server))
 
 
-def test_a_wrong_key_leads_back_to_its_field(page: Page) -> None:
+def test_a_wrong_key_focuses_its_field(page: Page) -> None:
     page.open(key=None)
     assert page.focused == "key"
     assert page.find("key").get_attribute("type") == "password"
@@ -44,7 +44,7 @@ def test_a_wrong_key_leads_back_to_its_field(page: Page) -> None:
     assert page.focused == "text"
 
 
-def test_a_key_is_kept_where_it_is_said_to_be(page: Page) -> None:
+def test_a_key_is_stored_where_the_user_chose(page: Page) -> None:
     page.open(key=None)
     for tick in (False, True):
         page.type("key", "first-key")
@@ -61,56 +61,56 @@ def test_a_key_is_kept_where_it_is_said_to_be(page: Page) -> None:
             assert page.run("return sessionStorage.length + localStorage.length") == 0
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_key_that_is_no_longer_right_is_told_in_every_way(page: Page, way: str) -> None:
+@pytest.mark.parametrize("mode", PLAYBACK_MODES)
+def test_an_outdated_key_is_reported_in_every_playback_mode(page: Page, mode: str) -> None:
     page.run("sessionStorage.setItem('csm-serve-key', 'old')")
-    page.speak("Hello", way)
-    assert page.wait_until_over() == "It went wrong."
+    page.speak("Hello", mode)
+    assert page.wait_until_over() == "Failed."
     assert "Invalid or missing API Key" in page.notice
     assert page.focused == "key"
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_words_of_the_service_are_shown_in_every_way(page: Page, way: str) -> None:
-    page.choose_way(way)
+@pytest.mark.parametrize("mode", PLAYBACK_MODES)
+def test_error_details_are_shown_in_every_playback_mode(page: Page, mode: str) -> None:
+    page.choose_playback_mode(mode)
     page.run("document.getElementById('tuning').open = true")
     page.type("tune-cfg_guidance_weight", "1.5")
     page.run("document.getElementById('text').value = 'x'.repeat(3001)")
     page.press("speak")
-    assert page.wait_until_over() == "It went wrong."
+    assert page.wait_until_over() == "Failed."
     assert "text has 3001 characters" in page.notice
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_speech_that_breaks_is_not_taken_for_a_whole_one(page: Page, way: str) -> None:
-    page.speak("[raise@20]" + "x" * 30, way)
-    assert page.wait_until_over().startswith("It went wrong")
+@pytest.mark.parametrize("mode", PLAYBACK_MODES)
+def test_an_aborted_stream_is_reported_in_every_playback_mode(page: Page, mode: str) -> None:
+    page.speak("[raise@20]" + "x" * 30, mode)
+    assert page.wait_until_over().startswith("Failed")
     assert page.notice != ""
 
 
-def test_while_everybody_speaks_there_is_a_time_to_try_again(slow_page: Page) -> None:
+def test_busy_shows_a_retry_countdown(slow_page: Page) -> None:
     page = slow_page
     with page.server.ask("text=" + "x" * 600):
         page.server.wait_until(lambda: active(page.server) == 1)
         page.speak("Hello", "source")
         page.wait_until_over()
-        assert "Everybody is speaking" in page.notice
+        assert "All slots are busy" in page.notice
     page.server.wait_until(lambda: active(page.server) == 0)
     again = page.all("#notice button")[0]
     page.until(again.is_enabled)
     again.click()
-    page.until(lambda: page.text("saying").startswith("Said all of it"))
+    page.until(lambda: page.text("saying").startswith("Finished"))
     assert page.notice == ""
 
 
-def test_what_is_made_too_slowly_is_counted_and_told(slow_page: Page) -> None:
+def test_slow_generation_is_reported_with_its_underruns(slow_page: Page) -> None:
     slow_page.speak("x" * 20, "socket")
-    assert "slower than it is heard" in slow_page.wait_until_over()
-    assert int(slow_page.text("gaps")) >= 1
+    assert "slower than real time" in slow_page.wait_until_over()
+    assert int(slow_page.text("underruns")) >= 1
     assert float(slow_page.text("factor")) > 1
 
 
-def test_a_stand_in_is_called_one(slow_page: Page) -> None:
+def test_a_fallback_model_is_shown(slow_page: Page) -> None:
     slow_page.press("stand-in-name")
     hint = slow_page.text("stand-in")
     assert "espeak-ng" in hint
@@ -118,7 +118,7 @@ def test_a_stand_in_is_called_one(slow_page: Page) -> None:
     assert "sesame/csm-1b" in hint
 
 
-def test_a_start_is_watched_until_it_is_over(slow_page: Page) -> None:
+def test_startup_is_shown_until_ready(slow_page: Page) -> None:
     page = slow_page
     dead = page.server.workers()[0]
     dead.kill()
@@ -128,14 +128,14 @@ def test_a_start_is_watched_until_it_is_over(slow_page: Page) -> None:
     page.until(lambda: page.text("key-state") == "Key set")
     page.speak("Hello", "source")
     page.until(lambda: "Not ready yet" in page.notice)
-    page.until(lambda: page.text("saying") == "It is ready now: press Speak.")
+    page.until(lambda: page.text("saying") == "The service is ready: press Speak.")
     assert page.notice == ""
     assert page.text("service") == "Ready"
 
 
 @pytest.fixture
-def cut_off(page: Page) -> Iterator[Page]:
-    """Nothing gets through any more."""
+def offline_page(page: Page) -> Iterator[Page]:
+    """Without a network."""
     conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     page.driver.execute_cdp_cmd("Network.enable", {})
     page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **conditions})
@@ -143,10 +143,10 @@ def cut_off(page: Page) -> Iterator[Page]:
     page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **conditions})
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_service_that_does_not_answer_is_told_in_every_way(cut_off: Page, way: str) -> None:
-    cut_off.speak("Hello", way)
-    assert cut_off.wait_until_over() == "It went wrong."
-    assert "the service does not answer" in cut_off.notice
-    assert "Start it" in cut_off.notice
-    cut_off.until(lambda: cut_off.text("service") == "No answer")
+@pytest.mark.parametrize("mode", PLAYBACK_MODES)
+def test_an_unreachable_service_is_reported_in_every_playback_mode(offline_page: Page, mode: str) -> None:
+    offline_page.speak("Hello", mode)
+    assert offline_page.wait_until_over() == "Failed."
+    assert "the service does not respond" in offline_page.notice
+    assert "is running" in offline_page.notice
+    offline_page.until(lambda: offline_page.text("service") == "No connection")

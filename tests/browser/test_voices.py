@@ -1,4 +1,4 @@
-"""Voices on the page: uploaded, replaced, recorded, heard and deleted; and names that would be more than names."""
+"""Voices on the page: upload, replace, record, play and delete; and HTML in names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.voices.recordings import recording as make_recording
-from tests.browser.page import Page, ask
+from tests.browser.page import Page, get_json
 
 HOSTILE = '<img src=x onerror="document.title=1">'
 _LIST = """
@@ -28,9 +28,9 @@ def upload(page: Page, path: Path, name: str, transcript: str = "") -> None:
 
 
 def delete(page: Page, name: str) -> None:
-    page.deed("remove", name)
+    page.voice_action("remove", name)
     page.driver.find_element("css selector", "#delete-dialog .danger").click()
-    page.until(lambda: page.text("voices-said") == f"{name} is deleted.")
+    page.until(lambda: page.text("voices-said") == f"{name} was deleted.")
 
 
 @pytest.fixture
@@ -46,33 +46,33 @@ def about(page: Page, voice: str) -> str:
     return page.driver.find_element("css selector", f"li[data-voice='{voice}'] .about").text
 
 
-def test_a_voice_is_uploaded_heard_and_deleted(page: Page, amy: str) -> None:
-    assert page.text("voices-said") == "amy.wav is there, and chosen."
+def test_a_voice_is_uploaded_played_and_deleted(page: Page, amy: str) -> None:
+    assert page.text("voices-said") == "amy.wav was added and selected."
     assert page.value("voice") == amy
     page.until(lambda: about(page, amy) == "1.5 s · no transcript")
-    page.deed("hear", amy)
-    assert page.wait_until_over().startswith("Said all of it")
-    page.deed("remove", amy)
+    page.voice_action("play", amy)
+    assert page.wait_until_over().startswith("Finished")
+    page.voice_action("remove", amy)
     assert page.text("delete-name") == amy
-    page.press_keys("\ue00c")  # Escape: it is kept
-    assert ask(page.server, "/voices") == [amy]
+    page.press_keys("\ue00c")  # Escape cancels
+    assert get_json(page.server, "/voices") == [amy]
     delete(page, amy)
     assert page.voices == []
-    assert ask(page.server, "/voices") == []
+    assert get_json(page.server, "/voices") == []
     assert page.value("voice") == ""
 
 
 def test_a_voice_is_replaced(page: Page, amy: str, tmp_path: Path) -> None:
-    before = ask(page.server, f"/voices/{amy}")["sha256"]
+    before = get_json(page.server, f"/voices/{amy}")["sha256"]
     other = tmp_path / "other.flac"
     other.write_bytes(make_recording("flac", seconds=2.5))
-    page.deed("replace", amy)
+    page.voice_action("replace", amy)
     page.find("voice-file").send_keys(str(other))
     page.find("transcript").send_keys("Other words.")
     page.press("voice-save")
-    page.until(lambda: page.text("voices-said") == "amy.wav is replaced, and chosen.")
+    page.until(lambda: page.text("voices-said") == "amy.wav was replaced and selected.")
     page.until(lambda: about(page, amy) == "2.5 s · with transcript")
-    assert ask(page.server, f"/voices/{amy}")["sha256"] != before
+    assert get_json(page.server, f"/voices/{amy}")["sha256"] != before
 
 
 def test_a_voice_is_recorded_from_the_microphone(page: Page) -> None:
@@ -83,16 +83,16 @@ def test_a_voice_is_recorded_from_the_microphone(page: Page) -> None:
     page.press("record")
     page.until(lambda: page.value("transcript") == sentence)
     assert page.value("voice-name") == "my-voice.webm"
-    page.until(lambda: page.run("return document.getElementById('voice-heard').readyState > 0"))
+    page.until(lambda: page.run("return document.getElementById('voice-preview').readyState > 0"))
     page.press("voice-save")
     page.until(lambda: page.voices == ["my-voice.webm"])
-    details = ask(page.server, "/voices/my-voice.webm")
+    details = get_json(page.server, "/voices/my-voice.webm")
     assert details["has_transcript"]
     assert details["seconds"] > 1.5
     delete(page, "my-voice.webm")
 
 
-def test_what_is_refused_is_told_where_it_was_done(page: Page, amy: str, recording: Path, tmp_path: Path) -> None:
+def test_upload_errors_are_shown_in_the_dialog(page: Page, amy: str, recording: Path, tmp_path: Path) -> None:
     upload(page, recording, amy)
     page.until(lambda: "amy.wav" in page.text("voice-problem"))
     assert "another name" in page.text("voice-problem")
@@ -108,7 +108,7 @@ def test_what_is_refused_is_told_where_it_was_done(page: Page, amy: str, recordi
     assert page.voices == [amy]
 
 
-def test_names_and_words_are_text_whatever_they_look_like(page: Page, tmp_path: Path) -> None:
+def test_names_and_transcripts_are_never_interpreted_as_html(page: Page, tmp_path: Path) -> None:
     file = tmp_path / f"{HOSTILE}.wav"
     file.write_bytes(make_recording("wav", seconds=1.5))
     page.press("add-voice")
@@ -126,7 +126,7 @@ def test_names_and_words_are_text_whatever_they_look_like(page: Page, tmp_path: 
     page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
     assert page.voices == [HOSTILE]
     assert page.all("#voices img, #voice img") == []
-    page.deed("remove", HOSTILE)
+    page.voice_action("remove", HOSTILE)
     assert page.text("delete-name") == HOSTILE
     page.press_keys("\ue00c")
     assert page.driver.title == "csm-serve"
