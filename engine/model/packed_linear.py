@@ -1,6 +1,6 @@
 """Linear layers with prepacked weights for oneDNN on a CPU.
 
-A plain product of a few rows repacks the whole weight on every call, which takes longer than the product.
+In float32 a plain product of a few rows repacks the whole weight on every call, which takes longer than the product.
 
 oneDNN selects a kernel by the weight's shape, the number of rows, the CPU and its version, and kernels round
 differently. A row's result must not depend on the batch, so each layer multiplies only row counts that a test at load
@@ -28,19 +28,18 @@ Product = Callable[[Tensor], Tensor]
 
 
 class PackedLinear(nn.Module):
-    """Replaces an nn.Linear without bias: x (..., in) -> (..., out), float32."""
+    """Replaces an nn.Linear without bias: x (..., in) -> (..., out), float32 or bfloat16."""
 
     def __init__(self, weight: Tensor, row_counts: tuple[int, ...] | None = None) -> None:
-        """weight: float32 (out, in) on a CPU. row_counts: those that round identically, ascending; None: test them."""
+        """weight: (out, in), see `can_pack`. row_counts: those that round identically, ascending; None: test them."""
         super().__init__()
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # for any number of rows
-        self.weight = nn.Parameter(packed, requires_grad=False)
-        self.row_counts = row_counts or identically_rounding_counts(self.product, weight.shape[1], weight.shape[0])
+        out, size = weight.shape
+        self.row_counts = row_counts or measured_row_counts(out, size, weight.dtype)
+        self.weight = nn.Parameter(_pack(weight), requires_grad=False)
 
     def product(self, x: Tensor) -> Tensor:
         """(rows, in) -> (rows, out) with the rounding of oneDNN's kernel for this number of rows."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
-        return y
+        return _product(x, self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
@@ -58,27 +57,53 @@ class PackedLinear(nn.Module):
         return self.product(x) if count == rows else self.product(F.pad(x, (0, 0, 0, count - rows)))[:rows]
 
 
-def identically_rounding_counts(product: Product, size: int, out: int) -> tuple[int, ...]:
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # for any number of rows
+    return packed
+
+
+def _product(x: Tensor, packed: Tensor) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return y
+
+
+def measured_row_counts(out: int, size: int, dtype: torch.dtype) -> tuple[int, ...]:
+    """The row counts that round identically for a weight of this shape, tested on an artificial weight.
+
+    The second half of its inputs cancels the first in another order, so that a product is nothing but rounding error:
+    another order of summation shows in bfloat16 too, which rounds it away from most products of random weights.
+    """
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(size // 2, generator=generator)
+    weight, rows = torch.zeros(out, size, dtype=dtype), torch.zeros(max(1, 1024 // out), size, dtype=dtype)
+    for tensor, sign in ((weight, -1), (rows, 1)):
+        first = torch.randn(len(tensor), size // 2, generator=generator).to(dtype)
+        tensor[:, : 2 * (size // 2)] = torch.cat((first, sign * first[:, order]), dim=1)
+    with torch.inference_mode():
+        packed = _pack(weight)
+        return identically_rounding_counts(lambda x: _product(x, packed), rows)
+
+
+def identically_rounding_counts(product: Product, rows: Tensor) -> tuple[int, ...]:
     """The largest subset of ROW_COUNTS for which a row's product is bit-identical at every position.
 
-    product: (rows, size) -> (rows, out). A single row is always identical to itself, so at least (1,) is returned.
+    rows: (probes, in), each tested by itself. A single row is always identical to itself, so at least (1,) is returned.
     """
-    probes = max(1, 1024 // out)  # enough outputs for a different summation order to show in some
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(probes, 1, size, generator=generator)
     counts_by_bits: defaultdict[bytes, tuple[int, ...]] = defaultdict(tuple)
     with torch.inference_mode():
         for count in ROW_COUNTS:
             products = torch.stack([product(row.repeat(count, 1)) for row in rows])
             if torch.equal(products, products[:, :1].expand_as(products)):
-                counts_by_bits[products[:, 0].numpy().tobytes()] += (count,)
+                counts_by_bits[products[:, 0].contiguous().view(torch.uint8).numpy().tobytes()] += (count,)
     return max(counts_by_bits.values(), key=len, default=(1,))
 
 
 def can_pack(weight: Tensor) -> bool:
-    """True if oneDNN is available and the weight is float32 on a CPU, the only dtype known to gain."""
-    available: bool = torch._C._has_mkldnn
-    return available and weight.device.type == "cpu" and weight.dtype == torch.float32
+    """True if oneDNN can prepack the weight: float32 on a CPU, or bfloat16 where the CPU has instructions for it."""
+    if weight.device.type != "cpu" or not torch._C._has_mkldnn:
+        return False
+    fast_bfloat16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and fast_bfloat16)
 
 
 def pack(module: nn.Module) -> None:
