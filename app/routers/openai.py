@@ -41,7 +41,7 @@ class OpenAISpeech(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     model: str = Field("csm-1b", max_length=128, description="Ignored: the service has one model.")
-    input: str = Field(min_length=1, description="What to say; at most MAX_TEXT_LENGTH characters.")
+    input: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
     voice: Annotated[str, Field(min_length=1, max_length=128)] | VoiceReference = Field(
         "alloy", description="A voice of GET /v1/audio/voices: one of GET /voices, speaker_N, or a name of OpenAI's."
     )

@@ -21,7 +21,7 @@ class TextParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    text: str = Field(min_length=1, description="What to say; at most MAX_TEXT_LENGTH characters.")
+    text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
     speaker_id: SpeakerId = 0
     max_audio_length_ms: int | None = Field(None, ge=FRAME_MILLISECONDS, le=600_000)
     watermark: bool | None = Field(None, description="Watermark the audio; the default is CSM_WATERMARK_ENABLED.")
@@ -72,7 +72,7 @@ class SpeakParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    text: str = Field(min_length=1, description="What to say; at most MAX_TEXT_LENGTH characters.")
+    text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
     voice: str = Field("speaker_0", min_length=1, max_length=128, description="A voice of GET /voices, or speaker_N.")
     speed: float = Field(1.0, ge=0.25, le=4, description="2 takes half the time; the pitch stays.")
 

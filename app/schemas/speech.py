@@ -44,7 +44,7 @@ class SpeechParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    text: str = Field(min_length=1, description="What to say; at most MAX_TEXT_LENGTH characters.")
+    text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
     voice_id: str | None = Field(
         None,
         min_length=1,

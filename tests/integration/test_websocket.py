@@ -147,11 +147,11 @@ def test_a_worker_crash_is_an_error_or_closes_the_connection(tmp_path: Path) -> 
         with connect_with_key(server) as connection:
             start_text(connection, "[exit@20]" + LONG)
             try:
-                answer = receive_last(connection)
+                message = receive_last(connection)
             except ConnectionClosed:
                 pass  # the connection was to the worker that crashed
             else:
-                assert (answer["type"], answer["code"]) == ("error", "worker_died")
+                assert (message["type"], message["code"]) == ("error", "worker_died")
         server.wait_until(lambda: server.get("/readyz") == 200)
         with connect_with_key(server) as connection:
             send_text(connection, "Hi")
@@ -164,12 +164,12 @@ def test_shutdown_completes_the_current_text_and_fails_the_queued_ones(tmp_path:
             start_text(speaking, "x" * 60)
             send_text(speaking, "Waiting.")
             server.process.send_signal(signal.SIGTERM)
-            answers = [receive_last(speaking), receive_last(speaking)]
-            assert sorted((answer["type"], answer.get("code")) for answer in answers) == [
+            messages = [receive_last(speaking), receive_last(speaking)]
+            assert sorted((message["type"], message.get("code")) for message in messages) == [
                 ("completion", None),
                 ("error", "draining"),
             ]
-            assert max(answer.get("duration_ms", 0) for answer in answers) == 60 * 80
+            assert max(message.get("duration_ms", 0) for message in messages) == 60 * 80
             for connection in (speaking, idle):
                 with pytest.raises(ConnectionClosed) as closed:
                     connection.recv()

@@ -43,13 +43,13 @@ async def test_generate_returns_exactly_the_documented_fields(settings: Settings
             "temperature": 0.5,
             "topk": 10,
         }
-        answer = (await client.post("/generate", json=body)).json()
-        assert set(answer) == {"audio_base64", "sample_rate", "duration_ms", "processing_time_ms", "watermarked"}
-        assert (answer["sample_rate"], answer["duration_ms"], answer["watermarked"]) == (24_000, 240, False)
-        assert samples_of(base64.b64decode(answer["audio_base64"])).size == 3 * 1920
+        fields = (await client.post("/generate", json=body)).json()
+        assert set(fields) == {"audio_base64", "sample_rate", "duration_ms", "processing_time_ms", "watermarked"}
+        assert (fields["sample_rate"], fields["duration_ms"], fields["watermarked"]) == (24_000, 240, False)
+        assert samples_of(base64.b64decode(fields["audio_base64"])).size == 3 * 1920
         wav = await client.post("/generate/wav", json=body)
         assert wav.headers["Content-Type"] == "audio/wav"
-        assert wav.content == base64.b64decode(answer["audio_base64"])
+        assert wav.content == base64.b64decode(fields["audio_base64"])
 
 
 async def test_watermarked_audio_is_reported_as_such(settings: Settings, run: Any) -> None:
@@ -91,10 +91,10 @@ async def test_watermark_enabled_applies_to_every_route(settings: Settings, run:
 async def test_api_generate_returns_exactly_the_documented_fields(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         body = {"text": "Hello there.", "voice": "speaker_3", "speed": 1.0}
-        answer = (await client.post("/api/generate", json=body)).json()
-        assert set(answer) == {"audio_data", "format", "sample_rate", "duration", "metadata"}
-        assert (answer["format"], answer["sample_rate"], answer["duration"]) == ("wav", 24_000, 12 * 0.08)
-        assert answer["metadata"] == {"model": "fake", "voice": "speaker_3", "speaker": 3, "streaming": True}
+        fields = (await client.post("/api/generate", json=body)).json()
+        assert set(fields) == {"audio_data", "format", "sample_rate", "duration", "metadata"}
+        assert (fields["format"], fields["sample_rate"], fields["duration"]) == ("wav", 24_000, 12 * 0.08)
+        assert fields["metadata"] == {"model": "fake", "voice": "speaker_3", "speaker": 3, "streaming": True}
         fast = (await client.post("/api/generate", json={**body, "speed": 2})).json()
         assert fast["duration"] == 6 * 0.08
         assert samples_of(base64.b64decode(fast["audio_data"])).size == 6 * 1920

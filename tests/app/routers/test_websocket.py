@@ -412,11 +412,11 @@ def test_stream_sends_one_wav_file_per_text_and_closes_when_done(open_client: Op
         connection.send_json({"text": "And on."})
         connection.send_json({"done": True})
         for text in ("Hello.", "And on."):
-            answer = connection.receive_json()
-            assert set(answer) == {"audio_base64", "sample_rate", "processing_time_ms", "text"}
-            assert (answer["text"], answer["sample_rate"]) == (text, 24_000)
-            assert answer["processing_time_ms"] >= 0
-            with wave.open(io.BytesIO(base64.b64decode(answer["audio_base64"]))) as file:
+            message = connection.receive_json()
+            assert set(message) == {"audio_base64", "sample_rate", "processing_time_ms", "text"}
+            assert (message["text"], message["sample_rate"]) == (text, 24_000)
+            assert message["processing_time_ms"] >= 0
+            with wave.open(io.BytesIO(base64.b64decode(message["audio_base64"]))) as file:
                 assert (file.getframerate(), file.getnframes()) == (24_000, len(text) * 1920)
         assert connection.receive_json() == {"status": "closed"}
         with pytest.raises(WebSocketDisconnect) as closed:
@@ -447,9 +447,9 @@ def test_stream_rejects_a_missing_text(open_client: OpenClient) -> None:
 def test_stream_sends_errors_and_continues(open_client: OpenClient, message: dict[str, Any], code: str) -> None:
     with open_client() as client, client.websocket_connect("/stream") as connection:
         connection.send_json(message)
-        answer = connection.receive_json()
-        assert answer["code"] == code
-        assert answer["error"]
+        reply = connection.receive_json()
+        assert reply["code"] == code
+        assert reply["error"]
         connection.send_json({"text": "Hi"})
         assert "audio_base64" in connection.receive_json()
 
