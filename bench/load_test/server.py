@@ -19,9 +19,9 @@ from typing import Any
 
 import psutil
 
+from ..module_path import ROOT, module_path
 from .trial import Address
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = "tiny"
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 45.0  # the service drains streams for 30
@@ -90,7 +90,7 @@ def running_server(model: str, settings: Mapping[str, str], start_seconds: float
             "MODEL_PATH": model,
             "VOICES_DIR": str(folder / "voices"),
             "PRELOADED_VOICES_DIR": str(folder / "preloaded-voices"),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": module_path(),
             **settings,
         }
         # `env` adds these to the current environment; the folder has no .env file.

@@ -1,0 +1,1 @@
+"""Measurements on a GPU in one process: `python -m bench.gpu`."""

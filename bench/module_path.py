@@ -1,0 +1,14 @@
+"""The module search path for processes that a benchmark starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def module_path() -> str:
+    """PYTHONPATH with which a child finds the repository, and every package wherever this process finds it."""
+    return os.pathsep.join(dict.fromkeys(str(Path(path or ".").resolve()) for path in (str(ROOT), *sys.path)))
