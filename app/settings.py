@@ -1,4 +1,4 @@
-"""Every setting of the service (API.md section 8): the only place that reads the environment and `.env`."""
+"""All settings of the service (API.md section 8). Only this module reads the environment and `.env`."""
 
 from __future__ import annotations
 
@@ -11,45 +11,43 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .watermark_key import PUBLIC_KEY, parse_key
 
-DEFAULT_MODEL = "sesame/csm-1b"  # where MODEL_PATH names none
-ENV_FILE = Path(".env")  # in the directory that the service is started from
+DEFAULT_MODEL = "sesame/csm-1b"  # without MODEL_PATH
+ENV_FILE = Path(".env")  # in the working directory
 
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses to listen on, and where this machine finds them
-_Kind = TypeVar("_Kind", bound=BaseSettings)
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # of the addresses that listen everywhere
+_Settings = TypeVar("_Settings", bound=BaseSettings)
 
-_SECRETS = ("api_key", "hf_token", "csm_watermark_key")  # never shown, also not when they are wrong
+_SECRETS = ("api_key", "hf_token", "csm_watermark_key")  # never shown, not even if invalid
 
 
 class SettingsError(Exception):
-    """Some settings cannot be used. The message has a line for each: its name, what it was, what it may be."""
+    """Invalid settings. The message has one line for each: its name, its value, the valid values."""
 
 
 class Settings(BaseSettings):
-    """What the environment and `.env` say; the environment wins. An empty value counts as none.
+    """Settings from the environment and `.env`; the environment wins. An empty value counts as unset.
 
-    The description of a field says what it may be; it stands in messages and beside the setting in `.env.example`.
+    The description of a field gives its valid values; error messages and `csm-serve --help` show it.
     """
 
     model_config = SettingsConfigDict(
         env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    # Who may call
+    # Access
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        min_length=1, description="one key or several with commas between; every client sends one of them"
+        min_length=1, description="one or more keys, separated by commas; each client sends one of them"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("*",), description="origins whose web pages may call, with commas between, or * for all"
+        default=("*",), description="origins whose web pages may call, separated by commas, or * for all"
     )
 
-    # Where to listen
-    host: str = Field(default="0.0.0.0", description="the address to listen on; 127.0.0.1 is this machine alone")
+    # Address
+    host: str = Field(default="0.0.0.0", description="the address to listen on; 127.0.0.1 is this machine only")
     port: int = Field(default=8000, ge=1, le=65535, description="a whole number from 1 to 65535")
 
     # The model
-    model_path: str | None = Field(
-        default=None, description="a directory or a hub id such as sesame/csm-1b; unset tries that one"
-    )
+    model_path: str | None = Field(default=None, description="a directory or a hub id; unset tries sesame/csm-1b")
     hf_token: SecretStr | None = Field(default=None, description="a hub token with access to sesame/csm-1b")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -64,9 +62,9 @@ class Settings(BaseSettings):
     )
 
     # Voices
-    voices_dir: Path = Field(default=Path("voices"), description="a directory for uploads; it is made if missing")
+    voices_dir: Path = Field(default=Path("voices"), description="a directory for uploads; created if missing")
     preloaded_voices_dir: Path = Field(
-        default=Path("preloaded-voices"), description="a directory of voices that nobody can change over HTTP"
+        default=Path("preloaded-voices"), description="a directory of voices that cannot be changed over HTTP"
     )
     max_voice_seconds: float = Field(default=30.0, gt=0, le=600, description="seconds, above 0 and at most 600")
     max_upload_mb: float = Field(default=25.0, gt=0, le=1024, description="megabytes, above 0 and at most 1024")
@@ -80,15 +78,15 @@ class Settings(BaseSettings):
     )
     max_queued_requests: int = Field(default=64, ge=0, description="a whole number from 0, for each worker")
     websocket_idle_seconds: float = Field(
-        default=300.0, gt=0, description="seconds, above 0, in which nothing is said or sent on a WebSocket"
+        default=300.0, gt=0, description="seconds, above 0, that a WebSocket may be idle"
     )
     queue_timeout_seconds: float = Field(default=30.0, gt=0, description="seconds, above 0")
     graceful_timeout_seconds: int = Field(default=30, ge=1, description="whole seconds from 1")
     start_timeout_seconds: float = Field(
-        default=600.0, gt=0, description="seconds, above 0, in which loading must get a step further"
+        default=600.0, gt=0, description="seconds, above 0, that loading may make no progress"
     )
     engine_timeout_seconds: float = Field(
-        default=60.0, gt=0, description="seconds, above 0, in which the engine must get a step further"
+        default=60.0, gt=0, description="seconds, above 0, that the engine may make no progress"
     )
 
     # Texts and speech
@@ -110,17 +108,19 @@ class Settings(BaseSettings):
         default=600_000, ge=80, le=600_000, description="milliseconds, from 80 to 600000"
     )
     tts_speech_token_queue_max_size: int = Field(
-        default=2, ge=1, le=1000, description="slices, from 1; with the next one: how far a slot may be ahead"
+        default=2, ge=1, le=1000, description="slices, from 1; with the next setting: how far a slot may be ahead"
     )
     tts_pcm_chunk_queue_max_size: int = Field(default=3, ge=1, le=1000, description="slices, from 1")
-    csm_watermark_enabled: bool = Field(default=False, description="true (all speech is marked) or false")
-    csm_watermark_key: SecretStr | None = Field(default=None, description="five numbers from 0 to 255 with commas")
+    csm_watermark_enabled: bool = Field(default=False, description="true (all speech is watermarked) or false")
+    csm_watermark_key: SecretStr | None = Field(
+        default=None, description="five numbers from 0 to 255, separated by commas"
+    )
 
-    # For whoever runs it
+    # Operation
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"
     )
-    log_format: Literal["text", "json"] = Field(default="text", description="text, or json for one object a line")
+    log_format: Literal["text", "json"] = Field(default="text", description="text, or json for one object per line")
     debug: bool = Field(default=False, description="true (one worker that reloads changed code) or false")
 
     @field_validator("api_key", "cors_origins", mode="before")
@@ -130,7 +130,7 @@ class Settings(BaseSettings):
 
     @field_validator("workers", "concurrent_requests_per_worker", mode="before")
     @classmethod
-    def _auto_is_none(cls, value: object) -> object:
+    def _auto_to_none(cls, value: object) -> object:
         return None if isinstance(value, str) and value.strip().lower() == "auto" else value
 
     @field_validator("log_level", mode="before")
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
 
     @field_validator("csm_watermark_key")
     @classmethod
-    def _is_a_key(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_watermark_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             parse_key(value.get_secret_value())
         return value
@@ -164,23 +164,23 @@ class Settings(BaseSettings):
 
     @property
     def watermark_key(self) -> bytes:
-        """What speech is marked with where a request brings no key of its own."""
+        """The key for requests without a key of their own."""
         key = self.csm_watermark_key
         return PUBLIC_KEY if key is None else parse_key(key.get_secret_value())
 
     @property
     def json_limit(self) -> int:
-        """The most bytes of a body or a message with a text in it: a character is 12 at most, escaped in JSON."""
+        """Maximum bytes of a body or a message with a text: a character takes at most 12, escaped in JSON."""
         return max(1 << 20, 16 * self.max_text_length)
 
     @property
     def audio_queue_slices(self) -> int:
-        """How many slices a slot may be ahead of its reader."""
+        """How many slices a slot may be ahead of its client."""
         return self.tts_speech_token_queue_max_size + self.tts_pcm_chunk_queue_max_size
 
 
 class ClientSettings(BaseSettings):
-    """What a client on this machine takes from the same places: CSM_URL, or else where its service listens."""
+    """Settings of a client on this machine: CSM_URL, or else the address that the service listens on."""
 
     model_config = Settings.model_config
 
@@ -195,13 +195,13 @@ class ClientSettings(BaseSettings):
 
     @property
     def key(self) -> str | None:
-        """The first key, if there is any."""
+        """The first key, if any."""
         keys = "" if self.api_key is None else self.api_key.get_secret_value()
         return next(filter(None, (part.strip() for part in keys.split(","))), None)
 
 
 class ModelSettings(BaseSettings):
-    """Which model a command on this machine works with, as the service would."""
+    """The model settings, for commands that load the model without the service."""
 
     model_config = Settings.model_config
 
@@ -219,49 +219,49 @@ class ModelSettings(BaseSettings):
 
 
 def local_url(host: str, port: int) -> str:
-    """Where this machine finds what listens on an address."""
-    reached = _EVERYWHERE.get(host, host)
-    return f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
+    """The URL at which this machine reaches a service that listens on an address."""
+    address = _LOOPBACK.get(host, host)
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
 
 def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
-    """Read the environment and the file. Raises SettingsError, which names every setting that is wrong."""
+    """Read the environment and the file. Raises SettingsError, which names every invalid setting."""
     return _load(Settings, env_file)
 
 
 def load_client_settings(env_file: Path | None = ENV_FILE) -> ClientSettings:
-    """The same for a client, whom the rest of the settings does not concern. Raises SettingsError."""
+    """The same for a client, without the other settings. Raises SettingsError."""
     return _load(ClientSettings, env_file)
 
 
 def load_model_settings(env_file: Path | None = ENV_FILE) -> ModelSettings:
-    """The same for a command that needs the model and no service. Raises SettingsError."""
+    """The same for a command that loads the model. Raises SettingsError."""
     return _load(ModelSettings, env_file)
 
 
-def _load(kind: type[_Kind], env_file: Path | None) -> _Kind:
+def _load(kind: type[_Settings], env_file: Path | None) -> _Settings:
     try:
-        return cast(_Kind, cast(Any, kind)(_env_file=env_file))
+        return cast(_Settings, cast(Any, kind)(_env_file=env_file))
     except ValidationError as error:
-        lines = [_complaint(tuple(map(str, each["loc"])), str(each["msg"]), env_file) for each in error.errors()]
+        lines = [_describe(tuple(map(str, each["loc"])), str(each["msg"]), env_file) for each in error.errors()]
         raise SettingsError("\n".join(dict.fromkeys(lines))) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{env_file} cannot be read: {error}") from None
 
 
-def _complaint(location: tuple[str, ...], message: str, env_file: Path | None) -> str:
-    """One line about one setting, without the value where that is a secret."""
+def _describe(location: tuple[str, ...], message: str, env_file: Path | None) -> str:
+    """One line about an invalid setting, without its value if that is a secret."""
     field = location[0].lower()
-    name, may_be = field.upper(), Settings.model_fields[field].description
-    was = _raw(name, env_file)
-    if was is None:
-        return f"{name} is not set. It may be: {may_be}. Set it in the environment or in .env (see .env.example)."
-    shown = "" if field in _SECRETS else f" is {was!r}, which"
-    return f"{name}{shown} cannot be used ({message}). It may be: {may_be}."
+    name, valid = field.upper(), Settings.model_fields[field].description
+    value = _raw(name, env_file)
+    if value is None:
+        return f"{name} is not set. It may be: {valid}. Set it in the environment or in .env (see .env.example)."
+    shown = "" if field in _SECRETS else f" is {value!r}, which"
+    return f"{name}{shown} cannot be used ({message}). It may be: {valid}."
 
 
 def _raw(name: str, env_file: Path | None) -> str | None:
-    """The setting as it was written, from where it was taken."""
+    """The setting as written, from the source that was used."""
     for source in (dict(os.environ), read_env_file(env_file)):
         for key, value in source.items():
             if key.upper() == name and value:
@@ -270,7 +270,7 @@ def _raw(name: str, env_file: Path | None) -> str | None:
 
 
 def read_env_file(env_file: Path | None) -> dict[str, str]:
-    """What a `.env` sets; nothing if there is none."""
+    """The variables that a `.env` sets; empty without a file."""
     from dotenv import dotenv_values  # pydantic-settings reads it with the same
 
     if env_file is None or not env_file.is_file():

@@ -1,1 +1,1 @@
-"""Between the socket and the routes: keys, limits, deadlines, and the form of an error."""
+"""Middleware and protocol: API keys, body limit, timeouts, error handlers."""

@@ -1,4 +1,4 @@
-"""Who may call (API.md section 6): decided on the path and the key alone, before anything is read."""
+"""API key authentication (API.md section 6), by path and key alone, before any of the body is read."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import Unauthorized
 from .early_response import refuse
 
-OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz"})  # everything else is closed
-OPEN_FILES = re.compile(r"/static(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # no dots to climb on, nothing left to decode
+OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz"})  # all other paths need a key
+OPEN_FILES = re.compile(r"/static(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # no ".." and no escapes
 
 _QUERY_NAME = b"api_key"
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 
 
 class ApiKeyMiddleware:
-    """Lets requests and WebSockets through that carry one of the keys, and requests to an open path.
+    """Passes requests and WebSockets with one of the keys, and requests to an open path; refuses others with 401.
 
-    The key may stand in `X-API-Key`, in `Authorization: Bearer`, or in the query as `api_key`; from the query
-    it is taken out, so that nothing behind the guard can write it anywhere.
+    The key is sent as `X-API-Key`, as `Authorization: Bearer`, or as `api_key` in the query string. It is removed
+    from the query string, so that no later layer can log it.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
@@ -35,36 +35,36 @@ class ApiKeyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-        elif _is_open(scope) or self._knows(scope):
+        elif _is_open(scope) or self._has_key(scope):
             await self._app({**scope, "query_string": _without_key(scope["query_string"])}, receive, send)
         elif scope["type"] == "http":
             await refuse(Unauthorized("Invalid or missing API Key"), scope, receive, send)
         else:
             await _deny(scope, send)
 
-    def _knows(self, scope: Scope) -> bool:
-        """Compares every key offered with every key there is, whatever it finds on the way."""
-        found = False
-        for offered in _offered(scope):
-            digest = _digest(offered)
+    def _has_key(self, scope: Scope) -> bool:
+        """Compares every sent key with every valid key, in constant time: it does not stop at a match."""
+        valid = False
+        for sent in _sent_keys(scope):
+            digest = _digest(sent)
             for known in self._digests:
-                found |= hmac.compare_digest(digest, known)
-        return found
+                valid |= hmac.compare_digest(digest, known)
+        return valid
 
 
 def _digest(key: bytes) -> bytes:
-    """Of one length for every key, so that comparing tells nothing about a key's length."""
+    """Of equal length for all keys, so that timing does not reveal a key's length."""
     return hashlib.sha256(key).digest()
 
 
 def _is_open(scope: Scope) -> bool:
-    """Under a root path routes see another path than this one: then nothing is open."""
+    """No path is open under a root path, where routes see a different path."""
     if scope["type"] != "http" or scope.get("root_path"):
         return False
     return scope["path"] in OPEN_PATHS or OPEN_FILES.fullmatch(scope["path"]) is not None
 
 
-def _offered(scope: Scope) -> Iterator[bytes]:
+def _sent_keys(scope: Scope) -> Iterator[bytes]:
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             yield value.strip()
@@ -80,7 +80,7 @@ def _without_key(query: bytes) -> bytes:
 
 
 def _pair(part: bytes) -> tuple[bytes, bytes]:
-    """One `name=value` of a query, as bytes: a key is whatever bytes it is, and nothing here can fail on them."""
+    """Split one `name=value` of a query string, as bytes: any bytes are valid in a key."""
     name, _, value = part.replace(b"+", b" ").partition(b"=")
     return unquote_to_bytes(name), unquote_to_bytes(value)
 

@@ -1,4 +1,4 @@
-"""How large a body may be: refused by its declared length before it is read, else counted while it comes."""
+"""Body size limit: checks Content-Length before the body is read, and counts the bytes while it is read."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .early_response import refuse
 
 
 class _BodyTooLargeError(Exception):
-    """Ends whoever is reading the body."""
+    """Raised into the reader of the body."""
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to a body over the limit of its path.
+    """Responds with 413 to a body over the limit of its path.
 
-    limit: gives the most bytes for a path.
+    limit: returns the maximum number of bytes for a path.
     """
 
     def __init__(self, app: ASGIApp, limit: Callable[[str], int]) -> None:
@@ -29,33 +29,33 @@ class BodyLimitMiddleware:
             await self._app(scope, receive, send)
             return
         limit = self._limit(scope["path"])
-        error = TooLarge(f"the body is larger than {limit:,} bytes, the most that this route takes")
+        error = TooLarge(f"the body is larger than {limit:,} bytes, the limit of this route")
         declared = dict(scope["headers"]).get(b"content-length", b"")
         if declared.isdigit() and int(declared) > limit:
             await refuse(error, scope, receive, send)
             return
-        got, started, over = 0, False, False
+        received, started, exceeded = 0, False, False
 
-        async def counted() -> Message:
-            nonlocal got, over
+        async def receive_counted() -> Message:
+            nonlocal received, exceeded
             message = await receive()
-            got += len(message.get("body", b""))
-            if got > limit:
-                over = True
+            received += len(message.get("body", b""))
+            if received > limit:
+                exceeded = True
                 raise _BodyTooLargeError
             return message
 
-        async def watched(message: Message) -> None:
+        async def send_unless_exceeded(message: Message) -> None:
             nonlocal started
-            if over and not started:
-                return  # what a route makes of the broken read is not the answer
+            if exceeded and not started:
+                return  # drop the route's response to the aborted read
             started = True
             await send(message)
 
         try:
-            await self._app(scope, counted, watched)
+            await self._app(scope, receive_counted, send_unless_exceeded)
         except _BodyTooLargeError:
             if started:
                 raise
-        if over and not started:
+        if exceeded and not started:
             await refuse(error, scope, receive, send)

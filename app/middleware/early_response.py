@@ -1,4 +1,4 @@
-"""A refusal sent from ASGI itself, before anybody has read the body."""
+"""Error responses sent by middleware before the body is read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LINGER_SECONDS = 2.0
 
 
 async def refuse(error: ServiceError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with an error and close the connection.
+    """Respond with an error and close the connection.
 
-    A client that is in the middle of its body would meet a reset instead of the answer if the connection were
-    closed at once. So the whole answer is sent first, then what still comes is read and dropped for a moment.
+    If the connection were closed at once, a client that is still sending its body would get a reset instead of the
+    response. So the whole response is sent first, then the body is read and dropped for LINGER_SECONDS at most.
     """
     body = json.dumps(error.body_at(scope["path"])).encode()
     headers = [

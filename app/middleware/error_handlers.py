@@ -1,4 +1,4 @@
-"""How errors look on the wire: always {"detail", "code"} (API.md section 7)."""
+"""Error handlers: every error response is {"detail", "code"} (API.md section 7)."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ import engine
 from ..errors import ServiceError, Unprocessable, from_engine, openai_error
 from ..observability.request_log import record_of
 
-_LONGEST_ECHO = 60  # characters of a wrong value that are sent back
+_MAX_ECHO = 60  # characters of an invalid value that are sent back
 
 
 def install(app: FastAPI) -> None:
-    """Let every error of this application be answered in the one form."""
+    """Register the handlers of all errors of an application."""
     app.exception_handler(ServiceError)(_service_error)
     app.exception_handler(engine.EngineError)(_engine_error)
     app.exception_handler(RequestValidationError)(_validation_error)
     app.exception_handler(HTTPException)(_http_error)
 
 
-def answer(error: ServiceError, path: str) -> JSONResponse:
+def response_of(error: ServiceError, path: str) -> JSONResponse:
     return JSONResponse(error.body_at(path), error.status, headers=error.headers)
 
 
-def _noted(request: Request, error: ServiceError) -> JSONResponse:
-    """The answer, its code noted for the log and the metrics."""
+def _respond(request: Request, error: ServiceError) -> JSONResponse:
+    """The response; its code is recorded for the log and the metrics."""
     record_of(request.scope).code = error.code
-    return answer(error, request.scope["path"])
+    return response_of(error, request.scope["path"])
 
 
 async def _service_error(request: Request, error: ServiceError) -> JSONResponse:
-    return _noted(request, error)
+    return _respond(request, error)
 
 
 async def _engine_error(request: Request, error: engine.EngineError) -> JSONResponse:
-    return _noted(request, from_engine(error))
+    return _respond(request, from_engine(error))
 
 
 async def _validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
     details = dict.fromkeys(describe(each) for each in error.errors())
-    return _noted(request, Unprocessable("; ".join(details), code="invalid_parameter"))
+    return _respond(request, Unprocessable("; ".join(details), code="invalid_parameter"))
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     code = re.sub(r"\W+", "_", HTTPStatus(error.status_code).phrase.lower())
     detail, headers, path = str(error.detail), dict(error.headers or {}), request.scope["path"]
     if error.status_code == HTTPStatus.NOT_FOUND:
-        detail = f"there is no {request.method} {path[:_LONGEST_ECHO]} here: GET /openapi.json lists what there is"
+        detail = f"there is no {request.method} {path[:_MAX_ECHO]}: see the routes in GET /openapi.json"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request.app, path)) or headers.get("Allow", "")
-        detail = f"{path[:_LONGEST_ECHO]} takes {headers['Allow']}, not {request.method}"
+        detail = f"{path[:_MAX_ECHO]} takes {headers['Allow']}, not {request.method}"
     body = {"detail": detail, "code": code, **openai_error(path, error.status_code, detail, code)}
     return JSONResponse(body, error.status_code, headers=headers)
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
-    """All that a path takes; the framework names those of one of its routes only."""
+    """All methods of a path; the framework lists those of only one of its routes."""
     return sorted(
         method.upper()
         for template, operations in app.openapi()["paths"].items()
@@ -75,13 +75,13 @@ def _methods(app: FastAPI, path: str) -> list[str]:
 
 
 def describe(error: Mapping[str, Any]) -> str:
-    """One complaint of pydantic as a sentence: which parameter, what is wrong, and what it was."""
+    """One validation error of pydantic as a sentence: the parameter, what is wrong, and its value."""
     location = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
     name, kind, value = ".".join(location), error["type"], error.get("input")
     if kind == "json_invalid":
         return f"the body is not JSON ({error.get('ctx', {}).get('error', 'it cannot be parsed')})"
     if kind == "extra_forbidden":
-        return f"{name[:_LONGEST_ECHO]} is not a parameter: see the parameters in GET /openapi.json"
+        return f"{name[:_MAX_ECHO]} is not a parameter: see the parameters in GET /openapi.json"
     if kind == "missing":
         return f"{name} is missing" if name else 'the body is missing: send a JSON object such as {"text": "Hello."}'
     if not name:
@@ -91,4 +91,4 @@ def describe(error: Mapping[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if name == "text" or not isinstance(value, str | int | float):
         return f"{name}: {message}"
-    return f"{name}: {message}, not {str(value)[:_LONGEST_ECHO]!r}"
+    return f"{name}: {message}, not {str(value)[:_MAX_ECHO]!r}"

@@ -1,4 +1,4 @@
-"""HTTP on which nobody can sit for ever: uvicorn's protocol, with deadlines that it does not have."""
+"""uvicorn's HTTP protocol with timeouts for slow headers, slow bodies and clients that do not read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEADERS_SECONDS = 20.0  # from the first byte of a request, or from the connection, to the end of its headers
-BODY_SECONDS = 20.0  # for a body, and one second more for each of these bytes that has come
-BODY_BYTES_A_SECOND = 4096
-STALL_SECONDS = 65.0  # in which a reader must make room; the response itself gives up a little earlier, and says so
-LOOK_SECONDS = 1.0
+HEADERS_SECONDS = 20.0  # from the connection, or a request's first byte, to the end of its headers
+BODY_SECONDS = 20.0  # for a body, plus one second for each 4096 bytes received
+BODY_BYTES_PER_SECOND = 4096
+STALL_SECONDS = 65.0  # a client may read nothing for so long; responses give up a little earlier, with a log line
+CHECK_SECONDS = 1.0
 
-_TOO_SLOW = json.dumps({"detail": "the request did not come in time: send it faster", "code": "request_timeout"})
+_TOO_SLOW = json.dumps({"detail": "the request was not received in time: send it faster", "code": "request_timeout"})
 _TIMEOUT = (
     "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\n"
     f"content-length: {len(_TOO_SLOW)}\r\nconnection: close\r\n\r\n{_TOO_SLOW}"
@@ -22,31 +22,30 @@ _TIMEOUT = (
 
 
 class TimeoutHttpProtocol(HttpToolsProtocol):
-    """Ends a connection whose client sends its headers or its body too slowly, or no longer reads.
+    """Ends a connection whose client sends its headers or its body too slowly, or does not read.
 
-    Too slow a request is answered with 408 where no answer has begun. A reader that makes no room is aborted: a
-    connection that is merely closed waits for its last bytes to be taken. Idle connections are uvicorn's own affair
-    (`keepalive`), once they have had a request. A WebSocket is out of here as soon as it is one: there the pings
-    of its protocol find out who is gone.
+    A slow request gets 408 if its response has not started. A client that does not read is aborted, since a closed
+    connection waits until its last bytes are read. uvicorn closes connections that are idle after a request
+    (`keepalive`). A WebSocket is exempt once it is upgraded: its protocol's pings detect dead clients.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._headers_since: float | None = None  # a request is wanted, or its headers are coming
-        self._body_since: float | None = None  # its body is coming
+        self._headers_since: float | None = None  # waiting for a request, or receiving its headers
+        self._body_since: float | None = None  # receiving its body
         self._body_bytes = 0
-        self._full_since: float | None = None  # the reader has to make room, or to take what is left
-        self._look_again: asyncio.TimerHandle | None = None
+        self._full_since: float | None = None  # the write buffer is full, or closing with data left
+        self._next_check: asyncio.TimerHandle | None = None
 
-    # ---- what uvicorn tells
+    # ---- called by uvicorn
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._headers_since = self.loop.time()
-        self._look_again = self.loop.call_later(LOOK_SECONDS, self._look)
+        self._next_check = self.loop.call_later(CHECK_SECONDS, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_looking()
+        self._stop_checking()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -76,23 +75,23 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def handle_websocket_upgrade(self) -> None:
-        self._stop_looking()
+        self._stop_checking()
         super().handle_websocket_upgrade()
 
-    # ---- deadlines
+    # ---- timeouts
 
-    def _stop_looking(self) -> None:
-        if self._look_again is not None:
-            self._look_again.cancel()
-            self._look_again = None
+    def _stop_checking(self) -> None:
+        if self._next_check is not None:
+            self._next_check.cancel()
+            self._next_check = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self.loop.time()
-        self._look_again = self.loop.call_later(LOOK_SECONDS, self._look)
+        self._next_check = self.loop.call_later(CHECK_SECONDS, self._check)
         if self.transport.is_closing():
-            self._full_since = self._full_since or now  # all that is left is for the client to take the rest
+            self._full_since = self._full_since or now  # only the rest of the data is left to be read
         if self._body_since is not None and self.flow.read_paused:
-            self._body_since += LOOK_SECONDS  # it is us who do not take it
+            self._body_since += CHECK_SECONDS  # the application does not read: not the client's fault
         if self._full_since is not None and now - self._full_since > STALL_SECONDS:
             self.transport.abort()
         elif self._too_slow(now) and not self.transport.is_closing():
@@ -102,16 +101,16 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
         if self._headers_since is not None:
             return now - self._headers_since > HEADERS_SECONDS
         if self._body_since is not None:
-            return now - self._body_since > BODY_SECONDS + self._body_bytes / BODY_BYTES_A_SECOND
+            return now - self._body_since > BODY_SECONDS + self._body_bytes / BODY_BYTES_PER_SECOND
         return False
 
     def _end_request(self) -> None:
         cycle = self.cycle
-        under_way = cycle is not None and not cycle.response_complete
-        if under_way and cycle.response_started:
+        in_progress = cycle is not None and not cycle.response_complete
+        if in_progress and cycle.response_started:
             self.transport.abort()
             return
-        if under_way:
+        if in_progress:
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.write(_TIMEOUT)

@@ -1,1 +1,1 @@
-"""What can be seen from outside: logs, metrics, the machine."""
+"""Observability: logs, request records, metrics, component health, system status."""

@@ -1,4 +1,4 @@
-"""The parts of a worker beside its engine, and whether each of them works. `/health` names those that do not."""
+"""State of the components that a worker runs beside its engine. `/health` names those that failed."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ ComponentState = Literal["unchecked", "ok", "failed"]
 COMPONENT_STATES: tuple[ComponentState, ...] = ("unchecked", "ok", "failed")
 
 Report = Callable[[str | None, str], None]
-"""Tells how a part is: why it does not work (None: it does), and what else the log should say."""
+"""Called with the error of a component (None: it works) and more detail for the log."""
 
 
 @dataclass(frozen=True)
 class ComponentStatus:
-    """error: why it failed, for people; "" unless it did."""
+    """error: why it failed; "" unless it did."""
 
     state: ComponentState = "unchecked"
     error: str = ""
 
 
 def report_nothing(error: str | None, detail: str) -> None:
-    """A Report for whoever has nobody to tell."""
+    """A Report that does nothing."""
 
 
 class Components:
-    """State of the parts of one worker. Every method may be called from any thread.
+    """State of the components of one worker. Thread-safe.
 
-    on_change: called, from the reporting thread, when a part fails, works again or is known for the first time.
+    on_change: called, from the reporting thread, when a component fails, recovers or is reported for the first time.
     """
 
     def __init__(self) -> None:
         self.on_change: Callable[[], None] = lambda: None
-        self._errors: dict[ComponentName, dict[str, str]] = {}  # of each part that was checked, by item
+        self._errors: dict[ComponentName, dict[str, str]] = {}  # by component, then by item; only of reported ones
         self._lock = threading.Lock()
 
-    def report(self, part: ComponentName, error: str | None, detail: str = "", item: str = "") -> None:
-        """Note whether a part works, and log one line when that changes.
+    def report(self, component: ComponentName, error: str | None, detail: str = "", item: str = "") -> None:
+        """Record the state of a component, and log one line when it changes.
 
-        error: why it does not; None: it does. detail: more about it, for the log alone.
-        item: which of several things the part is made of, such as a format; the part fails with any of them.
+        error: why it does not work; None: it works. detail: for the log only.
+        item: one of several items of the component, such as a format; it has failed if any item has.
         """
         with self._lock:
-            known = part in self._errors
-            errors = self._errors.setdefault(part, {})
+            known = component in self._errors
+            errors = self._errors.setdefault(component, {})
             before = errors.get(item)
             if error is None:
                 errors.pop(item, None)
             else:
                 errors[item] = error
-        name = f"{part} ({item})" if item else part
+        name = f"{component} ({item})" if item else component
         if error is not None and error != before:
             _log.error("%s does not work: %s%s", name, error, f" [{detail}]" if detail else "")
         elif error is None and before is not None:
@@ -65,12 +65,12 @@ class Components:
         if error != before or not known:
             self.on_change()
 
-    def reporter(self, part: ComponentName) -> Report:
-        return lambda error, detail: self.report(part, error, detail)
+    def reporter(self, component: ComponentName) -> Report:
+        return lambda error, detail: self.report(component, error, detail)
 
     def statuses(self) -> Mapping[ComponentName, ComponentStatus]:
         with self._lock:
-            return {part: _status(self._errors.get(part)) for part in COMPONENTS}
+            return {name: _status(self._errors.get(name)) for name in COMPONENTS}
 
 
 def _status(errors: Mapping[str, str] | None) -> ComponentStatus:

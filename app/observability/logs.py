@@ -1,4 +1,4 @@
-"""The log: one line a record, as text or as JSON, and never a key in it."""
+"""Logging: one line per record, as text or as JSON, with secrets hidden."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 
 from ..settings import Settings
 
-_SHORTEST_SECRET = 8  # shorter ones are parts of ordinary words: hiding those would garble every line
+_MIN_SECRET_LENGTH = 8  # hiding shorter ones would garble ordinary words
 _HIDDEN = "[hidden]"
 
 
 class _Formatter(logging.Formatter):
-    """Hides secrets in the finished line. Nothing writes them on purpose; this is the second lock on that door."""
+    """Hides secrets in the finished line, as a second protection: nothing logs them on purpose."""
 
     converter = staticmethod(time.gmtime)
 
     def __init__(self, pattern: str | None, secrets: Sequence[str]) -> None:
         super().__init__(pattern, "%Y-%m-%dT%H:%M:%SZ")
-        self._secrets = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        self._secrets = [secret for secret in secrets if len(secret) >= _MIN_SECRET_LENGTH]
 
     def hide(self, line: str) -> str:
         for secret in self._secrets:
@@ -42,7 +42,7 @@ class TextFormatter(_Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """One object a line: time, level, logger, process, message, and the fields of the record."""
+    """One object per line: time, level, logger, process, message, and the fields of the record."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__(None, secrets)
@@ -62,11 +62,11 @@ class JsonFormatter(_Formatter):
 
 
 class PlainError(Exception):
-    """Its message says all there is to know: where it is logged, it is one line and no traceback."""
+    """Logged as one line without a traceback: its message is complete."""
 
 
-def _plainly(record: logging.LogRecord) -> bool:
-    """Uvicorn logs whatever an application raises with ninety lines of where it came through."""
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Log a PlainError as a warning; uvicorn logs exceptions of the application with ninety lines of traceback."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, PlainError):
         record.msg, record.args, record.exc_info = str(error), (), None
@@ -75,7 +75,7 @@ def _plainly(record: logging.LogRecord) -> bool:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send everything that this process logs to stderr, in the form that the settings ask for."""
+    """Send all log records of this process to stderr, in the configured format."""
     secrets = [*settings.keys, *(each.get_secret_value() for each in (settings.hf_token,) if each is not None)]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(secrets) if settings.log_format == "json" else TextFormatter(secrets))
@@ -86,6 +86,6 @@ def configure_logging(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
-    logging.getLogger("uvicorn.error").addFilter(_plainly)  # the same each time: it is there but once
-    for name in ("httpx", "httpcore", "urllib3", "filelock"):  # of libraries, at each request they make
+    logging.getLogger("uvicorn.error").addFilter(_without_traceback)  # added once: it is the same object each time
+    for name in ("httpx", "httpcore", "urllib3", "filelock"):  # they log each of their requests
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

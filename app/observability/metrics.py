@@ -1,4 +1,4 @@
-"""What is counted, and how Prometheus gets to read it."""
+"""Prometheus metrics of requests, summed over all workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .event_loop_lag import CPU, LOOP_LAG
 from .request_log import Outcome, RequestRecord
 from .shared_counters import OTHER, Counter, Family, Histogram, SharedCounters
 
-_PROTOCOLS = (  # the first that fits a path; never the path itself, of which there is no end
+_PROTOCOLS = (  # the first pattern that matches; the path itself would be an unbounded label
     ("tts", r"/tts/generate"),
     ("openai", r"/v1/.*"),
     ("voices", r"/voices(/.*)?"),
@@ -26,7 +26,7 @@ _PROTOCOLS = (  # the first that fits a path; never the path itself, of which th
     ("system", r"/(health|livez|readyz|metrics|system-status)"),
     ("page", r"/|/static/.*"),
 )
-# Named: the master loads no encoder. float32 is what WebSockets send.
+# Listed here, since the master imports no encoders. float32 is sent on WebSockets.
 _FORMATS = ("wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac", "float32")
 _STATUSES = (
     *("none", "200", "201", "202", "204", "206", "304", "400", "401", "403", "404", "405", "409", "413", "415"),
@@ -42,7 +42,7 @@ _ABORTED: dict[Outcome, str] = {
 
 REQUESTS = Counter(
     "csm_requests_total",
-    "Requests that ended; each text on a WebSocket is one, and so is the connection.",
+    "Requests that ended; a WebSocket counts as one, and each of its texts as another.",
     {
         "protocol": (*(name for name, _ in _PROTOCOLS), OTHER),
         "format": ("none", *_FORMATS, OTHER),
@@ -50,37 +50,37 @@ REQUESTS = Counter(
         "outcome": _OUTCOMES,
     },
 )
-ADMITTED = Counter("csm_requests_admitted_total", "Requests that were given a slot.")
-FINISHED = Counter("csm_requests_finished_total", "Admitted requests whose speech came to its end.")
+ADMITTED = Counter("csm_requests_admitted_total", "Requests that got a slot.")
+FINISHED = Counter("csm_requests_finished_total", "Admitted requests whose speech was complete.")
 ABORTED = Counter(
     "csm_requests_aborted_total",
-    "Admitted requests that ended early, but not by a fault of the service.",
+    "Admitted requests that ended early without a failure of the service.",
     {"reason": tuple(_ABORTED.values())},
 )
 FAILED = Counter(
     "csm_requests_failed_total",
-    "Admitted requests that the service failed: its engine, or the worker that held the connection died.",
+    "Admitted requests that failed: an engine error, or the worker died.",
     {"reason": ("engine_failed", "out_of_memory", "worker_died", OTHER)},
 )
 FIRST_AUDIO = Histogram(
     "csm_first_audio_seconds",
-    "From the arrival of a request to its first audio, any wait for a slot included.",
+    "From the arrival of a request to its first audio, including the wait for a slot.",
     (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10),
 )
 REAL_TIME_FACTOR = Histogram(
     "csm_real_time_factor_ratio",
-    "Seconds that a second of audio took; below 1 is faster than it is heard.",
+    "Seconds to generate a second of audio; below 1 is faster than real time.",
     (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.25, 1.5, 2, 5),
 )
 UNDERRUN = Histogram(
     "csm_underrun_seconds",
-    "The longest that the listener of a stream was without audio; bucket 0 holds the streams that never were.",
+    "The longest gap in the audio of a stream; bucket 0 counts streams without a gap.",
     (0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
 )
-UNDERRUNS = Counter("csm_underruns_total", "Streams whose listener was without audio at least once.")
-AUDIO = Counter("csm_audio_seconds_total", "Seconds of audio that were sent.")
-VOICES_ENCODED = Counter("csm_voices_encoded_total", "Voices that were encoded ahead, at a start or after an upload.")
-RESTARTS = Counter("csm_worker_restarts_total", "Workers that were started in the place of one that had gone.")
+UNDERRUNS = Counter("csm_underruns_total", "Streams with at least one gap in their audio.")
+AUDIO = Counter("csm_audio_seconds_total", "Seconds of audio sent.")
+VOICES_ENCODED = Counter("csm_voices_encoded_total", "Voices encoded ahead of requests, at startup or after an upload.")
+RESTARTS = Counter("csm_worker_restarts_total", "Workers started to replace one that exited.")
 
 FAMILIES: tuple[Family, ...] = (
     *(REQUESTS, ADMITTED, FINISHED, ABORTED, FAILED, FIRST_AUDIO, REAL_TIME_FACTOR, UNDERRUN, UNDERRUNS, AUDIO),
@@ -88,13 +88,13 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def new_counters(places: int) -> SharedCounters:
-    """Memory for a service of so many workers; the master makes it before it forks them."""
-    return SharedCounters(FAMILIES, places)
+def new_counters(workers: int) -> SharedCounters:
+    """Counters for a number of workers; the master creates them before it forks."""
+    return SharedCounters(FAMILIES, workers)
 
 
 def count_lost(counters: SharedCounters, row: int) -> None:
-    """The worker of this row is gone: what it had admitted and not ended has failed. For the master alone."""
+    """Count requests that a dead worker had admitted and not ended as failed. Called by the master only."""
     ended = sum(sum(counters.of_row(row, each)) for each in (FINISHED, ABORTED, FAILED))
     lost = sum(counters.of_row(row, ADMITTED)) - ended
     if lost > 0:
@@ -106,7 +106,7 @@ def protocol_of(path: str) -> str:
 
 
 class Metrics(Collector):
-    """The sums of all workers and the state of each, as one worker counts and any of them tells.
+    """Counts the requests of one worker, and renders the sums of all workers.
 
     counters, row: where this worker counts.
     gauges: yields the current state of all workers. It may take a lock, so it is called in a thread.
@@ -124,7 +124,7 @@ class Metrics(Collector):
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
-    # ---- counting: an observer of the request log
+    # ---- counting, as an observer of the request log
 
     def admitted(self, record: RequestRecord) -> None:
         self._counters.add(self._row, ADMITTED)
@@ -159,13 +159,13 @@ class Metrics(Collector):
                 add(row, UNDERRUNS)
 
     def voice_encoded(self) -> None:
-        """May be called from any thread."""
+        """Thread-safe."""
         self._counters.add(self._row, VOICES_ENCODED)
 
-    # ---- telling
+    # ---- rendering
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The text for Prometheus and its media type, of the kind that the Accept header asks for. Blocks."""
+        """The exposition text and its media type, as the Accept header asks for. Blocks."""
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 
@@ -178,9 +178,9 @@ class Metrics(Collector):
 
 def _counter(counter: Counter, sums: Sequence[float]) -> Metric:
     metric = CounterMetricFamily(counter.name, counter.help, labels=list(counter.labels))
-    few = len(sums) < 10  # of the others only what there is, or a page would be thousands of zeros
+    show_zeros = len(sums) < 10  # else only non-zero values: thousands of combinations would be zero
     for values, total in zip(counter.combinations, sums, strict=True):
-        if total or few:
+        if total or show_zeros:
             metric.add_metric(values, total)
     return metric
 

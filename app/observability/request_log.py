@@ -1,4 +1,4 @@
-"""What is known of each request: its id, how it went, and one line about it in the log."""
+"""Request records: id, outcome and timings of each request, logged as one line and passed to observers."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = logging.getLogger("app.requests")
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics", "/system-status"})  # polled all day
+_QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics", "/system-status"})  # polled: logged at DEBUG
 
 Outcome = Literal["ok", "refused", "failed", "left", "stalled", "drained"]
 
 
 class Observer(Protocol):
-    """Is told of every request, on the event loop: it must not wait."""
+    """Called for every request, on the event loop: it must not block."""
 
     def admitted(self, record: RequestRecord) -> None:
-        """It has its slot, and is being spoken."""
+        """The request has a slot."""
 
     def ended(self, record: RequestRecord) -> None:
-        """Nothing about it changes any more."""
+        """The record is complete."""
 
 
 @dataclass
 class RequestRecord:
-    """One request, filled in by whoever learns something about it.
+    """One request, filled in by the layers that handle it.
 
-    outcome: ok; refused (4xx, 429, 503); failed (5xx, or cut after the first byte); left (the client went away);
+    outcome: ok; refused (4xx, 429, 503); failed (5xx, or cut after the first byte); left (the client disconnected);
         stalled (the client stopped reading); drained (cut because the service shut down).
-    code: of the error that it ended with, as clients get it.
-    admitted: it was given a slot. Whoever gives it calls `admit`.
-    speech_seconds: from the start of the speech to the last of its audio, the wait for a slot not counted.
-    underrun_seconds: the longest that the listener was without audio since its first; 0 is never.
+    code: the error code sent to the client.
+    admitted: it has got a slot; `admit` sets it.
+    speech_seconds: from getting a slot to the last audio.
+    underrun_seconds: the longest gap after the first audio; 0 for none.
     """
 
     request_id: str
@@ -60,26 +60,26 @@ class RequestRecord:
     seconds: float = 0.0
 
     def admit(self) -> None:
-        """It was given a slot. Called again it changes nothing."""
+        """Record that it has a slot. Further calls have no effect."""
         if not self.admitted:
             self.admitted = True
             for observer in self.observers:
                 observer.admitted(self)
 
     def end(self) -> None:
-        """It is over: work out what is still open, and tell who wants to know. For whoever made the record."""
+        """Complete the record and notify the observers. Called by the creator of the record."""
         self.seconds = time.monotonic() - self.started
         self.outcome = self.outcome or _outcome(self.status)
         for observer in self.observers:
             observer.ended(self)
 
     def part(self, number: int) -> RequestRecord:
-        """The record of one text of several on this connection, admitted and ended on its own."""
+        """A record for one text of this connection, admitted and ended separately."""
         return RequestRecord(f"{self.request_id}.{number}", self.method, self.path, self.observers)
 
     @property
     def real_time_factor(self) -> float | None:
-        """Time to make a second of audio, in seconds: below 1 is faster than it is heard."""
+        """Seconds to generate a second of audio: below 1 is faster than real time."""
         return self.speech_seconds / self.audio_seconds if self.audio_seconds and self.speech_seconds else None
 
     def fields(self) -> dict[str, object]:
@@ -109,14 +109,14 @@ def record_of(scope: Scope) -> RequestRecord:
 
 
 class RequestLogMiddleware:
-    """The outermost layer: gives every request an id and a record, answers what nobody expected, tells how it ended.
+    """The outermost middleware: gives requests an id and a record, handles unexpected errors, and logs outcomes.
 
-    observers: beside the log itself.
+    observers: notified in addition to the log.
     """
 
     def __init__(self, app: ASGIApp, observers: Sequence[Observer] = ()) -> None:
         self._app = app
-        self._observers = (_Line(), *observers)
+        self._observers = (_LogObserver(), *observers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -127,7 +127,7 @@ class RequestLogMiddleware:
         scope.setdefault("state", {})["record"] = record
         started = False
 
-        async def identified(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal started
             started = True
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
@@ -137,23 +137,23 @@ class RequestLogMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, identified)
+            await self._app(scope, receive, send_with_id)
         except Exception:
             record.outcome = record.outcome or "failed"
             if started or scope["type"] != "http":
-                raise  # the server cuts the connection
-            _log.exception("request %s met an error that nobody expected", record.request_id)
-            await _apologise(record, identified)
-        except BaseException:  # a server cancels when its time to shut down is over
+                raise  # the server closes the connection
+            _log.exception("unexpected error in request %s", record.request_id)
+            await _respond_internal_error(record, send_with_id)
+        except BaseException:  # cancelled by the server at the end of its shutdown timeout
             record.outcome = record.outcome or "drained"
             raise
         finally:
             record.end()
 
 
-async def _apologise(record: RequestRecord, send: Send) -> None:
-    """The traceback goes to the log, the id of its line to the client."""
-    detail = f"the service met an error of its own; its log tells more under the id {record.request_id}"
+async def _respond_internal_error(record: RequestRecord, send: Send) -> None:
+    """Respond with the request id, under which the log has the traceback."""
+    detail = f"internal error: see the service's log for request {record.request_id}"
     body = json.dumps({"detail": detail, "code": "internal_error"}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 500, "headers": headers})
@@ -161,7 +161,7 @@ async def _apologise(record: RequestRecord, send: Send) -> None:
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's own, if it is safe to send back and to write down; else a new one."""
+    """The client's X-Request-ID if it is safe to echo and to log; else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
             return str(value.decode())
@@ -174,13 +174,13 @@ def _outcome(status: int | None) -> Outcome:
     return "failed" if status >= 500 and status != 503 else "refused"
 
 
-class _Line:
-    """One line in the log for each request that ended."""
+class _LogObserver:
+    """Logs one line for each request that ended."""
 
     def admitted(self, record: RequestRecord) -> None:
         pass
 
     def ended(self, record: RequestRecord) -> None:
-        dull = record.path in _QUIET_PATHS or (record.path.startswith("/static/") and record.outcome == "ok")
-        quiet = dull and record.outcome != "failed"
+        is_polled = record.path in _QUIET_PATHS or (record.path.startswith("/static/") and record.outcome == "ok")
+        quiet = is_polled and record.outcome != "failed"
         _log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": record.fields()})

@@ -1,8 +1,8 @@
-"""Sums that all processes of a service keep together, in memory that they share.
+"""Counters and histograms of all worker processes, in shared memory.
 
-The master makes the memory before it forks. Each place has a row, which its worker alone writes, so that no lock is
-needed between processes; a worker that comes into the place of a dead one goes on with its row. So nothing that was
-counted is lost by a `kill -9`, nothing grows with restarts, and there is no file to clean up.
+The master creates the memory before it forks. Each worker has a row that only it writes, so that processes need no
+lock; the worker that replaces a dead one continues its row. So a `kill -9` loses no counts, memory does not grow with
+restarts, and there is no file to clean up.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-OTHER = "other"  # takes the place of a label's value that is not foreseen
+OTHER = "other"  # replaces a label value that is not listed
 
 
 @dataclass(frozen=True)
 class Counter:
-    """A sum that only grows. labels: each with every value it may have, so that there is a bound to them."""
+    """A sum that only grows. labels: each with all its values, so that their number is bounded."""
 
     name: str
     help: str
@@ -31,11 +31,11 @@ class Counter:
 
     @property
     def combinations(self) -> Iterator[tuple[str, ...]]:
-        """The labels' values in the order of the cells."""
+        """The label values, in the order of the cells."""
         return product(*self.labels.values())
 
     def cell(self, labels: Mapping[str, str]) -> int:
-        """Raises KeyError for a value that is not foreseen where the label does not have `other`."""
+        """The index of a cell. Raises KeyError for an unlisted value if the label has no `other`."""
         at = 0
         for name, values in self.labels.items():
             value = labels[name] if labels[name] in values else OTHER
@@ -47,7 +47,7 @@ class Counter:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How values are spread. buckets: their upper bounds, growing; one for all that is larger comes by itself."""
+    """A distribution of values. buckets: increasing upper bounds; the +Inf bucket is added."""
 
     name: str
     help: str
@@ -55,7 +55,7 @@ class Histogram:
 
     @property
     def cells(self) -> int:
-        return len(self.buckets) + 2  # the larger, and the sum
+        return len(self.buckets) + 2  # the +Inf bucket and the sum
 
     def cell(self, value: float) -> int:
         return next((at for at, bound in enumerate(self.buckets) if value <= bound), len(self.buckets))
@@ -65,7 +65,7 @@ Family = Counter | Histogram
 
 
 class SharedCounters:
-    """The memory: a row of cells for each writer, and the families that the cells belong to."""
+    """A row of float64 cells for each worker: (rows, columns); each family has a range of columns."""
 
     def __init__(self, families: Sequence[Family], rows: int) -> None:
         self.families = tuple(families)
@@ -76,9 +76,9 @@ class SharedCounters:
             self._starts[family.name] = at
             at += family.cells
         self._columns = at
-        self._memory = mmap.mmap(-1, rows * at * 8)  # zeros, shared with every fork, page by page as it is written
+        self._memory = mmap.mmap(-1, rows * at * 8)  # zeros, shared with every fork
         self._cells = memoryview(self._memory).cast("d")
-        self._lock = threading.Lock()  # of the threads of one process, which write one row
+        self._lock = threading.Lock()  # between the threads of one process
 
     def add(self, row: int, counter: Counter, amount: float = 1.0, **labels: str) -> None:
         self._add(row, self._starts[counter.name] + counter.cell(labels), amount)
@@ -94,8 +94,8 @@ class SharedCounters:
         return list(map(float, self._cells[start : start + family.cells]))
 
     def sums(self, family: Family) -> list[float]:
-        """The cells, added up over all rows."""
-        import numpy as np  # here, so that the master, which never adds up, forks without its threads
+        """The cells, summed over all rows."""
+        import numpy as np  # here: the master needs no sums and forks without numpy's threads
 
         table = np.frombuffer(self._memory).reshape(self.rows, self._columns)
         start = self._starts[family.name]

@@ -1,4 +1,4 @@
-"""The lines to paste for a first speech: one for curl, one for csm-serve speak."""
+"""Example commands printed at startup: one with curl, one with csm-serve speak."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _TEXT = "Hello! This is my voice, and it begins before the sentence has an end."
 
 
 def curl_line(settings: Settings, env_file: Path, environ: Mapping[str, str]) -> str:
-    """A curl command that makes speech.wav. The key is read when it is pasted and stands nowhere in it."""
+    """A curl command that writes speech.wav. The shell reads the key; it is not part of the line."""
     url = f"{local_url(settings.host, settings.port)}/tts/generate?{urlencode({'text': _TEXT})}"
     return f'curl -fsS -o speech.wav -H "X-API-Key: {_key_from(env_file, environ)}" {shlex.quote(url)}'
 
 
 def speak_line(settings: Settings, env_file: Path, environ: Mapping[str, str]) -> str:
-    """The same by `csm-serve speak`, for who has no curl. It reads the key from the environment or the file itself."""
+    """The same with `csm-serve speak`, which reads the key from the environment or the file itself."""
     installed = Path(sys.executable).with_name("csm-serve")
     program = shlex.quote(str(installed)) if installed.exists() else "csm-serve"
     line = f"{program} speak --url {local_url(settings.host, settings.port)} -o speech.wav {shlex.quote(_TEXT)}"
@@ -29,7 +29,7 @@ def speak_line(settings: Settings, env_file: Path, environ: Mapping[str, str]) -
 
 
 def _key_from(env_file: Path, environ: Mapping[str, str]) -> str:
-    """What a shell reads the first key with: from the variable, or from the line of the file."""
+    """The shell expression for the first key, from the variable or from the file."""
     if environ.get("API_KEY") or "API_KEY" not in read_env_file(env_file):
         return "${API_KEY%%,*}"
     path = shlex.quote(str(env_file.resolve()))

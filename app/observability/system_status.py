@@ -1,4 +1,4 @@
-"""Load of the machine, or of the container where it has limits: processors and memory; and of the service's GPUs."""
+"""CPU, memory and GPU load of the machine, or of the container if it has limits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from engine import Cores, MachineLimits
 
 GIB = 1 << 30
-FRESH_SECONDS = 0.5  # figures that are younger are given again: who polls faster costs nothing
-PATIENCE_SECONDS = 1.0  # a driver that takes longer has trouble with a GPU; what it said last is given instead
-RETRY_SECONDS = 30.0  # a driver that is not there is asked again after this long
+FRESH_SECONDS = 0.5  # younger readings are reused, so that polling costs nothing
+TIMEOUT_SECONDS = 1.0  # a driver that takes longer has trouble with a GPU; the last reading is returned
+RETRY_SECONDS = 30.0  # before a missing driver is tried again
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -33,7 +33,7 @@ class Ram(BaseModel):
 
 
 class Cpu(BaseModel):
-    """cores: that the service may use; a quota may be a fraction. utilization_percent: of these cores."""
+    """cores: usable by the service; fractional with a quota. utilization_percent: of these cores."""
 
     utilization_percent: float
     cores: float
@@ -52,9 +52,9 @@ class GpuMemory(BaseModel):
 
 
 class Gpu(BaseModel):
-    """One GPU; null is what its driver does not tell, as of a MIG slice.
+    """One GPU; values that its driver does not report, as of a MIG slice, are null.
 
-    device_id: as the driver counts; of a GPU that it does not know, the name that it was asked for by.
+    device_id: the driver's index; the name in CUDA_VISIBLE_DEVICES if the driver does not know it.
     """
 
     device_id: int | str
@@ -63,10 +63,10 @@ class Gpu(BaseModel):
 
 
 class SystemMonitor:
-    """Reads the figures when asked, at most every FRESH_SECONDS, and never on the event loop where they may take long.
+    """Reads the load on request, at most every FRESH_SECONDS; the GPU driver is called in a thread.
 
-    gpus: as CUDA_VISIBLE_DEVICES names them. A GPU, or a driver, in trouble gives nulls and no errors.
-    limits: those of this process if not given.
+    gpus: named as in CUDA_VISIBLE_DEVICES. A failing GPU or driver gives nulls, not errors.
+    limits: default to those of this process.
     """
 
     def __init__(self, gpus: Iterable[str], limits: MachineLimits | None = None) -> None:
@@ -78,11 +78,11 @@ class SystemMonitor:
         self._gpus = [Gpu(device_id=_number(name)) for name in self._names]
         self._gpus_at = 0.0
         self._driver = _Driver()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="driver")  # a driver that hangs holds no other work
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="driver")  # a hung driver blocks nothing else
         self._reading: asyncio.Future[None] | None = None
 
     def cpu(self) -> Cpu:
-        """Takes about a millisecond: a few files of the kernel. Utilization is that since the last reading."""
+        """Takes about a millisecond, for a few kernel files. Utilization is since the last reading."""
         now = time.monotonic()
         if self._cpu is None or now - self._cpu_at >= FRESH_SECONDS:
             cores = self._limits.cores()
@@ -92,11 +92,11 @@ class SystemMonitor:
         return self._cpu
 
     async def gpus(self) -> list[Gpu]:
-        """One for each name. Askers share one reading of the driver."""
+        """One per name. Concurrent calls share one reading of the driver."""
         if self._names and time.monotonic() - self._gpus_at >= FRESH_SECONDS:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.get_running_loop().run_in_executor(self._thread, self._read_gpus)
-            await asyncio.wait({self._reading}, timeout=PATIENCE_SECONDS)
+            await asyncio.wait({self._reading}, timeout=TIMEOUT_SECONDS)
             if self._reading.done():
                 self._reading.result()
         return self._gpus
@@ -110,13 +110,13 @@ class SystemMonitor:
 
 
 class _Processors:
-    """How busy they are: those of the machine, of the CPU affinity mask, or the quota of the container."""
+    """Utilization of the machine's cores, of the CPU affinity mask, or of the container's quota."""
 
     def __init__(self, cores: Cores) -> None:
         self._at, self._used = time.monotonic(), cores.used_seconds
 
     def utilization_percent(self, cores: Cores) -> float:
-        """Since the last call, of what may be used."""
+        """Utilization of the usable cores since the last call."""
         now, before, at = time.monotonic(), self._used, self._at
         self._at, self._used = now, cores.used_seconds
         if cores.used_seconds is not None:
@@ -132,24 +132,24 @@ class _Processors:
 
 
 def _ram(limits: MachineLimits) -> Ram:
-    memory, system_monitor = limits.memory(), psutil.virtual_memory()
+    memory, machine = limits.memory(), psutil.virtual_memory()
     if not memory.limited:
         return Ram(
-            total=_gib(system_monitor.total),
-            used=_gib(system_monitor.used),
-            free=_gib(system_monitor.available),
-            percent_used=system_monitor.percent,
+            total=_gib(machine.total),
+            used=_gib(machine.used),
+            free=_gib(machine.available),
+            percent_used=machine.percent,
         )
     return Ram(
         total=_gib(memory.total),
         used=_gib(memory.used),
-        free=_gib(min(memory.total - memory.used, system_monitor.available)),
+        free=_gib(min(memory.total - memory.used, machine.available)),
         percent_used=round(100 * memory.used / memory.total, 1) if memory.total else 100.0,
     )
 
 
 class _Driver:
-    """NVML, started once and for the life of the process."""
+    """NVML, initialized once for the life of the process."""
 
     def __init__(self) -> None:
         self._started = False
@@ -159,12 +159,12 @@ class _Driver:
         if not self._start():
             return Gpu(device_id=_number(name))
         by_uuid, by_index = pynvml.nvmlDeviceGetHandleByUUID, pynvml.nvmlDeviceGetHandleByIndex
-        handle = _told(by_index, int(name)) if name.isdigit() else _told(by_uuid, name)
+        handle = _query(by_index, int(name)) if name.isdigit() else _query(by_uuid, name)
         if handle is None:
             return Gpu(device_id=_number(name))
-        index = _told(pynvml.nvmlDeviceGetIndex, handle)
-        rates: Any = _told(pynvml.nvmlDeviceGetUtilizationRates, handle)
-        memory: Any = _told(pynvml.nvmlDeviceGetMemoryInfo, handle)
+        index = _query(pynvml.nvmlDeviceGetIndex, handle)
+        rates: Any = _query(pynvml.nvmlDeviceGetUtilizationRates, handle)
+        memory: Any = _query(pynvml.nvmlDeviceGetMemoryInfo, handle)
         return Gpu(
             device_id=_number(name) if index is None else int(index),
             utilization_percent=GpuUtilization()
@@ -182,14 +182,14 @@ class _Driver:
                 self._started = True
             except pynvml.NVMLError as error:
                 self._failed_at = time.monotonic()
-                _log.warning("the GPU driver does not answer (%s): /system-status has no figures of GPUs", error)
+                _log.warning("the GPU driver does not respond (%s): /system-status has no GPU load", error)
         return self._started
 
 
-def _told(ask: Callable[..., _T], *about: object) -> _T | None:
-    """What the driver answers; None if it cannot."""
+def _query(function: Callable[..., _T], *arguments: object) -> _T | None:
+    """The driver's result; None if it fails."""
     try:
-        return ask(*about)
+        return function(*arguments)
     except pynvml.NVMLError:
         return None
 

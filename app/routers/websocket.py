@@ -8,7 +8,7 @@ import anyio.to_thread
 from fastapi import APIRouter, WebSocket
 
 from ..errors import ServiceError, UnknownVoice
-from ..middleware.error_handlers import answer
+from ..middleware.error_handlers import response_of
 from ..state import AppState, StateDep
 from ..voices.speakers import speaker_number
 from ..websocket.json_protocol import JsonProtocol
@@ -38,7 +38,7 @@ async def api(websocket: WebSocket, voice_name: str, state: StateDep) -> None:
     try:
         await anyio.to_thread.run_sync(_check_voice, state, voice_name)
     except ServiceError as error:
-        await websocket.send_denial_response(answer(error, websocket.scope["path"]))
+        await websocket.send_denial_response(response_of(error, websocket.scope["path"]))
         return
     await WebSocketSession(websocket, state, VoiceProtocol(state.settings, voice_name)).run()
 

@@ -17,7 +17,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_example_names_exactly_the_settings() -> None:
+def test_the_example_lists_exactly_the_settings() -> None:
     names = re.findall(r"^([A-Z_0-9]+)=", EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
 
@@ -35,12 +35,12 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     assert (settings.port, settings.tts_top_k) == (9001, 7)
 
 
-def test_an_empty_value_counts_as_none(tmp_path: Path) -> None:
+def test_an_empty_value_counts_as_unset(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path / ".env", "API_KEY=key\nPORT=\nMODEL_PATH=\nTTS_TOP_K=\n"))
     assert (settings.port, settings.model_path, settings.tts_top_k) == (8000, None, 50)
 
 
-def test_comma_lists_are_lists(tmp_path: Path) -> None:
+def test_lists_are_separated_by_commas(tmp_path: Path) -> None:
     file = write(tmp_path / ".env", "API_KEY=one, two,\nCORS_ORIGINS=http://a,https://b:8\n")
     settings = load_settings(file)
     assert settings.keys == ("one", "two")
@@ -68,7 +68,7 @@ def test_auto_and_upper_case_are_read() -> None:
         ("LOG_FORMAT", "xml"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named_with_what_it_may_be(tmp_path: Path, name: str, value: str) -> None:
+def test_an_invalid_value_is_reported_with_the_valid_ones(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(write(tmp_path / ".env", f"API_KEY=key\n{name}={value}\n"))
     message = str(caught.value)
@@ -76,7 +76,7 @@ def test_a_value_that_cannot_be_used_is_named_with_what_it_may_be(tmp_path: Path
     assert str(Settings.model_fields[name.lower()].description) in message
 
 
-def test_every_wrong_value_has_its_line(tmp_path: Path) -> None:
+def test_every_invalid_value_has_its_line(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(write(tmp_path / ".env", "PORT=x\nTTS_TOP_K=0\n"))
     assert [line.split()[0] for line in str(caught.value).splitlines()] == ["API_KEY", "PORT", "TTS_TOP_K"]
@@ -96,17 +96,17 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
     assert "s3cret" not in repr(load_settings(write(tmp_path / "good", "API_KEY=s3cret\nHF_TOKEN=hf_s3cret\n")))
 
 
-def test_no_file_is_no_settings(tmp_path: Path) -> None:
+def test_without_a_file_only_the_environment_is_read(tmp_path: Path) -> None:
     assert read_env_file(tmp_path / "none") == {}
     assert read_env_file(None) == {}
 
 
-def test_a_slot_may_be_ahead_by_both_queues(settings: Settings) -> None:
+def test_a_slot_may_be_ahead_by_both_queue_sizes(settings: Settings) -> None:
     assert settings.audio_queue_slices == 5
 
 
 @pytest.mark.parametrize("key", ["1,2,3", "1,2,3,4,256", "1,2,3,4,five", "1 2 3 4 5"])
-def test_a_watermark_key_that_is_none_is_refused_but_not_shown(tmp_path: Path, key: str) -> None:
+def test_an_invalid_watermark_key_is_refused_but_not_shown(tmp_path: Path, key: str) -> None:
     file = tmp_path / ".env"
     file.write_text(f"API_KEY=k\nCSM_WATERMARK_KEY={key}\n")
     with pytest.raises(SettingsError) as caught:
@@ -116,7 +116,7 @@ def test_a_watermark_key_that_is_none_is_refused_but_not_shown(tmp_path: Path, k
     assert key not in str(caught.value)
 
 
-def test_without_a_key_of_its_own_speech_is_marked_with_the_public_one(settings: Settings) -> None:
+def test_without_a_watermark_key_the_public_one_is_used(settings: Settings) -> None:
     assert settings.watermark_key == PUBLIC_KEY
     own = settings.model_copy(update={"csm_watermark_key": SecretStr("1, 2, 3, 4, 5")})
     assert own.watermark_key == bytes([1, 2, 3, 4, 5])

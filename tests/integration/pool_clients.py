@@ -1,4 +1,4 @@
-"""Clients of a pool: several at once, each knowing who speaks to it."""
+"""Concurrent clients of a pool that know which worker serves them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from tests.integration.shared import KEY, Server
 
 HEADERS = {"X-API-Key": KEY}
-LONG = "x" * 4000  # 80 s at 0.02 s a frame: nobody hears it to the end
+LONG = "x" * 4000  # 80 s at 0.02 s a frame: never read to the end
 
 
 class Listener:
-    """A connection that asks for speech, once or again, and reads no more of it than it has to."""
+    """A connection that requests speech, repeatedly if need be, and reads no more than necessary."""
 
     def __init__(self, server: Server) -> None:
         self._connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
@@ -25,13 +25,13 @@ class Listener:
         self.headers: dict[str, str] = {}
 
     def warm_up(self) -> Listener:
-        """Open the connection with a request of another kind, and keep it."""
+        """Open a persistent connection with another request."""
         self._connection.request("GET", "/livez")
         self._connection.getresponse().read()
         return self
 
     def ask(self, text: str = LONG, **parameters: str) -> Listener:
-        """Ask for speech, and wait for the head of the answer."""
+        """Request speech and wait for the response headers."""
         body = json.dumps({"text": text, "format": "raw_pcm", **parameters})
         self._connection.request(
             "POST", "/tts/generate", body, {**HEADERS, "Content-Type": "application/json", "X-Request-ID": text[:40]}
@@ -46,7 +46,7 @@ class Listener:
         return self.headers["x-worker-id"]
 
     def rest(self) -> bytes:
-        """All of it. Raises http.client.IncompleteRead if the stream was cut."""
+        """Read the rest. Raises http.client.IncompleteRead if the stream was cut."""
         assert self._response is not None
         return self._response.read()
 
@@ -64,13 +64,13 @@ class Listener:
 
 
 def at_once(listeners: list[Listener], text: str = LONG) -> list[Listener]:
-    """All of them ask in the same moment."""
+    """All of them send their request at the same time."""
     with ThreadPoolExecutor(len(listeners)) as crowd:
         return list(crowd.map(lambda each: each.ask(text), listeners))
 
 
 def spread(listeners: list[Listener]) -> list[int]:
-    """How many each worker speaks to, fewest first."""
+    """The number of listeners of each worker, ascending."""
     assert [each.status for each in listeners] == [200] * len(listeners)
     return sorted(Counter(each.worker for each in listeners).values())
 
@@ -86,7 +86,7 @@ def health(server: Server) -> tuple[int, dict[str, Any]]:
 
 
 def states(server: Server) -> list[str]:
-    """The state of each place; nothing while nobody answers."""
+    """The state of each worker; empty while the service does not respond."""
     try:
         return [each["state"] for each in health(server)[1]["tts_engines"].values()]
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""One service for all tests of a module: starting one takes longer than most tests."""
+"""A service shared by the tests of a module: starting one takes longer than most tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["KEY", "Server", "serving"]
 
 @contextmanager
 def serving(folder: Path, **settings: str) -> Iterator[Server]:
-    """A service on the fake engine, ready to speak, with its voices and its log in a folder."""
+    """A ready service with the fake engine, its voices and its log in a folder."""
     environ = {
         "API_KEY": f"{KEY},second-key",
         "HOST": "127.0.0.1",
@@ -28,7 +28,7 @@ def serving(folder: Path, **settings: str) -> Iterator[Server]:
         **settings,
     }
     (folder / "spool").mkdir()
-    with pytest.MonkeyPatch.context() as patch:  # what the developer has set must not change what a test sees
+    with pytest.MonkeyPatch.context() as patch:  # the developer's settings must not affect tests
         for name in list(os.environ):
             if name.lower() in Settings.model_fields:
                 patch.delenv(name)

@@ -1,4 +1,4 @@
-"""Who gets in, tried on the wire: odd paths, odd forms of request, and a log that is searched for keys."""
+"""Authentication over raw sockets: unusual paths and request forms, and a search of the log for keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def exchange(server: Server, head: str) -> bytes:
-    """All that comes back on a connection of its own."""
+    """The response on a new connection."""
     got = b""
     with server.connect(head) as connection:
         while part := receive(connection):
@@ -71,11 +71,11 @@ CLOSED = [
 
 
 @pytest.mark.parametrize("target", CLOSED)
-def test_without_a_key_all_but_the_open_paths_is_401(server: Server, target: str) -> None:
+def test_without_a_key_only_open_paths_are_served(server: Server, target: str) -> None:
     for method, version in itertools.product(("GET", "POST", "HEAD", "OPTIONS", "BREW"), ("1.1", "1.0")):
         answer = exchange(server, f"{method} {target} HTTP/{version}\nHost: service\nConnection: close")
         assert status(answer) in (401, 400), answer
-        assert b" 400 " not in answer[:16] or b"Invalid" in answer  # the server's own, of what is no HTTP
+        assert b" 400 " not in answer[:16] or b"Invalid" in answer  # by the server itself, for invalid HTTP
         assert method == "HEAD" or b"RIFF" not in answer
 
 
@@ -99,13 +99,13 @@ def test_with_a_key_the_absolute_form_and_http_1_0_are_served(server: Server) ->
         assert status(answer) == 200
 
 
-def test_what_is_unknown_is_404_with_a_key_only(server: Server) -> None:
+def test_unknown_paths_are_404_only_with_a_key(server: Server) -> None:
     for key, expected in ((KEY, 404), (GUESS, 401)):
         answer = exchange(server, f"GET /unknown HTTP/1.1\nHost: service\nX-API-Key: {key}\nConnection: close")
         assert status(answer) == expected
 
 
-def test_a_slash_too_many_leads_nowhere_else(server: Server) -> None:
+def test_an_extra_slash_does_not_redirect(server: Server) -> None:
     answer = exchange(server, f"GET /voices/ HTTP/1.1\nHost: elsewhere\nX-API-Key: {KEY}\nConnection: close")
     assert status(answer) == 404
     assert b"elsewhere" not in answer
@@ -121,7 +121,7 @@ def test_a_websocket_without_a_key_is_never_opened(server: Server, target: str) 
         assert status(exchange(server, upgrade + headers)) in (401, 403)
 
 
-def test_two_requests_on_one_connection_are_judged_each_by_itself(server: Server) -> None:
+def test_each_request_on_a_connection_needs_a_key(server: Server) -> None:
     first = f"GET /voices HTTP/1.1\nHost: service\nX-API-Key: {KEY}\n\n"
     answers = exchange(server, f"{first}GET /voices HTTP/1.1\nHost: service\nConnection: close")
     assert answers.count(b"HTTP/1.1 200") == 1
@@ -129,7 +129,7 @@ def test_two_requests_on_one_connection_are_judged_each_by_itself(server: Server
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_no_key_stands_in_any_line_of_the_log(tmp_path: Path, form: str) -> None:
+def test_no_log_line_contains_a_key(tmp_path: Path, form: str) -> None:
     with serving(tmp_path, LOG_LEVEL="DEBUG", LOG_FORMAT=form) as own:
         targets = [
             "/voices?api_key={key}",
@@ -152,7 +152,7 @@ def test_no_key_stands_in_any_line_of_the_log(tmp_path: Path, form: str) -> None
         exchange(own, f"GET /voices?api_key={KEY} HTTP/1.1\nX-API-Key: {KEY}\nNo Header\nConnection: close")
         assert own.stop() == 0
         log = own.log
-    assert "was cut" in log  # what is raised behind the first byte is told of
+    assert "was cut" in log  # errors after the first byte are logged
     assert log.count("outcome") > 20
     for key in (KEY, SECOND, GUESS):
         assert key not in log

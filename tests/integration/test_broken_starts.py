@@ -1,4 +1,4 @@
-"""Starts that cannot work: one line that says why, at once, and an exit status."""
+"""Failed starts: one line with the reason, immediately, and an exit status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.pool_clients import health, states
 
 SERVE = ("-m", "app.cli.main", "serve")
 GUNICORN = ("-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"))
-LIMIT = 60.0  # seconds, far above what a start takes
+LIMIT = 60.0  # seconds, far longer than a start
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> str:
 def start(
     command: tuple[str, ...], environ: dict[str, str], folder: Path, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Start a service that ends by itself."""
+    """Start a service that exits by itself."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     path = os.pathsep.join(filter(None, [settings.pop("PYTHONPATH", ""), str(ROOT)]))
     return subprocess.run(
@@ -55,7 +55,7 @@ def start(
 
 
 def reason(ended: subprocess.CompletedProcess[str]) -> str:
-    """The line that says why, which is the last one."""
+    """The reason, from the last line."""
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
     line = ended.stderr.splitlines()[-1]
@@ -76,7 +76,7 @@ def reason(ended: subprocess.CompletedProcess[str]) -> str:
         ("TTS_TOP_K", "0", "TTS_TOP_K is '0', which cannot be used"),
     ],
 )
-def test_a_setting_that_cannot_work_here_is_one_line(
+def test_an_unusable_setting_is_one_line(
     env: dict[str, str],
     tmp_path: Path,
     used_port: str,
@@ -89,11 +89,11 @@ def test_a_setting_that_cannot_work_here_is_one_line(
     ended = start(command, env, tmp_path, **{setting: value.format(used_port=used_port, file=file)})
     assert ended.returncode == 2
     assert reason(ended).startswith(told.format(used_port=used_port, file=file))
-    assert len(ended.stderr.splitlines()) <= (1 if command == SERVE else 2)  # gunicorn says first that it starts
+    assert len(ended.stderr.splitlines()) <= (1 if command == SERVE else 2)  # gunicorn first logs that it starts
 
 
 @pytest.mark.parametrize("command", [SERVE, GUNICORN], ids=["csm-serve", "gunicorn"])
-def test_two_settings_that_cannot_work_are_two_lines(
+def test_two_unusable_settings_are_two_lines(
     env: dict[str, str], tmp_path: Path, file: str, command: tuple[str, ...]
 ) -> None:
     ended = start(command, env, tmp_path, HOST="192.0.2.1", VOICES_DIR=file)
@@ -101,7 +101,7 @@ def test_two_settings_that_cannot_work_are_two_lines(
     assert re.findall(r"^csm-serve cannot start: (\w+)=", ended.stderr, re.MULTILINE) == ["HOST", "VOICES_DIR"]
 
 
-def test_gunicorn_may_be_told_another_address(env: dict[str, str], tmp_path: Path, used_port: str) -> None:
+def test_gunicorn_may_bind_another_address(env: dict[str, str], tmp_path: Path, used_port: str) -> None:
     ended = start((*GUNICORN, "--bind", f"127.0.0.1:{used_port}"), env, tmp_path, PORT="1")
     assert ended.returncode == 2
     assert reason(ended).startswith(f"PORT={used_port} is in use")
@@ -109,7 +109,7 @@ def test_gunicorn_may_be_told_another_address(env: dict[str, str], tmp_path: Pat
 
 @pytest.mark.parametrize("workers", ["1", "3"])
 @pytest.mark.parametrize("command", [SERVE, GUNICORN], ids=["csm-serve", "gunicorn"])
-def test_a_module_that_is_missing_in_the_workers_ends_the_service(
+def test_a_module_missing_in_the_workers_ends_the_service(
     env: dict[str, str], tmp_path: Path, free_port: str, command: tuple[str, ...], workers: str
 ) -> None:
     shadow = tmp_path / "shadow"
@@ -124,7 +124,7 @@ def test_a_module_that_is_missing_in_the_workers_ends_the_service(
         assert ended.stderr.count("Booting worker") == 1
 
 
-def test_a_module_that_is_missing_in_the_master_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
+def test_a_module_missing_in_the_master_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
     shadow = tmp_path / "shadow"
     shadow.mkdir()
     (shadow / "uvicorn.py").write_text("raise ModuleNotFoundError(\"No module named 'h11'\")")
@@ -143,9 +143,7 @@ def free_port() -> str:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_workers_that_crash_three_times_in_the_same_way_end_the_service(
-    env: dict[str, str], tmp_path: Path, free_port: str, workers: str
-) -> None:
+def test_three_equal_crashes_end_the_service(env: dict[str, str], tmp_path: Path, free_port: str, workers: str) -> None:
     trouble = tmp_path / "trouble"
     trouble.write_text("exits")
     ended = start(SERVE, env, tmp_path, PORT=free_port, MODEL_PATH=f"fake:trouble={trouble}", WORKERS=workers)
@@ -159,7 +157,7 @@ def test_workers_that_crash_three_times_in_the_same_way_end_the_service(
         assert ended.stderr.count("Booting worker") == 3
 
 
-def test_a_worker_that_is_killed_three_times_before_it_was_ready_ends_the_service(serve: Any) -> None:
+def test_a_worker_killed_three_times_before_ready_ends_the_service(serve: Any) -> None:
     server = serve(wait=False, MODEL_PATH="fake:load_seconds=600")
     killed: set[int] = set()
     while len(killed) < 3:
@@ -176,7 +174,7 @@ def test_a_worker_that_is_killed_three_times_before_it_was_ready_ends_the_servic
     )
 
 
-def test_a_worker_that_was_ready_once_is_started_again_however_often_it_fails(serve: Any, tmp_path: Path) -> None:
+def test_a_service_that_was_ready_restarts_its_worker_however_often_it_fails(serve: Any, tmp_path: Path) -> None:
     trouble = tmp_path / "trouble"
     server = serve(MODEL_PATH=f"fake:trouble={trouble}")
     trouble.write_text("exits")
@@ -186,7 +184,7 @@ def test_a_worker_that_was_ready_once_is_started_again_however_often_it_fails(se
     server.wait_until(lambda: states(server) == ["ready"])
 
 
-def test_an_engine_that_cannot_load_keeps_telling_why(serve: Any) -> None:
+def test_an_engine_that_cannot_load_keeps_reporting_the_reason(serve: Any) -> None:
     server = serve(wait=False, MODEL_PATH="fake:load_fails=true")
     server.wait_for(500, "/health")
     assert "loading fails, as asked for" in health(server)[1]["tts_engines"]["cpu_0"]["error"]

@@ -1,4 +1,4 @@
-"""Parts that do not work, over HTTP: log, `/health` of every worker and answer each say so, and nothing hangs."""
+"""Failed components over HTTP: the log, every worker's `/health` and the responses report them, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.integration.shared import KEY, Server, serving
 
 WORKERS = 2
 WHY = "TypeError: open() got an unexpected keyword argument 'metadata_error'"
-# Python imports a module of this name at its start: it breaks PyAV in decoders, while a file is there.
+# Python imports a module of this name at startup: it breaks PyAV in decoders while a file exists.
 SITE = """
 import os, sys
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def switch(folder: Path) -> Path:
-    """The decoder is broken while this file is there."""
+    """The decoder is broken while this file exists."""
     return folder / "broken"
 
 
@@ -67,7 +67,7 @@ def upload(server: Server, voice_id: str) -> httpx.Response:
     )
 
 
-def say(server: Server, voice_id: str | None) -> httpx.Response:
+def speak(server: Server, voice_id: str | None) -> httpx.Response:
     query = {"text": "Hello", **({} if voice_id is None else {"voice_id": voice_id})}
     return httpx.get(f"{server.url}/tts/generate", params=query, headers={"X-API-Key": KEY}, timeout=30)
 
@@ -76,8 +76,8 @@ def errors(server: Server) -> list[str]:
     return [line for line in server.log.splitlines() if " ERROR " in line]
 
 
-def test_a_broken_decoder_is_known_from_the_start_on(server: Server) -> None:
-    for _ in range(8):  # each over a connection of its own: several workers answer
+def test_a_broken_decoder_is_reported_from_the_start(server: Server) -> None:
+    for _ in range(8):  # new connections: several workers answer
         told = health(server)
         assert told["status"] == "degraded"
         assert told["components"]["voice_decoder"] == {"state": "failed", "error": WHY, "workers": ["0", "1"]}
@@ -88,26 +88,26 @@ def test_a_broken_decoder_is_known_from_the_start_on(server: Server) -> None:
     assert len(lines) == 2 * WORKERS
 
 
-def test_whoever_needs_it_is_told_and_all_others_are_spoken_to(server: Server) -> None:
+def test_only_requests_that_need_the_decoder_fail(server: Server) -> None:
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda number: upload(server, f"new-{number}.wav"), range(8)))
-    for answer in (*answers, say(server, "old.wav")):
+    for answer in (*answers, speak(server, "old.wav")):
         assert (answer.status_code, answer.json()["code"]) == (503, "decoder_failed")
         assert "decoder of this service does not start" in answer.json()["detail"]
         assert "log" in answer.json()["detail"]
         assert "Retry-After" not in answer.headers
-    assert say(server, None).status_code == 200
-    assert len(errors(server)) == 2 * WORKERS  # no line more for the same reason
+    assert speak(server, None).status_code == 200
+    assert len(errors(server)) == 2 * WORKERS  # no further line for the same reason
 
 
-def test_it_is_used_again_once_it_works(server: Server, switch: Path) -> None:
+def test_a_repaired_decoder_is_used_again(server: Server, switch: Path) -> None:
     switch.unlink()
     uploads = 0
-    while health(server)["status"] != "ok":  # each worker finds out at its own next recording
+    while health(server)["status"] != "ok":  # each worker checks at its next recording
         answer = upload(server, f"late-{uploads}.wav")
         assert answer.status_code == 201, answer.text
         uploads += 1
     assert uploads >= WORKERS
     assert health(server)["components"]["voice_decoder"] == {"state": "ok", "error": None, "workers": []}
-    assert say(server, "old.wav").status_code == 200
+    assert speak(server, "old.wav").status_code == 200
     assert server.log.count("voice_decoder works again") == WORKERS

@@ -1,4 +1,4 @@
-"""What a monitor sees of a service of real processes, also of one whose workers die."""
+"""Metrics, status and log of a service of real processes, also when its workers die."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def status(server: Server) -> Any:
 def states(server: Server) -> list[str]:
     try:
         return [each["state"] for each in status(server)["workers"]]
-    except OSError:  # a worker that was about to answer has been killed
+    except OSError:  # the worker was killed before it responded
         return []
 
 
@@ -69,13 +69,13 @@ def ended(seen: dict[str, float]) -> float:
     return sum(seen[f"csm_requests_{way}_total"] for way in ("finished", "aborted", "failed"))
 
 
-def at_rest(server: Server) -> bool:
+def is_idle(server: Server) -> bool:
     seen = counts(server)
     return ended(seen) == seen["csm_requests_admitted_total"] and seen["csm_slots_active"] == 0
 
 
 def begin(server: Server, text: str) -> socket.socket:
-    """A stream whose first audio has come."""
+    """A stream that has received its first audio."""
     connection = server.ask(f"format=raw_pcm&text={text}")
     got = b""
     while b"\r\n\r\n" not in got:
@@ -86,14 +86,14 @@ def begin(server: Server, text: str) -> socket.socket:
     return connection
 
 
-def test_every_worker_is_told_with_its_own_process(server: Server) -> None:
+def test_every_worker_is_listed_with_its_own_process(server: Server) -> None:
     told = status(server)["workers"]
     assert sorted(each["pid"] for each in told) == sorted(each.pid for each in server.workers())
     assert [each["worker_id"] for each in told] == [str(index) for index in range(WORKERS)]
     assert {(each["engine"], each["capacity"]) for each in told} == {("fake", 4)}
 
 
-def test_what_is_admitted_ends_in_one_of_three_ways(server: Server) -> None:
+def test_admitted_requests_are_finished_aborted_or_failed(server: Server) -> None:
     before = counts(server)
     for text in ("Hello", "Hello%20again", "[raise]", "[raise@5]" + "x" * 20):
         with server.ask(f"text={text}") as stream:
@@ -101,7 +101,7 @@ def test_what_is_admitted_ends_in_one_of_three_ways(server: Server) -> None:
                 pass
     server.get("/tts/generate?text=")  # refused before it could be admitted
     begin(server, "x" * 3000).close()
-    server.wait_until(lambda: at_rest(server))
+    server.wait_until(lambda: is_idle(server))
     seen = {name: value - before.get(name, 0.0) for name, value in counts(server).items()}
     assert seen["csm_requests_admitted_total"] == 5
     assert seen["csm_requests_finished_total"] == 2
@@ -110,14 +110,14 @@ def test_what_is_admitted_ends_in_one_of_three_ways(server: Server) -> None:
     assert seen["csm_requests_total:422"] == 1
 
 
-def test_whichever_worker_answers_the_figures_are_those_of_all(server: Server) -> None:
-    server.wait_until(lambda: at_rest(server))
+def test_every_worker_reports_the_metrics_of_all(server: Server) -> None:
+    server.wait_until(lambda: is_idle(server))
     answers = [counts(server) for _ in range(8)]  # each over a connection of its own: several workers answer
     for name in ("csm_requests_admitted_total", "csm_requests_finished_total", "csm_audio_seconds_total"):
         assert len({each[name] for each in answers}) == 1
 
 
-def test_slots_that_speak_are_seen_from_outside(server: Server) -> None:
+def test_active_slots_are_reported(server: Server) -> None:
     with ExitStack() as streams:
         for _ in range(2 * WORKERS):
             streams.enter_context(begin(server, "x" * 3000))
@@ -125,11 +125,11 @@ def test_slots_that_speak_are_seen_from_outside(server: Server) -> None:
         seen = counts(server)
         assert seen["csm_requests_admitted_total"] - ended(seen) == 2 * WORKERS
         assert [each["active"] for each in status(server)["workers"]] == [2] * WORKERS
-    server.wait_until(lambda: at_rest(server))
+    server.wait_until(lambda: is_idle(server))
 
 
 def test_polling_delays_no_stream(server: Server) -> None:
-    """The engine is four times as fast as real time: a listener runs dry only if something held its stream."""
+    """The engine is four times as fast as real time: a stream underruns only if something blocks it."""
     before = counts(server)
     done = threading.Event()
 
@@ -147,16 +147,16 @@ def test_polling_delays_no_stream(server: Server) -> None:
     finally:
         done.set()
         polling.join(60)
-    server.wait_until(lambda: at_rest(server))
+    server.wait_until(lambda: is_idle(server))
     seen = counts(server)
     assert seen["csm_requests_finished_total"] == before["csm_requests_finished_total"] + 1
     assert seen["csm_underruns_total"] == before["csm_underruns_total"]
     assert seen["csm_audio_seconds_total"] - before["csm_audio_seconds_total"] == pytest.approx(12.0)
 
 
-def test_a_kill_loses_no_count_and_leaves_no_file(server: Server) -> None:
-    """All workers at once: whoever held the streams, they are lost, and must not count as spoken for ever."""
-    server.wait_until(lambda: at_rest(server))
+def test_a_kill_loses_no_counts_and_leaves_no_file(server: Server) -> None:
+    """Kill all workers at once: their streams are lost and must not count as active for ever."""
+    server.wait_until(lambda: is_idle(server))
     before, master = counts(server), psutil.Process(server.process.pid)
     files, dead = master.num_fds(), server.workers()
     with ExitStack() as streams:
@@ -174,7 +174,7 @@ def test_a_kill_loses_no_count_and_leaves_no_file(server: Server) -> None:
     assert master.num_fds() <= files
 
 
-def test_each_request_has_a_line_and_no_line_a_key(server: Server) -> None:
+def test_each_request_is_logged_and_no_line_has_a_key(server: Server) -> None:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("GET", f"/tts/generate?text=Hello&format=mp3&api_key={KEY}", headers={"X-Request-ID": "mine-1"})
     answer = connection.getresponse()

@@ -1,4 +1,4 @@
-"""Four workers as one: who speaks, who waits, who is told to come back. All on one running service."""
+"""A pool of four workers: placement, admission, errors and crashes, on one running service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def crowd(server: Server) -> Iterator[list[Listener]]:
-    """As many listeners as there are slots, on connections that are kept; they leave at the end."""
+    """One listener for each slot, on persistent connections; they disconnect at the end."""
     server.wait_until(lambda: states(server) == ["ready"] * WORKERS)
     listeners = [Listener(server) for _ in range(WORKERS * SLOTS)]
     yield listeners
@@ -42,7 +42,7 @@ def crowd(server: Server) -> Iterator[list[Listener]]:
 
 
 def _is_empty(server: Server) -> bool:
-    """All slots can be had at once."""
+    """All workers have a free slot."""
     probes = at_once([Listener(server) for _ in range(WORKERS)], "x")
     for each in probes:
         each.leave()
@@ -53,7 +53,7 @@ def _is_empty(server: Server) -> bool:
 def test_arrivals_one_after_the_other_are_spread_evenly(server: Server, crowd: list[Listener], kept: bool) -> None:
     listeners = [each.warm_up() if kept else each for each in crowd[:8]]
     for each in listeners:
-        each.ask()  # its place is counted before the head of the answer is there
+        each.ask()  # counted before the response starts
     assert spread(listeners) == [2] * WORKERS
 
 
@@ -67,7 +67,7 @@ def test_a_full_pool_is_full_evenly(server: Server, crowd: list[Listener], kept:
     assert spread(at_once([each.warm_up() if kept else each for each in crowd])) == [SLOTS] * WORKERS
 
 
-def test_speech_that_is_over_before_the_next_arrives_is_spread_too(server: Server, crowd: list[Listener]) -> None:
+def test_short_requests_one_after_the_other_are_spread_too(server: Server, crowd: list[Listener]) -> None:
     for each in crowd[:8]:
         assert len(each.ask("Hi").rest()) == 2 * 3840
     assert spread(crowd[:8]) == [2] * WORKERS
@@ -81,12 +81,12 @@ def test_one_connection_is_served_by_all(server: Server, crowd: list[Listener]) 
     assert len(speakers) == WORKERS
 
 
-def test_remote_speech_is_what_local_speech_is(server: Server, crowd: list[Listener]) -> None:
+def test_remote_speech_equals_local_speech(server: Server, crowd: list[Listener]) -> None:
     assert len({each.ask("The same.", voice_id="speaker_3").rest() for each in crowd[:WORKERS]}) == 1
     assert spread(crowd[:WORKERS]) == [1] * WORKERS
 
 
-def test_one_too_many_is_told_and_gets_the_first_slot_that_is_free(server: Server, crowd: list[Listener]) -> None:
+def test_a_request_over_capacity_is_busy_and_gets_the_first_free_slot(server: Server, crowd: list[Listener]) -> None:
     at_once(crowd)
     late = Listener(server).ask()
     assert late.status == 429
@@ -104,7 +104,7 @@ def test_control_routes_answer_a_full_pool(server: Server, crowd: list[Listener]
         assert [server.get(path) for _ in range(8)] == [200] * 8
 
 
-def test_errors_of_another_worker_are_answered_as_ones_own(server: Server, crowd: list[Listener]) -> None:
+def test_errors_of_another_worker_are_the_same(server: Server, crowd: list[Listener]) -> None:
     for text, voice, status, code in (
         ("Hi", "nobody", 404, "unknown_voice"),
         ("[raise]", "speaker_0", 500, "engine_failed"),
@@ -115,14 +115,14 @@ def test_errors_of_another_worker_are_answered_as_ones_own(server: Server, crowd
             assert (each.status, each.error()["code"]) == (status, code)
 
 
-def test_a_speech_that_breaks_is_cut_wherever_it_is_spoken(server: Server, crowd: list[Listener]) -> None:
+def test_a_failed_stream_is_cut_on_every_worker(server: Server, crowd: list[Listener]) -> None:
     for each in crowd[:WORKERS]:
         with pytest.raises(http.client.IncompleteRead):
             each.ask("[raise@30]" + "x" * 50).rest()
     assert spread(crowd[:WORKERS]) == [1] * WORKERS
 
 
-def test_a_worker_that_is_killed_cuts_its_streams_alone_and_comes_back(server: Server, crowd: list[Listener]) -> None:
+def test_a_killed_worker_cuts_only_its_streams_and_is_restarted(server: Server, crowd: list[Listener]) -> None:
     listeners = at_once(crowd[: 2 * WORKERS], "x" * 200)
     victim = _process_of(server, "0")
     victim.kill()
@@ -140,30 +140,30 @@ def test_a_worker_that_is_killed_cuts_its_streams_alone_and_comes_back(server: S
     assert spread(at_once(crowd[-WORKERS:])) == [1] * WORKERS
 
 
-def test_an_idle_worker_that_is_killed_is_missed_by_nobody(server: Server, crowd: list[Listener]) -> None:
+def test_killing_an_idle_worker_fails_no_other_request(server: Server, crowd: list[Listener]) -> None:
     _process_of(server, "1").kill()
     statuses = []
     for each in crowd[:WORKERS]:
         try:
             statuses.append(each.ask("Hi").status)
-        except (ConnectionError, http.client.HTTPException):  # it was the one that had accepted it
+        except (ConnectionError, http.client.HTTPException):  # the killed worker had accepted it
             statuses.append(0)
     assert statuses.count(200) >= WORKERS - 1
     server.wait_until(lambda: states(server) == ["ready"] * WORKERS)
 
 
-def test_an_order_that_kills_is_not_handed_on_for_ever(server: Server, crowd: list[Listener]) -> None:
+def test_a_request_that_kills_workers_is_retried_once(server: Server, crowd: list[Listener]) -> None:
     before = {each.pid for each in server.workers()}
     try:
         killer = crowd[0].ask("[exit]")
         assert (killer.status, killer.error()["code"]) == (503, "worker_died")
     except (ConnectionError, http.client.HTTPException):
-        pass  # it was spoken by the very worker that had accepted it
+        pass  # the worker that had accepted it died
     server.wait_until(lambda: states(server) == ["ready"] * WORKERS)
     assert 1 <= len(before - {each.pid for each in server.workers()}) <= 2
 
 
-def test_a_hung_engine_is_ended_and_its_streams_with_it(server: Server, crowd: list[Listener]) -> None:
+def test_a_hung_engine_is_restarted_and_its_streams_are_cut(server: Server, crowd: list[Listener]) -> None:
     before = {each.pid for each in server.workers()}
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         crowd[0].ask("[hang@40]" + "x" * 100).rest()
@@ -173,8 +173,8 @@ def test_a_hung_engine_is_ended_and_its_streams_with_it(server: Server, crowd: l
 
 
 def _process_of(server: Server, worker_id: str) -> psutil.Process:
-    """The process of a place: the one whose log lines say so; found by the socket that it listens on."""
+    """The process of a worker, found by the socket that it listens on."""
     for process in server.workers():
         if any(each.laddr.endswith(f"/{worker_id}.sock") for each in process.net_connections("unix") if each.laddr):
             return process
-    raise AssertionError(f"nobody listens for worker {worker_id}")
+    raise AssertionError(f"no process listens for worker {worker_id}")

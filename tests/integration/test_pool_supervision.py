@@ -1,4 +1,4 @@
-"""Workers that cannot start, spares, reloads, and the end of it all."""
+"""Supervision: workers that cannot start, spares, reloads and shutdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLOW = "fake:frame_seconds=0.02"
 
 @pytest.fixture
 def trouble(tmp_path: Path) -> Path:
-    """What is written into it goes wrong when a worker loads."""
+    """A file whose content makes the loading of a worker fail."""
     return tmp_path / "trouble"
 
 
@@ -43,7 +43,7 @@ def server(tmp_path: Path, trouble: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def listener(server: Server) -> Iterator[Callable[[], Listener]]:
-    """Makes listeners, who leave at the end."""
+    """Makes listeners, which disconnect at the end."""
     made: list[Listener] = []
 
     def make() -> Listener:
@@ -63,7 +63,9 @@ def kill_one(server: Server) -> None:
     server.workers()[0].kill()
 
 
-def test_a_place_that_cannot_load_is_failed_and_the_rest_serves(server: Server, trouble: Path, listener: Make) -> None:
+def test_a_worker_that_cannot_load_has_failed_and_the_others_serve(
+    server: Server, trouble: Path, listener: Make
+) -> None:
     trouble.write_text("memory")
     kill_one(server)
     server.wait_until(lambda: sorted(states(server)) == ["failed", "ready"])
@@ -79,10 +81,10 @@ def test_a_place_that_cannot_load_is_failed_and_the_rest_serves(server: Server, 
     server.wait_until(lambda: states(server) == ["ready", "ready"])
 
 
-def test_a_crash_loop_is_slowed_down_and_counts_as_failed(server: Server, trouble: Path, listener: Make) -> None:
+def test_a_crash_loop_is_delayed_and_counts_as_failed(server: Server, trouble: Path, listener: Make) -> None:
     trouble.write_text("exits")
     kill_one(server)
-    # Not "restarting": on a busy machine a short pause is over before its worker can tell of it.
+    # Not "restarting": on a busy machine a short delay is over before its worker can report it.
     server.wait_until(lambda: sorted(states(server)) == ["failed", "ready"])
     pauses = re.findall(r"(\d) in a row: it loads again in ([\d.]+) seconds", server.log)
     assert pauses[:4] == [("1", "0.5"), ("2", "1"), ("3", "2"), ("4", "4")]
@@ -91,7 +93,7 @@ def test_a_crash_loop_is_slowed_down_and_counts_as_failed(server: Server, troubl
     server.wait_until(lambda: states(server) == ["ready", "ready"])
 
 
-def test_a_start_that_gets_nowhere_is_ended(server: Server, trouble: Path, listener: Make) -> None:
+def test_a_start_without_progress_is_ended(server: Server, trouble: Path, listener: Make) -> None:
     trouble.write_text("hangs")
     kill_one(server)
     server.wait_until(lambda: "loading has made no progress" in server.log)
@@ -100,13 +102,13 @@ def test_a_start_that_gets_nowhere_is_ended(server: Server, trouble: Path, liste
     assert server.process.poll() is None
 
 
-def test_who_waits_goes_where_a_slot_is_free(server: Server, listener: Make) -> None:
+def test_waiting_requests_move_to_a_free_slot(server: Server, listener: Make) -> None:
     first, second = at_once([listener(), listener()])
     waiting = [listener() for _ in range(4)]
     answers = threading.Thread(target=at_once, args=(waiting, "Hi"))
     answers.start()
     server.wait_until(lambda: sum(queued(server)) == 4)
-    second.leave()  # all four are spoken there, whoever they waited for
+    second.leave()  # all four go there, wherever they waited
     answers.join(60)
     assert {each.worker for each in waiting} == {second.worker}
     first.leave()
@@ -121,7 +123,7 @@ def queued(server: Server) -> list[int]:
         connection.close()
 
 
-def test_stopping_lets_remote_streams_finish_and_tells_the_others(server: Server, listener: Make) -> None:
+def test_stopping_finishes_remote_streams_and_refuses_new_requests(server: Server, listener: Make) -> None:
     children, folders = server.workers(), list((Path(server_folder(server)) / "spool").glob("csm-serve-*"))
     speaking = at_once([listener(), listener()], "x" * 100)
     waiting = listener()
@@ -145,7 +147,7 @@ def server_folder(server: Server) -> str:
     return str(psutil.Process(server.process.pid).cwd())
 
 
-def test_stopping_waits_for_no_stream_longer_than_it_may(tmp_path: Path) -> None:
+def test_stopping_waits_no_longer_than_the_graceful_timeout(tmp_path: Path) -> None:
     with serving(tmp_path, MODEL_PATH=SLOW, WORKERS="2", GRACEFUL_TIMEOUT_SECONDS="1") as server:
         server.wait_until(lambda: states(server) == ["ready", "ready"])
         children, speaking = server.workers(), at_once([Listener(server), Listener(server)])
@@ -158,7 +160,7 @@ def test_stopping_waits_for_no_stream_longer_than_it_may(tmp_path: Path) -> None
         assert gone(children)
 
 
-def test_a_spare_loads_nothing_and_serves_nothing_until_there_is_a_place(server: Server, listener: Make) -> None:
+def test_a_spare_loads_and_serves_nothing_until_a_worker_exits(server: Server, listener: Make) -> None:
     server.process.send_signal(signal.SIGTTIN)
     server.wait_until(lambda: "this worker waits for one" in server.log)
     assert len(server.workers()) == 3
@@ -168,7 +170,7 @@ def test_a_spare_loads_nothing_and_serves_nothing_until_there_is_a_place(server:
     assert server.stop() == 0
 
 
-def test_a_reload_replaces_all_workers_and_cuts_nobody(server: Server, listener: Make) -> None:
+def test_a_reload_replaces_all_workers_and_cuts_no_stream(server: Server, listener: Make) -> None:
     before = server.workers()
     speaking = at_once([listener(), listener()], "x" * 60)
     server.process.send_signal(signal.SIGHUP)
@@ -178,7 +180,7 @@ def test_a_reload_replaces_all_workers_and_cuts_nobody(server: Server, listener:
     assert len(listener().ask("Hi").rest()) == 2 * 3840
 
 
-def test_workers_without_a_master_leave(server: Server, listener: Make) -> None:
+def test_workers_without_a_master_exit(server: Server, listener: Make) -> None:
     children = server.workers()
     os.kill(server.process.pid, signal.SIGKILL)
     pause = threading.Event()

@@ -12,7 +12,7 @@ KEYS = ("first-key", "zweiter-schlüssel")
 
 
 class Inside:
-    """What the guard protects: it notes what came through."""
+    """The protected application: records the requests that reach it."""
 
     def __init__(self) -> None:
         self.queries: list[bytes] = []
@@ -37,7 +37,7 @@ class Inside:
     ],
 )
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-async def test_any_key_in_any_of_three_places_opens(call: Any, headers: Any, query: bytes, kind: str) -> None:
+async def test_any_key_in_any_of_three_places_is_accepted(call: Any, headers: Any, query: bytes, kind: str) -> None:
     inside = Inside()
     await call(ApiKeyMiddleware(inside, KEYS), "/voices", headers=headers, query=query, kind=kind).done()
     assert len(inside.queries) == 1
@@ -60,7 +60,9 @@ async def test_any_key_in_any_of_three_places_opens(call: Any, headers: Any, que
         ((), b"text=api_key%3Dfirst-key"),
     ],
 )
-async def test_everything_else_is_refused_before_the_body_is_read(call: Any, headers: Any, query: bytes) -> None:
+async def test_requests_without_a_key_are_refused_before_the_body_is_read(
+    call: Any, headers: Any, query: bytes
+) -> None:
     inside = Inside()
     client = await call(ApiKeyMiddleware(inside, KEYS), "/voices", headers=headers, query=query, method="POST").done()
     assert inside.queries == []
@@ -109,14 +111,14 @@ async def test_open_paths_need_no_key(call: Any, path: str) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-async def test_every_other_path_is_closed(call: Any, path: str, kind: str) -> None:
-    """Also the next one somebody adds: what is open stands in a list."""
+async def test_every_other_path_needs_a_key(call: Any, path: str, kind: str) -> None:
+    """New paths too: only listed ones are open."""
     inside = Inside()
     await call(ApiKeyMiddleware(inside, KEYS), path, headers=(), kind=kind).done()
     assert inside.queries == []
 
 
-async def test_no_websocket_is_open(call: Any) -> None:
+async def test_every_websocket_needs_a_key(call: Any) -> None:
     inside = Inside()
     for path in ("/", "/health", "/static/app.js"):
         await call(ApiKeyMiddleware(inside, KEYS), path, headers=(), kind="websocket").done()
@@ -124,7 +126,7 @@ async def test_no_websocket_is_open(call: Any) -> None:
 
 
 async def test_only_the_decoded_path_counts(call: Any) -> None:
-    """Neither what was on the wire nor where a proxy says that the service is mounted opens anything."""
+    """Neither the raw path nor a root path opens anything."""
     for path, changed in (
         ("/voices", {"raw_path": b"/health"}),
         ("/voices", {"root_path": "/health"}),
@@ -139,7 +141,7 @@ async def test_only_the_decoded_path_counts(call: Any) -> None:
         assert inside.queries == []
 
 
-async def test_the_answer_comes_first_then_the_rest_of_the_body_is_dropped(call: Any) -> None:
+async def test_the_response_is_sent_before_the_rest_of_the_body_is_dropped(call: Any) -> None:
     body = (b"x" * 1000,) * 5
     headers = ((b"content-length", b"5000"),)
     client = await call(ApiKeyMiddleware(Inside(), KEYS), "/voices", headers=headers, body=body, method="POST").done()
@@ -148,7 +150,7 @@ async def test_the_answer_comes_first_then_the_rest_of_the_body_is_dropped(call:
     assert [message.get("more_body") for message in client.sent] == [None, True, False]
 
 
-async def test_a_websocket_is_denied_with_a_status_where_the_server_can(call: Any) -> None:
+async def test_a_websocket_is_denied_with_a_status_if_the_server_supports_it(call: Any) -> None:
     plain = await call(ApiKeyMiddleware(Inside(), KEYS), "/ws", headers=(), kind="websocket").done()
     assert plain.sent == [{"type": "websocket.close", "code": 1008, "reason": "Invalid or missing API Key"}]
     extensions: dict[str, Any] = {"websocket.http.response": {}}

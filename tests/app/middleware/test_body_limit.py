@@ -20,7 +20,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def echo_whatever_happens(scope: Any, receive: Any, send: Any) -> None:
-    """As frameworks do: an error while reading becomes an answer of their own."""
+    """As frameworks do: an error while reading becomes a response of their own."""
     try:
         await echo(scope, receive, send)
     except Exception:
@@ -41,7 +41,7 @@ async def test_a_declared_length_over_the_limit_is_refused_unread(call: Any) -> 
 
 
 @pytest.mark.parametrize("app", [echo, echo_whatever_happens])
-async def test_an_undeclared_body_is_counted_while_it_comes(call: Any, app: Any) -> None:
+async def test_a_body_without_a_length_is_counted_while_it_is_read(call: Any, app: Any) -> None:
     client = await call(BodyLimitMiddleware(app, limit), "/", method="POST", body=(b"x" * 6, b"x" * 6, b"x" * 6)).done()
     assert client.status == 413
     assert client.received == 2

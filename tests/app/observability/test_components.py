@@ -7,13 +7,13 @@ import pytest
 from app.observability.components import COMPONENTS, Components, ComponentStatus
 
 
-def test_one_line_is_logged_whenever_a_part_changes(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_is_logged_when_a_component_changes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    parts = Components()
+    components = Components()
     changes: list[ComponentStatus] = []
-    parts.on_change = lambda: changes.append(parts.statuses()["voice_decoder"])
+    components.on_change = lambda: changes.append(components.statuses()["voice_decoder"])
     for error in (None, None, "gone", "gone", "late", None, None):
-        parts.report("voice_decoder", error, "line 1 | line 2")
+        components.report("voice_decoder", error, "line 1 | line 2")
     assert changes == [
         ComponentStatus("ok"),
         ComponentStatus("failed", "gone"),
@@ -27,18 +27,18 @@ def test_one_line_is_logged_whenever_a_part_changes(caplog: pytest.LogCaptureFix
     ]
 
 
-def test_what_nobody_has_looked_at_is_unchecked() -> None:
-    parts = Components()
-    assert dict(parts.statuses()) == dict.fromkeys(COMPONENTS, ComponentStatus("unchecked"))
-    parts.report("threads", None)
-    assert parts.statuses()["threads"] == ComponentStatus("ok")
-    assert parts.statuses()["encoders"] == ComponentStatus("unchecked")
+def test_an_unreported_component_is_unchecked() -> None:
+    components = Components()
+    assert dict(components.statuses()) == dict.fromkeys(COMPONENTS, ComponentStatus("unchecked"))
+    components.report("threads", None)
+    assert components.statuses()["threads"] == ComponentStatus("ok")
+    assert components.statuses()["encoders"] == ComponentStatus("unchecked")
 
 
-def test_a_part_of_many_items_has_failed_until_all_of_them_work() -> None:
-    parts = Components()
+def test_a_component_has_failed_until_all_its_items_work() -> None:
+    components = Components()
     for item, error in (("mp3", "no codec"), ("flac", "no muxer"), ("wav", None), ("mp3", None)):
-        parts.report("encoders", error, item=item)
-    assert parts.statuses()["encoders"] == ComponentStatus("failed", "flac: no muxer")
-    parts.report("encoders", None, item="flac")
-    assert parts.statuses()["encoders"] == ComponentStatus("ok")
+        components.report("encoders", error, item=item)
+    assert components.statuses()["encoders"] == ComponentStatus("failed", "flac: no muxer")
+    components.report("encoders", None, item="flac")
+    assert components.statuses()["encoders"] == ComponentStatus("ok")

@@ -19,10 +19,10 @@ def burn(seconds: float) -> None:
         pass
 
 
-def test_each_thread_is_counted_under_its_part() -> None:
+def test_each_thread_is_counted_under_its_label() -> None:
     counters = new_counters(2)
-    watched = EventLoopMonitor(counters, 1)
-    watched.count(threading.get_native_id())
+    monitor = EventLoopMonitor(counters, 1)
+    monitor.count(threading.get_native_id())
     before = counters.sums(CPU)
     counted, go_on = threading.Event(), threading.Event()
 
@@ -35,7 +35,7 @@ def test_each_thread_is_counted_under_its_part() -> None:
     thread.start()
     counted.wait(60)
     burn(0.02)
-    watched.count(threading.get_native_id())
+    monitor.count(threading.get_native_id())
     go_on.set()
     thread.join(60)
     used = dict(
@@ -46,12 +46,12 @@ def test_each_thread_is_counted_under_its_part() -> None:
     assert counters.of_row(0, CPU) == [0.0] * CPU.cells
 
 
-def test_a_count_adds_only_what_is_new() -> None:
+def test_a_count_adds_only_new_cpu_time() -> None:
     counters = new_counters(1)
-    watched = EventLoopMonitor(counters)
-    watched.count(threading.get_native_id())
+    monitor = EventLoopMonitor(counters)
+    monitor.count(threading.get_native_id())
     once = sum(counters.sums(CPU))
-    watched.count(threading.get_native_id())
+    monitor.count(threading.get_native_id())
     assert sum(counters.sums(CPU)) - once < once
 
 
@@ -59,17 +59,17 @@ def test_a_count_adds_only_what_is_new() -> None:
     ("thread", "part"),
     [("encode_3", "encoding"), ("csm-engine", "engine"), ("espeak-ng", "engine"), ("watchdog", "other")],
 )
-def test_threads_are_known_by_their_names(thread: str, part: str) -> None:
+def test_threads_are_labelled_by_their_names(thread: str, part: str) -> None:
     assert part_of(thread) == part
 
 
-async def test_a_loop_that_is_held_up_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_loop_lag, "LOOK_SECONDS", 0.001)
+async def test_a_blocked_event_loop_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop_lag, "INTERVAL_SECONDS", 0.001)
     counters = new_counters(1)
-    watched = EventLoopMonitor(counters)
-    watched.start()
+    monitor = EventLoopMonitor(counters)
+    monitor.start()
     await asyncio.sleep(0.01)
-    time.sleep(0.25)  # on purpose: the loop does nothing else meanwhile
+    time.sleep(0.25)  # blocks the event loop
     while not sum(counters.of_row(0, LOOP_LAG)[LOOP_LAG.cell(0.2001) : -1]):
         await asyncio.sleep(0)
-    await watched.close()
+    await monitor.close()

@@ -23,12 +23,12 @@ def test_fields_follow_the_message() -> None:
     assert line.endswith("app.test: request id=a status=200")
 
 
-def test_json_is_one_object_a_line() -> None:
+def test_json_is_one_object_per_line() -> None:
     entry = json.loads(JsonFormatter([]).format(record("two\nlines", fields={"status": 200})))
     assert (entry["message"], entry["status"], entry["level"]) == ("two\nlines", 200, "INFO")
 
 
-def test_secrets_are_hidden_wherever_they_stand() -> None:
+def test_secrets_are_hidden_everywhere() -> None:
     try:
         raise RuntimeError(f"wrong key {SECRET}")
     except RuntimeError:
@@ -45,7 +45,7 @@ def test_short_keys_do_not_garble_ordinary_words() -> None:
 
 
 @pytest.mark.parametrize(("error", "lines"), [(PlainError("request a was cut"), 1), (RuntimeError("a bug"), 4)])
-def test_what_says_it_all_itself_takes_one_line(
+def test_a_plain_error_is_logged_as_one_line(
     settings: Settings, capsys: pytest.CaptureFixture[str], error: Exception, lines: int
 ) -> None:
     root, before = logging.getLogger(), logging.getLogger().handlers

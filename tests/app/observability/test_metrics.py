@@ -14,7 +14,7 @@ from app.observability.request_log import Outcome, RequestRecord
 
 
 def read(told: Metrics) -> dict[str, float]:
-    """Each sample under its name and labels, as a monitor reads it; `name` alone is the sum over its labels."""
+    """Each sample by its name and labels, as Prometheus reads it; `name` alone is the sum over its labels."""
     samples: dict[str, float] = {}
     for family in text_string_to_metric_families(told.render()[0].decode()):
         for sample in family.samples:
@@ -35,18 +35,18 @@ def speak(counting: Metrics, outcome: Outcome, *, admit: bool = True, code: str 
     record.end()
 
 
-def test_formats_are_those_that_there_are() -> None:
+def test_every_output_format_has_a_label() -> None:
     assert set(metrics.REQUESTS.labels["format"]) == {"none", "other", "float32", *FORMATS}
 
 
-def test_names_have_the_prefix_and_their_unit() -> None:
+def test_names_have_the_prefix_and_a_unit() -> None:
     for family in FAMILIES:
         assert family.name.startswith("csm_")
         assert family.name.endswith(("_total", "_seconds", "_ratio"))
 
 
 @pytest.mark.parametrize("outcome", ["ok", "refused", "failed", "left", "stalled", "drained"])
-def test_every_admitted_request_ends_in_one_way(outcome: Outcome) -> None:
+def test_every_admitted_request_is_finished_aborted_or_failed(outcome: Outcome) -> None:
     counting = Metrics(new_counters(1))
     speak(counting, outcome)
     seen = read(counting)
@@ -56,7 +56,7 @@ def test_every_admitted_request_ends_in_one_way(outcome: Outcome) -> None:
     assert seen["csm_requests_total"] == 1
 
 
-def test_who_was_never_admitted_is_a_request_and_no_more() -> None:
+def test_a_request_that_was_not_admitted_counts_only_as_a_request() -> None:
     counting = Metrics(new_counters(1))
     speak(counting, "refused", admit=False)
     seen = read(counting)
@@ -65,7 +65,7 @@ def test_who_was_never_admitted_is_a_request_and_no_more() -> None:
     assert seen["csm_first_audio_seconds_count"] == 0
 
 
-def test_reasons_are_told() -> None:
+def test_outcomes_become_reasons() -> None:
     counting = Metrics(new_counters(1))
     for outcome in ("left", "stalled", "drained", "failed", "failed"):
         speak(counting, outcome)  # type: ignore[arg-type]
@@ -88,13 +88,13 @@ def test_reasons_are_told() -> None:
         ("left", "worker_died", "aborted_total{reason=client_left}"),
     ],
 )
-def test_the_error_says_whose_fault_it_was(outcome: Outcome, code: str, way: str) -> None:
+def test_the_error_code_decides_between_failed_and_aborted(outcome: Outcome, code: str, way: str) -> None:
     counting = Metrics(new_counters(1))
     speak(counting, outcome, code=code)
     assert read(counting)[f"csm_requests_{way}"] == 1
 
 
-def test_time_is_in_seconds_and_in_the_right_bucket() -> None:
+def test_times_are_in_seconds_and_in_the_right_bucket() -> None:
     counting = Metrics(new_counters(1))
     speak(counting, "ok")
     seen = read(counting)
@@ -105,7 +105,7 @@ def test_time_is_in_seconds_and_in_the_right_bucket() -> None:
     assert seen["csm_real_time_factor_ratio_sum"] == 0.25
 
 
-def test_underruns_are_counted_apart() -> None:
+def test_underruns_are_counted_separately() -> None:
     counting = Metrics(new_counters(1))
     for worst in (0.0, 0.05, 3.0):
         record = RequestRecord("id", "GET", "/", [counting], underrun_seconds=worst)
@@ -136,11 +136,11 @@ def test_underruns_are_counted_apart() -> None:
         ("/wss", "other"),
     ],
 )
-def test_protocols_are_few(path: str, protocol: str) -> None:
+def test_paths_map_to_protocols(path: str, protocol: str) -> None:
     assert protocol_of(path) == protocol
 
 
-def test_strange_paths_methods_and_statuses_add_no_labels() -> None:
+def test_unknown_paths_methods_and_statuses_add_no_labels() -> None:
     counting = Metrics(new_counters(1))
     for number in range(50):
         record = RequestRecord("id", f"M{number}", f"/{number}", [counting], status=450 + number, format=f"f{number}")
@@ -164,7 +164,7 @@ def test_gauges_are_read_at_each_request() -> None:
     assert [read(counting)["csm_now"] for _ in range(2)] == [1.0, 2.0]
 
 
-def test_what_a_dead_worker_had_admitted_has_failed() -> None:
+def test_requests_of_a_dead_worker_count_as_failed() -> None:
     counters = new_counters(2)
     dead, alive = Metrics(counters, 0), Metrics(counters, 1)
     speak(dead, "ok")
@@ -178,7 +178,7 @@ def test_what_a_dead_worker_had_admitted_has_failed() -> None:
     assert seen["csm_requests_finished_total"] == 1
 
 
-def test_threads_of_one_worker_lose_nothing() -> None:
+def test_concurrent_threads_of_a_worker_lose_no_counts() -> None:
     counting = Metrics(new_counters(1))
     threads = [threading.Thread(target=lambda: [counting.voice_encoded() for _ in range(500)]) for _ in range(4)]
     for each in threads:
@@ -192,7 +192,7 @@ def families_of(told: Metrics) -> Iterator[str]:
     yield from (family.name for family in told.collect())
 
 
-def test_a_monitor_that_asks_for_openmetrics_gets_it() -> None:
+def test_openmetrics_is_rendered_on_request() -> None:
     text, media_type = Metrics(new_counters(1)).render("application/openmetrics-text;version=1.0.0")
     assert media_type.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")

@@ -32,12 +32,12 @@ async def fine(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def broken(scope: Any, receive: Any, send: Any) -> None:
-    raise ValueError("nobody expected this")
+    raise ValueError("an unexpected error")
 
 
 async def cut(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    raise ValueError("nobody expected this")
+    raise ValueError("an unexpected error")
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,15 @@ async def cut(scope: Any, receive: Any, send: Any) -> None:
         (b"\xff", False),
     ],
 )
-async def test_a_safe_id_is_the_clients_own(call: Any, sent: bytes, kept: bool) -> None:
+async def test_a_safe_request_id_of_the_client_is_kept(call: Any, sent: bytes, kept: bool) -> None:
     client = await call(RequestLogMiddleware(fine), "/x", headers=((b"x-request-id", sent),)).done()
     assert (client.headers["x-request-id"].encode("latin-1") == sent) == kept
     assert len(client.headers["x-request-id"]) > 0
 
 
-async def test_every_request_leaves_one_line_without_its_query(call: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_request_is_logged_as_one_line_without_its_query(
+    call: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     seen = Seen()
     with caplog.at_level(logging.INFO, "app.requests"):
         await call(RequestLogMiddleware(fine, [seen]), "/x", query=b"api_key=secret").done()
@@ -68,30 +70,28 @@ async def test_every_request_leaves_one_line_without_its_query(call: Any, caplog
     assert seen.admissions == []  # it asked for no slot
 
 
-async def test_polls_are_not_worth_a_line(call: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_polled_routes_are_not_logged(call: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "app.requests"):
         await call(RequestLogMiddleware(fine), "/health").done()
     assert caplog.records == []
 
 
-async def test_what_nobody_expected_is_a_500_with_the_id_of_its_line(
-    call: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unexpected_error_is_a_500_with_the_request_id(call: Any, caplog: pytest.LogCaptureFixture) -> None:
     client = await call(RequestLogMiddleware(broken), "/x", headers=((b"x-request-id", b"me"),)).done()
     assert client.status == 500
-    assert b"under the id me" in client.content
-    assert b"nobody" not in client.content
-    assert "nobody expected this" in caplog.text
+    assert b"for request me" in client.content
+    assert b"unexpected" not in client.content
+    assert "an unexpected error" in caplog.text
 
 
-async def test_what_broke_after_the_first_byte_is_raised_on(call: Any) -> None:
+async def test_an_error_after_the_first_byte_is_raised(call: Any) -> None:
     seen = Seen()
-    with pytest.raises(ValueError, match="nobody"):
+    with pytest.raises(ValueError, match="unexpected"):
         await call(RequestLogMiddleware(cut, [seen]), "/x").task
     assert [each.outcome for each in seen.endings] == ["failed"]
 
 
-async def test_what_the_server_cancels_was_drained(call: Any, wait: Any) -> None:
+async def test_a_request_cancelled_by_the_server_was_drained(call: Any, wait: Any) -> None:
     async def endless(scope: Any, receive: Any, send: Any) -> None:
         record_of(scope).admit()
         await asyncio.Event().wait()
@@ -106,7 +106,7 @@ async def test_what_the_server_cancels_was_drained(call: Any, wait: Any) -> None
     assert seen.endings[0].outcome == "drained"
 
 
-def test_it_is_admitted_once_and_each_part_for_itself() -> None:
+def test_a_request_is_admitted_once_and_each_of_its_parts_separately() -> None:
     seen = Seen()
     record = RequestRecord("id", "WEBSOCKET", "/ws", [seen])
     part = record.part(2)
@@ -118,7 +118,7 @@ def test_it_is_admitted_once_and_each_part_for_itself() -> None:
     assert (part.path, part.outcome) == ("/ws", "ok")
 
 
-def test_the_real_time_factor_is_time_for_a_second_of_audio() -> None:
+def test_the_real_time_factor_is_time_per_second_of_audio() -> None:
     record = RequestRecord("id", "GET", "/", audio_seconds=4.0, speech_seconds=1.0)
     assert record.real_time_factor == 0.25
     assert RequestRecord("id", "GET", "/").real_time_factor is None

@@ -20,7 +20,7 @@ def counters(rows: int = 1) -> SharedCounters:
     return SharedCounters((PLAIN, COLOURED, SPREAD), rows)
 
 
-def test_every_combination_of_labels_has_a_cell_of_its_own() -> None:
+def test_every_combination_of_labels_has_its_own_cell() -> None:
     counts = counters()
     for amount, (colour, size) in enumerate(COLOURED.combinations, start=1):
         counts.add(0, COLOURED, amount, colour=colour, size=size)
@@ -29,13 +29,13 @@ def test_every_combination_of_labels_has_a_cell_of_its_own() -> None:
     assert sum(counts.sums(SPREAD)) == 0
 
 
-def test_what_is_not_foreseen_is_other_or_an_error() -> None:
+def test_an_unlisted_label_value_is_other_or_an_error() -> None:
     assert COLOURED.cell({"colour": "green", "size": "l"}) == COLOURED.cell({"colour": OTHER, "size": "l"})
     with pytest.raises(KeyError, match="no size='xl'"):
         COLOURED.cell({"colour": "red", "size": "xl"})
 
 
-def test_a_bucket_holds_what_is_not_over_its_bound() -> None:
+def test_a_bucket_includes_its_bound() -> None:
     counts = counters()
     for value in (0.05, 0.1, 0.5, 1.0, 4.0):
         counts.observe(0, SPREAD, value)
@@ -43,7 +43,7 @@ def test_a_bucket_holds_what_is_not_over_its_bound() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 1e6)), max_size=30))
-def test_sums_are_those_of_all_rows(added: list[tuple[int, float]]) -> None:
+def test_sums_are_over_all_rows(added: list[tuple[int, float]]) -> None:
     counts = counters(rows=3)
     for row, amount in added:
         counts.add(row, PLAIN, amount)
@@ -53,7 +53,7 @@ def test_sums_are_those_of_all_rows(added: list[tuple[int, float]]) -> None:
     ]
 
 
-def test_what_a_killed_process_counted_stays_and_its_successor_goes_on() -> None:
+def test_counts_of_a_killed_process_are_kept_and_continued() -> None:
     program = """
 import os, signal
 from app.observability.shared_counters import Counter, SharedCounters
@@ -75,7 +75,7 @@ print(counters.sums(counter))
     assert ran.stdout.strip() == "[21.0]"
 
 
-def test_the_master_need_not_load_what_starts_threads() -> None:
+def test_the_master_imports_nothing_that_starts_threads() -> None:
     program = """
 import sys
 from app.observability.metrics import new_counters

@@ -22,7 +22,7 @@ def pasted(line: str, environ: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     "written", ["API_KEY=k3y", "API_KEY=k3y,other", 'API_KEY="k3y, other"', "API_KEY = 'k3y'", "export API_KEY=k3y"]
 )
-def test_the_key_is_read_from_the_file_when_it_is_pasted(tmp_path: Path, written: str) -> None:
+def test_the_shell_reads_the_key_from_the_file(tmp_path: Path, written: str) -> None:
     file = tmp_path / "my env"
     file.write_text(f"# API_KEY=no\nXAPI_KEY=no\n{written}\n", encoding="utf-8")
     line = curl_line(load_settings(file), file, {})
@@ -31,7 +31,7 @@ def test_the_key_is_read_from_the_file_when_it_is_pasted(tmp_path: Path, written
     assert "X-API-Key: k3y" in pasted(line, {"PATH": "/usr/bin:/bin"})
 
 
-def test_a_key_of_the_environment_is_read_from_there(settings: Settings, tmp_path: Path) -> None:
+def test_a_key_in_the_environment_is_read_from_there(settings: Settings, tmp_path: Path) -> None:
     line = curl_line(settings, tmp_path / "none", {"API_KEY": "first-key,second-key"})
     assert "first-key" not in line
     assert "X-API-Key: first-key" in pasted(line, {"API_KEY": "first-key,second-key", "PATH": "/usr/bin:/bin"})
@@ -40,12 +40,12 @@ def test_a_key_of_the_environment_is_read_from_there(settings: Settings, tmp_pat
 @pytest.mark.parametrize(
     ("host", "address"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("10.0.0.7", "10.0.0.7"), ("::1", "[::1]")]
 )
-def test_the_address_is_one_that_can_be_called(settings: Settings, tmp_path: Path, host: str, address: str) -> None:
+def test_the_address_can_be_connected_to(settings: Settings, tmp_path: Path, host: str, address: str) -> None:
     line = curl_line(settings.model_copy(update={"host": host, "port": 81}), tmp_path / "none", {})
     assert shlex.split(line)[-1].startswith(f"http://{address}:81/tts/generate?text=")
 
 
-def test_without_curl_the_command_reads_the_key_in_the_directory_of_its_file(tmp_path: Path) -> None:
+def test_the_speak_command_runs_in_the_directory_of_the_env_file(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
     (folder / ".env").write_text("API_KEY=k3y\n", encoding="utf-8")
@@ -54,7 +54,7 @@ def test_without_curl_the_command_reads_the_key_in_the_directory_of_its_file(tmp
     assert shlex.split(line)[:3] == ["cd", str(folder), "&&"]
 
 
-def test_without_curl_the_command_is_the_one_beside_this_python(
+def test_the_speak_command_is_the_one_beside_this_python(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def line() -> list[str]:

@@ -89,7 +89,7 @@ def machines() -> Iterator[Any]:
         each.close()
 
 
-async def test_each_gpu_is_told_by_index_or_name(driver: FakeDriver, machines: Any) -> None:
+async def test_each_gpu_is_found_by_index_or_name(driver: FakeDriver, machines: Any) -> None:
     first, second = await machines("0", "GPU-1").gpus()
     assert first.model_dump() == {
         "device_id": 0,
@@ -99,12 +99,12 @@ async def test_each_gpu_is_told_by_index_or_name(driver: FakeDriver, machines: A
     assert (second.device_id, second.utilization_percent.gpu) == (1, 41)
 
 
-async def test_a_machine_without_gpus_asks_no_driver(driver: FakeDriver, machines: Any) -> None:
+async def test_without_gpus_the_driver_is_not_called(driver: FakeDriver, machines: Any) -> None:
     assert await machines().gpus() == []
     assert driver.calls == []
 
 
-async def test_what_a_gpu_does_not_tell_is_null(driver: FakeDriver, machines: Any) -> None:
+async def test_values_that_a_gpu_does_not_report_are_null(driver: FakeDriver, machines: Any) -> None:
     driver.refuses = {"nvmlDeviceGetUtilizationRates", "nvmlDeviceGetIndex"}
     (gpu,) = await machines("MIG-1").gpus()
     assert gpu.device_id == "MIG-1"
@@ -112,14 +112,14 @@ async def test_what_a_gpu_does_not_tell_is_null(driver: FakeDriver, machines: An
     assert gpu.memory_gb.total == 80
 
 
-async def test_a_gpu_that_is_gone_is_all_null_and_the_other_is_not(driver: FakeDriver, machines: Any) -> None:
+async def test_a_lost_gpu_is_null_and_the_others_are_not(driver: FakeDriver, machines: Any) -> None:
     driver.count = 1
     first, second = await machines("0", "1").gpus()
     assert first.memory_gb.used == 20
     assert (second.device_id, second.memory_gb.used, second.utilization_percent.gpu) == (1, None, None)
 
 
-async def test_without_a_driver_it_is_asked_again_only_later(
+async def test_a_missing_driver_is_retried_only_later(
     driver: FakeDriver, machines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(system_status, "FRESH_SECONDS", 0.0)
@@ -131,7 +131,7 @@ async def test_without_a_driver_it_is_asked_again_only_later(
     assert driver.calls == ["nvmlInit"]
 
 
-async def test_many_askers_share_one_reading(driver: FakeDriver, machines: Any) -> None:
+async def test_concurrent_calls_share_one_reading(driver: FakeDriver, machines: Any) -> None:
     asked = machines("0", "1")
     answers = await asyncio.gather(*(asked.gpus() for _ in range(50)))
     assert all(each == answers[0] for each in answers)
@@ -139,11 +139,11 @@ async def test_many_askers_share_one_reading(driver: FakeDriver, machines: Any) 
     assert driver.calls.count("nvmlInit") == 1
 
 
-async def test_a_driver_that_hangs_gives_what_it_said_last(
+async def test_a_hung_driver_gives_the_last_reading(
     driver: FakeDriver, machines: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(system_status, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(system_status, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(system_status, "TIMEOUT_SECONDS", 0.01)
     asked, go_on = machines("0"), threading.Event()
     before = await asked.gpus()
     while before[0].memory_gb.total is None:  # on a slow machine the first may take longer than the patience
@@ -183,7 +183,7 @@ def test_cpu_and_memory_are_those_of_the_machine(
     assert asked.cpu().utilization_percent == 99.5
 
 
-def test_memory_of_a_container_is_what_its_limit_leaves(machines: Any, tmp_path: Path) -> None:
+def test_memory_of_a_container_is_that_of_its_limit(machines: Any, tmp_path: Path) -> None:
     files = v2(tmp_path)
     used, cache = 96 << 20, 32 << 20
     files.group(
@@ -220,7 +220,9 @@ def test_utilization_is_of_the_cores_in_the_affinity_mask(
     assert machines(limits=unlimited).cpu().utilization_percent == 15.0
 
 
-def test_reading_the_cpu_never_waits(machines: Any, unlimited: MachineLimits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_the_cpu_does_not_block(
+    machines: Any, unlimited: MachineLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(psutil, "cpu_count", lambda: len(os.sched_getaffinity(0)))
     intervals: list[float | None] = []
 

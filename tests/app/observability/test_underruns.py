@@ -15,21 +15,21 @@ def played(*pieces: tuple[float, float, float]) -> float:
     return pacing.worst
 
 
-def test_audio_that_comes_before_it_is_needed_never_underruns() -> None:
+def test_audio_in_time_never_underruns() -> None:
     assert played((10, 10, 0.25), (10.25, 10.25, 0.5), (10.5, 10.1, 0.5)) == 0
 
 
-def test_audio_that_comes_late_does_and_the_worst_counts() -> None:
+def test_late_audio_underruns_and_the_longest_gap_counts() -> None:
     assert played((0, 0, 1), (1.25, 1.25, 3), (3.125, 3.125, 4)) == 0.25
 
 
-def test_a_buffer_that_was_full_is_not_the_listeners_want() -> None:
+def test_time_blocked_on_a_full_buffer_does_not_count() -> None:
     assert played((0, 0, 1), (0.5, 60, 2), (60.5, 60.5, 3)) == 0
     assert played((0, 0, 1), (0.5, 60, 2), (62, 62, 3)) == 0.5
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0.08, 5)), min_size=1, max_size=20))
-def test_it_is_what_a_player_would_have_missed(gaps: list[tuple[float, float]]) -> None:
+def test_the_longest_gap_is_that_of_a_player(gaps: list[tuple[float, float]]) -> None:
     """Against a player that starts with the first audio; sends take no time here."""
     pacing, now, audio, starts, missed = UnderrunMeter(), 0.0, 0.0, 0.0, 0.0
     for index, (gap, seconds) in enumerate(gaps):

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from app.errors import ServiceError
-from app.middleware.error_handlers import answer
+from app.middleware.error_handlers import response_of
 from app.observability.request_log import RequestLogMiddleware
 from app.voices import upload
 from app.voices.upload import read_upload
@@ -31,7 +31,7 @@ async def upload_app(scope: Any, receive: Any, send: Any) -> None:
             size = len(form.recording.file.read())
             response = JSONResponse([form.file_name, size, form.transcript, form.voice_id])
     except ServiceError as error:
-        response = answer(error, scope["path"])
+        response = response_of(error, scope["path"])
     await response(scope, receive, send)
 
 

@@ -1,4 +1,4 @@
-"""Clients that sit on a connection: each is ended by a deadline. Real sockets; the deadlines are short ones."""
+"""Timeouts of connections, over real sockets and with short limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEAD = b"POST /tts/generate HTTP/1.1\r\nHost: service\r\nX-API-Key: first-key\r\
 
 
 class Served:
-    """The application behind uvicorn, in a thread of this process."""
+    """The application under uvicorn, in a thread of this process."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
@@ -67,7 +67,7 @@ class Served:
 
 @pytest.fixture
 def served(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.setattr(timeouts, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(timeouts, "CHECK_SECONDS", 0.05)
     monkeypatch.setattr(timeouts, "HEADERS_SECONDS", 0.3)
     monkeypatch.setattr(timeouts, "BODY_SECONDS", 0.3)
     monkeypatch.setattr(timeouts, "STALL_SECONDS", 0.5)
@@ -75,7 +75,7 @@ def served(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serv
         yield served
 
 
-def everything(connection: socket.socket) -> bytes:
+def read_all(connection: socket.socket) -> bytes:
     got = b""
     with contextlib.suppress(ConnectionError):
         while part := connection.recv(65536):
@@ -84,23 +84,23 @@ def everything(connection: socket.socket) -> bytes:
 
 
 def drip(connection: socket.socket) -> bytes:
-    """Send a byte now and then, until there is an answer."""
+    """Send single bytes slowly until there is a response."""
     connection.settimeout(0.05)
     while True:
         with contextlib.suppress(TimeoutError, BrokenPipeError):
-            return connection.recv(65536) + everything(connection)
+            return connection.recv(65536) + read_all(connection)
         with contextlib.suppress(ConnectionError):
             connection.send(b"x")
 
 
 def test_a_connection_without_a_request_is_closed(served: Served) -> None:
     with served.connect() as silent:
-        assert b" 408 " in everything(silent)
+        assert b" 408 " in read_all(silent)
 
 
-def test_half_sent_headers_end_by_a_deadline(served: Served) -> None:
+def test_incomplete_headers_time_out(served: Served) -> None:
     with served.connect(HEAD) as half:
-        assert b" 408 " in everything(half)
+        assert b" 408 " in read_all(half)
     with served.connect(HEAD + b"X-Slow: ") as dripping:
         answer = drip(dripping)
         assert b" 408 " in answer
@@ -108,22 +108,22 @@ def test_half_sent_headers_end_by_a_deadline(served: Served) -> None:
     served.wait_until(lambda: served.connections == 0)
 
 
-def test_a_body_that_never_comes_ends_by_a_deadline(served: Served) -> None:
+def test_a_missing_body_times_out(served: Served) -> None:
     with served.connect(HEAD + b"Content-Length: 1000\r\n\r\n{") as half:
-        assert b" 408 " in everything(half)
+        assert b" 408 " in read_all(half)
     with served.connect(HEAD + b"Content-Length: 1000\r\n\r\n{") as dripping:
         assert b" 408 " in drip(dripping)
     served.wait_until(lambda: served.connections == 0)
 
 
-def test_a_second_request_on_the_connection_has_the_same_deadlines(served: Served) -> None:
+def test_a_second_request_on_the_connection_has_the_same_timeouts(served: Served) -> None:
     with served.connect(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
         assert b" 200 " in connection.recv(65536)
         connection.sendall(HEAD)
-        assert b" 408 " in everything(connection)
+        assert b" 408 " in read_all(connection)
 
 
-def test_a_body_that_comes_steadily_may_take_its_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_steady_body_may_take_longer(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeouts, "BODY_BYTES_A_SECOND", 20)
     body = b'{"text": "Hi", "format": "raw_pcm"}'
     with served.connect(HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)) as steady:
@@ -131,27 +131,27 @@ def test_a_body_that_comes_steadily_may_take_its_time(served: Served, monkeypatc
         for at in range(len(body)):
             steady.sendall(body[at : at + 1])
             pause.wait(0.02)
-        assert b" 200 " in everything(steady)
+        assert b" 200 " in read_all(steady)
 
 
 def test_an_idle_connection_is_closed(served: Served) -> None:
     with served.connect(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
-        answer = everything(connection)
+        answer = read_all(connection)
         assert b" 200 " in answer
         assert b" 408 " not in answer
 
 
-def test_a_reader_that_stops_reading_loses_its_connection_and_its_slot(served: Served) -> None:
+def test_a_client_that_stops_reading_loses_its_connection_and_its_slot(served: Served) -> None:
     body = b'{"text": "%s", "format": "raw_pcm"}' % (b"x" * 4900)
     with served.connect(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body, receive_buffer=4096) as stuck:
         admission = served.app.state.service.host.admission
         served.wait_until(lambda: admission.active == 1)
         served.wait_until(lambda: admission.active == 0)
         served.wait_until(lambda: served.connections == 0)
-        assert not everything(stuck).endswith(b"0\r\n\r\n")
+        assert not read_all(stuck).endswith(b"0\r\n\r\n")
 
 
-def test_a_stalled_send_is_given_up_by_the_response_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_aborts_a_stalled_send_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeouts, "STALL_SECONDS", 3600.0)
     monkeypatch.setattr(streaming, "STALL_SECONDS", 0.2)
     body = b'{"text": "%s", "format": "raw_pcm"}' % (b"x" * 4900)
@@ -160,4 +160,4 @@ def test_a_stalled_send_is_given_up_by_the_response_itself(served: Served, monke
         served.wait_until(lambda: admission.active == 1)
         served.wait_until(lambda: admission.active == 0)
         monkeypatch.setattr(timeouts, "STALL_SECONDS", 0.2)
-        served.wait_until(lambda: served.connections == 0)  # it was closing, and its bytes were never taken
+        served.wait_until(lambda: served.connections == 0)  # it was closing with unread data
