@@ -8,14 +8,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic.fields import FieldInfo
+try:
+    from pydantic.fields import FieldInfo
 
-from ..pool.assignment import assign_workers
-from ..pool.gpus import visible_gpus
-from ..server.preflight import cannot_start, check
-from ..settings import Settings, SettingsError, load_settings
-from . import dataset, speak, train, voices
-from .exit_status import run
+    from ..pool.assignment import assign_workers
+    from ..pool.gpus import visible_gpus
+    from ..server.preflight import cannot_start, check
+    from ..settings import Settings, SettingsError, load_settings
+    from . import dataset, speak, train, voices
+    from .exit_status import run
+except ImportError as missing:  # instead of a traceback
+    sys.stderr.write(f"csm-serve cannot start: {missing} (the Python environment is not complete: `make install`)\n")
+    raise SystemExit(1) from None
 
 _BASE = Path(__file__).resolve().parents[2]
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,21 @@ def test_serve_replaces_itself_by_gunicorn(monkeypatch: pytest.MonkeyPatch) -> N
     assert command[-1] == "app.main:app"
     assert Path(command[command.index("--config") + 1]).is_file()
     assert (os.environ["HOST"], os.environ["PORT"]) == ("127.0.0.1", "9001")
+
+
+@pytest.mark.parametrize("package", ["pydantic", "httpx"])
+def test_a_missing_package_is_one_line(package: str) -> None:
+    program = f"import runpy, sys; sys.modules['{package}'] = None; runpy.run_module('app.cli.main', {{}}, '__main__')"
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).resolve().parents[3],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("csm-serve cannot start: ")
+    assert package in line
+    assert "make install" in line
