@@ -27,7 +27,9 @@ TORCH_FREE = {
     "engine",
     *(f"engine.{name}" for name in ("config", "context", "crossfade", "errors", "interface", "loop_bridge")),
     *(f"engine.{name}" for name in ("machine_limits", "prefill_budget", "scheduler", "slice_policy", "stream")),
-    *(f"engine.{name}" for name in ("testing", "text", "text.splitting", "types")),
+    *(f"engine.{name}" for name in ("testing", "types")),
+    *(f"engine.text{name}" for name in ("", ".abbreviations", ".addresses", ".amounts", ".dates", ".languages")),
+    *(f"engine.text.{name}" for name in ("markup", "normalization", "numbers", "rules", "splitting")),
 }
 ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.types"}
 # The files that may use the environment, and why.

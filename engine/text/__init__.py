@@ -1,5 +1,6 @@
-"""Text in front of the model: splitting, and the longest duration that a text can take. Pure, no torch."""
+"""Text in front of the model: normalisation, a lexicon, splitting, and the longest duration of a text. No torch."""
 
+from .normalization import has_words, normalize
 from .splitting import max_frames_for, sentences_end, split_text
 
-__all__ = ["max_frames_for", "sentences_end", "split_text"]
+__all__ = ["has_words", "max_frames_for", "normalize", "sentences_end", "split_text"]

@@ -11,9 +11,9 @@ from ..types import FRAME_MILLISECONDS
 _SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？｡]+["'”’」』）]*""")
 _CLAUSE_END = re.compile(r"""[,;:—–]+["'”’)\]]*(?=\s)|\s[-–—](?=\s)|[，；：、]+""")
 _SPACE = re.compile(r"\s")
-# A dot after one of these, or after a single letter, does not end a sentence.
+# A dot after one of these, or after a single letter, does not end a sentence; after several letters it does: "S S H."
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"'“‘])(?:[A-Za-z]|mr|mrs|ms|dr|prof|st|vs|etc|no|fig|e\.g|i\.e|jr|sr|approx)\.$", re.I
+    r"(?:^|(?<!\b[A-Z])[\s(\"'“‘])(?:[A-Za-z]|mr|mrs|ms|dr|prof|st|vs|etc|no|fig|e\.g|i\.e|jr|sr|approx)\.$", re.I
 )
 
 
