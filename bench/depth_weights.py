@@ -33,6 +33,7 @@ from engine.model.csm import CsmModel
 from engine.model.kv_cache import DepthView, KvCache
 from engine.model.sampling import SamplingMode
 from engine.model_runner import ModelRunner, SamplingParams
+from engine.prompt_packing import PromptPiece
 
 from .frame import prepare, rewind, weights_per_frame
 from .machine import device_name, timed
@@ -79,9 +80,9 @@ def generate(loaded: Loaded, rows: int, count: int) -> Generated:
     prompts = [loaded.tokenizer.encode(SENTENCES[row % len(SENTENCES)], 0)[:-1] for row in range(rows)]
     for row, tokens in enumerate(prompts):
         runner.reset_row(row, SamplingParams(seed=row, temperature_first=0.8, temperature=0.8, top_k=50))
-        runner.prefill(row, Prefill(0, [tokens]), len(tokens))
+        runner.prefill([PromptPiece(row, Prefill(0, [tokens]))])
         runner.start_row(row, len(tokens))
-        runner.is_prefilled(row, wait=True)
+    runner.apply_changes()
     bucket = frames.buckets.bucket_for(rows, max(map(len, prompts)) + count)
     hidden: list[Tensor] = []
     codes: list[Tensor] = []

@@ -29,6 +29,7 @@ from engine.loading import load
 from engine.model.csm import CsmModel
 from engine.model.graphs import Bucket
 from engine.model_runner import ModelRunner, SamplingParams
+from engine.prompt_packing import PromptPiece
 
 from .machine import device_name, matmul_rate, measure_bandwidth, median_seconds, timed
 
@@ -58,7 +59,7 @@ def rewind(runner: ModelRunner, rows: int, context: int) -> None:
     """Reset the rows' positions, so that every round measures the same context."""
     for row in range(rows):
         runner.start_row(row, context - 32)
-        runner.is_prefilled(row, wait=True)
+    runner.apply_changes()
 
 
 _OVERLAPPED_FRAMES = 8  # consecutive frames; fits into the space that `rewind` leaves
@@ -158,8 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             str(line["rows"]) if keeps_up else "-",
         )
         print("".join(f"{cell:>{len(head) + 2}}" for head, cell in zip(heads, cells, strict=True)))
-    prefill = Prefill(0, [[runner.model.end_of_text] * 128])
-    prefill_seconds = median_seconds(lambda: runner.prefill(0, prefill, 128), device, chosen.rounds)
+    prompt = PromptPiece(0, Prefill(0, [[runner.model.end_of_text] * 128]))
+    prefill_seconds = median_seconds(lambda: runner.prefill([prompt]), device, chosen.rounds)
     count = kernels_per_frame(runner)
     by_use = loaded.detail["memory"]  # at startup: the engine allocates nothing later
     assert isinstance(by_use, dict)

@@ -68,6 +68,23 @@ class Prefill:
     start: int
     spans: list[Span]
 
+    @property
+    def length(self) -> int:
+        """Positions that it writes."""
+        return sum(map(len, self.spans))
+
+    def split(self, length: int) -> tuple[Prefill, Prefill | None]:
+        """The first `length` positions, and the rest, None if there is none."""
+        now: list[Span] = []
+        later: list[Span] = []
+        left = length
+        for span in self.spans:
+            now.append(span[:left])
+            if len(span) > left:
+                later.append(span[left:])
+            left = max(left - len(span), 0)
+        return Prefill(self.start, now), Prefill(self.start + length, later) if later else None
+
 
 @dataclass
 class Context:

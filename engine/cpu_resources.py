@@ -12,7 +12,8 @@ from .config import EngineConfig
 from .errors import EngineOutOfMemory
 from .machine_limits import MachineLimits, Memory
 from .model.csm import CsmModel
-from .model_runner import MAX_PREFILL_POSITIONS, MIN_ROWS
+from .model_runner import MIN_ROWS
+from .prefill_pipeline import MAX_PASS_TOKENS
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def choose_slots(model: CsmModel, row: int, config: EngineConfig, memory: Memory
     A configured number of slots is used as it is, with a warning if it does not fit. Raises EngineOutOfMemory.
     """
     voice_cache = min(config.voice_cache_bytes, memory.available // _VOICE_CACHE_FRACTION)
-    prefill = prefill_bytes(model.config, model.dtype.itemsize, MAX_PREFILL_POSITIONS)
+    prefill = prefill_bytes(model.config, model.dtype.itemsize, MAX_PASS_TOKENS["cpu"])
     fit = cpu_slots_that_fit(memory.available, row, voice_cache + prefill, MIN_ROWS)
     reason = (
         f"a slot takes {row >> 20} MiB, {memory.available >> 20} MiB of {memory.total >> 20} are available "

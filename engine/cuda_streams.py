@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,3 +67,12 @@ class DeviceStream:
         """Keep the memory of a tensor from another stream until this stream has read it."""
         if self._stream is not None:
             tensor.record_stream(self._stream)
+
+
+def upload(array: np.ndarray[Any, Any], target: Tensor) -> None:
+    """Copy to a tensor of the same shape on the current stream, from pinned memory that PyTorch keeps until it is read.
+
+    From pageable memory the host would wait for the whole stream, and every active row with it.
+    """
+    source = torch.from_numpy(array)
+    target.copy_(source if target.device.type == "cpu" else source.pin_memory(), non_blocking=True)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +19,9 @@ from .errors import EngineClosed, EngineError, EngineFailed, EngineOutOfMemory
 from .frame_pipeline import Frame
 from .interface import Progress
 from .loading import Loaded, load
-from .prefill_budget import BEFORE_PLAYBACK, BufferedAudio, PlaybackClock, PrefillBudget
+from .prefill_budget import BufferedAudio, PlaybackClock, PrefillBudget
 from .prompt_builder import PromptBuilder
+from .prompt_packing import PromptPiece
 from .request_state import RequestState
 from .scheduler import Scheduler
 from .stream import AudioQueue, SpeechStream
@@ -30,6 +30,9 @@ from .voice_cache import VoiceCache
 from .voice_encoder import VoiceEncoder
 
 log = logging.getLogger(__name__)
+
+# Of a frame's duration, during which requests are admitted beside it.
+_ADMISSION_SHARE = 0.8
 
 # On a CPU the voice encoder competes with the frame step for the same cores. Five steps of niceness give a thread a
 # third of the weight, so the encoder gets a quarter of the contended time: the share PrefillBudget always grants.
@@ -74,7 +77,8 @@ class CsmEngine:
         self._closing = False
         self._error: EngineFailed | None = None
         self._busy_since: float | None = None  # start of the current iteration; None while the thread sleeps
-        self._prefill_budget = PrefillBudget(self._runner.min_prefill_positions)
+        self._prefill_budget = PrefillBudget(self._runner.min_prefill_positions, self._runner.position_seconds)
+        self._prefilled = 0  # positions in the current iteration
         self._playback = PlaybackClock()
         self._in_flight: _InFlightFrame | None = None  # launched in the last iteration, not emitted yet
         self._thread = threading.Thread(target=self._run, name="csm-engine", daemon=True)
@@ -140,15 +144,24 @@ class CsmEngine:
                 self._release_closed()
                 self._scheduler.admit()
                 started = time.monotonic()
-                prefilled = self._prefill()
+                self._prefilled = self._prefill()
+                launched = time.monotonic()
                 stepped = self._step()
-                self._prefill_budget.record(time.monotonic() - started, prefilled, stepped)
+                self._measure(launched - started, time.monotonic() - launched, stepped)
         except Exception as error:
             log.exception("the engine failed")
             self._error = _as_engine_failure(error)
         self._busy_since = None
         self._abort_all(self._error or EngineClosed("the engine was closed"))
         self._encoder.close()
+
+    def _measure(self, prefill_seconds: float, step_seconds: float, stepped: bool) -> None:
+        """Tell the prefill budget what this iteration took."""
+        if not self._runner.overlaps:
+            self._prefill_budget.record(prefill_seconds, self._prefilled, stepped=False)
+            self._prefill_budget.record(step_seconds, 0, stepped)
+        elif not self._prefilled:  # else the step has waited for the prefill, which was measured at load
+            self._prefill_budget.record(prefill_seconds + step_seconds, 0, stepped)
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is work. Returns False when the engine closes."""
@@ -182,28 +195,36 @@ class CsmEngine:
                 self._scheduler.release(state)
 
     def _prefill(self) -> int:
-        """Prefill the requests that are new or begin a text chunk. Returns the number of prefilled positions.
+        """Prefill the requests that are new or begin a text chunk, all in one go. Returns the prefilled positions.
 
-        While other requests are decoding, the budget is what their buffered audio allows.
+        The budget is what the buffered audio of the requests that are decoding allows.
         """
         pending = [each for each in self._scheduler.running if not each.ready]
         if not pending:
             return 0
-        buffers = [self._buffered(each) for each in self._scheduler.running if each.runnable]
-        budget = self._prefill_budget.budget(buffers) if buffers else sys.maxsize
-        prefilled = 0
-        for state in pending:
-            with self._isolate_failure(state):
-                left = self._prompt_builder.prefill(state, budget, wait=not buffers)
-                prefilled += budget - left
-                budget = left
-                if state.ready and not buffers:  # the first of a burst: from now on the others must not delay it
-                    buffers = [BEFORE_PLAYBACK]
-                    budget = self._prefill_budget.budget(buffers)
+        budget = self._prefill_budget.budget(self._buffered(each) for each in self._scheduler.running if each.runnable)
+        batch, pieces = self._take_prompts(pending, budget)
+        with self._isolate_failure(*batch):
+            self._prompt_builder.prefill(pieces)
+            for state in batch:
+                self._prompt_builder.start_prefilled(state)
         for held in self._scheduler.running:
             if held.ready and not held.runnable:
                 self._playback.hold(held, held.frames, held.request)
-        return prefilled
+        return sum(piece.prefill.length for piece in pieces)
+
+    def _take_prompts(self, pending: list[RequestState], budget: int) -> tuple[list[RequestState], list[PromptPiece]]:
+        """The prompts that fit into the budget, in order of arrival, and the requests that they are of."""
+        batch: list[RequestState] = []
+        pieces: list[PromptPiece] = []
+        for state in pending:
+            with self._isolate_failure(state):
+                taken = self._prompt_builder.take(state, budget)
+                budget -= sum(piece.prefill.length for piece in taken)
+                if taken:
+                    batch.append(state)
+                    pieces += taken
+        return batch, pieces
 
     def _buffered(self, state: RequestState) -> BufferedAudio:
         return self._playback.buffered(state, state.frames, state.request)
@@ -221,12 +242,29 @@ class CsmEngine:
         if previous is not None:
             self._emit(previous)
         if frame is not None:
+            self._admit_beside(frame)
             current = _InFlightFrame(frame, requests, {each for each in requests if self._finishes_chunk(each, frame)})
             if self._runner.overlaps:
                 self._in_flight = current
             else:
                 self._emit(current)
         return frame is not None
+
+    def _admit_beside(self, frame: Frame) -> None:
+        """Admit requests that arrive while the frame is computed: their prompts are prefilled beside it.
+
+        Ends a little before the frame should, because then the thread has to wait for the frame itself.
+        """
+        until = time.monotonic() + _ADMISSION_SHARE * self._prefill_budget.step_seconds
+        while not frame.computed and (left := until - time.monotonic()) > 0:
+            with self._changed:
+                if not self._woken:
+                    self._changed.wait(left)
+                arrived, self._woken = self._woken, False
+            if arrived:
+                self._receive()
+                self._scheduler.admit()
+                self._prefilled += self._prefill()
 
     def _finishes_chunk(self, state: RequestState, frame: Frame) -> bool:
         """Whether the text chunk ends with this frame: by a limit on frames, or because it is the stop frame."""
@@ -259,14 +297,15 @@ class CsmEngine:
             self._scheduler.release(state)
 
     @contextmanager
-    def _isolate_failure(self, state: RequestState) -> Iterator[None]:
-        """An exception in the block fails and releases this request only."""
+    def _isolate_failure(self, *states: RequestState) -> Iterator[None]:
+        """An exception in the block fails and releases these requests only."""
         try:
             yield
         except Exception as error:
-            log.exception("a request failed")
-            state.queue.end(error if isinstance(error, EngineError) else _as_engine_failure(error))
-            self._scheduler.release(state)
+            log.exception("%d request(s) failed", len(states))
+            for state in states:
+                state.queue.end(error if isinstance(error, EngineError) else _as_engine_failure(error))
+                self._scheduler.release(state)
 
     def _abort_all(self, error: EngineError) -> None:
         with self._changed:

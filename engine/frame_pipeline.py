@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .codec.mimi import MimiCodec
-from .cuda_streams import COMPLETED, DeviceStream, StreamEvent, StreamPriority
+from .cuda_streams import COMPLETED, DeviceStream, StreamEvent, StreamPriority, upload
 from .model.csm import CsmModel, StepState
 from .model.graphs import Bucket, BucketGrid, CapturedGraphs, GraphCapturer
+from .model.row_record import as_words
 from .model.sampling import SamplingMode
 from .types import FRAME_SAMPLES, Codes, Samples
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # The sampling mode that graphs of every bucket are captured for. For greedy rows it gives the result of a greedy step.
 CAPTURED_MODE = SamplingMode(top_k=64, sampled=True, guided=False)
+_RESET = Bucket(0)  # the codec's reset, of any rows
 
 
 class Frame:
@@ -41,6 +42,11 @@ class Frame:
     def _host_output(self) -> np.ndarray[Any, Any]:
         self._codes_event.wait()
         return self._output.numpy().copy()
+
+    @property
+    def computed(self) -> bool:
+        """Whether reading `codes` and `stopped` does not block."""
+        return self._codes_event.completed
 
     @property
     def codes(self) -> Codes:
@@ -75,12 +81,14 @@ class FramePipeline:
         self.model_stream = DeviceStream(device, StreamPriority.FRAMES)
         self.codec_stream = DeviceStream(device, StreamPriority.FRAMES)
         self.step_graphs, self.general_graphs, self.codec_graphs = CapturedGraphs(), CapturedGraphs(), CapturedGraphs()
+        self.reset_graph = CapturedGraphs()
         self.step_done = self._codes_copied = COMPLETED  # the last frame: step computed, codes copied
         self._model, self._codec, self._state = model, codec, state
         self._active_rows: list[int] = []
         self._buffer_index = 0
         pinned = device.type == "cuda"
         self._active_mask = torch.zeros(rows, dtype=torch.bool, pin_memory=pinned)
+        self._codec_resets = torch.zeros(rows, dtype=torch.bool, device=device)
         self._host_buffers = [
             (
                 torch.zeros_like(state.output, device="cpu", pin_memory=pinned),
@@ -88,6 +96,7 @@ class FramePipeline:
             )
             for _ in range(2)
         ]
+        self._records = torch.zeros_like(state.table.words)  # on their way into the table
         self._codes = torch.zeros_like(state.output)  # the codec's input
         self._samples = torch.zeros(rows, FRAME_SAMPLES, device=device)
 
@@ -112,12 +121,26 @@ class FramePipeline:
                 samples.copy_(self._samples[:rows], non_blocking=True)
                 return Frame(output, samples, self.step_done, self.codec_stream.record_event())
 
-    @contextlib.contextmanager
-    def between_steps(self) -> Iterator[None]:
-        """For changes to the state between two frames: after the last step and after the codec's copy."""
+    def start_rows(self, records: np.ndarray[Any, Any], prefilled: StreamEvent) -> None:
+        """Set rows up for the next frame, which waits for their prefill: one copy and one scatter, however many.
+
+        records: (count,) of dtype ROW_RECORD.
+        """
+        words = as_words(records)
         with self.model_stream.as_current(), torch.inference_mode():
-            self.model_stream.wait_event(self._codes_copied)
-            yield
+            self.model_stream.wait_event(prefilled)
+            staged = self._records[: len(words)]
+            upload(words, staged)
+            self._state.table.write(staged)
+
+    def reset_codec(self, rows: Iterable[int]) -> None:
+        """Clear rows' codec state: their next frame does not continue the previous audio."""
+        mask = np.zeros(len(self._codec_resets), np.bool_)
+        mask[list(rows)] = True
+        with self.codec_stream.as_current(), torch.inference_mode():
+            upload(mask, self._codec_resets)
+            if not self.reset_graph.replay(_RESET):
+                self._codec.reset(self._codec_resets)
 
     def _set_active_rows(self, active_rows: list[int]) -> None:
         """Copy the mask of active rows to the device, if it has changed."""
@@ -176,6 +199,7 @@ class FramePipeline:
             (self.general_graphs, steps, list(map(self._general_bucket, rows)), self._general_step),
             (self.step_graphs, steps, self.buckets.largest_first(), self._eager_step),
             (self.codec_graphs, codec, list(map(Bucket, rows)), self._decode),
+            (self.reset_graph, codec, [_RESET], lambda bucket: self._codec.reset(self._codec_resets)),
         )
         total = sum(len(buckets) for _, _, buckets, _ in parts)
         counts = iter(range(1, total + 1))
@@ -207,7 +231,7 @@ class FramePipeline:
 
     @property
     def _graphs(self) -> tuple[CapturedGraphs, ...]:
-        return self.step_graphs, self.general_graphs, self.codec_graphs
+        return self.step_graphs, self.general_graphs, self.codec_graphs, self.reset_graph
 
     @property
     def _missing(self) -> list[Bucket]:
@@ -258,8 +282,9 @@ class FramePipeline:
 
     def _run_test_decode(self, rows: int, replay: bool) -> Tensor:
         """Samples of the second frame after a reset of the codec, (rows, 1920)."""
-        for row in range(rows):
-            self._codec.reset(row)
+        self._codec_resets[:] = True
+        if not (replay and self.reset_graph.replay(_RESET)):
+            self._codec.reset(self._codec_resets)
         number = torch.arange(rows, device=self._codes.device)
         for step in range(2):
             self._codes[:rows, :-1] = ((number + step) % self._model.sampled_vocab)[:, None]

@@ -23,10 +23,11 @@ from .model.csm import CsmModel
 from .model.graphs import CudaGraphCapturer
 from .model.int8_linear import quantize
 from .model.packed_linear import pack
-from .model.ragged_attention import verified_ragged_attention
+from .model.ragged_attention import verified_prompt_attention, verified_ragged_attention
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights, open_tensors
-from .model_runner import MAX_PREFILL_POSITIONS, MIN_ROWS, PREFILL_STREAMS, ModelRunner
+from .model_runner import MIN_ROWS, ModelRunner
+from .prefill_pipeline import MAX_PASS_TOKENS
 from .types import FRAME_MILLISECONDS
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
             pack(model)
         if _compiles(config, device):
             model.ragged_attention = verified_ragged_attention(csm.backbone, device, dtype)
+            model.prompt_attention = verified_prompt_attention(csm.backbone, device, dtype)
         timer.finish("weights")
         slots, voice_cache_bytes = config.slots, config.voice_cache_bytes
         if device.type == "cpu":
@@ -97,7 +99,11 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
             runner.frames.capture_graphs(
                 CudaGraphCapturer(device, StreamPriority.FRAMES),
                 CudaGraphCapturer(device, StreamPriority.FRAMES),
-                lambda done, of: progress(0.6 + 0.4 * done / of, f"capturing graphs {done} of {of}"),
+                lambda done, of: progress(0.6 + 0.3 * done / of, f"capturing graphs {done} of {of}"),
+            )
+            runner.prefills.capture_graphs(
+                CudaGraphCapturer(device, StreamPriority.PREFILL),
+                lambda done, of: progress(0.9 + 0.1 * done / of, f"capturing prompt graphs {done} of {of}"),
             )
             timer.finish("graphs")
         runner.preallocate_prefill()
@@ -117,6 +123,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         "memory": _memory(runner),
         "attention": "each row's live positions" if model.ragged_attention else "the longest row's bucket",
         "graphs": runner.frames.graph_summary,
+        "prompt_graphs": len(runner.prefills.graphs),
         "start_seconds": timer.seconds,
         "positions": csm.positions,
         "fingerprint": fingerprint(directory),
@@ -159,7 +166,7 @@ def _row_bytes(model: CsmModel, codec: MimiCodec, dtype: torch.dtype) -> int:
 def _slots_on_gpu(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
     """As many slots as fit into the device's memory beside what is loaded."""
     device, row = model.device, _row_bytes(model, codec, model.dtype)
-    prompts = PREFILL_STREAMS * prefill_bytes(model.config, model.dtype.itemsize, MAX_PREFILL_POSITIONS)
+    prompts = prefill_bytes(model.config, model.dtype.itemsize, MAX_PASS_TOKENS["cuda"])
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     slots = rows_that_fit(free, total, row, config.voice_cache_bytes + prompts, MIN_ROWS)
@@ -215,6 +222,8 @@ def _device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             raise InvalidRequest(f"device is {name!r}, but PyTorch finds no CUDA device here; use auto or cpu")
         torch.set_float32_matmul_precision("high")
+        # cuDNN plans the first attention of each new shape for 38 to 1,210 ms (H200, torch 2.11); the others take 28.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device

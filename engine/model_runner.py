@@ -1,8 +1,9 @@
-"""Runs the model and the codec on rows: prefill for one row, one frame for all active rows. Knows no requests."""
+"""Runs the model and the codec on rows: packed prefill, one frame for all active rows. Knows no requests."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,21 +11,20 @@ import torch
 from torch import Tensor
 
 from .codec.mimi import MimiCodec
-from .context import Prefill, Span
-from .cuda_streams import COMPLETED, DeviceStream, StreamEvent, StreamPriority
+from .context import Prefill
+from .cuda_streams import COMPLETED, DeviceStream, StreamPriority
 from .frame_pipeline import Frame, FramePipeline
 from .model.csm import CsmModel
 from .model.graphs import BucketGrid, fine_buckets, graph_buckets
+from .model.row_record import ROW_RECORD
 from .model.sampling import SamplingMode
 from .model.transformer import Compilable
+from .prefill_pipeline import PrefillPipeline
+from .prompt_packing import PromptPiece
 from .types import FRAME_SAMPLES, SAMPLE_RATE, Codes, Samples
 
 # Below this many positions a prefill pass is hardly worth its launch.
 _MIN_PREFILL_POSITIONS = {"cpu": 16, "cuda": 128}
-# The length limit of one prefill pass, and the number of streams that the rows' prefills share: each stream keeps the
-# memory of its longest pass. Longer passes gain nothing, since passes of this length are already compute-bound.
-MAX_PREFILL_POSITIONS = 256  # positions
-PREFILL_STREAMS = 4
 # Without graphs, contexts are rounded up to a multiple of this many positions, so that few shapes occur.
 _CONTEXT_STEP = 64
 # A matrix product of one row takes another code path than one of several, and rounds differently. With at least two
@@ -49,12 +49,14 @@ class SamplingParams:
     sampler: int | None = None
 
 
+_GREEDY = SamplingParams(seed=0, temperature_first=0.0, temperature=0.0, top_k=1)
+
+
 @dataclass(frozen=True)
 class SavedKv:
-    """Keys and values of a row's first positions; valid once `event` has completed."""
+    """Keys and values of a row's first positions, written and read on the prefill stream."""
 
     tensor: Tensor
-    event: StreamEvent
 
     @property
     def nbytes(self) -> int:
@@ -74,16 +76,19 @@ class ModelRunner:
         self.state = model.allocate(rows)
         codec.allocate(rows)
         self.frames = FramePipeline(model, codec, self.state, buckets or self._buckets())
+        self.prefills = PrefillPipeline(model, self.state)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the streams do not wait for the allocations above
         self._sampling_params: list[SamplingParams | None] = [None] * rows
         self._positions = [0] * rows  # the host's copy of state.position
         self._frames_made = [0] * rows  # frames of each row since its `start_row`
-        streams = [DeviceStream(self.device, StreamPriority.PREFILL) for _ in range(min(rows, PREFILL_STREAMS))]
-        self._streams = [streams[row % len(streams)] for row in range(rows)]
-        self._prefilled = [COMPLETED] * rows
+        self._frames_before = [0] * rows  # frames of each row from its `reset_row` to its `start_row`
+        self._stepped = [COMPLETED] * rows  # the last step that advanced the row
+        self._starting: dict[int, None] = {}  # rows that the next frame sets up, in order
+        self._codec_resets: set[int] = set()  # rows whose codec state the next frame clears
         self._voice_stream = DeviceStream(self.device, StreamPriority.VOICES)
         self.overlaps = self.device.type == "cuda"  # launched work runs on another processor than this thread
+        self.position_seconds = 0.0  # of a prefilled position, measured by `preallocate_prefill`
         self.min_prefill_positions = _MIN_PREFILL_POSITIONS[self.device.type]
 
     def _buckets(self) -> BucketGrid:
@@ -97,86 +102,62 @@ class ModelRunner:
         weights = sum(parameter.nbytes for parameter in self.model.parameters())
         return weights + self.state.backbone.nbytes + self.state.depth.nbytes
 
-    # ---- one row
+    # ---- some rows: prefill and saved voices are launched at once, everything else with the next frame
 
     def reset_row(self, row: int, params: SamplingParams) -> None:
         """Prepare the row for a new request: its sampling parameters and a reset codec state."""
-        state, sampling = self.state, self.state.sampling
         self._sampling_params[row] = params
-        with self.frames.between_steps():
-            state.codes[row] = 0
-            sampling.seed[row] = params.seed
-            sampling.frame[row] = 0
-            sampling.temperature_first[row] = params.temperature_first
-            sampling.temperature[row] = params.temperature
-            sampling.top_k[row] = params.top_k
-            sampling.guidance[row] = params.guidance
-            sampling.unconditional[row] = row if params.unconditional is None else params.unconditional
-            sampling.sampler[row] = row if params.sampler is None else params.sampler
+        self._frames_made[row] = self._frames_before[row] = 0
         self.reset_codec(row)
 
     def reset_codec(self, row: int) -> None:
         """Clear the row's codec state: the next frame does not continue the previous audio."""
-        with self.frames.codec_stream.as_current():
-            self.codec.reset(row)
+        self._codec_resets.add(row)
 
-    def prefill(self, row: int, prefill: Prefill, max_positions: int) -> Prefill | None:
-        """Prefill at most `max_positions` positions of the row and return the rest. Does not wait for the device."""
-        rest: Prefill | None = prefill
-        with self._on_row_stream(row), torch.inference_mode():
-            while rest is not None and max_positions > 0:
-                now, rest = _split(rest, min(max_positions, MAX_PREFILL_POSITIONS))
-                embeddings = torch.cat([self._embed(span) for span in now.spans if len(span)])
-                self.model.prefill(self.state, row, now.start, embeddings)
-                max_positions -= MAX_PREFILL_POSITIONS
-        return rest
+    def prefill(self, pieces: Sequence[PromptPiece]) -> None:
+        """Prefill pieces of rows' prompts, packed. Does not wait for the device."""
+        self.prefills.launch(pieces, {self._stepped[piece.row] for piece in pieces})
 
     def copy_kv(self, row: int, length: int) -> SavedKv:
         """Copy the keys and values of a row's first positions, to restore them in other rows."""
-        with self._on_row_stream(row), torch.inference_mode():
-            return SavedKv(self.state.backbone.copy_out(row, length), self._streams[row].record_event())
+        stream = self.prefills.stream
+        with stream.as_current(), torch.inference_mode():
+            return SavedKv(self.state.backbone.copy_out(row, length))
 
     def restore_kv(self, row: int, saved: SavedKv) -> None:
         """Put saved keys and values at the start of a row's context."""
-        with self._on_row_stream(row), torch.inference_mode():
-            self._streams[row].wait_event(saved.event)
-            self._streams[row].record_use(saved.tensor)
+        stream = self.prefills.stream
+        with stream.as_current(), torch.inference_mode():
+            stream.wait_event(self._stepped[row])
             self.state.backbone.copy_in(row, saved.tensor)
 
     def start_row(self, row: int, position: int) -> None:
         """Make the row ready for steps: all is prefilled but the end-of-text token, the next step's input."""
+        self._frames_before[row] += self._frames_made[row]
         self._positions[row], self._frames_made[row] = position, 0
-        with self.frames.between_steps():
-            self.state.position[row] = position
-            self.state.starting[row] = True
-        self._prefilled[row] = self._streams[row].record_event()
-
-    def is_prefilled(self, row: int, wait: bool) -> bool:
-        """Whether the device has completed the row's prefill. wait: block until it has."""
-        if wait:
-            self._prefilled[row].wait()
-        return self._prefilled[row].completed
+        self._starting[row] = None
 
     def frames_made(self, row: int) -> int:
         """Frames of the row since its `start_row`, one in flight included."""
         return self._frames_made[row]
 
-    def _on_row_stream(self, row: int) -> AbstractContextManager[object]:
-        """The row's prefill stream, after the last step: the row's previous owner has completed its work."""
-        self._streams[row].wait_event(self.frames.step_done)
-        return self._streams[row].as_current()
+    def apply_changes(self) -> None:
+        """Launch what `reset_row`, `reset_codec` and `start_row` have asked for since the last frame."""
+        if self._starting:
+            records = np.array([self._record(row) for row in self._starting], ROW_RECORD)
+            self.frames.start_rows(records, self.prefills.stream.record_event())
+            self._starting.clear()
+        if self._codec_resets:
+            self.frames.reset_codec(self._codec_resets)
+            self._codec_resets.clear()
 
-    def _embed(self, span: Span) -> Tensor:
-        if isinstance(span, list):
-            return self.model.embed_text(self._to_device(torch.tensor(span)))
-        return self.model.embed_frames(self._to_device(torch.from_numpy(span)))
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        """Copy to the device on the current stream, from pinned memory, which PyTorch keeps until it has been read.
-
-        From pageable memory the host would wait for the whole stream, and every active row with it.
-        """
-        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+    def _record(self, row: int) -> tuple[int | float, ...]:
+        """The fields of ROW_RECORD for a row that begins to decode."""
+        params = self._sampling_params[row] or _GREEDY
+        unconditional, sampler = (row if of is None else of for of in (params.unconditional, params.sampler))
+        integers = (row, params.seed, self._frames_before[row], params.top_k, unconditional, sampler)
+        floats = (params.temperature_first, params.temperature, params.guidance)
+        return (*integers, self._positions[row], *floats, 1)
 
     # ---- voices, from any one thread
 
@@ -190,10 +171,12 @@ class ModelRunner:
 
     def launch(self, rows: list[int]) -> Frame:
         """Launch one frame for these rows."""
+        self.apply_changes()
         context = max(self._positions[row] for row in rows) + 1
         bucket = self.frames.buckets.bucket_for(max(rows) + 1, context)
         frame = self.frames.launch(rows, bucket, self._sampling_mode(rows))
         for row in rows:
+            self._stepped[row] = self.frames.step_done
             self._positions[row] += 1
             self._frames_made[row] += 1
         return frame
@@ -226,33 +209,24 @@ class ModelRunner:
     def warm_up(self) -> None:
         """Run every kernel once, so that the first request does not wait for kernels to load."""
         self.reset_row(0, SamplingParams(seed=0, temperature_first=1.0, temperature=1.0, top_k=1))
-        for length in (7, 1):  # the last pass of a prefill may have a single position
-            self.prefill(0, Prefill(0, [[self.model.end_of_text] * length]), length)
+        for length in (7, 1):  # a pass without a graph may have a single token
+            self.prefill([PromptPiece(0, Prefill(0, [[self.model.end_of_text] * length]))])
         self.start_row(0, 7)
-        self.is_prefilled(0, wait=True)
         for _ in range(2):
             self.step([0])
         self.encode(np.zeros(FRAME_SAMPLES, np.float32), SAMPLE_RATE)
 
     def preallocate_prefill(self) -> None:
-        """Run the longest prefill pass on each prefill stream, so that no prefill allocates memory later."""
-        longest, config = min(MAX_PREFILL_POSITIONS, self.model.config.positions), self.model.config
-        frames = np.zeros((longest - 1, config.codebooks), np.int64)
-        prefill = Prefill(config.positions - longest, [[self.model.end_of_text], frames])
-        for row in range(min(self.rows, PREFILL_STREAMS) if self.overlaps else 0):
-            self.prefill(row, prefill, longest)
-            self._streams[row].record_event().wait()
+        """Run the largest prefill pass, so that no prefill allocates memory later, and measure it.
 
-
-def _split(prefill: Prefill, length: int) -> tuple[Prefill, Prefill | None]:
-    """The first `length` positions of a prefill, and the rest, None if there is none."""
-    now: list[Span] = []
-    later: list[Span] = []
-    left = length
-    for span in prefill.spans:
-        now.append(span[:left])
-        if len(span) > left:
-            later.append(span[left:])
-        left = max(left - len(span), 0)
-    rest = Prefill(prefill.start + length, later) if later else None
-    return Prefill(prefill.start, now), rest
+        Where work does not overlap with this thread, the first prompts are measured instead.
+        """
+        if self.overlaps:
+            longest, config = min(self.prefills.max_tokens, self.model.config.positions), self.model.config
+            frames = np.zeros((longest - 1, config.codebooks), np.int64)
+            piece = PromptPiece(0, Prefill(config.positions - longest, [[self.model.end_of_text], frames]))
+            for _ in range(2):  # the first allocates
+                started = time.perf_counter()
+                self.prefill([piece])
+                self.prefills.stream.record_event().wait()
+                self.position_seconds = (time.perf_counter() - started) / longest

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from .types import FRAME_MILLISECONDS, SpeechRequest
 
 _FRAME_SECONDS = FRAME_MILLISECONDS / 1000
+UNLIMITED = 1 << 40  # positions
 _SMOOTHING = 0.2  # weight of the newest measurement in the moving averages
 
 
@@ -31,18 +32,28 @@ BEFORE_PLAYBACK = BufferedAudio(_FRAME_SECONDS, 1)  # no audio emitted: the firs
 class PrefillBudget:
     """Measures what a step and a prefilled position cost, and grants prefill the time that listeners can spare.
 
-    A quarter of a step is always granted: SlicePolicy cuts slices so that frames may take twice as long. Where every
-    listener has more audio buffered than its next slice takes to make, half of the surplus is granted. Where a step
-    leaves little of a frame's 80 ms, no more than half of the remainder is granted; where a step takes longer than
-    80 ms, real time is lost anyway and this limit does not apply.
+    A burst is admitted together as far as possible, because a step costs about the same for one row and for many. What
+    a round of prefill may take:
+
+    - Nobody is decoding: a frame's 80 ms, so that the first of a long queue do not wait for the last.
+    - Every listener has more audio buffered than its next slice takes to make: half of the surplus, 80 ms at most;
+      SlicePolicy uses the other half. In any case a quarter of a step, but no more than half of what the step leaves
+      of its 80 ms: SlicePolicy cuts slices so that frames may take twice as long.
+    - A step takes longer than 80 ms: everything. Real time is lost anyway, and all are done soonest in few large steps.
 
     min_positions: always granted, so that no request starves and each prefill pass is worth its launch.
+    position_seconds: what a prefilled position took at load; 0 if it was not measured.
     """
 
-    def __init__(self, min_positions: int) -> None:
+    def __init__(self, min_positions: int, position_seconds: float = 0.0) -> None:
         self._min_positions = min_positions
         self._step = 0.0  # seconds of an iteration that prefilled nothing
-        self._position = 0.0  # seconds that each prefilled position adds
+        self._position = position_seconds  # that each prefilled position adds
+
+    @property
+    def step_seconds(self) -> float:
+        """What a step takes; 0 before the first measurement."""
+        return self._step
 
     def record(self, seconds: float, positions: int, stepped: bool) -> None:
         """Add the measurement of one engine iteration: positions prefilled, and whether a frame was launched."""
@@ -53,13 +64,15 @@ class PrefillBudget:
             self._position = _moving_average(self._position, max(seconds - step, 1e-9) / positions)
 
     def budget(self, buffers: Iterable[BufferedAudio]) -> int:
-        """Positions that may be prefilled in the next iteration, given the buffered audio of all decoding streams."""
-        step = self._step
-        always = step / 4 if step >= _FRAME_SECONDS else min(step / 4, (_FRAME_SECONDS - step) / 2)
-        spare = min(((each.seconds / each.frames - step) / 2 for each in buffers), default=0.0)
+        """Positions that may be prefilled in the next round, given the buffered audio of all decoding streams."""
+        step, spare = self._step, [each.seconds / each.frames for each in buffers]
+        if step >= _FRAME_SECONDS or not (spare or self._position):
+            return UNLIMITED
         if not self._position:
             return self._min_positions
-        return max(self._min_positions, int(max(always, spare) / self._position))
+        always = min(step / 4, (_FRAME_SECONDS - step) / 2)
+        seconds = min(max(always, (min(spare) - step) / 2), _FRAME_SECONDS) if spare else _FRAME_SECONDS
+        return max(self._min_positions, int(seconds / self._position))
 
 
 def _moving_average(average: float, new: float) -> float:

@@ -16,6 +16,7 @@ from .context import Context, Prefill, Span, TextChunk, plan_chunks
 from .errors import InvalidRequest
 from .model.tokenizer import TextTokenizer
 from .model_runner import ModelRunner, SamplingParams
+from .prompt_packing import PromptPiece, take
 from .request_state import RequestState, RowState
 from .stream import AudioQueue
 from .types import Codes, SpeechRequest, SpeechSegment
@@ -153,35 +154,38 @@ class PromptBuilder:
             row_state.pending.append(row_state.context.begin_chunk(row_state.chunks[state.chunk_index]))
             row_state.started = False
 
-    def prefill(self, state: RequestState, budget: int, wait: bool) -> int:
-        """Prefill at most `budget` positions of the request and update `state.ready`. Returns the budget that is left.
+    def take(self, state: RequestState, budget: int) -> list[PromptPiece]:
+        """Take at most `budget` positions of the request's prompt, to be prefilled at once; builds the prompt first.
 
-        Without budget no prompt is built either: for a burst of requests that alone takes as long as a frame.
-        wait: no other request is decoding, so the thread may wait for the device.
+        Without budget no prompt is built either: it would occupy memory and time before its turn.
         """
         if state.row_states[0].context is None:
             if budget <= 0:
-                return budget
+                return []
             self.request_voice_codes(state)  # again: what was cached at its arrival may have been evicted
             if state.waiting_for_voice:
-                return budget
+                return []
             self._build_prompt(state)
+        pieces: list[PromptPiece] = []
         for row_state, row in zip(state.row_states, state.rows, strict=True):
-            while row_state.pending and budget > 0:
-                length = sum(map(len, row_state.pending[0].spans))
-                rest = self._runner.prefill(row, row_state.pending[0], budget)
-                budget -= length if rest is None else budget
-                row_state.pending[:1] = [] if rest is None else [rest]
-            if not row_state.pending and not row_state.started:
-                assert row_state.context is not None
+            for prefill in take(row_state.pending, budget):
+                pieces.append(PromptPiece(row, prefill))
+                budget -= prefill.length
+        return pieces
+
+    def prefill(self, pieces: Sequence[PromptPiece]) -> None:
+        """Launch the prefill of the pieces of any requests, packed."""
+        if pieces:
+            self._runner.prefill(pieces)
+
+    def start_prefilled(self, state: RequestState) -> None:
+        """Let the rows decode whose prompts are launched completely. The request is ready once all its rows are."""
+        for row_state, row in zip(state.row_states, state.rows, strict=True):
+            if row_state.context is not None and not row_state.pending and not row_state.started:
                 self._cache_voice(row_state, row)
                 self._runner.start_row(row, row_state.context.position)
                 row_state.started = True
-        state.ready = all(
-            row_state.started and self._runner.is_prefilled(row, wait)
-            for row_state, row in zip(state.row_states, state.rows, strict=True)
-        )
-        return budget
+        state.ready = all(row_state.started for row_state in state.row_states)
 
     def _cache_voice(self, row_state: RowState, row: int) -> None:
         if row_state.prefills_voice:

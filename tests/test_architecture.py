@@ -30,6 +30,7 @@ TORCH_FREE = {
     *(f"engine.{name}" for name in ("testing", "types")),
     *(f"engine.text{name}" for name in ("", ".abbreviations", ".addresses", ".amounts", ".dates", ".languages")),
     *(f"engine.text.{name}" for name in ("markup", "normalization", "numbers", "rules", "splitting")),
+    "engine.prompt_packing",
 }
 ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.types"}
 # The files that may use the environment, and why.

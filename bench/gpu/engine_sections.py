@@ -16,6 +16,7 @@ from engine.frame_pipeline import CAPTURED_MODE
 from engine.loading import load
 from engine.model.graphs import Bucket
 from engine.model_runner import ModelRunner, SamplingParams
+from engine.prompt_packing import PromptPiece
 from engine.random_checkpoint import FULL, TINY
 from engine.types import SAMPLE_RATE
 
@@ -140,7 +141,7 @@ def prompts(session: Session) -> None:
 def _prefill(runner: ModelRunner, positions: int) -> None:
     """One prompt of row 0, half text and half audio."""
     codes = np.zeros((positions - positions // 2, runner.model.config.codebooks), np.int64)
-    runner.prefill(0, Prefill(0, [[runner.model.end_of_text] * (positions // 2), codes]), positions)
+    runner.prefill([PromptPiece(0, Prefill(0, [[runner.model.end_of_text] * (positions // 2), codes]))])
 
 
 def seeds(session: Session) -> None:

@@ -96,9 +96,9 @@ class _StreamingState:
         self.view_rows = rows
         return self._prefixes[rows]
 
-    def reset_tensors(self, row: int) -> Iterator[Tensor]:
-        """The parts of a row's state that a reset zeroes. Ring contents are skipped: at offset 0 they are not read."""
-        return (tensor[row] for tensor in self.tensors() if tensor.ndim < _RING_DIMENSIONS)
+    def reset_tensors(self) -> Iterator[Tensor]:
+        """The tensors that a reset zeroes a row of. Ring contents are skipped: at offset 0 they are not read."""
+        return (tensor for tensor in self.tensors() if tensor.ndim < _RING_DIMENSIONS)
 
 
 _RING_DIMENSIONS = 5  # (2, rows, heads, capacity, dim)
@@ -167,10 +167,10 @@ class MimiCodec:
         state.active[: codes.shape[0]] = active
         return cast(Tensor, self._decoder(codes[:, :, None]))[:, 0]
 
-    def reset(self, row: int) -> None:
-        """Reset a row's streaming state."""
-        for tensor in self._allocated.reset_tensors(row):
-            tensor.zero_()
+    def reset(self, rows: Tensor) -> None:
+        """Reset the streaming state of the rows that a mask, bool (rows,), holds. Can be captured in a CUDA graph."""
+        for tensor in self._allocated.reset_tensors():
+            tensor.masked_fill_(rows.view(-1, *[1] * (tensor.ndim - 1)), 0)
 
     def encode(self, samples: np.ndarray[Any, Any], sample_rate: int = SAMPLE_RATE) -> Tensor:
         """Encode a mono recording, float32 (samples,), to codes int64 (frames, codebooks); the last frame is padded."""

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import CsmConfig
-from .kv_cache import DecodeView, DepthView, KvCache, PrefillView, RaggedAttention
+from .kv_cache import DecodeView, DepthView, KvCache, PromptAttention, RaggedAttention
+from .prompt_tokens import CODES, IS_AUDIO, POSITION
+from .row_record import RowTable
 from .sampling import SamplingInputs, SamplingMode, SamplingState, sample
-from .transformer import Transformer
+from .transformer import CacheView, Transformer
 
 
 @dataclass
@@ -25,12 +27,13 @@ class StepState:
     active: Tensor  # bool (rows,): the rows that this step advances; the others keep their state
     starting: Tensor  # bool (rows,): the row's next input is the end-of-text token, not its last frame
     sampling: SamplingState
+    table: RowTable  # the records that `position`, `starting` and `sampling` are views of
     backbone: KvCache
     depth: KvCache
 
 
 class CsmModel(nn.Module):
-    """CSM's weights with two forward passes: `prefill` for one row, `frame_step` for all active rows."""
+    """CSM's weights with two forward passes: `prefill` for packed prompts, `frame_step` for all active rows."""
 
     offsets: Tensor  # (codebooks,): index of each codebook's first row in the audio embeddings
     depth_inputs: Tensor  # (codebooks - 1, audio_vocab, depth hidden): the projected depth-decoder embeddings
@@ -43,6 +46,7 @@ class CsmModel(nn.Module):
         self.end_of_text = end_of_text
         self.sampled_vocab = sampled_vocab
         self.ragged_attention: RaggedAttention | None = None  # None: masked attention; set by the loader
+        self.prompt_attention: PromptAttention | None = None  # None: row by row; set by the loader
         self.text_embeddings = nn.Embedding(config.text_vocab, config.backbone.hidden)
         self.audio_embeddings = nn.Embedding(config.codebooks * config.audio_vocab, config.backbone.hidden)
         self.depth_embeddings = (
@@ -83,35 +87,39 @@ class CsmModel(nn.Module):
         """Allocate the state of `rows` rows on the weights' device."""
         device, dtype = self.device, self.dtype
         config = self.config
-        flags = torch.zeros(rows, dtype=torch.bool, device=device)
         output = torch.zeros(rows, config.codebooks + 1, dtype=torch.int64, device=device)
+        table = RowTable(rows, device)
         return StepState(
             output=output,
             codes=output[:, :-1],
             audible=output[:, -1],
-            position=torch.zeros(rows, dtype=torch.int64, device=device),
-            active=flags.clone(),
-            starting=flags.clone(),
-            sampling=SamplingState.allocate(rows, device),
+            position=table.field("position"),
+            active=torch.zeros(rows, dtype=torch.bool, device=device),
+            starting=table.field("starting"),
+            sampling=SamplingState.of(table),
+            table=table,
             backbone=KvCache(config.backbone, rows, config.positions, device, dtype),
             depth=KvCache(config.depth, rows, config.codebooks, device, dtype),
         )
-
-    def embed_text(self, tokens: Tensor) -> Tensor:
-        """(length,) -> (length, hidden)"""
-        embedded: Tensor = self.text_embeddings(tokens)
-        return embedded
 
     def embed_frames(self, codes: Tensor) -> Tensor:
         """(frames, codebooks) -> (frames, hidden), summed over codebooks"""
         embedded: Tensor = self.audio_embeddings(codes + self.offsets).sum(dim=-2)
         return embedded
 
-    def prefill(self, state: StepState, row: int, start: int, embeddings: Tensor) -> None:
-        """Run embeddings (length, hidden) through the backbone into a row's KV cache, from position `start` on."""
-        length = embeddings.shape[0]
-        view = PrefillView(state.backbone, row, start, length, self.backbone.groups)
-        self.backbone(embeddings[None], slice(start, start + length), view)
+    def prefill(self, tokens: Tensor, view: CacheView) -> None:
+        """Run packed prompt tokens through the backbone into the KV cache.
+
+        tokens: int64 (tokens, columns), see prompt_tokens. view: writes the tokens of this pass.
+        """
+        self.backbone(self._embed_prompt(tokens)[None], tokens[None, :, POSITION], view)
+
+    def _embed_prompt(self, tokens: Tensor) -> Tensor:
+        """(tokens, columns) -> (tokens, hidden)"""
+        is_audio = tokens[:, IS_AUDIO, None] > 0
+        ids = tokens[:, CODES:]
+        text = self.text_embeddings(ids[:, 0].masked_fill(is_audio[:, 0], 0))
+        return torch.where(is_audio, self.embed_frames(ids.masked_fill(~is_audio, 0)), text)
 
     def frame_step(self, state: StepState, rows: int, context: int, mode: SamplingMode) -> None:
         """Generate one frame for every active row among the first `rows`, in place; the result is in `state.output`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import TransformerConfig
+from .prompt_tokens import POSITION, ROW, Segment
 
 
 class KvCache:
@@ -21,8 +23,8 @@ class KvCache:
         self, config: TransformerConfig, rows: int, positions: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (config.layers, rows, config.kv_heads, positions + 1, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self._both = torch.zeros(2, *shape, device=device, dtype=dtype)
+        self.keys, self.values = self._both[0], self._both[1]
         self.scratch = positions
 
     @property
@@ -31,13 +33,11 @@ class KvCache:
 
     def copy_out(self, row: int, length: int) -> Tensor:
         """Copy a row's first `length` positions: (2, layers, kv_heads, length, head_dim)."""
-        return torch.stack((self.keys[:, row, :, :length], self.values[:, row, :, :length]))
+        return self._both[:, :, row, :, :length].clone(memory_format=torch.contiguous_format)
 
     def copy_in(self, row: int, saved: Tensor) -> None:
         """Write the result of `copy_out` to the start of any row."""
-        length = saved.shape[3]
-        self.keys[:, row, :, :length] = saved[0]
-        self.values[:, row, :, :length] = saved[1]
+        self._both[:, :, row, :, : saved.shape[3]] = saved
 
 
 class RaggedAttention(Protocol):
@@ -82,25 +82,89 @@ class DecodeView:
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask)
 
 
-class PrefillView:
-    """Cache view of a prefill: one row writes positions start to start + length - 1 with causal attention."""
+class PromptAttention(Protocol):
+    """Attention of packed prompt tokens, each over the positions that its row has filled up to its own.
 
-    def __init__(self, cache: KvCache, row: int, start: int, length: int, groups: int) -> None:
-        self._cache, self._row = cache, row
-        self._start, self._end = start, start + length
-        device = cache.keys.device
-        causal = torch.arange(self._end, device=device) <= torch.arange(start, self._end, device=device)[:, None]
-        self._mask = causal.repeat(groups, 1)[None, None]  # (1, 1, groups * length, end), group-major
+    align: tokens of a block, which all belong to one row: segments begin at multiples of it.
+    """
+
+    align: int
+
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+        """q: (tokens, kv_heads, groups, head_dim); keys, values: (rows, kv_heads, positions, head_dim); rows,
+        positions: int64 (tokens,) -> (tokens, kv_heads, groups, head_dim).
+
+        A token whose position is outside of `keys` is padding: it reads nothing and its result is zeros. Any other
+        token's result is bit-identical whatever else is packed.
+        """
+        ...
+
+
+class PackedView:
+    """Cache view of a prefill pass: every token writes its own row and position; `attend` reads what each row filled.
+
+    tokens: int64 (tokens, columns), see model.prompt_tokens. Reads no tensor values on the host, and shapes follow
+    from the number of tokens, so a pass can be captured in a CUDA graph.
+    """
+
+    def __init__(self, cache: KvCache, tokens: Tensor, attention: PromptAttention) -> None:
+        self._cache, self._attention = cache, attention
+        self._rows, self._positions = tokens[:, ROW].contiguous(), tokens[:, POSITION].contiguous()
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """k, v: (1, kv_heads, length, head_dim) -> (1, kv_heads, end, head_dim)."""
-        keys, values = self._cache.keys[layer, self._row], self._cache.values[layer, self._row]
-        keys[:, self._start : self._end] = k[0]
-        values[:, self._start : self._end] = v[0]
-        return keys[None, :, : self._end], values[None, :, : self._end]
+        """k, v: (1, kv_heads, tokens, head_dim) -> the layer's keys and values of all rows, without scratch."""
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        keys[self._rows, :, self._positions] = k[0].transpose(0, 1)
+        values[self._rows, :, self._positions] = v[0].transpose(0, 1)
+        return keys[:, :, : self._cache.scratch], values[:, :, : self._cache.scratch]
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=self._mask)
+        _, kv_heads, _, head_dim = q.shape
+        by_token = q.view(kv_heads, -1, len(self._rows), head_dim).permute(2, 0, 1, 3)
+        y = self._attention(by_token, keys, values, self._rows, self._positions)
+        return y.permute(1, 2, 0, 3).reshape(q.shape)
+
+
+class SegmentView:
+    """The plain twin of PackedView: one row's segment after the other, each in blocks of queries.
+
+    Blocks end at multiples of `block` positions. Prompts are cut nowhere else, so a token's result is bit-identical
+    whatever else is packed and however its prompt is cut.
+    """
+
+    def __init__(self, cache: KvCache, segments: Sequence[Segment], groups: int, block: int) -> None:
+        self._cache, self._segments, self._groups = cache, segments, groups
+        self._blocks: list[tuple[int, slice, int, Tensor]] = []  # row, tokens, end of the context, causal mask
+        for each in segments:
+            start, shift = each.start, each.first - each.start
+            while start < each.start + each.length:
+                end = min(start // block * block + block, each.start + each.length)
+                device = cache.keys.device
+                causal = torch.arange(end, device=device) <= torch.arange(start, end, device=device)[:, None]
+                mask = causal.repeat(groups, 1)[None, None]  # (1, 1, groups * length, end), group-major
+                self._blocks.append((each.row, slice(start + shift, end + shift), end, mask))
+                start = end
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v: (1, kv_heads, tokens, head_dim) -> the layer's keys and values of all rows."""
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        for each in self._segments:
+            tokens, positions = (slice(at, at + each.length) for at in (each.first, each.start))
+            keys[each.row, :, positions] = k[0, :, tokens]
+            values[each.row, :, positions] = v[0, :, tokens]
+        return keys, values
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        _, kv_heads, queries, head_dim = q.shape
+        by_group = q.view(kv_heads, self._groups, queries // self._groups, head_dim)
+        y = torch.zeros_like(by_group)
+        for row, tokens, end, mask in self._blocks:
+            part = by_group[:, :, tokens].reshape(1, kv_heads, -1, head_dim)
+            attended = F.scaled_dot_product_attention(
+                part, keys[row : row + 1, :, :end], values[row : row + 1, :, :end], mask
+            )
+            y[:, :, tokens] = attended.view(kv_heads, self._groups, -1, head_dim)
+        return y.view(q.shape)
 
 
 class DepthView:

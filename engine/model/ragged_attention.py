@@ -1,14 +1,20 @@
-"""Selects the ragged attention kernel: uses it only if its error against masked attention is within tolerance."""
+"""Selects the attention kernels over filled positions, of frames and of prompts.
+
+A kernel is used only if its error against masked attention is within tolerance on this device.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from .config import TransformerConfig
-from .kv_cache import DecodeView, KvCache, RaggedAttention
+from .kv_cache import DecodeView, KvCache, PackedView, PromptAttention, RaggedAttention, SegmentView
+from .prompt_tokens import POSITION, ROW, Segment
 
 log = logging.getLogger(__name__)
 
@@ -23,25 +29,51 @@ def verified_ragged_attention(
 
     Always None on a CPU, which does not need it. Raises torch.OutOfMemoryError.
     """
+
+    def measured() -> tuple[RaggedAttention, float]:
+        from .ragged_attention_kernel import SPLIT, attend
+
+        return attend, relative_error(attend, config, device, dtype, SPLIT)
+
+    return _verified(measured, device, dtype, "ragged attention", "masked attention over the longest context")
+
+
+def verified_prompt_attention(
+    config: TransformerConfig, device: torch.device, dtype: torch.dtype
+) -> PromptAttention | None:
+    """The kernel of packed prompts, under the same conditions as `verified_ragged_attention`."""
+
+    def measured() -> tuple[PromptAttention, float]:
+        from .prompt_attention_kernel import SPLIT, PackedAttention
+
+        return PackedAttention(), prompt_error(PackedAttention(), config, device, dtype, SPLIT)
+
+    return _verified(measured, device, dtype, "attention of packed prompts", "masked attention, one prompt at a time")
+
+
+Kernel = TypeVar("Kernel")
+
+
+def _verified(
+    measured: Callable[[], tuple[Kernel, float]], device: torch.device, dtype: torch.dtype, name: str, otherwise: str
+) -> Kernel | None:
+    """The kernel if its measured error is within tolerance, otherwise None with a logged reason."""
     if device.type != "cuda":
         return None
     try:
-        from .ragged_attention_kernel import SPLIT, attend
-
-        error = relative_error(attend, config, device, dtype, SPLIT)
+        kernel, error = measured()
     except torch.OutOfMemoryError:
         raise
     except Exception as reason:  # no Triton, no compiler, an unknown GPU: masked attention gives the same result
-        log.warning("ragged attention is not available, using masked attention over the longest context: %r", reason)
+        log.warning("%s is not available, using %s: %r", name, otherwise, reason)
         return None
     if not error <= _TOLERANCES[dtype]:
         log.warning(
-            "ragged attention has a relative error of %.2g, above the tolerance of %.2g, using masked attention over "
-            "the longest context",
-            *(error, _TOLERANCES[dtype]),
+            "%s has a relative error of %.2g, above the tolerance of %.2g, using %s",
+            *(name, error, _TOLERANCES[dtype], otherwise),
         )
         return None
-    return attend
+    return kernel
 
 
 def relative_error(
@@ -64,4 +96,33 @@ def relative_error(
     keys, values = cache.keys[0, :, :, :context], cache.values[0, :, :, :context]
     expected = DecodeView(cache, positions, context).attend(q.double(), keys.double(), values.double())
     actual = DecodeView(cache, positions, context, attend).attend(q, keys, values)
+    return float((actual - expected).abs().max() / values.abs().max())
+
+
+def prompt_error(
+    attention: PromptAttention, config: TransformerConfig, device: torch.device, dtype: torch.dtype, split: int
+) -> float:
+    """`relative_error` of attention of packed prompts, against their plain twin.
+
+    The tested segments begin and end on both sides of a split boundary, in two rows out of order, with padding between.
+    """
+    spans = ((2, 0, split + 6), (0, split - 3, 7), (1, 2 * split - 1, 1), (2, split + 6, 5))  # row, start, length
+    cache = KvCache(replace(config, layers=1), 3, 3 * split, device, dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    for tensor in (cache.keys, cache.values):
+        tensor.normal_(generator=generator)
+    segments, first = [], 0
+    for row, start, length in spans:
+        segments.append(Segment(row, start, first, length))
+        first += -(-length // attention.align) * attention.align
+    groups = config.heads // config.kv_heads
+    q = 2 * torch.randn(1, config.kv_heads, groups * first, config.head_dim, generator=generator, device=device)
+    tokens = torch.full((first, POSITION + 1), cache.scratch, device=device)
+    for each in segments:
+        tokens[each.first : each.first - (-each.length // attention.align) * attention.align, ROW] = each.row
+        positions = torch.arange(each.start, each.start + each.length, device=device)
+        tokens[each.first : each.first + each.length, POSITION] = positions
+    keys, values = cache.keys[0, :, :, : cache.scratch], cache.values[0, :, :, : cache.scratch]
+    expected = SegmentView(cache, segments, groups, split).attend(q.to(dtype).double(), keys.double(), values.double())
+    actual = PackedView(cache, tokens, attention).attend(q.to(dtype), keys, values)
     return float((actual - expected).abs().max() / values.abs().max())

@@ -7,10 +7,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from .row_record import RowTable
+
 
 @dataclass
 class SamplingState:
-    """Sampling parameters of every row, in static buffers. A step reads the first rows."""
+    """Sampling parameters of every row, as views of their records in a RowTable. A step reads the first rows."""
 
     seed: Tensor  # int64 (rows,)
     frame: Tensor  # int64 (rows,): number of frames the row has generated
@@ -23,13 +25,17 @@ class SamplingState:
 
     @staticmethod
     def allocate(rows: int, device: torch.device) -> SamplingState:
-        itself = torch.arange(rows, device=device)
-        integers = torch.zeros(rows, dtype=torch.int64, device=device)
-        floats = torch.zeros(rows, device=device)
-        return SamplingState(
-            integers.clone(), integers.clone(), floats.clone(), floats.clone(), integers + 1, floats.clone(),
-            itself.clone(), itself.clone(),
-        )  # fmt: skip
+        return SamplingState.of(RowTable(rows, device))
+
+    @staticmethod
+    def of(table: RowTable) -> SamplingState:
+        """Views of the rows' records, of greedy rows without guidance."""
+        state = SamplingState(*(table.field(field.name) for field in fields(SamplingState)))
+        itself = torch.arange(len(state.seed), device=state.seed.device)
+        state.top_k.fill_(1)
+        state.unconditional.copy_(itself)
+        state.sampler.copy_(itself)
+        return state
 
     def first(self, rows: int) -> SamplingState:
         return SamplingState(*(getattr(self, field.name)[:rows] for field in fields(self)))

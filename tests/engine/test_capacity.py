@@ -12,7 +12,7 @@ from engine.capacity import cpu_slots_that_fit, kv_cache_bytes, prefill_bytes, r
 from engine.config import CPU_SLOTS, MAX_SLOTS
 from engine.model.config import CsmConfig, TransformerConfig
 from engine.model.kv_cache import KvCache
-from engine.model_runner import MAX_PREFILL_POSITIONS, PREFILL_STREAMS
+from engine.prefill_pipeline import MAX_PASS_TOKENS
 
 GIB = 1 << 30
 BACKBONE = TransformerConfig(2048, 8192, 16, 32, 8, 64, 1e-5, 500_000.0, None)
@@ -38,10 +38,12 @@ def test_rows_fit_beside_the_reserved_memory() -> None:
 
 
 def test_prefill_bytes_cover_the_largest_tensors() -> None:
-    embeddings = torch.empty(MAX_PREFILL_POSITIONS, CSM.codebooks, BACKBONE.hidden, dtype=torch.bfloat16, device="meta")
-    gate_up = torch.empty(MAX_PREFILL_POSITIONS, 2 * BACKBONE.intermediate, dtype=torch.bfloat16, device="meta")
-    mask = torch.empty(4 * MAX_PREFILL_POSITIONS, CSM.positions, dtype=torch.bfloat16, device="meta")
-    assert prefill_bytes(CSM, 2, MAX_PREFILL_POSITIONS) > embeddings.nbytes + gate_up.nbytes + mask.nbytes
+    embeddings = torch.empty(
+        MAX_PASS_TOKENS["cuda"], CSM.codebooks, BACKBONE.hidden, dtype=torch.bfloat16, device="meta"
+    )
+    gate_up = torch.empty(MAX_PASS_TOKENS["cuda"], 2 * BACKBONE.intermediate, dtype=torch.bfloat16, device="meta")
+    mask = torch.empty(4 * MAX_PASS_TOKENS["cuda"], CSM.positions, dtype=torch.bfloat16, device="meta")
+    assert prefill_bytes(CSM, 2, MAX_PASS_TOKENS["cuda"]) > embeddings.nbytes + gate_up.nbytes + mask.nbytes
 
 
 def test_minimum_maximum_and_multiples_of_eight() -> None:
@@ -53,7 +55,7 @@ def test_minimum_maximum_and_multiples_of_eight() -> None:
 def test_the_table_in_the_docs_is_computed() -> None:
     """docs/sizing.md: the slots of CSM-1B on a GPU of each size, beside 4.3 GB of weights and CUDA context."""
     row = row_bytes(CSM, 2, round(7.9 * (1 << 20)))
-    prompts = PREFILL_STREAMS * prefill_bytes(CSM, 2, MAX_PREFILL_POSITIONS)
+    prompts = prefill_bytes(CSM, 2, MAX_PASS_TOKENS["cuda"])
     table = (Path(__file__).parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
     for size, slots in re.findall(r"^\| (\d+) GB[^|]*\| `auto` \((?:about )?(\d+)\)", table, re.MULTILINE):
         total = int(size) * GIB if int(size) <= 80 else int(size) * 10**9

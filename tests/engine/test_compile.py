@@ -13,6 +13,7 @@ from engine import SpeechRequest, VoicePrompt
 from engine.context import Prefill
 from engine.engine_core import CsmEngine
 from engine.model_runner import SamplingParams
+from engine.prompt_packing import PromptPiece
 
 Load = Callable[..., CsmEngine]
 
@@ -31,7 +32,7 @@ def test_nothing_is_compiled_after_start_up(load: Load, checkpoint: Path, voice:
     runner = engine._runner
     with torch.compiler.set_stance("fail_on_recompile"):
         for length in (1, 2, 3, 7, 8, 12, 64, 100):
-            runner.prefill(0, Prefill(0, [[1] * length]), length)
+            runner.prefill([PromptPiece(0, Prefill(0, [[1] * length]))])
         for rows in (1, 2, 3, 4, 8, 9):
             for row in range(rows):
                 runner.reset_row(row, SamplingParams(seed=row, temperature_first=1.0, temperature=1.0, top_k=50))

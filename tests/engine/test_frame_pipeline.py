@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ from torch import Tensor
 
 from engine import EngineConfig, SpeechRequest, VoicePrompt
 from engine.context import Prefill
+from engine.cuda_streams import StreamEvent
 from engine.engine_core import CsmEngine
-from engine.frame_pipeline import CAPTURED_MODE
+from engine.frame_pipeline import CAPTURED_MODE, Frame
 from engine.loading import load as load_model
 from engine.model.graphs import Bucket, BucketGrid, Work
 from engine.model.sampling import SamplingMode
-from engine.model_runner import MAX_PREFILL_POSITIONS, ModelRunner, SamplingParams
+from engine.model_runner import ModelRunner, SamplingParams
+from engine.prefill_budget import PrefillBudget
+from engine.prompt_packing import PromptPiece
 
 from .tape import HostSynchronization, TapeCapturer
+from .test_engine_core import eventually
 
 BUCKETS = BucketGrid((2, 4), (64, 512))
 Load = Callable[..., CsmEngine]
@@ -79,7 +84,8 @@ def test_replayed_frames_equal_eager_ones_bit_for_bit(fresh: ModelRunner, runner
     steps, codec = capture(fresh)
     before = steps.replays, codec.replays
     replayed = run_rows(fresh)
-    assert steps.replays - before[0] == codec.replays - before[1] == len(plain) // 3
+    assert steps.replays - before[0] == len(plain) // 3
+    assert codec.replays - before[1] == len(plain) // 3 + 4  # and a reset for each request
     for one, other in zip(plain, replayed, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -87,8 +93,8 @@ def test_replayed_frames_equal_eager_ones_bit_for_bit(fresh: ModelRunner, runner
 def test_preallocating_prefill_memory_does_not_change_the_output(fresh: ModelRunner, runner: ModelRunner) -> None:
     def speak(runner: ModelRunner) -> list[np.ndarray[Any, Any]]:
         runner.reset_row(1, params(1))
-        assert runner.prefill(1, Prefill(0, [[5] * (MAX_PREFILL_POSITIONS + 20)]), MAX_PREFILL_POSITIONS + 20) is None
-        runner.start_row(1, MAX_PREFILL_POSITIONS + 20)
+        runner.prefill([PromptPiece(1, Prefill(0, [[5] * (runner.prefills.max_tokens + 20)]))])
+        runner.start_row(1, runner.prefills.max_tokens + 20)
         return [runner.step([1]).codes[1] for _ in range(3)]
 
     plain = speak(ModelRunner(runner.model, runner.codec, 4, BUCKETS))
@@ -149,9 +155,9 @@ def test_progress_counts_every_graph(fresh: ModelRunner) -> None:
     seen: list[tuple[int, int]] = []
     fresh.frames.capture_graphs(TapeCapturer(), TapeCapturer(), lambda done, of: seen.append((done, of)))
     assert seen == [
-        (number, 8) for number in range(1, 9)
-    ]  # four buckets; two each of the general step and of the codec
-    assert fresh.frames.graph_summary == "8 of 8"
+        (number, 9) for number in range(1, 10)
+    ]  # four buckets; two each of the general step and of the codec; the codec's reset
+    assert fresh.frames.graph_summary == "9 of 9"
 
 
 class FaultyCapturer(TapeCapturer):
@@ -286,3 +292,53 @@ def test_a_stop_frame_ends_overlapped_speech_before_it(
 
     monkeypatch.setattr(model, "_codes", codes)
     np.testing.assert_array_equal(overlapped.generate(request).codes, full.codes[:offset])
+
+
+class Unfinished(StreamEvent):
+    """The event of a frame that the device still computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+    @property
+    def completed(self) -> bool:
+        return self.reached.is_set()
+
+    def wait(self) -> None:
+        assert self.reached.wait(60)
+
+
+def test_a_request_is_prefilled_beside_the_frame_that_is_being_computed(
+    overlapped: CsmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, late = overlapped, SpeechRequest("I come late.", seed=8, max_frames=5)
+    expected = engine.generate(late).codes
+    monkeypatch.setattr(PrefillBudget, "step_seconds", 60.0)
+    runner, computing, prefilled = engine._runner, Unfinished(), threading.Event()
+    launch, prefill = runner.launch, runner.prefill
+    frames: list[Frame] = []
+
+    def launch_and_take_long(rows: list[int]) -> Frame:
+        frame = launch(rows)
+        frames.append(frame)
+        if len(frames) == 3:
+            frame._codes_event = computing
+        return frame
+
+    def recording_prefill(pieces: Any) -> None:
+        prefill(pieces)
+        if len(frames) == 3:
+            prefilled.set()
+
+    monkeypatch.setattr(runner, "launch", launch_and_take_long)
+    monkeypatch.setattr(runner, "prefill", recording_prefill)
+    first = engine.stream(SpeechRequest("I speak first.", seed=1, max_frames=8))
+    eventually(lambda: len(frames) == 3)
+    second = engine.stream(late)
+    assert prefilled.wait(60)  # though the third frame is not computed
+    assert len(frames) == 3
+    computing.reached.set()
+    engine._wake()
+    np.testing.assert_array_equal(second.collect().codes, expected)
+    assert len(first.collect().codes) == 8

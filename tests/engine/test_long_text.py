@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,10 @@ import psutil
 import pytest
 
 from engine import InvalidRequest, SpeechRequest, SpeechSegment, VoicePrompt
+from engine.context import Prefill
 from engine.engine_core import CsmEngine
 from engine.model_runner import SamplingParams
+from engine.prompt_packing import PromptPiece
 from engine.text import split_text
 
 FRAMES_PER_CHUNK = 6
@@ -42,10 +44,10 @@ def test_a_text_of_five_thousand_characters(
     highest = 0
     original = runner.prefill
 
-    def recording_prefill(row: int, prefill: Any, max_positions: int) -> Any:
+    def recording_prefill(pieces: Sequence[PromptPiece]) -> None:
         nonlocal highest
-        highest = max(highest, prefill.start + sum(map(len, prefill.spans)))
-        return original(row, prefill, max_positions)
+        highest = max(highest, *(piece.prefill.start + piece.prefill.length for piece in pieces))
+        original(pieces)
 
     monkeypatch.setattr(runner, "prefill", recording_prefill)
     brief.generate(SpeechRequest(TEXT, voice=voice, seed=1, chunk_characters=40))  # allocates its memory
@@ -69,12 +71,10 @@ def test_the_next_chunk_has_the_previous_one_as_context(brief: CsmEngine, voice:
     builder, runner = brief._prompt_builder, brief._runner
     tokens = [builder._tokenizer.encode(text, 0) for text in split_text(request.text, 20)]
     silence = np.zeros((1, 4), np.int64)
-    from engine.context import Prefill
-
     codes = runner.encode(voice.samples, voice.sample_rate)
     spans = [builder._tokenizer.encode(voice.transcript, 0), codes, silence, tokens[0], first, silence, tokens[1][:-1]]
     runner.reset_row(0, SamplingParams(seed=0, temperature_first=0, temperature=0, top_k=1))
-    assert runner.prefill(0, Prefill(0, spans), 512) is None
+    runner.prefill([PromptPiece(0, Prefill(0, spans))])
     runner.start_row(0, sum(map(len, spans)))
     made = np.stack([runner.step([0]).codes[0] for _ in range(FRAMES_PER_CHUNK)])
     np.testing.assert_array_equal(made, second)

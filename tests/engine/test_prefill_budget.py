@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from engine import SpeechRequest
-from engine.prefill_budget import BEFORE_PLAYBACK, BufferedAudio, PlaybackClock, PrefillBudget
+from engine.prefill_budget import BEFORE_PLAYBACK, UNLIMITED, BufferedAudio, PlaybackClock, PrefillBudget
 
 POSITION = 0.0001
 REQUEST = SpeechRequest("Hello.", slice_frames=5)
@@ -52,8 +52,13 @@ def test_more_buffered_audio_grants_more_prefill() -> None:
     assert budget.budget([BufferedAudio(2.0, 5), BufferedAudio(0.1, 5)]) == budgets[1]  # the smallest buffer decides
 
 
-def test_an_engine_slower_than_real_time_still_prefills() -> None:
-    assert measured(0.9).budget([BufferedAudio(-5.0, 5)]) * POSITION == pytest.approx(0.9 / 4, abs=POSITION)
+def test_an_engine_slower_than_real_time_admits_all() -> None:
+    assert measured(0.9).budget([BufferedAudio(-5.0, 5)]) == UNLIMITED
+
+
+def test_with_nobody_decoding_a_burst_is_admitted_for_the_time_of_one_frame() -> None:
+    assert measured(0.01).budget([]) * POSITION == pytest.approx(0.08, abs=POSITION)
+    assert PrefillBudget(10).budget([]) == UNLIMITED  # the first requests after the start
 
 
 def test_measurements_are_moving_averages() -> None:

@@ -17,7 +17,8 @@ from engine.frame_pipeline import CAPTURED_MODE
 from engine.loading import load
 from engine.model.graphs import Bucket, CudaGraphCapturer
 from engine.model.ragged_attention import verified_ragged_attention
-from engine.model_runner import PREFILL_STREAMS, ModelRunner, SamplingParams
+from engine.model_runner import ModelRunner, SamplingParams
+from engine.prompt_packing import PromptPiece
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
@@ -48,7 +49,7 @@ def runner_of(checkpoint: Path, dtype: Any, graphs: bool, ragged: bool = True) -
         runner.frames.capture_graphs(
             *(CudaGraphCapturer(runner.device, StreamPriority.FRAMES) for _ in range(2)), lambda done, of: None
         )
-        count = len(runner.frames.buckets.largest_first()) + 2 * len(runner.frames.buckets.rows)
+        count = len(runner.frames.buckets.largest_first()) + 2 * len(runner.frames.buckets.rows) + 1
         assert runner.frames.graph_summary == f"{count} of {count}"
     return runner
 
@@ -132,10 +133,10 @@ def test_frames_and_prefills_allocate_no_memory(checkpoint: Path) -> None:
     before = torch.cuda.memory_reserved()
     codes = np.zeros((runner.model.config.positions, runner.model.config.codebooks), np.int64)
     for row in range(ROWS):
-        assert runner.prefill(row, Prefill(0, [[1] * 9, codes[9:]]), codes.shape[0]) is None
+        runner.prefill([PromptPiece(row, Prefill(0, [[1] * 9, codes[9:]]))])
     torch.cuda.synchronize()
     # the smallest block of PyTorch's allocator for small tensors is 2 MiB
-    assert torch.cuda.memory_reserved() - before <= PREFILL_STREAMS * (2 << 20)
+    assert torch.cuda.memory_reserved() - before <= 2 << 20
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
@@ -152,12 +153,11 @@ def test_frames_and_prefills_do_not_synchronize(checkpoint: Path) -> None:
         runner.frames._eager_step(Bucket(2, 256), CAPTURED_MODE)
         runner.reset_row(1, settings)
         codes = np.zeros((20, runner.model.config.codebooks), np.int64)
-        rest = runner.prefill(1, Prefill(0, [[1] * 10, codes]), 16)
-        assert rest is not None
-        assert runner.prefill(1, rest, 16) is None
+        runner.prefill([PromptPiece(1, Prefill(0, [[1] * 10, codes])), PromptPiece(3, Prefill(0, [[1] * 7]))])
         runner.restore_kv(2, runner.copy_kv(1, 20))
         runner.start_row(1, 30)
-        runner.is_prefilled(1, wait=False)
+        runner.reset_codec(2)
+        runner.apply_changes()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(frame.samples) == 2

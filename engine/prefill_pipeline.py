@@ -1,0 +1,131 @@
+"""One prefill pass for the packed prompts of several rows: a CUDA graph for each of a few sizes, beside the frames."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .context import Prefill
+from .cuda_streams import DeviceStream, StreamEvent, StreamPriority, upload
+from .model.csm import CsmModel, StepState
+from .model.graphs import Bucket, CapturedGraphs, GraphCapturer
+from .model.kv_cache import PackedView, SegmentView
+from .model.prompt_tokens import CODES, IS_AUDIO, POSITION, Segment
+from .model.transformer import CacheView
+from .prompt_packing import CUT, PackedPrompts, PromptPiece, pack
+
+log = logging.getLogger(__name__)
+
+# The most tokens of one pass. More gain nothing: passes of this size are bound by arithmetic.
+MAX_PASS_TOKENS = {"cpu": 256, "cuda": 1024}
+PASS_SIZES = (32, 64, 128, 256, 512, 1024)  # tokens of the passes that graphs are captured for
+
+
+class PrefillPipeline:
+    """Launches prefill passes on a stream of their own. Owns their static input and their CUDA graphs."""
+
+    def __init__(self, model: CsmModel, state: StepState) -> None:
+        self.stream = DeviceStream(model.device, StreamPriority.PREFILL)
+        self.graphs = CapturedGraphs()
+        self.max_tokens = MAX_PASS_TOKENS[model.device.type]
+        self._model, self._state = model, state
+        columns = CODES + model.config.codebooks
+        self._tokens = torch.zeros(
+            self.max_tokens, columns, dtype=torch.int64, device=model.device
+        )  # of captured passes
+
+    def launch(self, pieces: Iterable[PromptPiece], after: Iterable[StreamEvent]) -> None:
+        """Launch the passes that prefill these pieces, in order, and return without waiting for them.
+
+        after: events that have to complete first.
+        """
+        with self.stream.as_current(), torch.inference_mode():
+            for event in after:
+                self.stream.wait_event(event)
+            for packed in self._pack(pieces):
+                self._run(packed)
+
+    def _pack(self, pieces: Iterable[PromptPiece]) -> Iterable[PackedPrompts]:
+        attention, cache = self._model.prompt_attention, self._state.backbone
+        align = 1 if attention is None else attention.align
+        return pack(pieces, self._model.config.codebooks, self.max_tokens, cache.scratch, align)
+
+    def _run(self, packed: PackedPrompts) -> None:
+        bucket = Bucket(next((size for size in PASS_SIZES if size >= len(packed.tokens)), 0))
+        if bucket in self.graphs:
+            upload(packed.padded(bucket.rows, self._state.backbone.scratch), self._tokens[: bucket.rows])
+            self.graphs.replay(bucket)
+        else:
+            tokens = torch.empty(packed.tokens.shape, dtype=torch.int64, device=self._model.device)
+            upload(packed.tokens, tokens)
+            self._eager_pass(tokens, packed.segments)
+
+    def _eager_pass(self, tokens: Tensor, segments: tuple[Segment, ...]) -> None:
+        cache, attention = self._state.backbone, self._model.prompt_attention
+        view: CacheView
+        if attention is None:
+            view = SegmentView(cache, segments, self._model.backbone.groups, CUT)
+        else:
+            view = PackedView(cache, tokens, attention)
+        self._model.prefill(tokens, view)
+
+    # ---- CUDA graphs
+
+    def capture_graphs(self, capturer: GraphCapturer, progress: Callable[[int, int], None]) -> None:
+        """Capture a pass of every size while no row is active, then compare each replay with the eager pass.
+
+        progress: called with (graphs begun, graphs in all). Without the attention kernel there is nothing to capture.
+        If a replay differs, or capture fails, all passes run eagerly and a warning is logged.
+        """
+        if self._model.prompt_attention is None:
+            return
+        sizes = [Bucket(size) for size in reversed(PASS_SIZES) if size <= self.max_tokens]
+        counts = iter(range(1, len(sizes) + 1))
+        try:
+            with torch.inference_mode(), self.stream.as_current():
+                self._tokens.zero_()
+                self._tokens[:, POSITION] = self._state.backbone.scratch
+                self.graphs.capture(
+                    capturer, sizes, self._captured_pass, lambda bucket: progress(next(counts), len(sizes))
+                )
+                mismatch = self._find_mismatch()
+                self.stream.record_event().wait()
+        except Exception as error:  # a driver or an operator that cannot be captured; eager passes are equal
+            log.warning("CUDA graph capture failed, so prompts are prefilled eagerly: %r", error)
+            self.graphs.clear()
+            return
+        if mismatch:
+            log.warning("a captured prefill of %d tokens differs from the eager one: all run eagerly", mismatch)
+            self.graphs.clear()
+        if missing := self.graphs.missing:
+            sizes_left = ", ".join(str(each.rows) for each in missing)
+            log.warning("memory did not suffice for the CUDA graphs of %s prompt tokens: use fewer slots", sizes_left)
+
+    def _captured_pass(self, bucket: Bucket) -> None:
+        self._eager_pass(self._tokens[: bucket.rows], ())
+
+    def _find_mismatch(self) -> int:
+        """The size of the first graph whose keys or values differ from those of an eager pass; 0 if there is none."""
+        return next((size for size in PASS_SIZES if Bucket(size) in self.graphs and not self._replays_equally(size)), 0)
+
+    def _replays_equally(self, size: int) -> bool:
+        """Whether a graph writes what an eager pass writes: text and audio tokens of two rows, and padding."""
+        cache = self._state.backbone
+        length = min(size // 2 - 4, cache.scratch)
+        token = np.arange(2 * length)[:, None]
+        codes = (token * 7 + np.arange(self._model.config.codebooks)) % self._model.sampled_vocab
+        pieces = [PromptPiece(row, Prefill(0, [codes[row * length : (row + 1) * length]])) for row in (0, 1)]
+        (packed,) = pack(pieces, codes.shape[1], size, cache.scratch, size // 2)
+        upload(packed.padded(size, cache.scratch), self._tokens[:size])
+        self._tokens[: length // 2, IS_AUDIO] = 0
+        written = []
+        for run in (self._captured_pass, self.graphs.replay):
+            run(Bucket(size))
+            for tensor in (cache.keys, cache.values):
+                written.append(tensor[:, :2, :, :length].clone())
+                tensor[:, :2].zero_()
+        return torch.equal(written[0], written[2]) and torch.equal(written[1], written[3])
