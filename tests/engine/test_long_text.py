@@ -37,6 +37,7 @@ def brief(engine: CsmEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[CsmEng
     return engine
 
 
+@pytest.mark.timeout(600)  # a busy machine needs minutes
 def test_a_text_of_five_thousand_characters(
     brief: CsmEngine, voice: VoicePrompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:

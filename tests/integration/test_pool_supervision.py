@@ -86,8 +86,10 @@ def test_a_crash_loop_is_delayed_and_counts_as_failed(server: Server, trouble: P
     kill_one(server)
     # Not "restarting": on a busy machine a short delay is over before its worker can report it.
     server.wait_until(lambda: sorted(states(server)) == ["failed", "ready"])
-    pauses = re.findall(r"(\d) in a row: it loads again in ([\d.]+) seconds", server.log)
-    assert pauses[:4] == [("1", "0.5"), ("2", "1"), ("3", "2"), ("4", "4")]
+    crashes = re.findall(r"worker (\S+) .* (\d) in a row: it loads again in ([\d.]+) seconds", server.log)
+    # Of one worker: on a busy machine the other one may have exceeded its start timeout of a second.
+    longest = max(([pause for worker, *pause in crashes if worker == each] for each, *_ in crashes), key=len)
+    assert [tuple(each) for each in longest[:4]] == [("1", "0.5"), ("2", "1"), ("3", "2"), ("4", "4")]
     assert len(listener().ask("Hi").rest()) == 2 * 3840
     trouble.unlink()
     server.wait_until(lambda: states(server) == ["ready", "ready"])
