@@ -164,7 +164,7 @@ def test_stopping_waits_no_longer_than_the_graceful_timeout(tmp_path: Path) -> N
 
 def test_a_spare_loads_and_serves_nothing_until_a_worker_exits(server: Server, listener: Make) -> None:
     server.process.send_signal(signal.SIGTTIN)
-    server.wait_until(lambda: "this worker waits for one" in server.log)
+    server.wait_until(lambda: "this spare waits for one" in server.log)
     assert len(server.workers()) == 3
     assert states(server) == ["ready", "ready"]
     kill_one(server)

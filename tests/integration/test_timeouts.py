@@ -124,7 +124,7 @@ def test_a_second_request_on_the_connection_has_the_same_timeouts(served: Served
 
 
 def test_a_steady_body_may_take_longer(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeouts, "BODY_BYTES_A_SECOND", 20)
+    monkeypatch.setattr(timeouts, "BODY_BYTES_PER_SECOND", 20)
     body = b'{"text": "Hi", "format": "raw_pcm"}'
     with served.connect(HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)) as steady:
         pause = threading.Event()
