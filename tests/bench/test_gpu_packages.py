@@ -1,0 +1,63 @@
+"""Every stage of bench.gpu imports with the packages that bench/gpu/packages.py names for it, and no others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.gpu.packages import STAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM = """
+import importlib, importlib.metadata, re, sys
+
+sys.path.insert(0, {root!r})
+from bench.gpu.packages import IMAGE, STAGES
+
+allowed = IMAGE | STAGES[{stage!r}]
+installed = importlib.metadata.packages_distributions()
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        owners = [re.sub("[-_.]+", "-", each).lower() for each in installed.get(name.partition(".")[0], [])]
+        ours = not owners or name.partition(".")[0] in {{"app", "bench", "engine", "tests", "training"}}
+        if not ours and not allowed.intersection(owners) and not any(each.startswith("nvidia-") for each in owners):
+            raise ModuleNotFoundError(f"refused: {{name}} of {{owners}}", name=name)
+        return None
+
+
+sys.meta_path.insert(0, Refuse())
+for name in {modules!r}:
+    importlib.import_module(name)
+print("imported")
+"""
+
+MODULES = {
+    "first": ["bench.gpu.__main__", "engine.codec.mimi", "moshi.models.loaders"],
+    "tests": ["pytest", "pytest_timeout", "tests.conftest", "tests.gpu.test_frame_pipeline", "tests.gpu.test_engine"],
+    "http": ["bench.load", "app.main", "app.server.worker", "app.cli.main", "gunicorn.app.wsgiapp"],
+}
+
+
+def import_with(stage: str, modules: list[str]) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(root=str(ROOT), stage=stage, modules=modules)
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_needs_no_other_packages(stage: str) -> None:
+    ran = import_with(stage, MODULES[stage])
+    assert ran.stdout.strip().endswith("imported"), ran.stderr
+
+
+def test_a_package_that_is_not_named_is_refused() -> None:
+    ran = import_with("first", ["fastapi"])
+    assert "refused: fastapi" in ran.stderr
+    assert ran.returncode == 1
