@@ -111,6 +111,7 @@ class Settings(BaseSettings):
         default=2, ge=1, le=1000, description="slices, from 1; with the next setting: how far a slot may be ahead"
     )
     tts_pcm_chunk_queue_max_size: int = Field(default=3, ge=1, le=1000, description="slices, from 1")
+    tts_normalize: Literal["on", "off"] = Field(default="on", description="on (English) or off")
     csm_watermark_enabled: bool = Field(default=False, description="true (all speech is watermarked) or false")
     csm_watermark_key: SecretStr | None = Field(
         default=None, description="five numbers from 0 to 255, separated by commas"
@@ -145,6 +146,7 @@ class Settings(BaseSettings):
         "depth_weights",
         "compile",
         "tts_chunk_overlap_strategy",
+        "tts_normalize",
         mode="before",
     )
     @classmethod

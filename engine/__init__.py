@@ -20,7 +20,7 @@ from .interface import Encoder, Engine, Progress
 from .loop_bridge import LoopBridge, running_loop_bridge
 from .machine_limits import Cores, MachineLimits, Memory
 from .stream import SpeechStream
-from .text import sentences_end, split_text
+from .text import has_words, normalize, sentences_end, split_text
 from .types import (
     FRAME_MILLISECONDS,
     FRAME_SAMPLES,
@@ -63,8 +63,10 @@ __all__ = [
     "SpeechSegment",
     "SpeechStream",
     "VoicePrompt",
+    "has_words",
     "load_encoder",
     "load_engine",
+    "normalize",
     "running_loop_bridge",
     "sentences_end",
     "split_text",

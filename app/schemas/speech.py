@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from engine import FRAME_MILLISECONDS, SpeechRequest
+from engine import FRAME_MILLISECONDS, SpeechRequest, normalize
 
 from ..errors import Unprocessable
 from ..settings import Settings
@@ -20,11 +20,12 @@ _Number = TypeVar("_Number", int, float)
 class SpeechJob:
     """A validated speech request whose voice is still an id: the worker that generates it resolves the voice.
 
-    voice_id: None is the default voice.
+    voice_id: None is the default voice. normalize: the pieces of a text that follow are normalised, too.
     """
 
     request: SpeechRequest
     voice_id: str | None
+    normalize: bool = False
 
     @property
     def permits(self) -> int:
@@ -76,6 +77,10 @@ class SpeechParameters(BaseModel):
         None, description="An alias of chunk_overlap_method."
     )
     crossfade_duration_milliseconds: int | None = Field(None, ge=0, le=500)
+    normalize: bool | None = Field(
+        None,
+        description="Normalise the text (numbers, dates, abbreviations, Markdown; English); default TTS_NORMALIZE.",
+    )
     max_audio_length_ms: int | None = Field(None, ge=FRAME_MILLISECONDS, le=_MAX_MILLISECONDS)
     seed: int | None = Field(
         None, ge=-(2**63), lt=2**63, description="The same seed, request and voice give the same audio."
@@ -93,17 +98,25 @@ class SpeechParameters(BaseModel):
         return self
 
     def to_job(self, settings: Settings) -> SpeechJob:
-        """The job, with defaults from the settings. Raises Unprocessable if the text is too long."""
+        """The job, with defaults from the settings. Raises Unprocessable if the text is too long or has no words."""
         if len(self.text) > settings.max_text_length:
             raise Unprocessable(
                 f"text has {len(self.text)} characters; the limit is {settings.max_text_length}: "
                 "send it in parts, or raise MAX_TEXT_LENGTH",
                 code="text_too_long",
             )
+        normalizes = settings.tts_normalize == "on" if self.normalize is None else self.normalize
+        text = normalize(self.text) if normalizes else self.text
+        if not text:
+            raise Unprocessable(
+                "text has no words once it is normalised (emoji, Markdown and punctuation are not spoken): send words, "
+                "or normalize=false to leave the text as it is",
+                code="no_words",
+            )
         max_milliseconds = _default(self.max_audio_length_ms, settings.tts_max_audio_length_ms)
         slice_frames = _default(self.audio_tokens_per_slice, settings.tts_audio_tokens_per_slice)
         request = SpeechRequest(
-            text=self.text,
+            text=text,
             temperature=_default(self.synthesis_temperature, settings.tts_synthesis_temperature),
             top_k=_default(self.top_k, settings.tts_top_k),
             guidance=_default(self.cfg_guidance_weight, settings.tts_cfg_guidance_weight),
@@ -124,7 +137,7 @@ class SpeechParameters(BaseModel):
                 self.remove_trailing_milliseconds, settings.tts_remove_trailing_milliseconds
             ),
         )
-        return SpeechJob(request, self.voice_id)
+        return SpeechJob(request, self.voice_id, normalizes)
 
 
 def _default(value: _Number | None, default: _Number) -> _Number:

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from engine import has_words
+
 from ..audio.encoders.base import Samples
 from ..audio.encoders.pcm import to_unit_range
 from ..audio.postprocessing import resolve_watermark_key
@@ -16,7 +18,7 @@ from .messages import Command, SpeakCommand, pop_flag, validate
 
 Message = str | bytes  # a text message or a binary one
 
-_PLACEHOLDER_TEXT = "."  # passes validation in place of a piece without words, since more pieces follow
+_PLACEHOLDER_TEXT = "a"  # passes validation in place of a piece without words, since more pieces follow
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def parse_speak_command(body: dict[str, Any], settings: Settings, *, continuing:
     """Parse a text, or a piece of one, with any parameter of /tts/generate. Raises ServiceError."""
     continues, binary = pop_flag(body, "continue"), pop_flag(body, "binary")
     text = body.get("text", "") if continuing else body.get("text")
-    if (continues or continuing) and isinstance(text, str) and not text.strip():
-        body = {**body, "text": _PLACEHOLDER_TEXT}
+    if (continues or continuing) and isinstance(text, str) and not has_words(text):
+        body = {**body, "text": _PLACEHOLDER_TEXT + text[1:]}
     job = validate(SpeechParameters, body).to_job(settings)
     return SpeakCommand(str(text), job, continues, binary, resolve_watermark_key(settings))
 

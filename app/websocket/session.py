@@ -183,11 +183,11 @@ class WebSocketSession:
         async for piece in text.pieces():
             job = utterance.next_job(piece, self._history, last=not text.open)
             if job is None:
-                continue  # max_audio_length_ms is reached: drop the rest of this text
+                continue  # nothing to speak, or max_audio_length_ms is reached: drop the rest of this text
             self._generating = True
             async with self._state.pool.dispatcher.dispatch(job) as speech:
                 utterance.admitted()
-                await self._send_speech(speech, utterance, text, piece)
+                await self._send_speech(speech, utterance, text, job.request.text)
             self._generating, self._last_generated = False, time.monotonic()
         if utterance.effect is not None:
             await self._send_audio(utterance, utterance.effect.flush, in_thread=True)

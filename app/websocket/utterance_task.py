@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from engine import FRAME_SAMPLES, SAMPLE_RATE, SpeechSegment
+from engine import FRAME_SAMPLES, SAMPLE_RATE, SpeechSegment, normalize
 
 from ..audio.encoders.base import Samples
 from ..audio.postprocessing import make_effect
@@ -36,17 +36,20 @@ class UtteranceTask:
         record.format = "float32"
 
     def next_job(self, piece: str, history: tuple[SpeechSegment, ...], *, last: bool) -> SpeechJob | None:
-        """The job for the next piece, as a continuation of history; None if max_audio_length_ms is reached."""
+        """The job for the next piece, continuing history; None without words, or at the limit of the audio."""
         job, request = self._command.job, self._command.job.request
         max_frames = None
         if request.max_frames is not None:
             max_frames = request.max_frames - self._samples_generated // FRAME_SAMPLES
             if max_frames < 1:
                 return None
+        text = normalize(piece) if job.normalize else piece
+        if not text:
+            return None
         self._pieces += 1
         request = replace(
             request,
-            text=piece,
+            text=text,
             history=history,
             max_frames=max_frames,
             trim_start_milliseconds=request.trim_start_milliseconds if self._pieces == 1 else 0,

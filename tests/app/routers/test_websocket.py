@@ -27,11 +27,14 @@ OpenClient = Callable[..., AbstractContextManager[TestClient]]
 
 @pytest.fixture
 def open_client(settings: Settings, wait_until: Any) -> OpenClient:
-    """Starts an application with changed settings; yields a client of it once it is ready."""
+    """Starts an application with changed settings; yields a client of it once it is ready.
+
+    Texts are not normalised, since the fake engine reads instructions in them.
+    """
 
     @contextmanager
     def start(**changes: Any) -> Iterator[TestClient]:
-        app = create_app(settings.model_copy(update=changes))
+        app = create_app(settings.model_copy(update={"tts_normalize": "off", **changes}))
         with TestClient(app, headers={"X-API-Key": "first-key"}) as client:
             wait_until(lambda: app.state.service.host.status().state == "ready")
             yield client
@@ -554,3 +557,17 @@ def test_idle_connections_are_closed_but_not_while_speaking(open_client: OpenCli
             with pytest.raises(WebSocketDisconnect) as closed:
                 connection.receive_json()
         assert (closed.value.code, closed.value.reason) == (1001, "idle for 0.5 seconds")
+
+
+def test_a_text_that_is_still_being_written_is_normalised_in_whole_sentences(
+    open_client: OpenClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_client(tts_normalize="on") as client, client.websocket_connect("/ws") as connection:
+        requests = record_requests(client, monkeypatch)
+        for piece in ("It costs $3.", "5 million. ", "\U0001f44d ", "Wow! "):
+            connection.send_json({"text": piece, "continue": True})
+        connection.send_json({"text": ""})
+        while connection.receive_json()["type"] != "completion":
+            pass
+    spoken = " ".join(request.text for request in requests)
+    assert spoken == "It costs three point five million dollars. Wow!"

@@ -77,4 +77,24 @@ def test_every_valid_request_is_valid_for_the_engine(parameters: dict[str, objec
         valid = SpeechParameters.model_validate(parameters)
     except ValidationError:
         return
-    valid.to_job(SETTINGS)
+    try:
+        valid.to_job(SETTINGS)
+    except Unprocessable as error:
+        if error.code != "no_words":
+            raise
+
+
+def test_the_text_is_normalised_unless_the_request_or_the_setting_says_no() -> None:
+    off = SETTINGS.model_copy(update={"tts_normalize": "off"})
+    text = "It costs $5."
+    assert SpeechParameters(text=text).to_job(SETTINGS).request.text == "It costs five dollars."
+    assert SpeechParameters(text=text, normalize=False).to_job(SETTINGS).request.text == text
+    assert SpeechParameters(text=text).to_job(off).request.text == text
+    assert SpeechParameters(text=text, normalize=True).to_job(off).request.text == "It costs five dollars."
+
+
+def test_a_text_without_words_is_refused() -> None:
+    with pytest.raises(Unprocessable, match="no words") as caught:
+        SpeechParameters(text="\U0001f44d **").to_job(SETTINGS)
+    assert caught.value.code == "no_words"
+    assert SpeechParameters(text="**", normalize=False).to_job(SETTINGS).request.text == "**"
