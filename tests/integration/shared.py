@@ -20,6 +20,7 @@ def serving(folder: Path, **settings: str) -> Iterator[Server]:
     """A ready service with the fake engine, its voices and its log in a folder."""
     environ = {
         "API_KEY": f"{KEY},second-key",
+        "TTS_NORMALIZE": "off",  # the fake engine reads instructions such as [raise@3] in texts
         "HOST": "127.0.0.1",
         "MODEL_PATH": "fake",
         "VOICES_DIR": str(folder / "voices"),
