@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from engine import MachineLimits, load_engine
+from engine import MachineLimits, load_engine, normalize
 
 from .audio.encoder_factory import check_encoders
 from .audio.encoders import FORMATS
@@ -151,7 +151,8 @@ def _log_limits() -> None:
 
 
 def _check_components(components: Components) -> None:
-    """Check all components but the voice decoder. This also loads PyAV before the first request."""
+    """Check all components but the voice decoder. This also loads PyAV and the text normaliser before any request."""
+    normalize("1 **word**")
     check_encoders(FORMATS.values(), components)
     thread_pool.on_state = components.reporter("threads")
     with suppress(ComponentFailed):  # already reported

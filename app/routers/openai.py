@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..audio.encoders import FORMATS, Format, choose_format
 from ..audio.postprocessing import resolve_watermark_key, with_effects
+from ..audio.thread_pool import run_in_thread
 from ..errors import NotFound, UnknownVoice
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
@@ -104,7 +105,8 @@ async def speech(body: OpenAISpeech, state: StateDep) -> SpeechResponse:
     """Generate the speech of a text, streamed."""
     audio_format = body.audio_format(state.settings)
     voice_id = await anyio.to_thread.run_sync(_resolve_voice_id, state, body.voice_name)
-    job = SpeechParameters.model_construct(text=body.input, voice_id=voice_id).to_job(state.settings)
+    parameters = SpeechParameters.model_construct(text=body.input, voice_id=voice_id)
+    job = await run_in_thread(lambda: parameters.to_job(state.settings))
     return SpeechResponse(state.pool, job, audio_format)
 
 
