@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -32,7 +32,16 @@ Piped text is spoken sentence by sentence while it is still being written; typed
 
 {EXIT_HELP}"""
 
-_TUNING: tuple[tuple[str, type, str], ...] = (  # the service's parameter names
+
+def _switch(value: str) -> bool:
+    """The value of an option that is on or off. Raises ArgumentTypeError for anything else."""
+    try:
+        return {"on": True, "off": False}[value.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"'{value}' is neither on nor off") from None
+
+
+_TUNING: tuple[tuple[str, Callable[[str], object], str], ...] = (  # the service's parameter names
     ("synthesis_temperature", float, "0 (greedy) to 2"),
     ("top_k", int, "1 to 2051"),
     ("cfg_guidance_weight", float, "classifier-free guidance, 0 (off) to 3; above 0 it takes two slots"),
@@ -44,6 +53,7 @@ _TUNING: tuple[tuple[str, type, str], ...] = (  # the service's parameter names
     ("chunk_overlap_method", str, "full or zero: whether voice and codec state carry on across text chunks"),
     ("crossfade_duration_milliseconds", int, "crossfade between text chunks, 0 to 500"),
     ("max_audio_length_ms", int, "maximum length of the audio, 80 to 600000"),
+    ("normalize", _switch, "on or off: whether text is normalised to spoken English first"),
     ("seed", int, "the same seed, text and voice give the same audio"),
 )
 
@@ -71,7 +81,7 @@ def add_parser(commands: Any) -> None:
     tuning = parser.add_argument_group("speech parameters (omitted ones have the service's defaults)")
     for name, kind, meaning in _TUNING:
         tuning.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is not str else "HOW", help=meaning
+            f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind in (int, float) else "HOW", help=meaning
         )
     connection.add_options(parser)
     parser.set_defaults(command=speak)

@@ -21,4 +21,5 @@ class SpeechOptions(TypedDict, total=False):
     chunk_overlap_method: Literal["full", "zero"]
     crossfade_duration_milliseconds: int  # 0 to 500
     max_audio_length_ms: int  # 80 to 600000
+    normalize: bool  # whether text is normalised to spoken English first
     seed: int  # the same seed, request and voice give the same audio

@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from app.audio.encoders import FORMATS
+from app.cli.main import _parser
 from app.client import AudioFormat, SpeechOptions
 from app.schemas.speech import SpeechParameters
 
@@ -27,3 +30,14 @@ def test_the_client_imports_no_heavy_packages() -> None:
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=110, check=True
     )
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], None), (["--normalize", "off"], False)])
+def test_normalisation_can_be_switched_off_on_the_command_line(arguments: list[str], expected: bool | None) -> None:
+    assert _parser().parse_args(["speak", "Hi", *arguments]).normalize is expected
+
+
+def test_a_switch_is_on_or_off(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["speak", "Hi", "--normalize", "perhaps"])
+    assert "'perhaps' is neither on nor off" in capsys.readouterr().err

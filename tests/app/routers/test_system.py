@@ -33,7 +33,7 @@ async def test_system_status_without_a_gpu(settings: Settings, run: Any) -> None
 
 async def test_system_status_with_a_gpu(settings: Settings, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeDriver(monkeypatch)
-    async with run(settings, place=WorkerAssignment(0, "1")) as app, client_of(app) as client:
+    async with run(settings, assignment=WorkerAssignment(0, "1")) as app, client_of(app) as client:
         status = (await client.get("/system-status")).json()
     assert status["gpus"] == [status["gpu"]]
     assert status["gpu"] == {
