@@ -72,7 +72,7 @@ class SpeechSegment:
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # also false for nan
+    if isinstance(value, bool) or not low <= value <= high:  # also false for nan
         raise InvalidRequest(f"{name} must be from {low} to {high}, not {value}")
 
 

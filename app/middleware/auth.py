@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import Unauthorized
 from .early_response import refuse
 
-OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz"})  # all other paths need a key
+OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz", "/ping"})  # all other paths need a key
 OPEN_FILES = re.compile(r"/static(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # no ".." and no escapes
 
 _QUERY_NAME = b"api_key"

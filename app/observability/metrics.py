@@ -23,7 +23,7 @@ _PROTOCOLS = (  # the first pattern that matches; the path itself would be an un
     ("websocket_stream", r"/stream"),
     ("batch", r"/stream/chunks|/generate(/wav)?|/api/generate"),
     ("websocket_voice", r"/api/.*"),
-    ("system", r"/(health|livez|readyz|metrics|system-status)"),
+    ("system", r"/(health|livez|readyz|ping|metrics|system-status)"),
     ("page", r"/|/static/.*"),
 )
 # Listed here, since the master imports no encoders. float32 is sent on WebSockets.

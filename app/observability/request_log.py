@@ -15,7 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = logging.getLogger("app.requests")
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_QUIET_PATHS = frozenset({"/health", "/livez", "/readyz", "/metrics", "/system-status"})  # polled: logged at DEBUG
+_QUIET_PATHS = frozenset(  # polled: logged at DEBUG
+    {"/health", "/livez", "/readyz", "/ping", "/metrics", "/system-status"}
+)
 
 Outcome = Literal["ok", "refused", "failed", "left", "stalled", "drained"]
 

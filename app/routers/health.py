@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
@@ -17,6 +17,7 @@ router = APIRouter(tags=["system"])
 Health = Literal["ok", "degraded", "loading", "draining", "failed"]
 
 _STATUS_CODES: dict[Health, int] = {"ok": 200, "degraded": 200, "loading": 202, "draining": 503, "failed": 500}
+_PING_CODES: dict[Health, int] = {"ok": 200, "degraded": 200, "loading": 204, "draining": 503, "failed": 503}
 
 
 class ComponentHealth(BaseModel):
@@ -88,5 +89,23 @@ async def livez(state: StateDep) -> JSONResponse:
 @router.get("/readyz")
 async def readyz(state: StateDep) -> JSONResponse:
     """200 if any worker would accept a request; 503 until then, and from the shutdown signal on."""
-    status = "draining" if state.pool.draining else health_of(state.pool.registry.records())
+    status: Health = "draining" if state.pool.draining else health_of(state.pool.registry.records())
     return JSONResponse({"status": status}, 200 if status in ("ok", "degraded") else 503)
+
+
+@router.get(
+    "/ping",
+    response_class=Response,
+    responses={
+        200: {"description": "Ready."},
+        204: {"description": "Starting: not ready yet."},
+        503: {"description": "Failed or shutting down."},
+    },
+)
+async def ping(state: StateDep) -> Response:
+    """The probe of RunPod's load balancer: 200 if any worker would accept a request, 204 until then.
+
+    503 once every engine has failed, and from the shutdown signal on. The body is empty.
+    """
+    status: Health = "draining" if state.pool.draining else health_of(state.pool.registry.records())
+    return Response(status_code=_PING_CODES[status])

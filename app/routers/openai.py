@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal
 
 import anyio.to_thread
@@ -15,9 +16,11 @@ from ..errors import NotFound, UnknownVoice
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
 from ..schemas.errors import SPEECH_ERRORS, error_responses
+from ..schemas.parameters import RequestParameters
 from ..schemas.speech import SpeechParameters, require_text
 from ..settings import Settings
 from ..state import AppState, StateDep
+from ..voices.folder import stem_of
 
 # OpenAI's voices in the order of their release: the N-th is speaker_N. Never reorder them.
 OPENAI_VOICES = (
@@ -36,10 +39,10 @@ class VoiceReference(BaseModel):
     id: str = Field(min_length=1, max_length=128)
 
 
-class OpenAISpeech(BaseModel):
+class OpenAISpeech(RequestParameters):
     """The body of /v1/audio/speech. OpenAI's other parameters, such as `instructions`, are ignored."""
 
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore")
 
     model: str = Field("csm-1b", max_length=128, description="Ignored: the service has one model.")
     input: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
@@ -67,12 +70,18 @@ class OpenAISpeech(BaseModel):
 
 
 class OpenAIVoice(BaseModel):
+    """id: of GET /voices. name: without the file's extension where that is clear; `voice` accepts both."""
+
     id: str
     name: str
 
 
 class OpenAIVoices(BaseModel):
+    """voices and data are the same list: clients read one or the other."""
+
+    object: Literal["list"] = "list"
     voices: list[OpenAIVoice]
+    data: list[OpenAIVoice]
 
 
 class OpenAIModel(BaseModel):
@@ -85,6 +94,12 @@ class OpenAIModel(BaseModel):
 class OpenAIModels(BaseModel):
     object: Literal["list"] = "list"
     data: list[OpenAIModel]
+
+
+class AudioModels(OpenAIModels):
+    """models: the same as data, under the name that Open WebUI reads."""
+
+    models: list[OpenAIModel]
 
 
 @router.post(
@@ -114,14 +129,24 @@ async def speech(body: OpenAISpeech, state: StateDep) -> SpeechResponse:
 async def voices(state: StateDep) -> OpenAIVoices:
     """All voices: recordings first, then OpenAI's names."""
     ids = await anyio.to_thread.run_sync(state.voices.ids)
-    names = [*ids, *(name for name in OPENAI_VOICES if name not in ids)]
-    return OpenAIVoices(voices=[OpenAIVoice(id=name, name=name) for name in names])
+    stems = Counter(stem_of(voice_id) for voice_id in ids)
+    listed = [OpenAIVoice(id=each, name=stem_of(each) if stems[stem_of(each)] == 1 else each) for each in ids]
+    taken = {*ids, *stems}
+    listed += [OpenAIVoice(id=name, name=name) for name in OPENAI_VOICES if name not in taken]
+    return OpenAIVoices(voices=listed, data=listed)
 
 
 @router.get("/models")
 async def models(state: StateDep) -> OpenAIModels:
     """The service's one model."""
     return OpenAIModels(data=[OpenAIModel(id=_model_id(state))])
+
+
+@router.get("/audio/models")
+async def audio_models(state: StateDep) -> AudioModels:
+    """The same list, for clients that ask for models of speech."""
+    data = [OpenAIModel(id=_model_id(state))]
+    return AudioModels(data=data, models=data)
 
 
 @router.get("/models/{model_id:path}")

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from engine import FRAME_MILLISECONDS
 
 from ..audio.postprocessing import resolve_watermark_key
 from ..settings import Settings
+from .parameters import RequestParameters
 from .speech import SpeechJob, SpeechParameters, require_text
 
 SpeakerId = Annotated[int, Field(ge=0, le=999, description="N of the voice speaker_N.")]
 _KeyByte = Annotated[int, Field(ge=0, le=255)]
 
 
-class TextParameters(BaseModel):
+class TextParameters(RequestParameters):
     """One text, and a numbered speaker."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
     speaker_id: SpeakerId = 0
@@ -67,10 +66,8 @@ class GenerateParameters(TextParameters):
         return self._to_job(settings, seed=seed, temperature=self.temperature, top_k=self.topk)
 
 
-class SpeakParameters(BaseModel):
+class SpeakParameters(RequestParameters):
     """The body of /api/generate."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
     voice: str = Field("speaker_0", min_length=1, max_length=128, description="A voice of GET /voices, or speaker_N.")

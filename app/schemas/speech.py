@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine import FRAME_MILLISECONDS, SpeechRequest, normalize
 
 from ..errors import Unprocessable
 from ..settings import Settings
+from .parameters import RequestParameters
 
 _MAX_MILLISECONDS = 600_000
 _Number = TypeVar("_Number", int, float)
@@ -40,10 +41,8 @@ def require_text(text: str) -> str:
     return text
 
 
-class SpeechParameters(BaseModel):
+class SpeechParameters(RequestParameters):
     """The parameters of /tts/generate. Omitted ones default to the TTS_… settings."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
     voice_id: str | None = Field(

@@ -16,6 +16,7 @@ import av
 import openai
 import pytest
 
+from tests.app.voices.recordings import recording
 from tests.integration.shared import KEY, Server, serving
 
 TEXT = "x" * 50  # four seconds of the fake engine's audio
@@ -139,8 +140,45 @@ def test_voices_and_models_are_listed(server: Server, client: openai.OpenAI) -> 
         client.models.retrieve("gpt-2")
     request = urllib.request.Request(f"{server.url}/v1/audio/voices", headers={"Authorization": f"Bearer {KEY}"})
     with urllib.request.urlopen(request) as response:
+        listed = json.load(response)
+    assert listed["data"] == listed["voices"]
+    assert {"id": "alloy", "name": "alloy"} in listed["voices"]
+    request = urllib.request.Request(f"{server.url}/v1/audio/models", headers={"Authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(request) as response:
+        models = json.load(response)
+    assert models["data"] == models["models"]
+    assert [each["id"] for each in models["data"]] == [model.id]
+
+
+def test_voices_are_named_without_their_extension_where_that_is_clear(
+    server: Server, folder: Path, client: openai.OpenAI
+) -> None:
+    names = ("dora.wav", "eve.wav", "eve.v2.wav", "nova.wav")
+    for name in names:
+        (folder / "voices" / name).write_bytes(recording(pitch=100.0 * len(name)))
+    (folder / "voices" / "eve.mp3").write_bytes(recording("mp3"))
+    request = urllib.request.Request(f"{server.url}/v1/audio/voices", headers={"Authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(request) as response:
         voices = json.load(response)["voices"]
-    assert {"id": "alloy", "name": "alloy"} in voices
+    ids = {each["id"]: each["name"] for each in voices}
+    assert len(ids) == len(voices)
+    assert "nova" not in ids  # a recording precedes the voice of OpenAI's that it hides
+    listed = {each: ids[each] for each in (*names, "eve.mp3")}
+    assert listed == {
+        "dora.wav": "dora",
+        "eve.v2.wav": "eve.v2",
+        "nova.wav": "nova",
+        "eve.wav": "eve.wav",  # "eve" could be either
+        "eve.mp3": "eve.mp3",
+    }
+    for voice_id, name in listed.items():
+        spoken = [
+            client.audio.speech.create(model="tts-1", voice=voice, input="Hi", response_format="pcm").content
+            for voice in (voice_id, name)
+        ]
+        assert spoken[0] == spoken[1]
+    for voice_id in listed:
+        (folder / "voices" / voice_id).unlink()
 
 
 @pytest.mark.parametrize(

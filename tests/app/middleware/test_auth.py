@@ -72,7 +72,9 @@ async def test_requests_without_a_key_are_refused_before_the_body_is_read(
     assert client.received == 0
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/livez", "/readyz", "/static/app.js", "/static/a/b.min.css"])
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/livez", "/readyz", "/ping", "/static/app.js", "/static/a/b.min.css"]
+)
 async def test_open_paths_need_no_key(call: Any, path: str) -> None:
     inside = Inside()
     await call(ApiKeyMiddleware(inside, KEYS), path, headers=()).done()

@@ -21,7 +21,7 @@ from tests.app.voices.recordings import recording
 
 pytestmark = pytest.mark.anyio
 
-PATHS = ("/health", "/livez", "/readyz")
+PATHS = ("/health", "/livez", "/readyz", "/ping")
 
 
 def client_of(app: Any) -> httpx.AsyncClient:
@@ -46,7 +46,7 @@ async def test_while_loading_and_when_ready(settings: Settings, wait: Any) -> No
     app = create_app(settings, WorkerAssignment(1, "GPU-7"), load)
     async with app.router.lifespan_context(app), client_of(app) as client:
         await wait(reached.is_set)
-        assert await statuses(app) == [202, 200, 503]
+        assert await statuses(app) == [202, 200, 503, 204]
         unit = (await client.get("/health")).json()["tts_engines"]["gpu_1"]
         assert (unit["state"], unit["progress"], unit["doing"]) == ("loading", 0.4, "reading weights")
         rejected = await client.get("/tts/generate", params={"text": "Hi", "api_key": "first-key"})
@@ -54,16 +54,16 @@ async def test_while_loading_and_when_ready(settings: Settings, wait: Any) -> No
         assert int(rejected.headers["Retry-After"]) > 0
         resume.set()
         await wait(lambda: app.state.service.host.status().state == "ready")
-        assert await statuses(app) == [200, 200, 200]
+        assert await statuses(app) == [200, 200, 200, 200]
         health = (await client.get("/health")).json()
         assert health["status"] == "ok"
         assert health["tts_engines"]["gpu_1"]["engine"] == "fake"
-    assert await statuses(app) == [503, 200, 503]
+    assert await statuses(app) == [503, 200, 503, 503]
 
 
 async def test_when_the_engine_fails_to_load(settings: Settings, run: Any) -> None:
     async with run(settings.model_copy(update={"model_path": "fake:load_fails=true"})) as app:
-        assert await statuses(app) == [500, 503, 503]
+        assert await statuses(app) == [500, 503, 503, 503]
         async with client_of(app) as client:
             assert "as asked for" in (await client.get("/health")).json()["tts_engines"]["cpu_0"]["error"]
             rejected = await client.get("/tts/generate", params={"text": "Hi", "api_key": "first-key"})
@@ -74,7 +74,7 @@ async def test_when_the_engine_fails_later(settings: Settings, run: Any) -> None
     async with run(settings) as app, client_of(app) as client:
         response = await client.get("/tts/generate", params={"text": "[break]", "api_key": "first-key"})
         assert response.status_code == 500
-        assert await statuses(app) == [500, 503, 503]
+        assert await statuses(app) == [500, 503, 503, 503]
 
 
 async def test_any_load_error_is_reported(settings: Settings, run: Any) -> None:
@@ -104,7 +104,7 @@ async def test_a_failed_decoder_is_reported_before_the_first_upload_and_until_it
     monkeypatch.setattr(sys, "executable", "/bin/false")
     headers = {"X-API-Key": "first-key"}
     async with run(settings) as app, client_of(app) as client:
-        assert await statuses(app) == [200, 200, 200]  # speech works
+        assert await statuses(app) == [200, 200, 200, 200]  # speech works
         health = (await client.get("/health")).json()
         assert health["status"] == "degraded"
         component = health["components"]["voice_decoder"]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -62,6 +62,7 @@ def test_a_blank_text_is_rejected(text: str) -> None:
         SpeechParameters(text=text)
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {"text": st.text(min_size=1, max_size=20)},
