@@ -32,6 +32,7 @@ from .observability.system_status import SystemMonitor
 from .pool import master
 from .pool.assignment import WorkerAssignment
 from .pool.engine_host import EngineHost, Loader
+from .pool.http_host import HttpHost
 from .pool.pool import Pool
 from .pool.worker_gauges import worker_gauges
 from .routers import health, legacy, openai, page, speech, system, voices, websocket
@@ -65,11 +66,14 @@ def create_app(
         max_seconds=settings.max_voice_seconds,
         report_decoder=components.reporter("voice_decoder"),
     )
-    host = EngineHost(settings, assignment, store, loader, components=components)
-    host.check_components = partial(_check_components, components)
-    pool = Pool(context.registry, context.index, host, context.sockets, settings.queue_timeout_seconds)
     metrics = Metrics(context.counters, context.index, lambda: worker_gauges(context.registry.records()))
-    host.on_voice_encoded = metrics.voice_encoded
+    host: EngineHost | HttpHost = HttpHost(components)
+    if assignment.has_engine:
+        host = EngineHost(settings, assignment, store, loader, components=components)
+        host.on_voice_encoded = metrics.voice_encoded
+    if assignment.serves_http:
+        host.check_components = partial(_check_components, components)
+    pool = Pool(context.registry, context.index, host, context.sockets, settings.queue_timeout_seconds)
     gpus = dict.fromkeys(each.gpu for each in context.registry.assignments if each.gpu is not None)
     system_monitor = SystemMonitor(gpus)
     service = AppState(

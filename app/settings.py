@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         default=None, ge=1, le=256, description="auto (one for each visible GPU, 1 on a CPU) or a whole number from 1"
     )
+    http_workers: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="0 (each worker serves HTTP and has an engine), or how many processes serve HTTP without one",
+    )
     concurrent_requests_per_worker: int | None = Field(
         default=None, ge=1, le=4096, description="auto (from the GPU's memory, 4 on a CPU) or a whole number from 1"
     )

@@ -14,6 +14,7 @@ from .observability.system_status import SystemMonitor
 from .pool.admission import Admission
 from .pool.assignment import WorkerAssignment
 from .pool.engine_host import EngineHost
+from .pool.http_host import HttpHost
 from .pool.pool import Pool
 from .settings import Settings
 from .voices.store import VoiceStore
@@ -26,7 +27,7 @@ class AppState:
     settings: Settings
     assignment: WorkerAssignment
     voices: VoiceStore
-    host: EngineHost
+    host: EngineHost | HttpHost
     pool: Pool
     metrics: Metrics
     system_monitor: SystemMonitor

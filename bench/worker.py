@@ -2,14 +2,18 @@
 
     python -m bench.worker                                      256 clients, every format, slices of one frame
     python -m bench.worker --listeners 64 --formats wav mp3 --frame-ms 20
+    python -m bench.worker --listeners 1000 --formats raw_pcm --http-workers 0 1 0 1 --busy-ms 20
 
 Starts a service on the fake engine, which sends every client an 80 ms frame once per --frame-ms and uses almost no CPU
 itself. At 80 it just keeps up, so slices stay at one frame: the most work per second of audio. Well below 80, slices
-grow to TTS_AUDIO_TOKENS_PER_SLICE, as on a fast GPU.
+grow to TTS_AUDIO_TOKENS_PER_SLICE, as on a fast GPU. With --busy-ms its thread computes in Python for so long per
+frame, as a real engine does to launch a GPU's work; it then competes with the event loop for the interpreter.
+--http-workers runs everything again for each value of HTTP_WORKERS.
 
-ms: CPU time of the whole worker for one second of one client's audio, with the shares of its event loop (one thread: at
-most 1000 ms per second), of encoding, and of the rest. CPU time is independent of other load on the machine. floor: CPU
-time of encoding alone, in this process. lag: event-loop lag. C100 and the worst gap are the clients'; they are
+ms: CPU time of all workers for one second of one client's audio, with the shares of event loops (one thread each: at
+most 1000 ms per second), of encoding, and of the rest. CPU time is independent of other load on the machine. process:
+CPU time of the process with the engine alone. first: p95 of first audio. floor: CPU time of encoding alone, in this
+process. lag: event-loop lag. C100 and the worst gap are the clients'; they are
 meaningful only on an idle machine. The clients' own CPU time is shown separately. The last line is JSON.
 """
 
@@ -44,43 +48,55 @@ _FRAMES_A_SECOND = 12.5
 
 @dataclass(frozen=True)
 class Cost:
-    """Times in ms are CPU time per second of one client's audio. listening_ms: of the clients, for comparison."""
+    """Times in ms are CPU time per second of one client's audio. listening_ms: of the clients, for comparison.
+
+    process_ms: of the process with the engine. first_audio_ms: p50 and p95, wall time.
+    """
 
     format: str
+    http_workers: int
     listeners: int
     rate: float  # seconds of audio per second, all clients
     ms: float
     event_loop_ms: float
     encoding_ms: float
     engine_ms: float
+    process_ms: float
     floor_ms: float
     listening_ms: float
     lag_p95_ms: float | None
     c100: float | None
     worst_gap_ms: float | None
     answered: float
+    first_audio_ms: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Counters of a worker. used: CPU seconds of its process; parts: CPU seconds by component."""
+    """Counters of all workers. used: CPU seconds of their processes; engine: of those with an engine alone.
+
+    parts: CPU seconds by component.
+    """
 
     used: float
+    engine: float
     parts: dict[str, float]
     lags: dict[float, float]
     audio: float
 
 
 def snapshot(address: Address) -> Snapshot:
-    pids = [int(each["pid"]) for each in system_status(address)["workers"]]
-    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    workers = system_status(address)["workers"]
+    times = {each["worker_id"]: psutil.Process(int(each["pid"])).cpu_times() for each in workers}
+    used = {worker_id: each.user + each.system for worker_id, each in times.items()}
+    engine = sum(used[each["worker_id"]] for each in workers if each["capacity"])
     with closing(http.client.HTTPConnection(address.host, address.port, timeout=10)) as connection:
         connection.request("GET", "/metrics", headers={"X-API-Key": address.key})
         text = connection.getresponse().read().decode()
     parts = {name: float(value) for name, value in re.findall(r'cpu_seconds_total\{part="(\w+)"\} (\S+)', text)}
     lags = {float(le): float(count) for le, count in re.findall(r'loop_lag_seconds_bucket\{le="(\S+)"\} (\S+)', text)}
     audio = re.search(r"^csm_audio_seconds_total (\S+)", text, re.MULTILINE)
-    return Snapshot(sum(each.user + each.system for each in times), parts, lags, float(audio[1]) if audio else 0.0)
+    return Snapshot(sum(used.values()), engine, parts, lags, float(audio[1]) if audio else 0.0)
 
 
 def lag_at(share: float, before: Snapshot, after: Snapshot) -> float | None:
@@ -99,9 +115,10 @@ def floor_ms(name: str) -> float:
     return cpu_ms_per_frame(ENCODERS[name], voice_like(10.0), 1) * _FRAMES_A_SECOND
 
 
-def cost_of(address: Address, generator: LoadGenerator, name: str, listeners: int, ramp: float, seconds: float) -> Cost:
+def cost_of(address: Address, generator: LoadGenerator, name: str, chosen: argparse.Namespace, http: int) -> Cost:
+    """http: HTTP_WORKERS of the service."""
     track = Track("fixed", CLIP_SECONDS, name)
-    trial = Trial(address, track, "closed", listeners, ramp, seconds, CLIP_SECONDS + 10)
+    trial = Trial(address, track, "closed", chosen.listeners, chosen.ramp, chosen.seconds, CLIP_SECONDS + 10)
     time.sleep(_COUNT_SECONDS)
     before = snapshot(address)
     results = generator.run(trial, progress_bar(trial))
@@ -121,33 +138,41 @@ def cost_of(address: Address, generator: LoadGenerator, name: str, listeners: in
     lag = lag_at(0.95, before, after)
     return Cost(
         format=name,
-        listeners=listeners,
+        http_workers=http,
+        listeners=chosen.listeners,
         rate=round(metrics.audio_rate, 1),
         ms=ms(after.used - before.used),
         event_loop_ms=ms(parts.get("event_loop", 0.0)),
         encoding_ms=ms(parts.get("encoding", 0.0)),
         engine_ms=ms(parts.get("engine", 0.0)),
+        process_ms=ms(after.engine - before.engine),
         floor_ms=round(floor_ms(name), 2),
         listening_ms=ms(results.cpu_seconds),
         lag_p95_ms=None if lag is None or math.isinf(lag) else lag * 1000,  # above the last bucket
         c100=None if metrics.underrun_shares is None else round(metrics.underrun_shares[100], 4),
         worst_gap_ms=None if metrics.worst_gap is None else round(metrics.worst_gap * 1000),
         answered=round(metrics.answered / max(metrics.streams, 1), 4),
+        first_audio_ms=None
+        if metrics.first_audio is None
+        else (round(metrics.first_audio[50] * 1000, 1), round(metrics.first_audio[95] * 1000, 1)),
     )
 
 
 HEADER = (
-    f"{'format':>10}{'listeners':>10}{'speech s/s':>11}{'ms':>7}{'loop':>7}{'encode':>7}{'engine':>7}{'floor':>7}"
-    f"{'  a core holds':>14}{'lag p95':>9}{'C100':>8}{'gap ms':>7}{'listening':>10}"
+    f"{'format':>10}{'http':>5}{'listeners':>10}{'speech s/s':>11}{'ms':>7}{'loop':>7}{'encode':>7}{'engine':>7}"
+    f"{'process':>8}{'floor':>7}{'  a core holds':>14}{'lag p95':>9}{'C100':>8}{'gap ms':>7}{'first':>8}"
+    f"{'listening':>10}"
 )
 
 
 def table_row(cost: Cost) -> str:
     lag, c100 = "-" if cost.lag_p95_ms is None else f"{cost.lag_p95_ms:g}", "-" if cost.c100 is None else cost.c100
+    first = "-" if cost.first_audio_ms is None else f"{cost.first_audio_ms[1]:.0f}"
     return (
-        f"{cost.format:>10}{cost.listeners:10}{cost.rate:11.1f}{cost.ms:7.2f}{cost.event_loop_ms:7.2f}"
-        f"{cost.encoding_ms:7.2f}{cost.engine_ms:7.2f}{cost.floor_ms:7.2f}{1000 / cost.ms:14.0f}{lag:>9}{c100:>8}"
-        f"{cost.worst_gap_ms or 0:7.0f}{cost.listening_ms:10.2f}"
+        f"{cost.format:>10}{cost.http_workers:5}{cost.listeners:10}{cost.rate:11.1f}{cost.ms:7.2f}"
+        f"{cost.event_loop_ms:7.2f}{cost.encoding_ms:7.2f}{cost.engine_ms:7.2f}{cost.process_ms:8.2f}"
+        f"{cost.floor_ms:7.2f}{1000 / cost.ms:14.0f}{lag:>9}{c100:>8}{cost.worst_gap_ms or 0:7.0f}{first:>8}"
+        f"{cost.listening_ms:10.2f}"
     )
 
 
@@ -156,23 +181,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--listeners", type=int, default=256, help="concurrent clients (default 256)")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--frame-ms", type=float, default=80.0, help="time of a frame of the fake engine (default 80)")
+    parser.add_argument(
+        "--busy-ms", type=float, default=0.0, help="Python in the engine's thread per frame (default 0)"
+    )
+    parser.add_argument(
+        "--http-workers",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="values of HTTP_WORKERS, one after the other (default 0)",
+    )
     parser.add_argument("--ramp", type=float, default=4.0, help="seconds over which clients start (default 4)")
     parser.add_argument("--seconds", type=float, default=15.0, help="measured per format (default 15)")
     parser.add_argument("--processes", type=int, help="maximum client processes (default: cores less one)")
     chosen = parser.parse_args(arguments)
-    model = f"fake:frame_seconds={chosen.frame_ms / 1000:g}"
+    model = f"fake:frame_seconds={chosen.frame_ms / 1000:g},busy_seconds={chosen.busy_ms / 1000:g}"
     settings = {"LOG_LEVEL": "WARNING", "CONCURRENT_REQUESTS_PER_WORKER": str(chosen.listeners), "WORKERS": "1"}
     costs: list[Cost] = []
     try:
-        with running_server(model, settings, 60) as address, LoadGenerator(chosen.processes) as generator:
-            print(f"{cpu_name()}; a frame in {chosen.frame_ms:g} ms\n{HEADER}", flush=True)
-            for name in chosen.formats:
-                costs.append(cost_of(address, generator, name, chosen.listeners, chosen.ramp, chosen.seconds))
-                print(table_row(costs[-1]), flush=True)
+        print(f"{cpu_name()}; a frame in {chosen.frame_ms:g} ms\n{HEADER}", flush=True)
+        for http in chosen.http_workers:
+            environment = {**settings, "HTTP_WORKERS": str(http)}
+            with running_server(model, environment, 60) as address, LoadGenerator(chosen.processes) as generator:
+                for name in chosen.formats:
+                    costs.append(cost_of(address, generator, name, chosen, http))
+                    print(table_row(costs[-1]), flush=True)
     except ServerError as error:
         print(f"bench.worker: {error}", file=sys.stderr)
         return 1
-    data = {"benchmark": "worker", "machine": cpu_name(), "frame_ms": chosen.frame_ms}
+    data = {"benchmark": "worker", "machine": cpu_name(), "frame_ms": chosen.frame_ms, "busy_ms": chosen.busy_ms}
     print(json.dumps({**data, "costs": [asdict(each) for each in costs]}))
     return 0
 

@@ -63,6 +63,7 @@ class FakeOptions:
     first_frame_seconds: extra time of a request's first frame.
     stall_seconds, stall_after: after so many frames a request pauses for so long, once. These two and
         first_frame_seconds simulate a late engine, with the resolution of frame_seconds, which must be above 0.
+    busy_seconds: CPU time of Python in the engine's thread for each step, as a real engine needs to launch its work.
     load_seconds: duration of loading.
     load_fails: loading raises CheckpointError.
     trouble: path of a file with one word, read at each load, that names a fault: fails (CheckpointError), memory
@@ -75,6 +76,7 @@ class FakeOptions:
     first_frame_seconds: float = 0.0
     stall_seconds: float = 0.0
     stall_after: int = 5
+    busy_seconds: float = 0.0
     load_seconds: float = 0.0
     load_fails: bool = False
     trouble: str = ""
@@ -312,6 +314,9 @@ class FakeEngine:
 
     def _step(self) -> None:
         options, now = self._options, time.monotonic()
+        busy_until = time.thread_time() + options.busy_seconds
+        while options.busy_seconds and self._running and time.thread_time() < busy_until:
+            pass
         for row in self._running:
             if row.queue.full or row.queue.done or now < row.not_before:
                 continue

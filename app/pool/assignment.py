@@ -1,11 +1,14 @@
-"""Worker assignment: the index, the GPU and the environment of each worker process."""
+"""Worker assignment: the index, the role, the GPU and the environment of each worker process."""
 
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..settings import Settings, SettingsError
+
+Role = Literal["all", "engine", "http"]
 
 
 @dataclass(frozen=True)
@@ -15,18 +18,28 @@ class WorkerAssignment:
     index: from 0.
     gpu: as in CUDA_VISIBLE_DEVICES; None on a CPU.
     prints_banner: it prints the example commands once it is ready.
-    workers: number of workers; they share the machine's cores and, on a CPU, its memory.
+    workers: number of workers with an engine; they share the machine's cores and, on a CPU, its memory.
+    role: all (an engine and HTTP), or with HTTP_WORKERS engine (speaks for the others) or http (no engine).
     """
 
     index: int = 0
     gpu: str | None = None
     prints_banner: bool = False
     workers: int = 1
+    role: Role = "all"
+
+    @property
+    def has_engine(self) -> bool:
+        return self.role != "http"
+
+    @property
+    def serves_http(self) -> bool:
+        return self.role != "engine"
 
     @property
     def worker_id(self) -> str:
-        """Sent as X-Worker-ID."""
-        return str(self.index)
+        """Sent as X-Worker-ID if it has an engine."""
+        return str(self.index) if self.has_engine else f"http-{self.index - self.workers}"
 
     @property
     def unit(self) -> str:
@@ -35,7 +48,7 @@ class WorkerAssignment:
 
 
 def assign_workers(settings: Settings, gpus: Sequence[str]) -> list[WorkerAssignment]:
-    """One worker for each visible GPU; on a CPU, WORKERS of them.
+    """One worker with an engine for each visible GPU; on a CPU, WORKERS of them. Then HTTP_WORKERS without one.
 
     Raises SettingsError if WORKERS asks for two workers on one GPU.
     """
@@ -45,7 +58,12 @@ def assign_workers(settings: Settings, gpus: Sequence[str]) -> list[WorkerAssign
             "Set WORKERS=auto, and CONCURRENT_REQUESTS_PER_WORKER for more requests on each."
         )
     count = 1 if settings.debug else settings.workers or len(gpus) or 1
-    return [WorkerAssignment(index, gpus[index] if gpus else None, index == 0, count) for index in range(count)]
+    http = 0 if settings.debug else settings.http_workers
+    role: Role = "engine" if http else "all"
+    engines = [
+        WorkerAssignment(index, gpus[index] if gpus else None, index == 0, count, role) for index in range(count)
+    ]
+    return engines + [WorkerAssignment(count + index, workers=count, role="http") for index in range(http)]
 
 
 def apply_worker_environment(assignment: WorkerAssignment, environ: MutableMapping[str, str]) -> None:

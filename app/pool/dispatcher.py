@@ -30,13 +30,13 @@ class Dispatcher:
     """Sends speech requests to the workers of the pool, this one included.
 
     index: of this worker in the registry; its requests hold their permits under it.
-    host: the engine of this worker.
+    host: the engine of this worker; None: all requests go to other workers.
     sockets: a private folder with a socket for each worker; None if there is only one worker.
     max_wait: seconds that a request may wait for a slot, over all workers together.
     """
 
     def __init__(
-        self, registry: WorkerRegistry, index: int, host: EngineHost, sockets: Path | None, max_wait: float
+        self, registry: WorkerRegistry, index: int, host: EngineHost | None, sockets: Path | None, max_wait: float
     ) -> None:
         self.registry = registry
         self.index = index
@@ -70,13 +70,14 @@ class Dispatcher:
         self, target: int, job: SpeechJob, wait: float, on_admitted: Callable[[], None]
     ) -> AbstractAsyncContextManager[LocalSpeech | RemoteSpeech]:
         """The speech of a job from one worker, in this process or over its socket."""
-        if target == self.index or self._sockets is None:
+        if self._host is not None and (target == self.index or self._sockets is None):
             return open_local_speech(self._host, job, wait=wait, on_admitted=on_admitted)
+        assert self._sockets is not None, "a worker without an engine has others"
         return open_remote_speech(socket_path(self._sockets, target), job, wait=wait, on_admitted=on_admitted)
 
     def unavailable(self) -> Unavailable:
         """The error for a request while no worker is ready."""
-        records = self.registry.records()
+        records = self.registry.engines()
         states = {each.state for each in records}
         if self.draining or (states & {"draining"} and states <= {"draining", "empty"}):
             return Unavailable("the service is shutting down: try again soon", code="draining")

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -82,7 +83,7 @@ class EngineHost:
     small_model: the directory of the small CSM used if CSM's weights are missing; it need not exist.
     components: state of what this worker runs beside the engine.
     on_change: called, from any thread, when `status` or `load` have changed.
-    on_voice_encoded: called, from any thread, for each voice on disk that was encoded at the start.
+    on_voice_encoded: called, from any thread, for each voice on disk that was encoded ahead of its first request.
     check_components: called from the loading thread before the engine is ready.
     """
 
@@ -110,6 +111,7 @@ class EngineHost:
         self._closing = threading.Event()
         self._lock = threading.Lock()  # orders the end of loading and close()
         self._thread: threading.Thread | None = None
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare-voice")
 
     # ---- state
 
@@ -164,6 +166,21 @@ class EngineHost:
             if speaker is None:
                 raise
         return ResolvedVoice(None if ready.speakers is None else ready.speakers.get(speaker), speaker)
+
+    def prepare_voice(self, voice_id: str) -> None:
+        """Encode a voice ahead of its first request, in a thread. Raises RuntimeError if there is no thread for it."""
+        self._preparing.submit(self._prepare_voice, voice_id)
+
+    def _prepare_voice(self, voice_id: str) -> None:
+        try:
+            resolved = self.resolve_voice(voice_id)
+            if resolved.voice is not None:
+                self.engine.prepare_voice(resolved.voice, resolved.speaker)
+                self.on_voice_encoded()
+        except (EngineError, ServiceError) as error:
+            _log.warning("voice %s was not prepared ahead of its first request: %s", voice_id, error)
+        except Exception:
+            _log.exception("voice %s was not prepared ahead of its first request", voice_id)
 
     def _require_ready(self) -> _ReadyEngine:
         status, ready = self.status(), self._ready_engine

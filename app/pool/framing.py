@@ -34,6 +34,7 @@ class Kind(IntEnum):
     AUDIO = 4
     END = 5  # the speech is complete
     ERROR = 6  # the last message
+    PREPARE = 7  # a voice to encode, in place of a job; nothing is sent back
 
 
 class ConnectionBroken(Exception):

@@ -144,6 +144,8 @@ class Master:
             self._boot_failures[index] = self._count_failure(index, error, booted, record.doing == IMPORTING)
         max_delay = MAX_DELAY_SECONDS if booted else MAX_BOOT_DELAY_SECONDS
         delay = min(FIRST_DELAY_SECONDS * 2 ** (failures - 1), max_delay)
+        if booted and not record.has_engine:
+            delay = 0.0  # it loads nothing, and its clients wait
         self.registry.vacate(index, failures=failures, retry_at=now + delay, error=error)
         if self.fatal_error() is not None:
             return  # reported when the service ends

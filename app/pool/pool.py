@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from .dispatcher import Dispatcher
 from .engine_host import EngineHost
+from .framing import ConnectionBroken
+from .http_host import HttpHost
+from .remote import prepare_remote_voice
 from .speech_server import SpeechServer, socket_path
 from .worker_registry import State, WorkerRegistry, restart_delay
+
+_log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 0.5
 
@@ -18,19 +24,24 @@ class Pool:
     """This worker, and its access to the others.
 
     index: of this worker in the registry.
+    host: its engine, or what there is in a worker without one.
     sockets: a private folder with a socket for each worker; None if there is only one worker.
     max_wait: seconds that a request may wait for a slot.
     dispatcher: sends this worker's requests to any worker.
     """
 
     def __init__(
-        self, registry: WorkerRegistry, index: int, host: EngineHost, sockets: Path | None, max_wait: float
+        self, registry: WorkerRegistry, index: int, host: EngineHost | HttpHost, sockets: Path | None, max_wait: float
     ) -> None:
         self.registry = registry
         self.index = index
         self.host = host
-        self.dispatcher = Dispatcher(registry, index, host, sockets, max_wait)
-        self._server = None if sockets is None else SpeechServer(host, socket_path(sockets, index))
+        self._engine = host if isinstance(host, EngineHost) else None
+        self._sockets = sockets
+        self._server: SpeechServer | None = None
+        if self._engine is not None and sockets is not None:
+            self._server = SpeechServer(self._engine, socket_path(sockets, index))
+        self.dispatcher = Dispatcher(registry, index, self._engine, sockets, max_wait)
         self._heartbeats: asyncio.Task[None] | None = None
 
     async def start(self, on_ready: Callable[[], None]) -> None:
@@ -45,6 +56,22 @@ class Pool:
         self.host.start(on_ready, restart_delay(record))
         self.publish()
         self._heartbeats = asyncio.create_task(self._publish_heartbeats())
+
+    async def prepare_voice(self, voice_id: str) -> None:
+        """Have a voice encoded ahead of its first request: by this worker's engine, or by all others without one.
+
+        Returns at once. Workers that were not asked encode it at their first request.
+        """
+        if self._engine is not None:
+            self._engine.prepare_voice(voice_id)
+            return
+        assert self._sockets is not None, "a worker without an engine has others"
+        for index, record in enumerate(self.registry.records()):
+            if record.has_engine and record.state == "ready":
+                try:
+                    await prepare_remote_voice(socket_path(self._sockets, index), voice_id)
+                except ConnectionBroken as error:
+                    _log.warning("worker %s was not asked to encode voice %s: %s", record.worker_id, voice_id, error)
 
     async def close(self) -> None:
         """Cut the streams of other workers and close the engine."""
@@ -74,7 +101,12 @@ class Pool:
 
     @property
     def others_ready(self) -> bool:
-        return any(each.state == "ready" for index, each in enumerate(self.registry.records()) if index != self.index)
+        """Other workers are ready to accept connections."""
+        return any(
+            each.state == "ready" and each.serves_http
+            for index, each in enumerate(self.registry.records())
+            if index != self.index
+        )
 
     async def _publish_heartbeats(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from engine import AudioChunk
 
 from ..errors import ServiceError
 from ..schemas.speech import SpeechJob
-from .framing import ConnectionBroken, Kind, job_message, read_audio, read_error, receive
+from .framing import ConnectionBroken, Kind, job_message, message, read_audio, read_error, receive
 
 READ_AHEAD_BYTES = 32 << 10  # asyncio buffers up to twice as much
 
@@ -58,6 +58,17 @@ async def open_remote_speech(
         yield RemoteSpeech(reader, json.loads(payload)["engine"])
     finally:
         writer.transport.abort()  # nothing more to send; frees the slot of the other worker at once
+
+
+async def prepare_remote_voice(path: Path, voice_id: str) -> None:
+    """Ask the worker that listens on `path` to encode a voice, and wait for nothing. Raises ConnectionBroken."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(message(Kind.PREPARE, voice_id.encode()))
+        await writer.drain()
+        writer.close()
+    except OSError as error:
+        raise ConnectionBroken(f"no connection ({error})") from error
 
 
 async def _read_message(reader: asyncio.StreamReader) -> tuple[Kind, bytes]:

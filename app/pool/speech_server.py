@@ -69,6 +69,8 @@ class SpeechServer:
         _bound_buffers(writer)
         with contextlib.suppress(ConnectionBroken, ConnectionError):
             kind, payload = await receive(reader)
+            if kind is Kind.PREPARE:
+                self._host.prepare_voice(payload.decode())
             if kind is not Kind.JOB:
                 return
             streaming = asyncio.create_task(self._stream(payload, writer))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .engine_host import EngineHost
+    from .http_host import HttpHost
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Watchdog:
 
     def __init__(
         self,
-        host: EngineHost,
+        host: EngineHost | HttpHost,
         *,
         start_seconds: float,
         engine_seconds: float,

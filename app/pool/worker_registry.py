@@ -41,6 +41,8 @@ class WorkerRecord:
 
     worker_id: sent as X-Worker-ID. unit: its key in /health, such as "gpu_0".
     gpu: as in CUDA_VISIBLE_DEVICES; None on a CPU.
+    has_engine: it speaks; without an engine it serves HTTP for the others and has no slots.
+    serves_http: it accepts connections of clients.
     pid: 0 if it has no process.
     state: empty (no process), starting (the application is not loaded yet), restarting (waits after a crash),
         loading, ready, draining (takes no new requests), failed.
@@ -57,6 +59,8 @@ class WorkerRecord:
     worker_id: str
     unit: str
     gpu: str | None
+    has_engine: bool
+    serves_http: bool
     pid: int
     state: State
     engine: str
@@ -153,6 +157,10 @@ class WorkerRegistry:
         with self._locked():
             return [self._record(index) for index in range(self._size)]
 
+    def engines(self) -> list[WorkerRecord]:
+        """The workers with an engine, in order of their index."""
+        return [each for each in self.records() if each.has_engine]
+
     def record(self, index: int) -> WorkerRecord:
         with self._locked():
             return self._record(index)
@@ -232,7 +240,8 @@ class WorkerRegistry:
             candidates = [
                 Candidate(index, self._load(index), fields.capacity, self._turn(index))
                 for index in range(self._size)
-                if index not in excluded
+                if self.assignments[index].has_engine
+                and index not in excluded
                 and STATES[(fields := self._read(index)).state] == "ready"
                 and (index == holder or now - fields.heartbeat < STALE_SECONDS)
             ]
@@ -276,6 +285,8 @@ class WorkerRegistry:
             worker_id=assignment.worker_id,
             unit=assignment.unit,
             gpu=assignment.gpu,
+            has_engine=assignment.has_engine,
+            serves_http=assignment.serves_http,
             pid=max(fields.pid, 0),
             state=STATES[fields.state],
             engine=_text(fields.engine),

@@ -44,14 +44,15 @@ def _component_of(name: ComponentName, records: list[WorkerRecord]) -> Component
 
 
 def health_of(records: list[WorkerRecord]) -> Health:
-    """The health of all workers together. A pool that can speak despite a failed GPU or component is degraded.
+    """The health of all workers together, by what their engines can do.
 
-    It must not be failed: an orchestrator that restarts on status 500 would abort the streams of the other workers.
+    A pool that can speak despite a failed GPU or component is degraded. It must not be failed: an orchestrator that
+    restarts on status 500 would abort the streams of the other workers.
     """
-    states = {each.state for each in records}
+    states = {each.state for each in records if each.has_engine}
     if "ready" in states:
         broken = any(component.state == "failed" for each in records for component in each.components.values())
-        return "degraded" if broken or "failed" in states else "ok"
+        return "degraded" if broken or any(each.state == "failed" for each in records) else "ok"
     if states & {"starting", "restarting", "loading"}:
         return "loading"
     if "draining" in states:
@@ -74,6 +75,7 @@ async def health(state: StateDep) -> JSONResponse:
             "model": each.model or None,
         }
         for each in records
+        if each.has_engine
     }
     components = {name: component.model_dump() for name, component in components_of(records).items()}
     return JSONResponse({"status": status, "tts_engines": engines, "components": components}, _STATUS_CODES[status])

@@ -171,5 +171,5 @@ def _resolve_voice_id(state: AppState, name: str) -> str:
 
 
 def _model_id(state: AppState) -> str:
-    engine = state.host.status().engine
-    return "csm-1b" if engine in (None, "csm") else engine
+    engine = next((each.engine for each in state.pool.registry.engines() if each.engine), "csm")
+    return "csm-1b" if engine == "csm" else engine

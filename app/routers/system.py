@@ -20,7 +20,7 @@ router = APIRouter(tags=["system"], responses=error_responses(401))
 
 
 class WorkerStatus(BaseModel):
-    """engine: its name once it is ready; null before."""
+    """engine: its name once it is ready; null before, and for a process of HTTP_WORKERS, which has no slots either."""
 
     worker_id: str
     pid: int

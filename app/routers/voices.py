@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import APIRouter, Request
 
-from engine import EngineError, MachineLimits
+from engine import MachineLimits
 
 from ..audio.thread_pool import run_in_executor, thread_pool
-from ..errors import ServiceError, Unprocessable
+from ..errors import Unprocessable
 from ..schemas.errors import error_responses
 from ..schemas.voices import VoiceDeleted, VoiceDetails, VoiceStored
 from ..state import AppState, StateDep
 from ..voices.upload import VoiceUpload, read_upload
 
-_log = logging.getLogger(__name__)
-
 # Separate executors, so that speech and control routes never wait for recordings, nor lists for uploads.
 _query_executor = ThreadPoolExecutor(4, thread_name_prefix="query-voices")
 # One thread per recording that is decoded concurrently; each is decoded in a separate process.
 _store_executor = ThreadPoolExecutor(min(2, MachineLimits().cores().threads()), thread_name_prefix="store-voice")
-_prepare_executor = ThreadPoolExecutor(1, thread_name_prefix="prepare-voice")
 
 _FORM: dict[str, Any] = {
     "requestBody": {
@@ -75,7 +71,7 @@ async def upload(request: Request, state: StateDep) -> VoiceStored:
         if not voice_id:
             raise Unprocessable("the file has no name: send a voice_id", code="bad_voice_id")
         await _store(state.voices.add, voice_id, form)
-    _prepare_in_background(state, voice_id)
+    await _prepare_ahead(state, voice_id)
     return VoiceStored(voice_id=voice_id, message="Voice uploaded successfully.")
 
 
@@ -93,7 +89,7 @@ async def replace(voice_id: str, request: Request, state: StateDep) -> VoiceStor
                 "voice_id in the form differs from the one in the path: omit it", code="invalid_parameter"
             )
         await _store(state.voices.replace, voice_id, form)
-    _prepare_in_background(state, voice_id)
+    await _prepare_ahead(state, voice_id)
     return VoiceStored(voice_id=voice_id, message="Voice replaced successfully.")
 
 
@@ -129,21 +125,9 @@ async def _store(store: Callable[[str, bytes, str], object], voice_id: str, form
     await run_in_executor(_store_executor, lambda: store(voice_id, form.recording.file.read(), form.transcript))
 
 
-def _prepare_in_background(state: AppState, voice_id: str) -> None:
-    """Encode a voice ahead of its first request on this worker; other workers encode it at their first request."""
+async def _prepare_ahead(state: AppState, voice_id: str) -> None:
+    """Have a voice encoded ahead of its first request, in the background."""
     try:
-        _prepare_executor.submit(_prepare, state, voice_id)
-    except RuntimeError as error:  # the voice is stored anyway, and encoded at its first request
+        await state.pool.prepare_voice(voice_id)
+    except RuntimeError as error:  # no thread: the voice is stored anyway, and encoded at its first request
         thread_pool.report_failure(error)
-
-
-def _prepare(state: AppState, voice_id: str) -> None:
-    try:
-        resolved = state.host.resolve_voice(voice_id)
-        assert resolved.voice is not None  # the store holds a recording for this id
-        state.host.engine.prepare_voice(resolved.voice, resolved.speaker)
-        state.metrics.voice_encoded()
-    except (EngineError, ServiceError) as error:
-        _log.warning("voice %s was not prepared ahead of its first request: %s", voice_id, error)
-    except Exception:
-        _log.exception("voice %s was not prepared ahead of its first request", voice_id)

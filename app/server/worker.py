@@ -158,7 +158,12 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
         )
         watchdog.start()
         # The plain sockets: uvloop would treat gunicorn's wrappers as files and close them twice.
-        await server.serve(sockets=[each.sock for each in self.sockets])
+        sockets: list[socket.socket] = [each.sock for each in self.sockets]
+        if not service.assignment.serves_http:
+            for each in sockets:
+                each.close()  # only in this process
+            sockets = []
+        await server.serve(sockets=sockets)
         watchdog.stop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

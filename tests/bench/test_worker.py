@@ -16,7 +16,7 @@ def test_the_cost_includes_event_loop_and_encoding(capfd: pytest.CaptureFixture[
 
 
 def test_lag_is_computed_from_the_difference_of_two_snapshots() -> None:
-    before = Snapshot(0.0, {}, {0.01: 100.0, 0.1: 100.0, float("inf"): 100.0}, 0.0)
-    after = Snapshot(0.0, {}, {0.01: 150.0, 0.1: 196.0, float("inf"): 200.0}, 0.0)
+    before = Snapshot(0.0, 0.0, {}, {0.01: 100.0, 0.1: 100.0, float("inf"): 100.0}, 0.0)
+    after = Snapshot(0.0, 0.0, {}, {0.01: 150.0, 0.1: 196.0, float("inf"): 200.0}, 0.0)
     assert [lag_at(share, before, after) for share in (0.5, 0.95, 0.99)] == [0.01, 0.1, float("inf")]
     assert lag_at(0.95, after, after) is None

@@ -22,6 +22,20 @@ def test_workers_may_be_fewer_than_gpus_and_any_number_on_a_cpu(settings: Settin
     assert len(assign_workers(three.model_copy(update={"debug": True}), [])) == 1
 
 
+def test_http_workers_come_after_the_engines_and_have_no_gpu(settings: Settings) -> None:
+    split = settings.model_copy(update={"http_workers": 2})
+    assigned = assign_workers(split, ["3", "1"])
+    assert [(each.worker_id, each.gpu, each.has_engine, each.serves_http) for each in assigned] == [
+        ("0", "3", True, False),
+        ("1", "1", True, False),
+        ("http-0", None, False, True),
+        ("http-1", None, False, True),
+    ]
+    assert {each.workers for each in assigned} == {2}
+    debugged = assign_workers(split.model_copy(update={"debug": True}), [])
+    assert [(each.has_engine, each.serves_http) for each in debugged] == [(True, True)]
+
+
 def test_a_gpu_worker_sees_only_its_gpu() -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "OMP_NUM_THREADS": "8"}
     apply_worker_environment(WorkerAssignment(1, "GPU-b"), environ)

@@ -177,3 +177,20 @@ async def test_health_of_several_workers(states: list[State], health: str) -> No
     for index, state in enumerate(states):
         registry.update(index, state)
     assert health_of(registry.records()) == health
+
+
+@pytest.mark.parametrize(
+    ("engine", "http", "health"),
+    [
+        ("loading", "ready", "loading"),
+        ("failed", "ready", "failed"),
+        ("draining", "ready", "draining"),
+        ("ready", "ready", "ok"),
+        ("ready", "failed", "degraded"),
+    ],
+)
+async def test_health_follows_the_engines(engine: State, http: State, health: str) -> None:
+    registry = WorkerRegistry([WorkerAssignment(role="engine"), WorkerAssignment(1, role="http")])
+    registry.update(0, engine)
+    registry.update(1, http)
+    assert health_of(registry.records()) == health
