@@ -1,5 +1,6 @@
 # Two commands matter: `make serve` and `make test`. `make help` lists the rest.
-# PYTHON chooses the interpreter of a new .venv, PORT and HOST where to listen, ARGS goes to pytest, uv or the soak.
+# PYTHON chooses the interpreter of a new .venv, PORT and HOST where to listen, MODEL what to serve, ARGS goes to pytest,
+# uv or the soak.
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -26,9 +27,9 @@ $(INSTALLED_DEV): requirements-dev.lock $(INSTALLED)
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
-serve: $(INSTALLED) ## Start the service (PORT=9001 and HOST=0.0.0.0 work)
+serve: $(INSTALLED) ## Start the service (MODEL=unsloth/csm-1b, PORT=9001 and HOST=0.0.0.0 work)
 	@test -e .env || $(BIN)/python scripts/write_env.py
-	@$(if $(HOST),HOST=$(HOST)) $(if $(PORT),PORT=$(PORT)) exec $(BIN)/csm-serve serve
+	@$(if $(HOST),HOST=$(HOST)) $(if $(PORT),PORT=$(PORT)) $(if $(MODEL),MODEL_PATH='$(MODEL)') exec $(BIN)/csm-serve serve
 
 test: $(INSTALLED_DEV) ## Run every test (ARGS="-k name" narrows it)
 	$(BIN)/python -m pytest --durations=10 $(ARGS)

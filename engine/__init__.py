@@ -5,7 +5,7 @@ Importing this package does not import torch; calling `load_engine` or `load_enc
 
 from __future__ import annotations
 
-from .config import AUTO_SLOTS, CPU_SLOTS, FALLBACK_MODEL, EngineConfig
+from .config import AUTO_SLOTS, CPU_SLOTS, FALLBACK_MODEL, HOW_TO_GET_WEIGHTS, EngineConfig
 from .errors import (
     CheckpointError,
     CheckpointNotFound,
@@ -39,6 +39,7 @@ __all__ = [
     "FALLBACK_MODEL",
     "FRAME_MILLISECONDS",
     "FRAME_SAMPLES",
+    "HOW_TO_GET_WEIGHTS",
     "SAMPLE_RATE",
     "AudioChunk",
     "CheckpointError",

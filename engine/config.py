@@ -12,12 +12,21 @@ CPU_SLOTS = 4  # its value on a CPU, if they fit into memory
 MAX_SLOTS = 512  # its maximum: one Python interpreter serves all of them
 FALLBACK_MODEL = "espeak-ng"  # EngineConfig.model: the fallback engine, which needs no weights
 
+SESAME_REPOSITORY = "sesame/csm-1b"  # on the Hugging Face Hub, behind conditions
+OPEN_COPY = "unsloth/csm-1b"  # of it, in transformers' layout
+HOW_TO_GET_WEIGHTS = (
+    f"To get CSM's weights: `make serve MODEL={OPEN_COPY}` (or MODEL_PATH={OPEN_COPY}), a copy that, as far as public "
+    f"pages tell, asks for no token; or ask for access at huggingface.co/{SESAME_REPOSITORY}, make a token, and set "
+    "HF_TOKEN to it; or set MODEL_PATH to a directory that holds them"
+)
+
 
 @dataclass(frozen=True)
 class EngineConfig:
     """Parameters of `load_engine`.
 
-    model: a directory, a hub id such as "sesame/csm-1b", or "espeak-ng" for the fallback voice.
+    model: a directory or a hub id such as "sesame/csm-1b", of a checkpoint or of a LoRA adapter, or "espeak-ng" for the
+        fallback voice.
     device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:N".
     dtype: "auto" (bfloat16, or float32 where the CPU is slow at bfloat16), "float32", "bfloat16", "float16".
     depth_weights: of the depth decoder, which reads them once per codebook: "auto" (the dtype of the other weights) or

@@ -17,15 +17,15 @@ from .cuda_streams import StreamPriority
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
 from .interface import Progress
 from .machine_limits import MachineLimits
-from .model.checkpoint import check_directory, find_checkpoint, fingerprint, preferred_weights_file
-from .model.config import CsmConfig, read_config
+from .model.checkpoint import open_checkpoint
+from .model.config import CsmConfig
 from .model.csm import CsmModel
 from .model.graphs import CudaGraphCapturer
 from .model.int8_linear import quantize
 from .model.packed_linear import pack
 from .model.ragged_attention import verified_prompt_attention, verified_ragged_attention
 from .model.tokenizer import TextTokenizer
-from .model.weights import Tensors, load_weights, open_tensors
+from .model.weights import Tensors, load_weights
 from .model_runner import MIN_ROWS, ModelRunner
 from .prefill_pipeline import MAX_PASS_TOKENS
 from .types import FRAME_MILLISECONDS
@@ -54,13 +54,11 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
     dtype = _dtype(config.dtype, device)
     timer = _PhaseTimer()
     progress(0.0, f"looking for {config.model}")
-    directory = find_checkpoint(config.model, config.hub_token)
-    check_directory(directory)
+    checkpoint = open_checkpoint(config.model, config.hub_token, lambda share, what: progress(0.1 * share, what))
+    directory, csm, tensors = checkpoint.directory, checkpoint.config, checkpoint.tensors
     progress(0.1, f"reading {directory}")
     try:
         tokenizer = TextTokenizer(directory / "tokenizer.json")
-        csm = read_config(directory / "config.json")
-        tensors = open_tensors(directory, preferred_weights_file(directory))
         codec = _codec(csm, tensors, device, config)
         if tokenizer.size > csm.text_vocab:
             raise CheckpointError(
@@ -126,7 +124,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         "prompt_graphs": len(runner.prefills.graphs),
         "start_seconds": timer.seconds,
         "positions": csm.positions,
-        "fingerprint": fingerprint(directory),
+        "fingerprint": checkpoint.fingerprint,
     }
     log.info("CSM is ready on %s, %d slots: %s", device, slots, detail)
     progress(1.0, "ready")
@@ -196,11 +194,9 @@ def load_encoder(config: EngineConfig) -> MimiEncoder:
     Raises CheckpointNotFound, CheckpointError, InvalidRequest (a device that is not available).
     """
     device = _device(config.device)
-    directory = find_checkpoint(config.model, config.hub_token)
-    check_directory(directory)
-    csm = read_config(directory / "config.json")
-    tensors = open_tensors(directory, preferred_weights_file(directory))
-    return MimiEncoder(_codec(csm, tensors, device, config), csm.codebooks)
+    checkpoint = open_checkpoint(config.model, config.hub_token)
+    csm = checkpoint.config
+    return MimiEncoder(_codec(csm, checkpoint.tensors, device, config), csm.codebooks)
 
 
 def _codec(csm: CsmConfig, tensors: Tensors, device: torch.device, config: EngineConfig) -> MimiCodec:

@@ -13,7 +13,7 @@ import transformers as untyped
 
 from engine.model.checkpoint import check_directory, find_checkpoint, preferred_weights_file
 from engine.model.tokenizer import TextTokenizer
-from engine.model.weights import open_tensors
+from engine.model.weights import SHARED_EMBEDDINGS, open_tensors
 
 from .errors import BaseCheckpointError
 from .sequence import Layout
@@ -26,8 +26,7 @@ _FINGERPRINT_TENSORS = (
     "depth_decoder.model.layers.0.self_attn.k_proj.weight",
 )
 
-# The two names of the audio embeddings that backbone and depth decoder share.
-_SHARED = ("depth_decoder.model.embed_tokens.weight", "backbone_model.embed_tokens.embed_audio_tokens.weight")
+ADAPTER_METADATA = "csm_adapter.json"  # beside an adapter: what it was trained on
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def tie_embeddings(model: Any, directory: Path) -> None:
         return
     backbone, depth = model.backbone_model.embed_tokens.embed_audio_tokens, model.depth_decoder.model.embed_tokens
     tensors = open_tensors(directory, preferred_weights_file(directory))
-    name = next((each for each in _SHARED if each in tensors), _SHARED[0])
+    name = next((each for each in SHARED_EMBEDDINGS if each in tensors), SHARED_EMBEDDINGS[1])
     weight = tensors.get(name, tuple(depth.weight.shape))
     depth.weight = torch.nn.Parameter(weight.to(model.dtype))
     backbone.weight = depth.weight

@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.model.adapter import AdaptedTensors
 from engine.model.checkpoint import preferred_weights_file
 from engine.model.weights import open_tensors
 
@@ -21,12 +23,19 @@ _CODEC_PREFIX = "codec_model."
 _TIED_DUPLICATE = "backbone_model.embed_tokens.embed_audio_tokens.weight"
 
 
-def export_model(base: Path, tensors: dict[str, Tensor], directory: Path, dtype: torch.dtype | None = None) -> Path:
+def export_model(
+    base: Path,
+    tensors: Mapping[str, Tensor],
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    adapted: AdaptedTensors | None = None,
+) -> Path:
     """Write these weights with the base's configuration, tokenizer and other files.
 
-    tensors: CsmForConditionalGeneration's. dtype: of the weights; None takes the base's. The codec's tensors are copied
-    from the base unchanged, names included, since transformers 5 renames them in memory. The directory is created
-    atomically. Raises FileExistsError if it is not empty.
+    tensors: CsmForConditionalGeneration's. dtype: of the weights; None takes the base's. adapted: the base's tensors
+    with an adapter, where that is what is written. The codec's tensors come from it or else unchanged from the base,
+    names included, since transformers 5 renames them in memory. The directory is created atomically. Raises
+    FileExistsError if it is not empty.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(errno.EEXIST, "already exists; name a new directory", str(directory))
@@ -37,7 +46,10 @@ def export_model(base: Path, tensors: dict[str, Tensor], directory: Path, dtype:
         dtype = base_tensors.get("lm_head.weight").dtype
     else:
         config["dtype"] = config["torch_dtype"] = str(dtype).removeprefix("torch.")
-    exported = {name: base_tensors.get(name) for name in base_tensors if name.startswith(_CODEC_PREFIX)}
+    if adapted is not None and adapted.unties_embeddings:
+        config["tie_codebooks_embeddings"] = False
+    codec = base_tensors if adapted is None else adapted
+    exported = {name: codec.get(name) for name in codec if name.startswith(_CODEC_PREFIX)}
     untied = not config.get("tie_codebooks_embeddings", True)
     for name, tensor in tensors.items():
         if not name.startswith(_CODEC_PREFIX) and (untied or name != _TIED_DUPLICATE):

@@ -15,8 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
-from .base_checkpoint import BaseCheckpoint
-from .errors import BaseCheckpointError
+from .base_checkpoint import ADAPTER_METADATA, BaseCheckpoint
 
 # All linear layers of both transformers and the projection between them. The codec has layers of the same names.
 TARGETS = (
@@ -24,7 +23,6 @@ TARGETS = (
     r"|depth_decoder\.model\.inputs_embeds_projector"
 )
 HEADS = ("lm_head", "codebooks_head")
-_ADAPTER_METADATA = "csm_adapter.json"
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,8 @@ def add_lora(base: BaseCheckpoint, settings: LoraSettings, seed: int) -> PeftMod
         lora_dropout=settings.dropout,
         target_modules=TARGETS,
         modules_to_save=list(HEADS) if settings.heads else None,
-        base_model_name_or_path=base.name,
     )
-    with _suppress_peft_warnings():
+    with suppress_peft_warnings():
         adapted = get_peft_model(base.model, config)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -68,35 +65,21 @@ def add_lora(base: BaseCheckpoint, settings: LoraSettings, seed: int) -> PeftMod
 
 def write_adapter(adapted: PeftModel, base: BaseCheckpoint, directory: Path) -> None:
     """Write a directory that peft loads, and the fingerprint of its base checkpoint."""
+    adapted.peft_config["default"].base_model_name_or_path = _base_name(base)  # peft took the path in the hub's cache
     adapted.save_pretrained(str(directory), save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card template
-    metadata = {"base": base.name, "identity": base.fingerprint}
-    (directory / _ADAPTER_METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    metadata = {"base": _base_name(base), "identity": base.fingerprint}
+    (directory / ADAPTER_METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
 
 
-def load_adapter(base: BaseCheckpoint, directory: Path) -> PeftModel:
-    """Load an adapter into the base's model. Raises BaseCheckpointError if it is invalid or has another base."""
-    for name in ("adapter_config.json", "adapter_model.safetensors", _ADAPTER_METADATA):
-        if not (directory / name).is_file():
-            raise BaseCheckpointError(
-                f"{directory / name}: is missing; an adapter is the directory `adapter` in `csm-serve train`'s --out"
-            )
-    try:
-        metadata = json.loads((directory / _ADAPTER_METADATA).read_text(encoding="utf-8"))
-        fingerprint, base_name = str(metadata["identity"]), str(metadata["base"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise BaseCheckpointError(f"{directory / _ADAPTER_METADATA}: is damaged ({error!r})") from error
-    if fingerprint != base.fingerprint:
-        raise BaseCheckpointError(
-            f"{directory} was trained on {base_name}, whose weights differ from those of {base.name}: merge it with "
-            "the checkpoint that it was trained on"
-        )
-    with _suppress_peft_warnings():
-        return PeftModel.from_pretrained(base.model, str(directory))
+def _base_name(base: BaseCheckpoint) -> str:
+    """A hub id, or an absolute path: the adapter is used from other directories too."""
+    path = Path(base.name).expanduser()
+    return str(path.resolve()) if path.is_dir() else base.name
 
 
 @contextmanager
-def _suppress_peft_warnings() -> Iterator[None]:
+def suppress_peft_warnings() -> Iterator[None]:
     """Suppress peft's false warnings under transformers 5: a deprecated name and an output head taken for tied."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)

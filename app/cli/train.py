@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 _TRAIN_EPILOG = """examples:
   csm-serve prepare recordings prepared
   csm-serve train --data prepared --out run
-  csm-serve merge --adapter run/adapter amys-csm
-  MODEL_PATH=amys-csm csm-serve serve
+  MODEL_PATH=run/adapter csm-serve serve
 
 The same command resumes an interrupted run. Contents of OUT: adapter/ (with --full: model/), samples/ (speech
 synthesized during training), loss.png, log.jsonl (also on stdout), tensorboard/ (tensorboard --logdir OUT), state/.
@@ -58,7 +57,11 @@ def add_parsers(commands: Any) -> None:
     )
     train.add_argument("--data", type=Path, required=True, metavar="PREPARED", help="folder made by csm-serve prepare")
     train.add_argument("--out", type=Path, required=True, metavar="OUT", help="output folder")
-    _add_model(train, "--model", "the model to train")
+    train.add_argument(
+        "--model",
+        metavar="MODEL",
+        help=f"the model to train: a directory or a hub id; default: MODEL_PATH, else {DEFAULT_MODEL}",
+    )
     method = train.add_mutually_exclusive_group()
     method.add_argument("--lora-rank", type=int, metavar="N", help="rank of the LoRA matrices (default: 32)")
     method.add_argument("--full", action="store_true", help="train all weights instead of LoRA; needs far more memory")
@@ -113,24 +116,20 @@ def add_parsers(commands: Any) -> None:
     merge: argparse.ArgumentParser = commands.add_parser(
         "merge",
         usage="csm-serve merge [--base MODEL] --adapter ADAPTER OUT",
-        help="merge an adapter into its model, for MODEL_PATH",
-        description="Add an adapter's weights to its model and write the result to the new directory OUT.",
+        help="merge an adapter into its model",
+        description="Add an adapter's weights to its model and write the result to the new directory OUT. Adapters of"
+        " peft that change CSM in transformers' layout are taken too.",
     )
-    _add_model(merge, "--base", "the model that the adapter was trained on")
     merge.add_argument(
-        "--adapter", type=Path, required=True, metavar="ADAPTER", help="the directory adapter in train's OUT"
+        "--base",
+        metavar="MODEL",
+        help="the model that the adapter was trained on: a directory or a hub id; default: the one that it names",
+    )
+    merge.add_argument(
+        "--adapter", required=True, metavar="ADAPTER", help="the directory adapter in train's OUT, or a hub id"
     )
     merge.add_argument("out", type=Path, metavar="OUT", help="directory to create")
     merge.set_defaults(command=merge_model)
-
-
-def _add_model(parser: argparse.ArgumentParser, option: str, what: str) -> None:
-    parser.add_argument(
-        option,
-        dest="model",
-        metavar="MODEL",
-        help=f"{what}: a directory or a hub id; default: MODEL_PATH, else {DEFAULT_MODEL}",
-    )
 
 
 def train_model(parsed: argparse.Namespace) -> None:
@@ -158,19 +157,18 @@ def train_model(parsed: argparse.Namespace) -> None:
     elif result.output is not None and config.lora is None:
         print(f"{steps}. To serve it: MODEL_PATH={result.output} csm-serve serve", file=sys.stderr)
     elif result.output is not None:
-        merge = f"csm-serve merge --base {model} --adapter {result.output} NEW"
-        print(f"{steps}. To serve it: {merge} && MODEL_PATH=NEW csm-serve serve", file=sys.stderr)
+        print(f"{steps}. To serve it: MODEL_PATH={result.output} csm-serve serve", file=sys.stderr)
+        print(f"As a model of its own: csm-serve merge --adapter {result.output} NEW", file=sys.stderr)
 
 
 def merge_model(parsed: argparse.Namespace) -> None:
     """Merge an adapter into its base checkpoint."""
-    _require("training.merge")
     from training.errors import TrainingError
     from training.merge import merge
 
     settings = _settings()
     try:
-        out = merge(parsed.model or settings.model, parsed.adapter, parsed.out, settings.hub_token)
+        out = merge(parsed.adapter, parsed.out, parsed.base, settings.hub_token)
     except (TrainingError, EngineError) as error:
         raise CommandFailed(str(error)) from None
     print(f"Wrote {out}. To serve it: MODEL_PATH={out} csm-serve serve")

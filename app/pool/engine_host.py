@@ -15,6 +15,7 @@ from engine import (
     AUTO_SLOTS,
     CPU_SLOTS,
     FALLBACK_MODEL,
+    HOW_TO_GET_WEIGHTS,
     CheckpointNotFound,
     Engine,
     EngineConfig,
@@ -360,9 +361,4 @@ class EngineHost:
 
 def with_advice(reason: str) -> str:
     """The reason why weights are missing, and how to get them unless it says so already."""
-    if "HF_TOKEN" in reason:
-        return reason
-    return (
-        f"{reason}. To hear CSM, set MODEL_PATH to a directory with its weights, or HF_TOKEN to a token of a hub "
-        f"account with access to https://huggingface.co/{DEFAULT_MODEL}, and start again."
-    )
+    return reason if HOW_TO_GET_WEIGHTS in reason else f"{reason}. {HOW_TO_GET_WEIGHTS}"

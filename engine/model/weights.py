@@ -18,6 +18,13 @@ from .csm import CsmModel
 _INDEX_NAMES = ("model.safetensors.index.json", "transformers.safetensors.index.json")
 _FILE_NAMES = ("model.safetensors",)
 
+# The audio embeddings of the backbone and of the depth decoder. Where config.json ties them, transformers stores the
+# one tensor under either name.
+SHARED_EMBEDDINGS = (
+    "backbone_model.embed_tokens.embed_audio_tokens.weight",
+    "depth_decoder.model.embed_tokens.weight",
+)
+
 
 class Tensors:
     """The tensors of a checkpoint by name, read from disk on access.
@@ -158,9 +165,9 @@ def load_weights(model: CsmModel, tensors: Tensors, device: torch.device, dtype:
         setattr(module, name, parameter)
 
     put(model.text_embeddings, "weight", source.get("embed_text_tokens.weight", config.text_vocab, backbone.hidden))
-    audio, tied = "backbone_model.embed_tokens.embed_audio_tokens.weight", "depth_decoder.model.embed_tokens.weight"
+    audio, tied = SHARED_EMBEDDINGS
     if config.tied_embeddings and audio not in source:
-        audio = tied  # transformers stores a tied tensor once, under either name
+        audio = tied
     put(model.audio_embeddings, "weight", source.get(audio, audio_rows, backbone.hidden))
     if not config.tied_embeddings:
         put(model.depth_embeddings, "weight", source.get(tied, audio_rows, backbone.hidden))

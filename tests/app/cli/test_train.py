@@ -64,18 +64,15 @@ def test_invalid_options_are_reported_before_reading_data(
     assert list(workspace.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "command", [["train", "--data", "prepared", "--out", "run"], ["merge", "--adapter", "a", "out"]]
-)
 def test_a_missing_package_is_reported_with_its_install_command(
-    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name == "training.lora" or name.startswith("training.lora.")]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("training.pipeline", "training.merge", "training.samples"):
+    for name in ("training.pipeline", "training.samples"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "peft", None)  # import fails
-    assert cli.main(command) == 1
+    assert cli.main(["train", "--data", "prepared", "--out", "run"]) == 1
     message = capsys.readouterr().err
     assert "package peft, which is not installed" in message
     assert "pip install 'csm-serve[train]'" in message
@@ -87,7 +84,9 @@ def test_unprepared_data_is_reported(workspace: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.timeout(300)
-def test_from_recordings_to_a_merged_checkpoint(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_recordings_to_a_merged_checkpoint(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     random_checkpoint.write_checkpoint(workspace / "tiny", random_checkpoint.build_model(random_checkpoint.TINY))
     other = random_checkpoint.build_model(random_checkpoint.TINY, seed=1)
     random_checkpoint.write_checkpoint(workspace / "other", other)
@@ -118,12 +117,14 @@ def test_from_recordings_to_a_merged_checkpoint(workspace: Path, capsys: pytest.
     assert cli.main([*command, "--steps", "4"]) == 0
     message = capsys.readouterr()
     assert [json.loads(line)["step"] for line in message.out.splitlines()] == [2, 4]
-    assert "csm-serve merge --base tiny --adapter run/adapter NEW" in message.err
+    assert "MODEL_PATH=run/adapter csm-serve serve" in message.err
+    assert "csm-serve merge --adapter run/adapter NEW" in message.err
     assert cli.main([*command, "--steps", "8", "--seed", "9"]) == 1
     assert "seed 0 (now 9)" in capsys.readouterr().err
     assert cli.main([*command, "--model", "other"]) == 1
     assert "from another codec than other's" in capsys.readouterr().err
 
+    monkeypatch.setenv("MODEL_PATH", "other")  # the run knows its base
     assert cli.main(["merge", "--adapter", "run/adapter", "served"]) == 0
     assert capsys.readouterr().out == "Wrote served. To serve it: MODEL_PATH=served csm-serve serve\n"
     assert (workspace / "served/tokenizer.json").is_file()

@@ -19,6 +19,7 @@ from app.voices.store import VoiceStore
 from engine import (
     AUTO_SLOTS,
     FALLBACK_MODEL,
+    HOW_TO_GET_WEIGHTS,
     CheckpointError,
     CheckpointNotFound,
     Engine,
@@ -87,6 +88,7 @@ def test_missing_weights_use_the_fallback_and_log_how_to_get_them(
     host = start(fallback_only)
     assert host.status().engine == FALLBACK_MODEL
     assert all(word in caplog.text for word in ("no access to the hub", "MODEL_PATH", "HF_TOKEN", "sesame/csm-1b"))
+    assert caplog.text.index("make serve MODEL=unsloth/csm-1b") < caplog.text.index("HF_TOKEN")
     resolved = host.resolve_voice("speaker_7")
     assert (resolved.voice, resolved.speaker) == (None, 7)
 
@@ -123,11 +125,11 @@ def test_the_small_csm_is_used_before_the_fallback(
     assert "a tensor is missing" in caplog.text
 
 
-@pytest.mark.parametrize("why", ["no access to the hub", "sesame/csm-1b is gated: set HF_TOKEN or MODEL_PATH"])
+@pytest.mark.parametrize("why", ["no access to the hub", f"sesame/csm-1b is gated. {HOW_TO_GET_WEIGHTS}"])
 def test_the_advice_is_added_once(why: str) -> None:
     told = with_advice(why)
     assert told.startswith(why)
-    assert (told.count("HF_TOKEN"), told.count("MODEL_PATH")) == (1, 1)
+    assert told.count(HOW_TO_GET_WEIGHTS) == 1
 
 
 def test_without_weights_and_fallback_the_engine_fails(start: Start) -> None:
