@@ -95,7 +95,8 @@ def find_checkpoint(model: str, token: str | None, report: Report = lambda share
         raise CheckpointNotFound(f"{model} is gated: {_access(model, token)}. {HOW_TO_GET_WEIGHTS}") from error
     except RepositoryNotFoundError as error:
         raise CheckpointNotFound(
-            f"{model}: the Hub has no such repository, or it is private and {_access(model, token)}. {HOW_TO_GET_WEIGHTS}"
+            f"{model}: the Hub has no such repository, or it is private and {_access(model, token)}. "
+            f"{HOW_TO_GET_WEIGHTS}"
         ) from error
     except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise CheckpointNotFound(f"{model}: could not be downloaded: {error}. {HOW_TO_GET_WEIGHTS}") from error

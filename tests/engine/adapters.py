@@ -26,5 +26,5 @@ def write_adapter(directory: Path, model: Any, base: str, seed: int = 0, **optio
             elif ".lora_" in name:
                 parameter.data *= 3  # enough to change the codes
         adapted.peft_config["default"].base_model_name_or_path = base
-        adapted.save_pretrained(str(directory))
+        adapted.save_pretrained(str(directory), save_embedding_layers=False)  # else it asks the hub
     return adapted

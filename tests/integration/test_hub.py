@@ -26,11 +26,12 @@ def test_an_adapter_on_the_hub_is_downloaded_and_speaks(serve: Any, tmp_path: Pa
             wait=False, MODEL_PATH="someone/lora", HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home"), DEVICE="cpu",
             CONCURRENT_REQUESTS_PER_WORKER="1",
         )  # fmt: skip
-        server.wait_until(lambda: "downloading someone/lora: " in health(server)["tts_engines"]["cpu_0"]["doing"])
+        server.wait_for(202, "/health")
+        server.wait_until(lambda: "downloading someone/lora: " in health(server)[1]["tts_engines"]["cpu_0"]["doing"])
         assert server.get("/readyz") == 503
         hub.hold.set()
         server.wait_for(200)
-        assert health(server)["tts_engines"]["cpu_0"]["engine"] == "csm"
+        assert health(server)[1]["tts_engines"]["cpu_0"]["engine"] == "csm"
         assert server.get("/tts/generate?text=Hello&max_audio_length_ms=400") == 200
     assert "downloading someone/csm: " in server.log
     assert "downloaded someone/csm" in server.log
