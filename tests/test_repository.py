@@ -372,3 +372,20 @@ def test_a_test_that_hangs_ends_itself_and_the_run() -> None:
         for limit in re.findall(r"^@pytest\.mark\.timeout\((\d+)\)", path.read_text(encoding="utf-8"), re.MULTILINE)
     )
     assert max(longest, settings["timeout"]) < settings["faulthandler_timeout"] < settings["session_timeout"]
+
+
+def test_make_serve_takes_a_model() -> None:
+    """`make serve MODEL=…` sets MODEL_PATH for this start; without it the setting stays what it is."""
+    lines = [
+        subprocess.run(
+            [need("make"), "--dry-run", "serve", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout.splitlines()[-1]
+        for arguments in (["MODEL=some dir/csm"], [])
+    ]
+    assert lines[0].split(" exec ")[0].strip() == "MODEL_PATH='some dir/csm'"
+    assert "MODEL_PATH" not in lines[1]
