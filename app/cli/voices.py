@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def add_parser(commands: Any) -> None:
         help="upload a recording",
         description="Upload a recording of 1 to 30 seconds as a voice. Clone only voices whose owners agreed to it.",
     )
-    adding.add_argument("file", type=Path, metavar="FILE", help="wav, mp3, flac, ogg, opus, m4a or webm")
+    adding.add_argument("file", type=Path, metavar="FILE", help="wav, mp3, flac, ogg, opus, m4a, webm, aiff or caf")
     adding.add_argument(
         "--transcript", metavar="TEXT", help="the spoken words; by default the content of FILE's .txt beside it"
     )
@@ -86,7 +87,7 @@ def add_voice(parsed: argparse.Namespace) -> None:
                 name = client.add_voice(path, transcript=transcript, voice_id=parsed.name, progress=progress)
         finally:
             line.clear()
-    print(f"{name} was {'replaced' if parsed.replace else 'added'}: csm-serve speak --voice {name} …")
+    print(f"{name} was {'replaced' if parsed.replace else 'added'}: csm-serve speak --voice {shlex.quote(name)} …")
     if not transcript:
         print("It has no transcript; with one it would sound closer to the recording.", file=sys.stderr)
 

@@ -30,7 +30,7 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", {})
-        pairs = "".join(f" {name}={value}" for name, value in fields.items() if value is not None)
+        pairs = "".join(f" {name}={_quoted(str(value))}" for name, value in fields.items() if value is not None)
         return self.hide(super().format(record) + pairs)
 
 
@@ -39,6 +39,13 @@ class TextFormatter(_Formatter):
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__("%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s", secrets)
+
+
+def _quoted(value: str) -> str:
+    """The value, as a JSON string where a space, a quote or an unprintable character would garble the line."""
+    if value.isprintable() and not set(value) & set(' "'):
+        return value
+    return json.dumps(value, ensure_ascii=not value.isprintable())
 
 
 class JsonFormatter(_Formatter):

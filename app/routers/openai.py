@@ -20,7 +20,7 @@ from ..schemas.parameters import RequestParameters
 from ..schemas.speech import SpeechParameters, require_text
 from ..settings import Settings
 from ..state import AppState, StateDep
-from ..voices.folder import stem_of
+from ..voices.voice_id import stem_of
 
 # OpenAI's voices in the order of their release: the N-th is speaker_N. Never reorder them.
 OPENAI_VOICES = (

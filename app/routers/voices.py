@@ -15,7 +15,10 @@ from ..errors import Unprocessable
 from ..schemas.errors import error_responses
 from ..schemas.voices import VoiceDeleted, VoiceDetails, VoiceStored
 from ..state import AppState, StateDep
+from ..voices.recording_decoder import FORMATS
+from ..voices.store import Voice
 from ..voices.upload import VoiceUpload, read_upload
+from ..voices.voice_id import RULES, canonical_id
 
 # Separate executors, so that speech and control routes never wait for recordings, nor lists for uploads.
 _query_executor = ThreadPoolExecutor(4, thread_name_prefix="query-voices")
@@ -35,13 +38,12 @@ _FORM: dict[str, Any] = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "The recording: wav, mp3, flac, ogg/opus, m4a/mp4 or webm.",
+                            "description": f"The recording: {FORMATS}.",
                         },
                         "transcript": {"type": "string", "description": "The words spoken in it."},
                         "voice_id": {
                             "type": "string",
-                            "description": "1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot; the default is "
-                            "the file name.",
+                            "description": f"The default is the file name; {RULES}.",
                         },
                     },
                 },
@@ -70,9 +72,9 @@ async def upload(request: Request, state: StateDep) -> VoiceStored:
         voice_id = form.voice_id or form.file_name
         if not voice_id:
             raise Unprocessable("the file has no name: send a voice_id", code="bad_voice_id")
-        await _store(state.voices.add, voice_id, form)
-    await _prepare_ahead(state, voice_id)
-    return VoiceStored(voice_id=voice_id, message="Voice uploaded successfully.")
+        voice = await _store(state.voices.add, voice_id, form)
+    await _prepare_ahead(state, voice.voice_id)
+    return VoiceStored(voice_id=voice.voice_id, message="Voice uploaded successfully.")
 
 
 @router.put(
@@ -84,13 +86,13 @@ async def upload(request: Request, state: StateDep) -> VoiceStored:
 async def replace(voice_id: str, request: Request, state: StateDep) -> VoiceStored:
     """Replace the recording of an uploaded voice: every worker uses the new one from its next request on."""
     async with state.uploads.reserve(), read_upload(request) as form:
-        if form.voice_id not in (None, voice_id):
+        if form.voice_id is not None and canonical_id(form.voice_id) != canonical_id(voice_id):
             raise Unprocessable(
                 "voice_id in the form differs from the one in the path: omit it", code="invalid_parameter"
             )
-        await _store(state.voices.replace, voice_id, form)
-    await _prepare_ahead(state, voice_id)
-    return VoiceStored(voice_id=voice_id, message="Voice replaced successfully.")
+        voice = await _store(state.voices.replace, voice_id, form)
+    await _prepare_ahead(state, voice.voice_id)
+    return VoiceStored(voice_id=voice.voice_id, message="Voice replaced successfully.")
 
 
 @router.get("/voices", response_model=list[str], responses=error_responses(401))
@@ -117,12 +119,12 @@ async def details(voice_id: str, state: StateDep) -> VoiceDetails:
 async def delete(voice_id: str, state: StateDep) -> VoiceDeleted:
     """Delete an uploaded voice."""
     await run_in_executor(_query_executor, lambda: state.voices.delete(voice_id))
-    return VoiceDeleted(message=f"Voice '{voice_id}' deleted successfully.")
+    return VoiceDeleted(message=f"Voice '{canonical_id(voice_id)}' deleted successfully.")
 
 
-async def _store(store: Callable[[str, bytes, str], object], voice_id: str, form: VoiceUpload) -> None:
+async def _store(store: Callable[[str, bytes, str], Voice], voice_id: str, form: VoiceUpload) -> Voice:
     """Read and store a recording in a thread, so that no more recordings are in memory than there are threads."""
-    await run_in_executor(_store_executor, lambda: store(voice_id, form.recording.file.read(), form.transcript))
+    return await run_in_executor(_store_executor, lambda: store(voice_id, form.recording.file.read(), form.transcript))
 
 
 async def _prepare_ahead(state: AppState, voice_id: str) -> None:

@@ -38,7 +38,7 @@ export function describeError(error) {
       return {
         title: "Unsupported recording",
         detail,
-        advice: "Save it as wav, mp3, flac, ogg, m4a or webm and try again.",
+        advice: "Save it as wav, mp3, flac, ogg, m4a, webm, aiff or caf and try again.",
       };
     case 404:
       return { title: "Not found", detail, advice: "It may have been deleted: choose another voice." };

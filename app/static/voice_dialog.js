@@ -137,8 +137,8 @@ export class VoiceDialog {
 /** A valid voice id from a file name. */
 function voiceIdFrom(name) {
   return name
-    .normalize("NFKD")
-    .replace(/[^A-Za-z0-9._-]+/g, "-")
-    .replace(/^[.-]+|-+(?=\.|$)/g, "")
+    .normalize("NFC")
+    .replace(/[^\p{L}\p{M}\p{Nd} ._()-]+/gu, "-")
+    .replace(/^[^\p{L}\p{Nd}]+|-+(?=\.|$)/gu, "")
     .slice(0, 128);
 }

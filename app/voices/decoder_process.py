@@ -29,11 +29,20 @@ from app.voices import decoder_framing as framing
 
 # Accepted container formats and FFmpeg's demuxer for each. The demuxer is never probed from the content: playlists,
 # session descriptions and the like have demuxers too, and those open other files.
-DEMUXERS = {"wav": "wav", "mp3": "mp3", "flac": "flac", "ogg": "ogg", "mp4": "mov", "webm": "webm"}
+DEMUXERS = {
+    "wav": "wav",
+    "mp3": "mp3",
+    "flac": "flac",
+    "ogg": "ogg",
+    "mp4": "mov",
+    "webm": "webm",
+    "aiff": "aiff",
+    "caf": "caf",
+}
 
 DECODERS = (
     "aac", "alac", "flac", "mp3", "mp3float", "opus", "libopus", "vorbis",
-    "adpcm_ima_wav", "adpcm_ms", "pcm_alaw", "pcm_mulaw", "pcm_u8",
+    "adpcm_ima_wav", "adpcm_ms", "adpcm_ima_qt", "pcm_alaw", "pcm_mulaw", "pcm_u8", "pcm_s8",
     "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be",
     "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be",
 )  # fmt: skip

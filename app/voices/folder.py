@@ -13,22 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-_VOICE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+from .voice_id import canonical_id, is_voice_id
+
 _UPLOAD = re.compile(r"\.upload-[0-9a-f]{16}\.tmp")
-_SIDECAR = re.compile(r"\.(?P<voice_id>[A-Za-z0-9._-]+)\.(?P<sha256>[0-9a-f]{64})\.json")
-_AUDIO_SUFFIXES = frozenset((".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".webm"))
+_SIDECAR = re.compile(r"\.(?P<voice_id>.+)\.(?P<sha256>[0-9a-f]{64})\.json", re.DOTALL)
 _STALE_SECONDS = 3600  # a younger temporary file may belong to an upload in progress in another worker
-
-
-def is_voice_id(name: str) -> bool:
-    """1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot and not ending in .txt, which names transcripts."""
-    return _VOICE_ID.fullmatch(name) is not None and not name.lower().endswith(".txt")
-
-
-def stem_of(voice_id: str) -> str:
-    """The id without an audio extension: "amy" of "amy.wav", but "v1.2" of "v1.2"."""
-    stem, suffix = os.path.splitext(voice_id)
-    return stem if suffix.lower() in _AUDIO_SUFFIXES else voice_id
 
 
 class FileStat(NamedTuple):
@@ -47,6 +36,7 @@ class FileStat(NamedTuple):
 class VoiceFolder:
     """Reads and atomically changes the files of one directory. Methods take file names, validated by the caller.
 
+    Names are in composed form (NFC); a file that was copied in under the decomposed form of a name is found by it too.
     preloaded: the directory is shipped with the service and read-only.
     """
 
@@ -58,7 +48,8 @@ class VoiceFolder:
 
     def voice_ids(self) -> list[str]:
         """Names of the files that may be recordings, sorted."""
-        return sorted(name for name in self.list_names() if is_voice_id(name) and self.stat_file(name))
+        names = {canonical_id(name) for name in self.list_names()}
+        return sorted(name for name in names if is_voice_id(name) and self.stat_file(name))
 
     def list_names(self) -> list[str]:
         try:
@@ -66,9 +57,16 @@ class VoiceFolder:
         except OSError:  # missing or unreadable
             return []
 
+    def _path(self, name: str) -> str:
+        """Path of the file with a name, or of the one whose name differs from it only in being decomposed."""
+        path = os.path.join(self.path, name)
+        if not name.isascii() and not os.path.lexists(path):
+            name = next((each for each in self.list_names() if canonical_id(each) == name), name)
+        return os.path.join(self.path, name)
+
     def stat_file(self, name: str) -> FileStat | None:
         """Stat a file; None if it is not a regular file, or a link to a target outside the directory."""
-        path = os.path.join(self.path, name)
+        path = self._path(name)
         try:
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):
@@ -92,7 +90,7 @@ class VoiceFolder:
             return None
         try:
             # O_NONBLOCK: do not wait for a writer if the file has been replaced by a pipe.
-            file = os.open(os.path.realpath(os.path.join(self.path, name)), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            file = os.open(os.path.realpath(self._path(name)), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         with open(file, "rb") as source:
@@ -130,7 +128,7 @@ class VoiceFolder:
 
     def put(self, staged: str, name: str) -> None:
         """Atomically and durably rename the staged file to `name`, replacing any previous one. Raises OSError."""
-        os.rename(staged, os.path.join(self.path, name))
+        os.rename(staged, self._path(name))
         self.sync()
 
     def put_new(self, staged: str, name: str) -> None:
@@ -141,7 +139,7 @@ class VoiceFolder:
     def remove(self, name: str) -> None:
         """Remove a file if it exists. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.path, name))
+            os.unlink(self._path(name))
 
     def sync(self) -> None:
         """Sync the directory, so that renames and links reach the disk. Raises OSError."""
@@ -161,7 +159,7 @@ class VoiceFolder:
         """Remove the sidecars of all contents of this recording, except that of the hash `keep`."""
         for name in self.list_names():
             sidecar = _SIDECAR.fullmatch(name)
-            if sidecar and sidecar["voice_id"] == voice_id and sidecar["sha256"] != keep:
+            if sidecar and canonical_id(sidecar["voice_id"]) == voice_id and sidecar["sha256"] != keep:
                 self.remove(name)
 
     def remove_stale_files(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Decodes untrusted recordings to voice samples in a sandboxed process.
 
-The container format is determined from the first bytes; all but six formats are rejected here. Decoding runs in
+The container format is determined from the first bytes; all but eight formats are rejected here. Decoding runs in
 another process (app/voices/decoder_process.py) with limits on memory, CPU time and wall time, and its output is
 validated on this side. A self-test before the first recording distinguishes a process that does not start from a
 recording that crashes it.
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 Samples = npt.NDArray[np.float32]  # (samples,) in -1..1
 
-FORMATS = "wav, mp3, flac, ogg, m4a/mp4 or webm"
+FORMATS = "wav, mp3, flac, ogg/opus, m4a/mp4, webm, aiff or caf"
 MIN_SECONDS = 1.0
 WALL_SECONDS = 30.0  # per recording
 START_SECONDS = 30.0  # for the start of the process; typically a tenth of a second
@@ -51,12 +51,16 @@ _decoder_slots = threading.BoundedSemaphore(2)  # concurrent decoders per worker
 
 
 def sniff(head: bytes) -> str | None:
-    """Detect the container format: "wav", "mp3", "flac", "ogg", "mp4", "webm", or None if it is not supported.
+    """Detect the container format: a key of decoder_process.DEMUXERS, or None if it is not supported.
 
     head: the first 64 bytes of the file.
     """
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
         return "wav"
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return "aiff"
+    if head[:8] == b"caff\0\1\0\0":  # version 1, the only one
+        return "caf"
     if head[:4] == b"fLaC":
         return "flac"
     if head[:4] == b"OggS":

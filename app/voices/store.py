@@ -6,7 +6,7 @@
     voices/.bob.wav.SHA256.json its sidecar: the transcript of this content of bob.wav
 
 The files are the only state: every call checks them, so any change takes effect immediately in every worker without
-communication between workers.
+communication between workers. Ids are in NFC: every method takes an id in any form of Unicode.
 
 A recording and its transcript are two files, which no file system changes atomically. So the sidecar of an upload has
 the hash of its recording in its name. It is written first, takes effect when the recording is renamed into place, and
@@ -25,6 +25,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from ..errors import (
     ComponentFailed,
@@ -36,10 +37,11 @@ from ..errors import (
     VoiceExists,
 )
 from ..observability.components import Report, report_nothing
-from .folder import VoiceFolder, is_voice_id, stem_of
+from .folder import VoiceFolder
 from .loader import Voice, VoiceLoader
 from .recording_decoder import Samples
 from .transcript import clean_transcript, transcript_names, write_sidecar
+from .voice_id import RULES, canonical_id, is_voice_id, same_file, stem_of, suggest_id
 
 __all__ = ["Voice", "VoiceStore"]
 
@@ -93,7 +95,7 @@ class VoiceStore:
         Raises UnknownVoice; what VoiceDecoder.decode raises, for a manually added file; Unprocessable,
         for its transcript; Unavailable, if it cannot be read.
         """
-        folder, name = self._find(voice_id)
+        folder, name = self._find(canonical_id(voice_id))
         return self._loader.load(folder, name)
 
     def load_all(self) -> Iterator[tuple[str, Voice | ServiceError]]:
@@ -115,6 +117,7 @@ class VoiceStore:
 
     def add(self, voice_id: str, recording: bytes, transcript: str = "") -> Voice:
         """Store a new voice. Raises VoiceExists, Unprocessable, Unavailable, and what VoiceDecoder.decode raises."""
+        voice_id = canonical_id(voice_id)
         self._check_id(voice_id)
         transcript = clean_transcript(transcript)
         self._check_available(voice_id)
@@ -133,6 +136,7 @@ class VoiceStore:
 
     def replace(self, voice_id: str, recording: bytes, transcript: str = "") -> Voice:
         """Replace an uploaded voice. Raises UnknownVoice, PreloadedVoice, and what `add` raises."""
+        voice_id = canonical_id(voice_id)
         transcript = clean_transcript(transcript)
         self._check_changeable(voice_id)
         samples = self._decode(recording)
@@ -146,6 +150,7 @@ class VoiceStore:
 
     def delete(self, voice_id: str) -> None:
         """Delete an uploaded voice by its full id. Raises UnknownVoice, PreloadedVoice, Unavailable."""
+        voice_id = canonical_id(voice_id)
         with self._write_lock():
             self._check_changeable(voice_id)
             self._uploads.remove(voice_id)
@@ -160,9 +165,10 @@ class VoiceStore:
 
     def _check_id(self, voice_id: str) -> None:
         if not is_voice_id(voice_id):
+            better = suggest_id(voice_id)
+            suggestion = f"; for example {better!r}" if better else ""
             raise Unprocessable(
-                f"voice_id {voice_id[:140]!r} is invalid: use 1 to 128 of A-Z a-z 0-9 . _ -, not starting with a dot"
-                " and not ending in .txt",
+                f"voice_id {voice_id[:140]!r} is invalid: {RULES}{suggestion}",
                 code="bad_voice_id",
             )
         if re.fullmatch(r"speaker_[0-9]+", voice_id):
@@ -189,16 +195,19 @@ class VoiceStore:
         raise UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists all voices")
 
     def _exists_error(self, voice_id: str) -> VoiceExists:
-        return VoiceExists(f"voice '{voice_id}' exists: PUT /voices/{voice_id} replaces it, or use another voice_id")
+        return VoiceExists(
+            f"voice '{voice_id}' exists: PUT /voices/{quote(voice_id)} replaces it, or use another voice_id"
+        )
 
     def _check_available(self, voice_id: str) -> None:
         """Raises VoiceExists. Ids are compared without case: the directory may move to a case-insensitive disk."""
-        preloaded = {name.lower() for name in self._preloaded.list_names() if is_voice_id(name)}
-        if voice_id.lower() in preloaded or voice_id.lower() in {stem_of(name) for name in preloaded}:
+        wanted = same_file(voice_id)
+        preloaded = {same_file(name) for name in self._preloaded.voice_ids()}
+        if wanted in preloaded or wanted in {stem_of(name) for name in preloaded}:
             raise VoiceExists(f"voice '{voice_id}' is preloaded and cannot be replaced: use another voice_id")
         for name in self._uploads.list_names():
-            if name.lower() == voice_id.lower():
-                raise self._exists_error(name)
+            if same_file(name) == wanted:
+                raise self._exists_error(canonical_id(name))
 
     def _check_changeable(self, voice_id: str) -> None:
         if is_voice_id(voice_id):

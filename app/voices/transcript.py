@@ -8,7 +8,8 @@ import unicodedata
 from dataclasses import asdict, dataclass
 
 from ..errors import Unprocessable
-from .folder import VoiceFolder, stem_of
+from .folder import VoiceFolder
+from .voice_id import stem_of
 
 MAX_CHARACTERS = 2000
 MAX_BYTES = 4 * MAX_CHARACTERS + 4096  # of a transcript file, with a byte order mark and blank lines

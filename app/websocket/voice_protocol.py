@@ -9,6 +9,7 @@ from typing import Any
 from ..audio.encoders.base import Samples
 from ..errors import ServiceError, Unprocessable
 from ..settings import Settings
+from ..voices.voice_id import canonical_id
 from .messages import Command, SpeakCommand, parse_control
 from .protocol import Message, UtteranceStats, error_message, float32_bytes, parse_speak_command, to_json
 
@@ -26,7 +27,8 @@ class VoiceProtocol:
         control = parse_control(body)
         if control is not None:
             return control
-        if body.setdefault("voice_id", self.voice_id) != self.voice_id:
+        voice_id = body.setdefault("voice_id", self.voice_id)
+        if not isinstance(voice_id, str) or canonical_id(voice_id) != canonical_id(self.voice_id):
             raise Unprocessable(
                 f"voice_id: it must be {self.voice_id} on this connection; connect to /api/ of the other voice, "
                 "or use /ws",

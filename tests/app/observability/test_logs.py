@@ -23,6 +23,20 @@ def test_fields_follow_the_message() -> None:
     assert line.endswith("app.test: request id=a status=200")
 
 
+@pytest.mark.parametrize(
+    ("voice", "shown"),
+    [
+        ("Stimme-ä.wav", "Stimme-ä.wav"),
+        ("my voice (1).wav", '"my voice (1).wav"'),
+        ("a\nb", '"a\\nb"'),
+        ("a\u2028ä", '"a\\u2028\\u00e4"'),
+    ],
+)
+def test_a_value_neither_ends_nor_garbles_the_line(voice: str, shown: str) -> None:
+    line = TextFormatter([]).format(record("request", fields={"voice": voice, "status": 200}))
+    assert line.endswith(f"app.test: request voice={shown} status=200")
+
+
 def test_json_is_one_object_per_line() -> None:
     entry = json.loads(JsonFormatter([]).format(record("two\nlines", fields={"status": 200})))
     assert (entry["message"], entry["status"], entry["level"]) == ("two\nlines", 200, "INFO")

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -59,6 +61,28 @@ async def test_upload_read_replace_and_delete(settings: Settings, run: Any) -> N
         assert deleted.json() == {"message": "Voice 'amy.wav' deleted successfully."}
         assert (await client.get("/voices")).json() == []
         assert files_in(settings.voices_dir) == {}
+
+
+@pytest.mark.parametrize("name", ["my voice (1).wav", "Stimme-ä.wav", "声音.wav"])
+async def test_an_id_of_any_script_works_on_every_route(settings: Settings, run: Any, name: str) -> None:
+    decomposed = unicodedata.normalize("NFD", name)
+    async with serving(run, settings) as (client, _):
+        created = await client.post("/voices", files={"file": (decomposed, AMY)}, data={"transcript": "Hi."})
+        assert (created.status_code, created.json()["voice_id"]) == (201, name)
+        assert (await client.get("/voices")).json() == [name]
+        for form in (name, decomposed):
+            path = f"/voices/{quote(form)}"
+            assert (await client.get(path)).json()["id"] == name
+            replaced = await client.put(path, files={"file": ("x.wav", BOB)}, data={"voice_id": name})
+            assert (replaced.status_code, replaced.json()["voice_id"]) == (200, name)
+            for voice_id in (form, form.removesuffix(".wav")):
+                spoken = await client.get("/tts/generate", params={"text": "Hi", "voice_id": voice_id})
+                assert spoken.status_code == 200
+        exists = await client.post("/voices", files={"file": (name, AMY)})
+        assert exists.status_code == 409
+        assert quote(name) in exists.json()["detail"]
+        deleted = await client.delete(f"/voices/{quote(decomposed)}")
+        assert deleted.json() == {"message": f"Voice '{name}' deleted successfully."}
 
 
 async def test_the_id_defaults_to_the_file_name(settings: Settings, run: Any) -> None:

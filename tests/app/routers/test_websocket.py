@@ -4,10 +4,12 @@ import base64
 import io
 import json
 import threading
+import unicodedata
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.watermark_key import PUBLIC_KEY
 from engine import SpeechRequest
+from tests.app.voices.recordings import recording
 
 FRAME = 1920 * 4  # bytes of float32
 
@@ -390,6 +393,18 @@ def test_each_voice_has_an_endpoint_with_and_without_extension(open_client: Open
                 connection.receive_bytes()
                 assert connection.receive_json() == {"type": "completion"}
     assert audio["amy"] == audio["amy.wav"] != audio["bob"]
+
+
+def test_a_voice_of_any_script_has_an_endpoint(open_client: OpenClient, settings: Settings) -> None:
+    name = "Stimme-ä (1).wav"
+    settings.voices_dir.mkdir(parents=True, exist_ok=True)
+    (settings.voices_dir / name).write_bytes(recording())
+    with open_client() as client:
+        for form in (name, unicodedata.normalize("NFD", name), name.removesuffix(".wav")):
+            with client.websocket_connect(f"/api/{quote(form)}") as connection:
+                connection.send_json({"text": "x", "voice_id": unicodedata.normalize("NFC", form)})
+                assert connection.receive_bytes()
+                assert connection.receive_json() == {"type": "completion"}
 
 
 @pytest.mark.parametrize("name", ["nobody", "speaker_1000", ".hidden"])

@@ -18,6 +18,8 @@ CONTAINERS = {  # container format: (muxer, encoder, sample rate)
     "ogg": ("ogg", "libopus", 48_000),
     "mp4": ("mp4", "aac", 48_000),
     "webm": ("webm", "libopus", 48_000),
+    "aiff": ("aiff", "pcm_s24be", 44_100),
+    "caf": ("caf", "alac", 44_100),
 }
 
 
@@ -34,6 +36,38 @@ def encode(samples: Samples, muxer: str, encoder: str, rate: int) -> bytes:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return packed.getvalue()
+
+
+def caf_with_aac(samples: Samples, rate: int) -> bytes:
+    """Mono float32 (1, samples) as AAC in CAF, as an iPhone records it; FFmpeg's muxer does not write that."""
+    codec = av.AudioCodecContext.create("aac", "w")
+    assert isinstance(codec, av.AudioCodecContext)
+    codec.sample_rate, codec.layout, codec.format = rate, "mono", "fltp"
+    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = rate, 0
+    packets = [bytes(packet) for packet in (*codec.encode(frame), *codec.encode(None))]
+
+    def descriptor(tag: int, body: bytes) -> bytes:
+        return bytes((tag, 0x80, 0x80, 0x80, len(body))) + body
+
+    def length(size: int) -> bytes:
+        return bytes((0x80 | size >> 7, size & 0x7F))
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">4sq", kind, len(body)) + body
+
+    config = descriptor(4, struct.pack(">BB3xII", 0x40, 0x15, 64_000, 64_000) + descriptor(5, bytes(codec.extradata)))
+    cookie = bytes(4) + descriptor(3, bytes(3) + config + descriptor(6, b"\x02"))
+    table = struct.pack(">qqii", len(packets), samples.shape[1], 1024, 0) + b"".join(map(length, map(len, packets)))
+    return b"".join(
+        (
+            struct.pack(">4sHH", b"caff", 1, 0),
+            chunk(b"desc", struct.pack(">d4sIIIII", rate, b"aac ", 2, 0, 1024, 1, 0)),
+            chunk(b"kuki", cookie),
+            chunk(b"pakt", table),
+            chunk(b"data", bytes(4) + b"".join(packets)),
+        )
+    )
 
 
 def tone(seconds: float, rate: int, pitch: float = 220.0, channels: int = 1) -> Samples:

@@ -19,7 +19,7 @@ from app.voices import decoder_framing as framing
 from app.voices import recording_decoder
 from app.voices.recording_decoder import DecoderStartPolicy, VoiceDecoder, sniff
 from engine.types import Samples
-from tests.app.voices.recordings import CONTAINERS, TAGGED, encode, pitch_of, recording, tagged, tone
+from tests.app.voices.recordings import CONTAINERS, TAGGED, caf_with_aac, encode, pitch_of, recording, tagged, tone
 
 FAKE_DECODER = """
 import sys
@@ -84,6 +84,27 @@ def test_every_supported_format_is_detected_and_decoded(kind: str) -> None:
     assert abs(samples.size - 36_000) < 24_000 * 0.1  # a lossy codec pads
     assert abs(pitch_of(samples) - 220) < 2
     assert 0.3 < np.abs(samples).max() <= 1
+
+
+def test_a_recording_of_an_iphone_is_decoded() -> None:
+    data = caf_with_aac(tone(1.5, 44_100), 44_100)
+    assert sniff(data[:64]) == "caf"
+    samples = decode(data)
+    assert abs(samples.size - 36_000) < 24_000 * 0.1
+    assert abs(pitch_of(samples) - 220) < 2
+
+
+@pytest.mark.parametrize(
+    ("muxer", "encoder", "rate"),
+    [
+        ("aiff", "pcm_s8", 22_050),
+        ("aiff", "pcm_s16le", 44_100),
+        ("caf", "pcm_f32le", 48_000),
+        ("caf", "adpcm_ima_qt", 44_100),
+    ],
+)
+def test_other_codecs_of_aiff_and_caf_are_decoded(muxer: str, encoder: str, rate: int) -> None:
+    assert abs(pitch_of(decode(encode(tone(1.5, rate), muxer, encoder, rate))) - 220) < 2
 
 
 @pytest.mark.parametrize("channels", [2, 6])

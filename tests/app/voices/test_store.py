@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -295,6 +296,43 @@ def test_an_id_needs_no_extension(folders: tuple[Path, Path], store: VoiceStore)
     store.add("v1.2", BOB)
     assert store.ids() == ["amy", "v1.2"]
     assert VoiceStore(*folders).get("amy").prompt.transcript == "hello"
+
+
+def test_an_id_of_another_script_is_one_id_in_both_forms_of_unicode(
+    folders: tuple[Path, Path], store: VoiceStore
+) -> None:
+    name = "Stimme-ä (1).wav"
+    decomposed = unicodedata.normalize("NFD", name)
+    assert store.add(decomposed, AMY, "hallo").voice_id == name
+    for same in (name, decomposed, "stimme-Ä (1).wav"):
+        with pytest.raises(VoiceExists):
+            store.add(same, BOB)
+    assert store.ids() == [name]
+    assert store.get(decomposed).prompt.transcript == "hallo"
+    assert store.get(unicodedata.normalize("NFD", "Stimme-ä (1)")).voice_id == name
+    store.replace(decomposed, BOB, "anders")
+    assert store.get(name).prompt.transcript == "anders"
+    store.delete(decomposed)
+    assert list(contents(folders[1])) == [".lock"]
+
+
+def test_files_named_in_the_decomposed_form_are_voices(folders: tuple[Path, Path], store: VoiceStore) -> None:
+    uploads = folders[1]
+    name = "Stimme-ä.wav"
+    (uploads / unicodedata.normalize("NFD", name)).write_bytes(AMY)
+    (uploads / unicodedata.normalize("NFD", "Stimme-ä.txt")).write_text("vom Mac")
+    assert store.ids() == [name]
+    voice = store.get(name)
+    assert (voice.voice_id, voice.prompt.transcript) == (name, "vom Mac")
+    store.replace(name, BOB, "neu")
+    assert store.get("Stimme-ä").prompt.transcript == "neu"
+    store.delete(name)
+    assert set(contents(uploads)) == {".lock"}
+
+
+def test_the_message_about_an_invalid_id_gives_one_to_send(store: VoiceStore) -> None:
+    with pytest.raises(Unprocessable, match=r"letters and digits of any script.*for example 'my-voice\.wav'"):
+        store.add("my:voice.wav", AMY)
 
 
 def test_an_added_voice_is_decoded_once(store: VoiceStore, decoded: list[bytes]) -> None:
