@@ -17,7 +17,7 @@ from app.settings import load_client_settings
 
 TEXT = "Hello there, this is a test."
 SECONDS = (0.4, 20.0)  # accepted length of its audio
-_RAW = {"raw_pcm": "s16le"}  # formats without a header
+_RAW = {"raw_pcm": "s16le", "mulaw": "mulaw", "alaw": "alaw"}  # FFmpeg's names of formats without a header
 
 
 def main() -> None:
@@ -52,7 +52,8 @@ def _speak(client: httpx.Client, format_: Format, voice: str | None = None) -> N
 
 def _decode(data: bytes, name: str) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], int]:
     """float32 (samples,) of the first channel, and the sample rate."""
-    options = {"sample_rate": "24000", "ch_layout": "mono"} if name in _RAW else {}
+    rate_without_header = str(FORMATS[name].sample_rate)
+    options = {"sample_rate": rate_without_header, "ch_layout": "mono"} if name in _RAW else {}
     with av.open(io.BytesIO(data), "r", format=_RAW.get(name), options=options) as container:
         rate = container.streams.audio[0].rate
         resampler = av.AudioResampler("fltp", "mono", rate)

@@ -1,4 +1,4 @@
-"""Audio effects applied between the engine and the encoder: playback speed, watermark."""
+"""Audio effects applied between the engine and the encoder: playback speed, watermark, sample rate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from engine import SAMPLE_RATE
+
 from ..settings import Settings
 from .encoders import Encoder, Format
 from .encoders.base import Samples
@@ -14,7 +16,10 @@ from .watermark import Watermarker
 
 
 class Effect(Protocol):
-    """A streaming effect on the samples of one response: float32 (samples,) at 24 kHz in and out."""
+    """A streaming effect on the samples of one response: float32 (samples,) in and out.
+
+    Its input is at 24 kHz, and so is its output unless it resamples.
+    """
 
     def push(self, samples: Samples) -> Samples: ...
 
@@ -52,10 +57,12 @@ def resolve_watermark_key(
     return settings.watermark_key if request_key is None else request_key
 
 
-def make_effect(speed: float = 1.0, watermark_key: bytes | None = None) -> Effect | None:
-    """The effect that changes the speed and adds a watermark; None if neither is needed.
+def make_effect(
+    speed: float = 1.0, watermark_key: bytes | None = None, sample_rate: int = SAMPLE_RATE
+) -> Effect | None:
+    """The effect that changes the speed, adds a watermark and resamples; None if nothing is needed.
 
-    The watermark comes last, since its detection depends on timing.
+    The watermark follows the speed, since its detection depends on timing.
     """
     effects: list[Effect] = []
     if speed != 1.0:
@@ -64,6 +71,10 @@ def make_effect(speed: float = 1.0, watermark_key: bytes | None = None) -> Effec
         effects.append(TimeStretch(speed))
     if watermark_key is not None:
         effects.append(Watermarker(watermark_key))
+    if sample_rate != SAMPLE_RATE:
+        from .encoders.resampler import Resampler
+
+        effects.append(Resampler(sample_rate))
     return EffectChain(effects) if effects else None
 
 

@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ..audio.encoders.formats import FORMATS
-from ..audio.encoders.wav import HEADER_BYTES, wav_header
+from ..client.wav import MAX_HEADER_BYTES, sized_header
 from .exit_status import CommandFailed, ExitStatus
 from .player import PlayerSink, find_player
 
 STDOUT = "-"
 _EXTENSIONS = {
-    **{each.extension: name for name, each in FORMATS.items()},
+    **{each.extension: name for name, each in reversed(FORMATS.items())},  # where several share one: the first
     "m4a": "fmp4",
     "ogg": "opus",
     "oga": "opus",
     "raw": "raw_pcm",
+    "ul": "mulaw",
+    "al": "alaw",
 }
 
 
@@ -42,12 +44,15 @@ class AudioSink(Protocol):
 
 
 @contextmanager
-def open_sink(target: str | None, audio_format: str | None) -> Iterator[AudioSink]:
+def open_sink(target: str | None, audio_format: str | None, sample_rate: int | None = None) -> Iterator[AudioSink]:
     """Open the sink that the options select; an exception in the `with` block aborts it.
 
     target: a file, `-` for stdout, None for the loudspeaker. audio_format: None uses the file's extension.
+    sample_rate: None where the format's default is used, as a player expects it.
     Raises CommandFailed.
     """
+    if target is None and sample_rate is not None:
+        raise CommandFailed("--sample-rate applies to a file: name the file with -o", ExitStatus.USAGE)
     sink = _make_sink(target, audio_format)
     try:
         yield sink
@@ -112,16 +117,17 @@ class FileSink:
         self.format = audio_format
         self._path = path.resolve()  # keeps a symbolic link
         self._part = self._path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._stream = self._part.open("xb")
+        self._stream = self._part.open("x+b")
 
     def write(self, data: bytes) -> None:
         self._stream.write(data)
 
     def finish(self) -> None:
-        if self.format == "wav":
-            length = self._stream.tell() - HEADER_BYTES
-            self._stream.seek(0)
-            self._stream.write(wav_header(length))
+        length = self._stream.tell()
+        self._stream.seek(0)
+        head = sized_header(self._stream.read(MAX_HEADER_BYTES), length)  # unchanged if it is not a wav file
+        self._stream.seek(0)
+        self._stream.write(head)
         self._stream.close()
         self._part.replace(self._path)
 

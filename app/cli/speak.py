@@ -13,9 +13,10 @@ import numpy as np
 from engine import SAMPLE_RATE
 
 from ..audio.encoders.base import Samples
-from ..audio.encoders.formats import FORMATS
+from ..audio.encoders.formats import FORMATS, format_at
 from ..audio.encoders.pcm import FULL_SCALE
 from ..client import CsmClient, SpeechOptions, SpeechStream, StreamCut
+from ..errors import ServiceError
 from . import connection
 from .audio_sink import STDOUT, AudioSink, open_sink
 from .exit_status import EXIT_HELP, CommandFailed, ExitStatus, one_line
@@ -42,6 +43,7 @@ def _switch(value: str) -> bool:
 
 
 _TUNING: tuple[tuple[str, Callable[[str], object], str], ...] = (  # the service's parameter names
+    ("sample_rate", int, "of a file, in Hz: 8000 to 48000; by default 24000, and 8000 for mulaw and alaw"),
     ("synthesis_temperature", float, "0 (greedy) to 2"),
     ("top_k", int, "1 to 2051"),
     ("cfg_guidance_weight", float, "classifier-free guidance, 0 (off) to 3; above 0 it takes two slots"),
@@ -90,7 +92,7 @@ def add_parser(commands: Any) -> None:
 def speak(parsed: argparse.Namespace) -> None:
     """Speak the text of the arguments or of stdin."""
     texts = _texts(parsed.text)
-    with connection.make_client(parsed) as client, open_sink(parsed.output, parsed.format) as sink:
+    with connection.make_client(parsed) as client, open_sink(parsed.output, parsed.format, parsed.sample_rate) as sink:
         _SpeechWriter(client, sink, parsed).write(texts)
 
 
@@ -108,9 +110,12 @@ class _SpeechWriter:
     def __init__(self, client: CsmClient, sink: AudioSink, parsed: argparse.Namespace) -> None:
         self._client = client
         self._sink = sink
-        self._encoder = FORMATS[sink.format].create_encoder()
+        try:
+            self._encoder = format_at(sink.format, parsed.sample_rate).create_encoder()
+        except ServiceError as error:
+            raise CommandFailed(error.detail, ExitStatus.USAGE) from None
         self._voice: str | None = parsed.voice
-        given = {name: getattr(parsed, name) for name, _, _ in _TUNING}
+        given = {name: getattr(parsed, name) for name, _, _ in _TUNING if name != "sample_rate"}  # resampled here
         self._options = cast(SpeechOptions, {name: value for name, value in given.items() if value is not None})
         self._target: str | None = parsed.output
         self._progress = Progress(sys.stderr)

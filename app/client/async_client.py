@@ -55,7 +55,7 @@ class AsyncCsmClient:
         """Generate speech and return it as a complete file of that format."""
         async with self.stream(text, voice_id=voice_id, format=format, **options) as speech:
             audio = b"".join([data async for data in speech])
-        return fill_in_sizes(audio) if format == "wav" else audio
+        return fill_in_sizes(audio) if format.startswith("wav") else audio
 
     @asynccontextmanager
     async def stream(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-AudioFormat = Literal["wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac"]
+AudioFormat = Literal[
+    "wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac", "mulaw", "alaw", "wav_mulaw", "wav_alaw"
+]
 
 
 class SpeechOptions(TypedDict, total=False):
     """Optional parameters of a speech request, other than voice and format."""
 
+    sample_rate: int  # Hz, 8000 to 48000; by default 24000, and 8000 for mulaw and alaw
     synthesis_temperature: float  # 0 (greedy) to 2
     top_k: int  # 1 to 2051
     cfg_guidance_weight: float  # 0 (off) to 3; above 0 the request takes two slots

@@ -60,7 +60,7 @@ class CsmClient:
         """Generate speech and return it as a complete file of that format."""
         with self.stream(text, voice_id=voice_id, format=format, **options) as speech:
             audio = b"".join(speech)
-        return fill_in_sizes(audio) if format == "wav" else audio
+        return fill_in_sizes(audio) if format.startswith("wav") else audio
 
     @contextmanager
     def stream(

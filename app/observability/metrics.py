@@ -27,7 +27,10 @@ _PROTOCOLS = (  # the first pattern that matches; the path itself would be an un
     ("page", r"/|/static/.*"),
 )
 # Listed here, since the master imports no encoders. float32 is sent on WebSockets.
-_FORMATS = ("wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac", "float32")
+_FORMATS = (
+    *("wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac", "mulaw", "alaw", "wav_mulaw", "wav_alaw"),
+    "float32",
+)
 _STATUSES = (
     *("none", "200", "201", "202", "204", "206", "304", "400", "401", "403", "404", "405", "409", "413", "415"),
     *("422", "429", "500", "503"),

@@ -27,7 +27,7 @@ from .write_timeout import WriteTimeout
 
 # Shorter than the write timeout of the HTTP protocol, which would be reported as a client disconnect.
 STALL_SECONDS = timeouts.STALL_SECONDS - 5
-_INLINE_FORMATS = frozenset({"wav", "raw_pcm"})  # encoding them takes less time than a switch to a thread and back
+_INLINE_FORMATS = frozenset({"wav", "raw_pcm"})  # at 24 kHz encoding them takes less time than a switch to a thread
 
 
 class StreamCutError(PlainError):
@@ -53,7 +53,8 @@ class SpeechResponse(Response):
         self._pool = pool
         self._job = job
         self._format = audio_format
-        self.init_headers({"X-Sample-Rate": str(SAMPLE_RATE), "X-Accel-Buffering": "no"})
+        self._inline = audio_format.name in _INLINE_FORMATS and audio_format.sample_rate == SAMPLE_RATE
+        self.init_headers({"X-Sample-Rate": str(audio_format.sample_rate), "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
@@ -106,7 +107,7 @@ class SpeechResponse(Response):
         await writer.finish(await self._encode(encoder.flush))
 
     async def _encode(self, encode: Callable[[], bytes]) -> bytes:
-        return encode() if self._format.name in _INLINE_FORMATS else await run_in_thread(encode)
+        return encode() if self._inline else await run_in_thread(encode)
 
 
 class _StreamWriter:

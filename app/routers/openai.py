@@ -17,7 +17,7 @@ from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
 from ..schemas.errors import SPEECH_ERRORS, error_responses
 from ..schemas.parameters import RequestParameters
-from ..schemas.speech import SpeechParameters, require_text
+from ..schemas.speech import SampleRate, SpeechParameters, require_text
 from ..settings import Settings
 from ..state import AppState, StateDep
 from ..voices.voice_id import stem_of
@@ -49,9 +49,12 @@ class OpenAISpeech(RequestParameters):
     voice: Annotated[str, Field(min_length=1, max_length=128)] | VoiceReference = Field(
         "alloy", description="A voice of GET /v1/audio/voices: one of GET /voices, speaker_N, or a name of OpenAI's."
     )
-    response_format: str = Field("mp3", max_length=64, description="mp3, opus, aac, flac, wav or pcm.")
+    response_format: str = Field(
+        "mp3", max_length=64, description="mp3, opus, aac, flac, wav, pcm, or a format of /tts/generate."
+    )
     speed: float = Field(1.0, ge=0.25, le=4, description="2 takes half the time; the pitch stays.")
     stream_format: Literal["audio", "sse"] = "audio"
+    sample_rate: SampleRate | None = Field(None, description="Beyond OpenAI's API: as on /tts/generate.")
 
     @field_validator("input")
     @classmethod
@@ -64,7 +67,9 @@ class OpenAISpeech(RequestParameters):
 
     def audio_format(self, settings: Settings) -> Format:
         """The format of the response, effects and events included. Raises UnknownFormat."""
-        audio_format = choose_format(_FORMAT_ALIASES.get(self.response_format, self.response_format), None)
+        audio_format = choose_format(
+            _FORMAT_ALIASES.get(self.response_format, self.response_format), None, self.sample_rate
+        )
         audio_format = with_effects(audio_format, self.speed, resolve_watermark_key(settings))
         return as_events(audio_format, len(self.input)) if self.stream_format == "sse" else audio_format
 

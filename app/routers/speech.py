@@ -56,6 +56,6 @@ async def generate_from_body(
 
 async def _speech_response(parameters: SpeechParameters, request: Request, state: AppState) -> SpeechResponse:
     job = await run_in_thread(lambda: parameters.to_job(state.settings))  # normalising a long text takes a while
-    audio_format = choose_format(parameters.format, request.headers.get("accept"))
+    audio_format = choose_format(parameters.format, request.headers.get("accept"), parameters.sample_rate)
     watermark_key = resolve_watermark_key(state.settings)
     return SpeechResponse(state.pool, job, with_effects(audio_format, watermark_key=watermark_key))

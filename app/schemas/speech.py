@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
 from engine import FRAME_MILLISECONDS, SpeechRequest, normalize
 
+from ..audio.encoders.formats import FORMATS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from ..errors import Unprocessable
 from ..settings import Settings
 from .parameters import RequestParameters
 
 _MAX_MILLISECONDS = 600_000
+SampleRate = Annotated[int, Field(ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE)]
 _Number = TypeVar("_Number", int, float)
 
 
@@ -51,8 +53,9 @@ class SpeechParameters(RequestParameters):
         max_length=128,
         description="A voice of GET /voices, or speaker_N; the default is speaker_0.",
     )
-    format: str | None = Field(
-        None, max_length=64, description="wav, mp3, fmp4, raw_pcm, webm, opus, flac or aac; overrides Accept."
+    format: str | None = Field(None, max_length=64, description=f"{', '.join(FORMATS)}; overrides Accept.")
+    sample_rate: SampleRate | None = Field(
+        None, description="In Hz; the default is 24000, and 8000 for mulaw, alaw, wav_mulaw and wav_alaw."
     )
     synthesis_temperature: float | None = Field(None, ge=0, le=2, description="0 is greedy.")
     top_k: int | None = Field(None, ge=1, le=2051)

@@ -5,15 +5,14 @@
     {"text": "me. The end."}                                    ... its last piece; "text": "" ends it too
     {"type": "cancel"}, {"type": "cancel", "all": true}         stop the current text; drop the queued ones too
 
-The parameters of a text in pieces are those of its first message. `format` is ignored: audio is float32.
+The parameters of a text in pieces are those of its first message. `format` is ignored: audio is float32, at
+`sample_rate`.
 """
 
 from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-
-from engine import SAMPLE_RATE
 
 from ..audio.encoders.base import Samples
 from ..errors import ServiceError
@@ -56,7 +55,7 @@ class JsonResponseWriter:
                 request_id=request_id,
                 voice_id=self._command.job.voice_id,
                 engine=engine,
-                sample_rate=SAMPLE_RATE,
+                sample_rate=self._command.sample_rate,
                 channels=1,
                 format="float32",
             )
@@ -67,8 +66,8 @@ class JsonResponseWriter:
         data = float32_bytes(samples)
         if self._command.binary:
             return [data]
-        audio = base64.b64encode(data).decode()
-        return [f'{{"type":"audio_chunk","audio":"{audio}","sample_rate":{SAMPLE_RATE},"index":{index}}}']
+        audio, rate = base64.b64encode(data).decode(), self._command.sample_rate
+        return [f'{{"type":"audio_chunk","audio":"{audio}","sample_rate":{rate},"index":{index}}}']
 
     def completed(self, stats: UtteranceStats) -> list[Message]:
         seconds = stats.duration_ms / 1000

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from engine import SAMPLE_RATE
+
 from ..errors import BadRequest, Unprocessable
 from ..middleware.error_handlers import describe
 from ..schemas.speech import SpeechJob
@@ -20,6 +22,7 @@ class SpeakCommand:
     job: the parameters of the speech; the text inside it is ignored.
     continues: more pieces of the text follow, so only its complete sentences can be spoken yet.
     binary: send the audio as binary messages.
+    sample_rate: of the audio, in Hz.
     watermark_key: None leaves the audio unmarked.
     """
 
@@ -28,6 +31,7 @@ class SpeakCommand:
     continues: bool = False
     binary: bool = False
     watermark_key: bytes | None = None
+    sample_rate: int = SAMPLE_RATE
 
 
 @dataclass(frozen=True)

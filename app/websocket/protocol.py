@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine import has_words
+from engine import SAMPLE_RATE, has_words
 
 from ..audio.encoders.base import Samples
 from ..audio.encoders.pcm import to_unit_range
@@ -43,7 +43,7 @@ class ResponseWriter(Protocol):
         ...
 
     def chunk(self, samples: Samples) -> list[Message]:
-        """The messages of some audio, float32 (samples,) at 24 kHz."""
+        """The messages of some audio, float32 (samples,) at the rate of the command."""
         ...
 
     def completed(self, stats: UtteranceStats) -> list[Message]:
@@ -83,8 +83,11 @@ def parse_speak_command(body: dict[str, Any], settings: Settings, *, continuing:
     text = body.get("text", "") if continuing else body.get("text")
     if (continues or continuing) and isinstance(text, str) and not has_words(text):
         body = {**body, "text": _PLACEHOLDER_TEXT + text[1:]}
-    job = validate(SpeechParameters, body).to_job(settings)
-    return SpeakCommand(str(text), job, continues, binary, resolve_watermark_key(settings))
+    parameters = validate(SpeechParameters, body)
+    rate = parameters.sample_rate or SAMPLE_RATE
+    return SpeakCommand(
+        str(text), parameters.to_job(settings), continues, binary, resolve_watermark_key(settings), rate
+    )
 
 
 def to_json(**fields: object) -> str:

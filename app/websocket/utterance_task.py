@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from engine import FRAME_SAMPLES, SAMPLE_RATE, SpeechSegment, normalize
+from engine import FRAME_SAMPLES, SpeechSegment, normalize
 
 from ..audio.encoders.base import Samples
 from ..audio.postprocessing import make_effect
@@ -23,7 +23,7 @@ class UtteranceTask:
 
     def __init__(self, command: SpeakCommand, writer: ResponseWriter, record: RequestRecord) -> None:
         self.writer = writer
-        self.effect = make_effect(watermark_key=command.watermark_key)
+        self.effect = make_effect(watermark_key=command.watermark_key, sample_rate=command.sample_rate)
         self.started = False  # the started message has been sent
         self.samples_sent = 0
         self._command = command
@@ -85,10 +85,10 @@ class UtteranceTask:
         """Called when audio has been sent. samples: how many."""
         now = time.monotonic()
         self.samples_sent += samples
-        self._record.audio_seconds = self.samples_sent / SAMPLE_RATE
+        self._record.audio_seconds = self.samples_sent / self._command.sample_rate
         self._record.speech_seconds = (self._record.speech_seconds or 0.0) + now - self._speech_timer
         self._speech_timer = now
-        self._underruns.sent(now, self.samples_sent / SAMPLE_RATE)
+        self._underruns.sent(now, self.samples_sent / self._command.sample_rate)
 
     # ---- outcomes
 
@@ -116,7 +116,7 @@ class UtteranceTask:
     def _stats(self, *, cancelled: bool) -> UtteranceStats:
         first = self._record.first_audio_seconds
         return UtteranceStats(
-            duration_ms=1000 * self.samples_sent / SAMPLE_RATE,
+            duration_ms=1000 * self.samples_sent / self._command.sample_rate,
             first_audio_ms=None if first is None else 1000 * first,
             processing_time_ms=1000 * (time.monotonic() - self._record.started),
             cancelled=cancelled,

@@ -20,6 +20,7 @@ import pytest
 
 from app.audio.encoders import FORMATS, wav_file
 from app.cli import main as cli
+from app.cli.exit_status import ExitStatus
 from app.cli.player import PLAYERS
 from app.client import AsyncCsmClient, CsmClient, NotFound, StreamCut, Unauthorized
 from tests.integration.shared import KEY, Server, serving
@@ -87,14 +88,31 @@ def recording(hertz: float) -> bytes:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_of_every_format_is_complete(name: str, work_dir: Path) -> None:
     path = work_dir / f"out.{FORMATS[name].extension}"
-    assert cli.main(["speak", "Hello", "there.", "-o", path.name, "--seed", "7", "--top-k", "3"]) == 0
+    command = ["speak", "Hello", "there.", "-o", path.name, "--format", name, "--seed", "7", "--top-k", "3"]
+    assert cli.main(command) == 0
     data = path.read_bytes()
-    if name == "raw_pcm":
-        assert len(data) == 12 * FRAME_BYTES
+    if name in ("raw_pcm", "mulaw", "alaw"):
+        assert len(data) == 12 * (FRAME_BYTES if name == "raw_pcm" else 640)
         return
     with av.open(io.BytesIO(data)) as container:
         samples = sum(frame.samples * 24_000 // frame.sample_rate for frame in container.decode(audio=0))
     assert 12 * 1920 <= samples < 14 * 1920
+
+
+def test_a_file_at_another_sample_rate_is_the_same_as_the_services(client: CsmClient, work_dir: Path) -> None:
+    for name, rate in (("wav", 16_000), ("wav_mulaw", None), ("flac", 48_000)):
+        options = [] if rate is None else ["--sample-rate", str(rate)]
+        assert cli.main(["speak", "Hello there.", "-o", "out", "--format", name, "--seed", "7", *options]) == 0
+        with av.open("out") as file:
+            assert file.streams.audio[0].rate == rate or 8_000
+        more = {} if rate is None else {"sample_rate": rate}
+        spoken = client.speak("Hello there.", format=name, seed=7, **more)
+        if name == "flac":
+            assert len(spoken) == (work_dir / "out").stat().st_size
+        else:
+            assert spoken == (work_dir / "out").read_bytes()
+    assert cli.main(["speak", "Hi.", "-o", "out.mp3", "--sample-rate", "9000"]) == ExitStatus.USAGE
+    assert not (work_dir / "out.mp3").exists()
 
 
 def test_a_wav_file_has_its_size(work_dir: Path) -> None:

@@ -75,7 +75,7 @@ def test_response_headers(server: Server, name: str) -> None:
         assert response.headers["X-Request-ID"] == "mine-1"
         assert response.headers["X-TTS-Engine"] == "fake"
         assert response.headers["X-Worker-ID"] == "0"
-        assert response.headers["X-Sample-Rate"] == "24000"
+        assert response.headers["X-Sample-Rate"] == str(FORMATS[name].sample_rate)
         assert response.headers["X-Accel-Buffering"] == "no"
         assert response.headers["Transfer-Encoding"] == "chunked"
         assert "Content-Length" not in response.headers
@@ -107,7 +107,7 @@ def test_decoded_audio_has_the_length_pitch_and_loudness_of_the_speech(server: S
     decoded = decode(name, data)
 
     delay = UNDECLARED_DELAY.get(name, 0)
-    assert 0 <= decoded.size - speech.size - delay <= PADDING.get(name, 0)
+    assert -2 <= decoded.size - speech.size - delay <= PADDING.get(name, 0)
     decoded = decoded[delay : delay + speech.size]
     assert pitch_of(decoded) == pytest.approx(pitch_of(speech), abs=1)
     assert float(np.sqrt(np.mean(decoded**2))) == pytest.approx(float(np.sqrt(np.mean(speech**2))), rel=0.05)
@@ -130,7 +130,7 @@ def test_curl_saves_a_playable_file(server: Server, name: str, tmp_path: Path) -
         with wave.open(str(file)) as opened:
             assert (opened.getframerate(), opened.getnchannels(), opened.getsampwidth()) == (24_000, 1, 2)
             assert len(opened.readframes(opened.getnframes())) == FRAMES * FRAME_SAMPLES * 2
-    assert decode(name, file.read_bytes()).size >= FRAMES * FRAME_SAMPLES
+    assert decode(name, file.read_bytes()).size >= FRAMES * FRAME_SAMPLES - 2
 
 
 @pytest.mark.parametrize(

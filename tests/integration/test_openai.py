@@ -59,6 +59,15 @@ def test_the_default_format_is_mp3(client: openai.OpenAI) -> None:
     assert response.response.headers["Content-Type"] == "audio/mpeg"
 
 
+def test_the_formats_of_telephony_need_only_their_names(client: openai.OpenAI) -> None:
+    parameters: dict[str, Any] = {"model": "tts-1", "voice": "alloy", "input": TEXT}
+    spoken = client.audio.speech.create(**parameters, response_format="mulaw")  # type: ignore[call-overload]
+    assert spoken.response.headers["X-Sample-Rate"] == "8000"
+    assert len(spoken.content) == 4 * 8_000
+    spoken = client.audio.speech.create(**parameters, response_format="pcm", extra_body={"sample_rate": 16_000})
+    assert (spoken.response.headers["X-Sample-Rate"], len(spoken.content)) == ("16000", 2 * 4 * 16_000)
+
+
 @pytest.mark.parametrize("speed", [0.25, 0.5, 1.5, 4.0])
 def test_speed_changes_the_length(client: openai.OpenAI, speed: float) -> None:
     response = client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT, response_format="pcm", speed=speed)

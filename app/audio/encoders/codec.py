@@ -16,8 +16,6 @@ from engine import SAMPLE_RATE
 from .base import EncoderError, Samples
 from .pcm import to_int16, to_unit_range
 
-_TIME_BASE = Fraction(1, SAMPLE_RATE)
-
 
 def configure(context: AudioCodecContext, sample_format: str, bit_rate: int | None) -> None:
     """Configure a codec for mono before it is opened. sample_format: FFmpeg's name of the codec's input format."""
@@ -27,12 +25,12 @@ def configure(context: AudioCodecContext, sample_format: str, bit_rate: int | No
         context.bit_rate = bit_rate
 
 
-def to_frame(samples: Samples, sample_format: str, position: int) -> AudioFrame:
+def to_frame(samples: Samples, sample_format: str, position: int, sample_rate: int = SAMPLE_RATE) -> AudioFrame:
     """Samples (n,), saturated, as a frame. position: index of its first sample in the stream."""
     values = to_int16(samples) if sample_format == "s16" else to_unit_range(samples)
     frame = AudioFrame.from_ndarray(values[np.newaxis], format=sample_format, layout="mono")
-    frame.sample_rate = SAMPLE_RATE
-    frame.time_base = _TIME_BASE
+    frame.sample_rate = sample_rate
+    frame.time_base = Fraction(1, sample_rate)
     frame.pts = position
     return frame
 

@@ -21,6 +21,7 @@ class Profile:
 
     sample_format: FFmpeg's name of the codec's input format, "s16" or one of its float formats.
     lead_in: samples of silence in front of the audio, so that the codec emits its first packet earlier.
+    max_bits: of a sample, which limits the bit rate at low sample rates; None for no limit.
     """
 
     container: str
@@ -30,6 +31,13 @@ class Profile:
     container_options: Mapping[str, str] = field(default_factory=dict)
     codec_options: Mapping[str, str] = field(default_factory=dict)
     lead_in: int = 0
+    max_bits: int | None = None
+
+    def bit_rate_at(self, sample_rate: int) -> int | None:
+        """The bit rate at a sample rate; None for a codec without one."""
+        if self.bit_rate is None or self.max_bits is None:
+            return self.bit_rate
+        return min(self.bit_rate, self.max_bits * sample_rate)
 
 
 class _Sink:
@@ -54,8 +62,9 @@ class ContainerEncoder:
     Raises EncoderError if this FFmpeg lacks the codec or the container.
     """
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, sample_rate: int = SAMPLE_RATE) -> None:
         self._sample_format = profile.sample_format
+        self._rate = sample_rate
         self._sink = _Sink()
         self._position = 0  # samples sent to the codec
         with encoder_errors(profile.codec, profile.container):
@@ -81,13 +90,13 @@ class ContainerEncoder:
         return self._sink.drain()
 
     def _add_stream(self, profile: Profile) -> AudioStream:
-        stream = self._output.add_stream(profile.codec, rate=SAMPLE_RATE, options=dict(profile.codec_options))
+        stream = self._output.add_stream(profile.codec, rate=self._rate, options=dict(profile.codec_options))
         if not isinstance(stream, AudioStream):
             raise ValueError(f"{profile.codec} is not an audio codec")
-        configure(stream.codec_context, profile.sample_format, profile.bit_rate)
+        configure(stream.codec_context, profile.sample_format, profile.bit_rate_at(self._rate))
         return stream
 
     def _encode(self, samples: Samples) -> None:
-        frame = to_frame(samples, self._sample_format, self._position)
+        frame = to_frame(samples, self._sample_format, self._position, self._rate)
         self._position += len(samples)
         self._output.mux(self._stream.encode(frame))

@@ -21,6 +21,7 @@ PRIMING_SAMPLES = 1024  # encoder delay: decoded in front of the first input sam
 LEAD_IN_SAMPLES = 2 * PACKET_SAMPLES - 1920
 
 BIT_RATE = 64_000
+MAX_BITS = 4  # of a sample; AAC itself allows six
 _SAMPLE_FORMAT = "fltp"
 
 
@@ -30,24 +31,26 @@ class Fmp4Encoder:
     Raises EncoderError if this FFmpeg has no AAC encoder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sample_rate: int = SAMPLE_RATE) -> None:
+        bit_rate = min(BIT_RATE, MAX_BITS * sample_rate)
         with encoder_errors("aac", "mp4"):
             codec = CodecContext.create("aac", "w")
             if not isinstance(codec, AudioCodecContext):
                 raise ValueError("aac is not an audio codec")
-            codec.sample_rate = SAMPLE_RATE
-            configure(codec, _SAMPLE_FORMAT, BIT_RATE)
+            codec.sample_rate = sample_rate
+            configure(codec, _SAMPLE_FORMAT, bit_rate)
             codec.open()
         self._codec = codec
+        self._rate = sample_rate
         self._position = 0  # samples sent to the codec
         self._fragments = 0
         self._packets = 0
         self._pending_header = mp4_boxes.header(
             bytes(codec.extradata or b""),
-            sample_rate=SAMPLE_RATE,
+            sample_rate=sample_rate,
             packet_samples=PACKET_SAMPLES,
             skip=PRIMING_SAMPLES + LEAD_IN_SAMPLES,
-            bit_rate=BIT_RATE,
+            bit_rate=bit_rate,
         )
         self._encode(np.zeros(LEAD_IN_SAMPLES, np.float32))
 
@@ -64,7 +67,7 @@ class Fmp4Encoder:
         return self._take_header() + self._fragment(packets, durations)
 
     def _encode(self, samples: Samples) -> list[bytes]:
-        frame = to_frame(samples, _SAMPLE_FORMAT, self._position)
+        frame = to_frame(samples, _SAMPLE_FORMAT, self._position, self._rate)
         self._position += len(samples)
         return [bytes(packet) for packet in self._codec.encode(frame)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...errors import UnknownFormat
-from .formats import FORMATS, Format
+from .formats import FORMATS, Format, format_at, formats_at
 
 DEFAULT = "wav"
 
@@ -20,6 +20,10 @@ _MEDIA_TYPES = {
     "opus": {"audio/ogg", "audio/opus", "application/ogg"},
     "flac": {"audio/flac", "audio/x-flac"},
     "aac": {"audio/aac", "audio/aacp", "audio/x-aac"},
+    "mulaw": {"audio/pcmu", "audio/basic"},
+    "alaw": {"audio/pcma"},
+    "wav_mulaw": {"audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave"},
+    "wav_alaw": {"audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave"},
 }
 _CODECS = {
     "wav": {"1"},
@@ -29,8 +33,10 @@ _CODECS = {
     "opus": {"opus"},
     "flac": {"flac"},
     "aac": {"mp4a.40.2"},
+    "wav_mulaw": {"7"},
+    "wav_alaw": {"6"},
 }
-_PCM_PARAMETERS = {"rate": "24000", "channels": "1", "format": "s16le"}
+_PCM_PARAMETERS = {"channels": "1", "format": "s16le"}
 
 # Neither backtracks: at every position at most one branch matches.
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
@@ -58,7 +64,8 @@ class MediaRange:
         codecs = {codec.strip() for codec in self.parameters.get("codecs", "").split(",") if codec.strip()}
         if not codecs <= _CODECS.get(candidate.name, set()):
             return False
-        return all(self.parameters.get(name, value) == value for name, value in _PCM_PARAMETERS.items())
+        parameters = {**_PCM_PARAMETERS, "rate": str(candidate.sample_rate)}
+        return all(self.parameters.get(name, value) == value for name, value in parameters.items())
 
 
 def parse_accept(accept: str) -> Iterator[MediaRange]:
@@ -74,21 +81,26 @@ def parse_accept(accept: str) -> Iterator[MediaRange]:
             yield MediaRange(media_type, parameters, float(quality))
 
 
-def choose_format(format: str | None, accept: str | None) -> Format:  # noqa: A002  the parameter's name in API.md
-    """The format of a response. Raises UnknownFormat if `format` names none.
+def choose_format(
+    format: str | None,  # noqa: A002  the parameter's name in API.md
+    accept: str | None,
+    sample_rate: int | None = None,
+) -> Format:
+    """The format of a response. Raises UnknownFormat if `format` names none, Unprocessable if it cannot carry the rate.
 
+    sample_rate: in Hz; None is the default of the format. An Accept header selects among those that can carry it.
     format: a name of FORMATS in any case; it overrides the Accept header.
     accept: an Accept header. The most specific range that covers a format gives its quality. The highest quality
         wins, then a named type over a wildcard, then the first in the header. If no format is acceptable: wav.
     """
     if format is not None:
-        chosen = FORMATS.get(format.strip().lower())
-        if chosen is None:
+        name = format.strip().lower()
+        if name not in FORMATS:
             raise UnknownFormat(f"format {format[:40]!r} is unknown: use one of {', '.join(FORMATS)}")
-        return chosen
+        return format_at(name, sample_rate)
     ranges = list(enumerate(parse_accept(accept or "")))
-    best, best_rank = FORMATS[DEFAULT], None
-    for candidate in FORMATS.values():
+    best, best_rank = format_at(DEFAULT, sample_rate), None
+    for candidate in formats_at(sample_rate).values():
         covering = [(position, media_range) for position, media_range in ranges if media_range.covers(candidate)]
         if not covering:
             continue

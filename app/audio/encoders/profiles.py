@@ -5,6 +5,7 @@ from __future__ import annotations
 from .container import Profile
 from .fmp4 import BIT_RATE as AAC_BIT_RATE
 from .fmp4 import LEAD_IN_SAMPLES as AAC_LEAD_IN_SAMPLES
+from .fmp4 import MAX_BITS as AAC_MAX_BITS
 
 # Complexity 5 of 10 takes two thirds of the CPU time; above it, libopus classifies music and speech and switches modes.
 _OPUS = {"frame_duration": "20", "compression_level": "5"}
@@ -50,5 +51,6 @@ PROFILES = {
         sample_format="fltp",
         bit_rate=AAC_BIT_RATE,
         lead_in=AAC_LEAD_IN_SAMPLES,
+        max_bits=AAC_MAX_BITS,
     ),
 }

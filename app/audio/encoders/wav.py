@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Literal
 
 from engine import SAMPLE_RATE
 
@@ -14,6 +15,7 @@ HEADER_BYTES = 44
 
 _SAMPLE_BYTES = 2
 _PCM = 1
+_G711 = {"alaw": 6, "mulaw": 7}  # format tags (RFC 2361)
 _MONO = 1
 
 
@@ -43,11 +45,22 @@ def wav_file(samples: Samples, sample_rate: int = SAMPLE_RATE) -> bytes:
     return wav_header(len(data), sample_rate) + data
 
 
+def g711_wav_header(law: Literal["mulaw", "alaw"], sample_rate: int) -> bytes:
+    """The 58-byte header of a stream of G.711. Other codecs than PCM have a longer fmt chunk, and a fact chunk."""
+    return struct.pack(
+        "<4sI4s4sIHHIIHHH4sII4sI",
+        *(b"RIFF", UNKNOWN_LENGTH, b"WAVE"),
+        *(b"fmt ", 18, _G711[law], _MONO, sample_rate, sample_rate, 1, 8, 0),
+        *(b"fact", 4, UNKNOWN_LENGTH),
+        *(b"data", UNKNOWN_LENGTH),
+    )
+
+
 class WavEncoder:
     """Streams a wav file whose length is unknown when its header is sent."""
 
-    def __init__(self) -> None:
-        self._pending_header = wav_header(None)
+    def __init__(self, sample_rate: int = SAMPLE_RATE) -> None:
+        self._pending_header = wav_header(None, sample_rate)
 
     def encode(self, samples: Samples) -> bytes:
         header, self._pending_header = self._pending_header, b""

@@ -5,6 +5,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from app.audio.encoders import FORMATS
@@ -15,7 +17,8 @@ from app.cli.exit_status import CommandFailed, ExitStatus
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_formats_extension_selects_it(name: str) -> None:
-    assert format_of(Path(f"a.b.{FORMATS[name].extension.upper()}")) == name
+    first = name.partition("_")[0] if name.startswith("wav") else name  # .wav is plain wav, whatever it may hold
+    assert format_of(Path(f"a.b.{FORMATS[name].extension.upper()}")) == first
 
 
 @pytest.mark.parametrize("name", ["speech", "speech.txt", "wav", ".wav"])
@@ -33,6 +36,24 @@ def test_a_file_appears_once_complete(tmp_path: Path) -> None:
         assert not path.exists()
     assert path.read_bytes() == wav_header(4) + b"1234"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name.startswith("wav")])
+def test_the_sizes_of_a_wav_file_are_filled_in(name: str, tmp_path: Path) -> None:
+    encoder = FORMATS[name].create_encoder()
+    with open_sink(str(tmp_path / "out.wav"), name) as sink:
+        sink.write(encoder.encode(np.zeros(24_000, np.float32)))
+        sink.write(encoder.flush())
+    data = (tmp_path / "out.wav").read_bytes()
+    assert int.from_bytes(data[4:8], "little") == len(data) - 8
+    with av.open(str(tmp_path / "out.wav")) as file:
+        stream = file.streams.audio[0]
+        assert stream.duration == stream.rate == FORMATS[name].sample_rate  # one second
+
+
+def test_a_sample_rate_without_a_file_is_a_usage_error() -> None:
+    with pytest.raises(CommandFailed, match="-o"), open_sink(None, None, 8_000):
+        pytest.fail("it was opened")
 
 
 def test_an_existing_file_is_unchanged_on_abort(tmp_path: Path) -> None:

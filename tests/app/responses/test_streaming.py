@@ -109,10 +109,29 @@ async def test_response_headers(settings: Settings, call: Any, run: Any) -> None
             assert client.headers["content-type"] == audio.media_type
             assert client.headers["x-tts-engine"] == "fake"
             assert client.headers["x-worker-id"] == "0"
-            assert client.headers["x-sample-rate"] == "24000"
+            assert client.headers["x-sample-rate"] == str(audio.sample_rate)
             assert client.headers["x-accel-buffering"] == "no"
             assert len(client.content) > 44
             assert "content-length" not in client.headers
+
+
+async def test_the_sample_rate_of_a_response(settings: Settings, call: Any, run: Any) -> None:
+    async with run(settings) as app:
+        for name, rate, size in (("raw_pcm", 8_000, 2 * 640), ("raw_pcm", 44_100, 2 * 3528), ("mulaw", 16_000, 1280)):
+            query = f"text=Hello&format={name}&sample_rate={rate}".encode()
+            client = await call(app, "/tts/generate", query=query).done()
+            assert client.headers["x-sample-rate"] == str(rate)
+            assert f"rate={rate}" in client.headers["content-type"]
+            assert len(client.content) == 5 * size
+        for query, code in (
+            (b"format=mp3&sample_rate=9000", b"unsupported_sample_rate"),
+            (b"sample_rate=7999", b"invalid_parameter"),
+            (b"sample_rate=48001", b"invalid_parameter"),
+        ):
+            client = await call(app, "/tts/generate", query=b"text=Hi&" + query).done()
+            assert client.status == 422
+            assert code in client.content
+            assert b"sample_rate" in client.content
 
 
 async def test_trims_and_max_audio_length(settings: Settings, call: Any, run: Any) -> None:

@@ -395,6 +395,25 @@ def test_each_voice_has_an_endpoint_with_and_without_extension(open_client: Open
     assert audio["amy"] == audio["amy.wav"] != audio["bob"]
 
 
+def test_the_sample_rate_of_a_connection(open_client: OpenClient) -> None:
+    with open_client() as client, client.websocket_connect("/ws") as connection:
+        for rate, binary in ((8_000, False), (44_100, True)):
+            connection.send_json({"text": "Hello", "sample_rate": rate, "binary": binary})
+            assert connection.receive_json()["sample_rate"] == rate
+            size = 0
+            while size < 5 * 1920 * rate // 24_000:
+                if binary:
+                    size += len(connection.receive_bytes()) // 4
+                else:
+                    chunk = connection.receive_json()
+                    assert chunk["sample_rate"] == rate
+                    size += len(base64.b64decode(chunk["audio"])) // 4
+            assert size == 5 * 1920 * rate // 24_000
+            assert connection.receive_json()["duration_ms"] == 400
+        connection.send_json({"text": "Hello", "sample_rate": 7_000})
+        assert connection.receive_json()["code"] == "invalid_parameter"
+
+
 def test_a_voice_of_any_script_has_an_endpoint(open_client: OpenClient, settings: Settings) -> None:
     name = "Stimme-ä (1).wav"
     settings.voices_dir.mkdir(parents=True, exist_ok=True)

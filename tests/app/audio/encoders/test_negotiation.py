@@ -29,8 +29,9 @@ def test_an_unknown_format_error_lists_all_formats(name: str) -> None:
 @pytest.mark.parametrize("each", FORMATS.values(), ids=FORMATS)
 def test_every_media_type_selects_its_format(each: object) -> None:
     chosen = next(known for known in FORMATS.values() if known is each)
+    codec = {"wav_mulaw": ";codecs=7", "wav_alaw": ";codecs=6"}.get(chosen.name, "")
 
-    assert choose_format(None, chosen.media_type) is chosen
+    assert choose_format(None, chosen.media_type + codec) is chosen
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,10 @@ def test_every_media_type_selects_its_format(each: object) -> None:
         ("audio/L16;rate=24000;channels=1", "raw_pcm"),
         ("audio/L16;rate=44100", "wav"),
         ("audio/pcm;format=f32le, audio/mpeg", "mp3"),
+        ("audio/basic", "mulaw"),
+        ("audio/PCMA;rate=8000", "alaw"),
+        ("audio/pcmu;rate=16000, audio/flac;q=0.2", "flac"),
+        ("audio/wav;codecs=1", "wav"),
     ],
 )
 def test_accept_selects_by_media_type(accept: str | None, name: str) -> None:
@@ -88,6 +93,22 @@ def test_accept_selects_by_media_type(accept: str | None, name: str) -> None:
 )
 def test_accept_selects_by_quality(accept: str, name: str) -> None:
     assert choose_format(None, accept).name == name
+
+
+@pytest.mark.parametrize(
+    ("accept", "rate", "name"),
+    [
+        ("audio/pcm;rate=16000", 16_000, "raw_pcm"),
+        ("audio/pcm;rate=24000, audio/flac;q=0.5", 16_000, "flac"),
+        ("audio/mpeg, audio/flac;q=0.5", 9_000, "flac"),  # mp3 cannot carry 9 kHz
+        ("audio/mpeg", 9_000, "wav"),
+        (None, 48_000, "wav"),
+        ("audio/pcmu", 16_000, "mulaw"),
+    ],
+)
+def test_accept_selects_among_the_formats_that_carry_the_sample_rate(accept: str | None, rate: int, name: str) -> None:
+    chosen = choose_format(None, accept, rate)
+    assert (chosen.name, chosen.sample_rate) == (name, rate)
 
 
 @given(st.text(alphabet='audio/*mpegw;q=01.,"\\ \n', max_size=200))
