@@ -31,8 +31,11 @@ serve: $(INSTALLED) ## Start the service (MODEL=unsloth/csm-1b, PORT=9001 and HO
 	@test -e .env || $(BIN)/python scripts/write_env.py
 	@$(if $(HOST),HOST=$(HOST)) $(if $(PORT),PORT=$(PORT)) $(if $(MODEL),MODEL_PATH='$(MODEL)') exec $(BIN)/csm-serve serve
 
-test: $(INSTALLED_DEV) ## Run every test (ARGS="-k name" narrows it)
-	$(BIN)/python -m pytest --durations=10 $(ARGS)
+# Most tests wait for processes of their own; files are shared out among one process more than there are cores.
+PARALLEL := -n $(shell n=$$(nproc); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4) --dist loadfile
+
+test: $(INSTALLED_DEV) ## Run every test (ARGS="-k name" narrows it, ARGS="-n 0" takes one process)
+	$(BIN)/python -m pytest $(PARALLEL) --durations=10 $(ARGS)
 
 test-fast: $(INSTALLED_DEV) ## Run the tests that need no model, no browser and no server, in under a minute
 	$(BIN)/python -m pytest --quiet @tests/fast.txt $(ARGS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -79,6 +80,12 @@ class Server:
 
     def outcomes(self) -> list[str]:
         return re.findall(r"path=/tts/generate .*?outcome=(\w+)", self.log)
+
+    def queued(self) -> int:
+        """How many requests wait for a slot of the first worker."""
+        with contextlib.closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request("GET", "/system-status", headers={"X-API-Key": KEY})
+            return int(json.load(connection.getresponse())["workers"][0]["queued"])
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

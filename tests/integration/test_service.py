@@ -81,7 +81,8 @@ def test_a_disconnect_while_queued_frees_its_place(serve: Any) -> None:
     with server.ask(f"text={'x' * 4000}") as speaking:
         read_until(speaking, b"RIFF")
         queued = server.ask("text=second")
-        server.wait_until(lambda: server.get("/tts/generate?text=third") == 429)
+        server.wait_until(lambda: server.queued() == 1)
+        assert server.get("/tts/generate?text=third") == 429
         queued.close()
         server.wait_until(lambda: "left" in server.outcomes())
         speaking.close()
@@ -95,7 +96,8 @@ def test_a_full_queue_and_a_queue_timeout_are_429(serve: Any) -> None:
     with server.ask(f"text={'x' * 4000}") as speaking:
         read_until(speaking, b"RIFF")
         with server.ask("text=queued") as queued:
-            server.wait_until(lambda: server.get("/tts/generate?text=full") == 429)
+            server.wait_until(lambda: server.queued() == 1)
+            assert server.get("/tts/generate?text=full") == 429
             head = read_until(queued, b"}").lower()
     assert b" 429 " in head
     assert b"retry-after: " in head
