@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     concurrent_requests_per_worker: int | None = Field(
         default=None, ge=1, le=4096, description="auto (from the GPU's memory, 4 on a CPU) or a whole number from 1"
     )
+    cuda_streams: int | None = Field(
+        default=None, ge=1, le=32, description="auto (2 on a GPU) or 1 to 32: streams that prompts are prefilled on"
+    )
     max_queued_requests: int = Field(default=64, ge=0, description="a whole number from 0, for each worker")
     websocket_idle_seconds: float = Field(
         default=300.0, gt=0, description="seconds, above 0, that a WebSocket may be idle"
@@ -135,7 +138,7 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
 
-    @field_validator("workers", "concurrent_requests_per_worker", mode="before")
+    @field_validator("workers", "concurrent_requests_per_worker", "cuda_streams", mode="before")
     @classmethod
     def _auto_to_none(cls, value: object) -> object:
         return None if isinstance(value, str) and value.strip().lower() == "auto" else value

@@ -33,6 +33,8 @@ class EngineConfig:
         "int8", half the bytes of bfloat16, with slightly different codes; `bench.depth_weights` measures both.
     slots: concurrent requests; AUTO_SLOTS: on a GPU as many as its memory and speed allow, elsewhere CPU_SLOTS, or
         fewer if memory is short. The engine's `slots` has the result.
+    prompt_streams: CUDA streams for prompts, see `prefill_streams`; 0: as many as the device's kind uses. No more than
+        slots are used, and a CPU has one.
     workers: engines that share this machine's cores and, on a CPU, its memory.
     compile: torch.compile on the frame step, and on a GPU the whole step as a CUDA graph with attention over each row's
         live positions only; "auto" is on for cuda and off for cpu.
@@ -47,6 +49,7 @@ class EngineConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     depth_weights: Literal["auto", "int8"] = "auto"
     slots: int = 4
+    prompt_streams: int = 0
     workers: int = 1
     compile: Literal["auto", "on", "off"] = "auto"
     audio_queue_slices: int = 5
@@ -59,6 +62,8 @@ class EngineConfig:
             raise InvalidRequest(f"depth_weights is {self.depth_weights!r}; it may be auto or int8")
         if self.slots < 0:
             raise InvalidRequest(f"slots must be at least 1, or {AUTO_SLOTS} for as many as fit, not {self.slots}")
+        if self.prompt_streams < 0:
+            raise InvalidRequest(f"prompt_streams must be at least 1, or 0 for automatic, not {self.prompt_streams}")
         if self.workers < 1:
             raise InvalidRequest(f"workers must be at least 1, not {self.workers}")
         if self.audio_queue_slices < 1:

@@ -51,6 +51,11 @@ class DeviceStream:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device, priority=-priority)  # type: ignore[no-untyped-call]
 
+    @property
+    def handle(self) -> int | None:
+        """The driver's stream: two objects may stand for the same one. None on a CPU."""
+        return None if self._stream is None else int(self._stream.cuda_stream)
+
     def as_current(self) -> AbstractContextManager[Any]:
         """Context manager: work that is launched inside goes to this stream."""
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

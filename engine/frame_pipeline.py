@@ -121,14 +121,15 @@ class FramePipeline:
                 samples.copy_(self._samples[:rows], non_blocking=True)
                 return Frame(output, samples, self.step_done, self.codec_stream.record_event())
 
-    def start_rows(self, records: np.ndarray[Any, Any], prefilled: StreamEvent) -> None:
+    def start_rows(self, records: np.ndarray[Any, Any], prefilled: Iterable[StreamEvent]) -> None:
         """Set rows up for the next frame, which waits for their prefill: one copy and one scatter, however many.
 
         records: (count,) of dtype ROW_RECORD.
         """
         words = as_words(records)
         with self.model_stream.as_current(), torch.inference_mode():
-            self.model_stream.wait_event(prefilled)
+            for event in prefilled:
+                self.model_stream.wait_event(event)
             staged = self._records[: len(words)]
             upload(words, staged)
             self._state.table.write(staged)

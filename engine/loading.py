@@ -28,6 +28,7 @@ from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights
 from .model_runner import MIN_ROWS, ModelRunner
 from .prefill_pipeline import MAX_PASS_TOKENS
+from .prefill_streams import AUTO_STREAMS
 from .types import FRAME_MILLISECONDS
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         elif not slots:
             slots = _slots_on_gpu(model, codec, config)
         progress(0.5, f"warming up, {slots} slots")
-        runner = ModelRunner(model, codec, max(slots, MIN_ROWS))
+        runner = ModelRunner(model, codec, max(slots, MIN_ROWS), streams=_streams(device, config))
         if _compiles(config, device):
             _limit_compiler_threads(limits.cores().threads(config.workers))
         _warm_up(runner, _compiles(config, device))
@@ -100,7 +101,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
                 lambda done, of: progress(0.6 + 0.3 * done / of, f"capturing graphs {done} of {of}"),
             )
             runner.prefills.capture_graphs(
-                CudaGraphCapturer(device, StreamPriority.PREFILL),
+                lambda: CudaGraphCapturer(device, StreamPriority.PREFILL),
                 lambda done, of: progress(0.9 + 0.1 * done / of, f"capturing prompt graphs {done} of {of}"),
             )
             timer.finish("graphs")
@@ -121,7 +122,8 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         "memory": _memory(runner),
         "attention": "each row's live positions" if model.ragged_attention else "the longest row's bucket",
         "graphs": runner.frames.graph_summary,
-        "prompt_graphs": len(runner.prefills.graphs),
+        "prompt_graphs": runner.prefills.graphs,
+        "prompt_streams": len(runner.prefills.pipelines),
         "start_seconds": timer.seconds,
         "positions": csm.positions,
         "fingerprint": checkpoint.fingerprint,
@@ -164,12 +166,17 @@ def _row_bytes(model: CsmModel, codec: MimiCodec, dtype: torch.dtype) -> int:
 def _slots_on_gpu(model: CsmModel, codec: MimiCodec, config: EngineConfig) -> int:
     """As many slots as fit into the device's memory beside what is loaded."""
     device, row = model.device, _row_bytes(model, codec, model.dtype)
-    prompts = prefill_bytes(model.config, model.dtype.itemsize, MAX_PASS_TOKENS["cuda"])
+    prompts = prefill_bytes(model.config, model.dtype.itemsize, MAX_PASS_TOKENS["cuda"]) * _streams(device, config)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     slots = rows_that_fit(free, total, row, config.voice_cache_bytes + prompts, MIN_ROWS)
     log.info("%d slots: %d MiB each, %d MiB of %d are free", slots, row >> 20, free >> 20, total >> 20)
     return slots
+
+
+def _streams(device: torch.device, config: EngineConfig) -> int:
+    """Streams for prompts: a CPU has one."""
+    return 1 if device.type == "cpu" else config.prompt_streams or AUTO_STREAMS[device.type]
 
 
 _MAX_FRAME_SHARE = 0.5  # of its 80 ms that a frame may take at most; the rest is for prefill and variation

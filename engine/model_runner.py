@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .codec.mimi import MimiCodec
 from .context import Prefill
@@ -19,7 +18,7 @@ from .model.graphs import BucketGrid, fine_buckets, graph_buckets
 from .model.row_record import ROW_RECORD
 from .model.sampling import SamplingMode
 from .model.transformer import Compilable
-from .prefill_pipeline import PrefillPipeline
+from .prefill_streams import PrefillStreams, SavedKv
 from .prompt_packing import PromptPiece
 from .types import FRAME_SAMPLES, SAMPLE_RATE, Codes, Samples
 
@@ -52,31 +51,23 @@ class SamplingParams:
 _GREEDY = SamplingParams(seed=0, temperature_first=0.0, temperature=0.0, top_k=1)
 
 
-@dataclass(frozen=True)
-class SavedKv:
-    """Keys and values of a row's first positions, written and read on the prefill stream."""
-
-    tensor: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.tensor.nbytes
-
-
 class ModelRunner:
     """Owns the static state. Every method but `encode` is called from the engine thread.
 
     buckets: the shapes of a step; by default those that graphs are captured for on a GPU, and finer ones on a CPU.
+    streams: CUDA streams for prompts, see PrefillStreams.
     """
 
-    def __init__(self, model: CsmModel, codec: MimiCodec, rows: int, buckets: BucketGrid | None = None) -> None:
+    def __init__(
+        self, model: CsmModel, codec: MimiCodec, rows: int, buckets: BucketGrid | None = None, streams: int = 1
+    ) -> None:
         self.model, self.codec = model, codec
         self.rows = rows
         self.device = model.device
         self.state = model.allocate(rows)
         codec.allocate(rows)
         self.frames = FramePipeline(model, codec, self.state, buckets or self._buckets())
-        self.prefills = PrefillPipeline(model, self.state)
+        self.prefills = PrefillStreams(model, self.state, rows, streams)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the streams do not wait for the allocations above
         self._sampling_params: list[SamplingParams | None] = [None] * rows
@@ -104,6 +95,10 @@ class ModelRunner:
 
     # ---- some rows: prefill and saved voices are launched at once, everything else with the next frame
 
+    def assign_stream(self, rows: Sequence[int]) -> None:
+        """Give the rows of a new request a stream for their voice and their prompt."""
+        self.prefills.assign(rows)
+
     def reset_row(self, row: int, params: SamplingParams) -> None:
         """Prepare the row for a new request: its sampling parameters and a reset codec state."""
         self._sampling_params[row] = params
@@ -116,20 +111,15 @@ class ModelRunner:
 
     def prefill(self, pieces: Sequence[PromptPiece]) -> None:
         """Prefill pieces of rows' prompts, packed. Does not wait for the device."""
-        self.prefills.launch(pieces, {self._stepped[piece.row] for piece in pieces})
+        self.prefills.launch(pieces, self._stepped)
 
     def copy_kv(self, row: int, length: int) -> SavedKv:
         """Copy the keys and values of a row's first positions, to restore them in other rows."""
-        stream = self.prefills.stream
-        with stream.as_current(), torch.inference_mode():
-            return SavedKv(self.state.backbone.copy_out(row, length))
+        return self.prefills.copy_out(row, length)
 
     def restore_kv(self, row: int, saved: SavedKv) -> None:
         """Put saved keys and values at the start of a row's context."""
-        stream = self.prefills.stream
-        with stream.as_current(), torch.inference_mode():
-            stream.wait_event(self._stepped[row])
-            self.state.backbone.copy_in(row, saved.tensor)
+        self.prefills.copy_in(row, saved, self._stepped[row])
 
     def start_row(self, row: int, position: int) -> None:
         """Make the row ready for steps: all is prefilled but the end-of-text token, the next step's input."""
@@ -145,7 +135,7 @@ class ModelRunner:
         """Launch what `reset_row`, `reset_codec` and `start_row` have asked for since the last frame."""
         if self._starting:
             records = np.array([self._record(row) for row in self._starting], ROW_RECORD)
-            self.frames.start_rows(records, self.prefills.stream.record_event())
+            self.frames.start_rows(records, self.prefills.prefilled(self._starting))
             self._starting.clear()
         if self._codec_resets:
             self.frames.reset_codec(self._codec_resets)
@@ -217,7 +207,7 @@ class ModelRunner:
         self.encode(np.zeros(FRAME_SAMPLES, np.float32), SAMPLE_RATE)
 
     def preallocate_prefill(self) -> None:
-        """Run the largest prefill pass, so that no prefill allocates memory later, and measure it.
+        """Run the largest prefill pass on each stream, so that no prefill allocates memory later, and measure it.
 
         Where work does not overlap with this thread, the first prompts are measured instead.
         """
@@ -225,8 +215,7 @@ class ModelRunner:
             longest, config = min(self.prefills.max_tokens, self.model.config.positions), self.model.config
             frames = np.zeros((longest - 1, config.codebooks), np.int64)
             piece = PromptPiece(0, Prefill(config.positions - longest, [[self.model.end_of_text], frames]))
-            for _ in range(2):  # the first allocates
+            for pipeline in (*self.prefills.pipelines, self.prefills.pipelines[0]):  # the first time each allocates
                 started = time.perf_counter()
-                self.prefill([piece])
-                self.prefills.stream.record_event().wait()
+                pipeline.launch([piece], ()).wait()
                 self.position_seconds = (time.perf_counter() - started) / longest

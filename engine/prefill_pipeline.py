@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .context import Prefill
-from .cuda_streams import DeviceStream, StreamEvent, StreamPriority, upload
+from .cuda_streams import DeviceStream, StreamEvent, upload
 from .model.csm import CsmModel, StepState
 from .model.graphs import Bucket, CapturedGraphs, GraphCapturer
 from .model.kv_cache import PackedView, SegmentView
@@ -26,10 +27,10 @@ PASS_SIZES = (32, 64, 128, 256, 512, 1024)  # tokens of the passes that graphs a
 
 
 class PrefillPipeline:
-    """Launches prefill passes on a stream of their own. Owns their static input and their CUDA graphs."""
+    """Launches prefill passes on one stream. Owns their static input and their CUDA graphs."""
 
-    def __init__(self, model: CsmModel, state: StepState) -> None:
-        self.stream = DeviceStream(model.device, StreamPriority.PREFILL)
+    def __init__(self, model: CsmModel, state: StepState, stream: DeviceStream) -> None:
+        self.stream = stream
         self.graphs = CapturedGraphs()
         self.max_tokens = MAX_PASS_TOKENS[model.device.type]
         self._model, self._state = model, state
@@ -37,17 +38,30 @@ class PrefillPipeline:
         self._tokens = torch.zeros(
             self.max_tokens, columns, dtype=torch.int64, device=model.device
         )  # of captured passes
+        self._launched: deque[tuple[StreamEvent, int]] = deque()  # passes that may be running, and their tokens
 
-    def launch(self, pieces: Iterable[PromptPiece], after: Iterable[StreamEvent]) -> None:
-        """Launch the passes that prefill these pieces, in order, and return without waiting for them.
+    @property
+    def tokens_in_flight(self) -> int:
+        """Tokens that were launched and that the device has not completed. Does not wait."""
+        while self._launched and self._launched[0][0].completed:
+            self._launched.popleft()
+        return sum(tokens for _, tokens in self._launched)
+
+    def launch(self, pieces: Iterable[PromptPiece], after: Iterable[StreamEvent]) -> StreamEvent:
+        """Launch the passes that prefill these pieces, in order, and return their end without waiting for it.
 
         after: events that have to complete first.
         """
+        tokens = 0
         with self.stream.as_current(), torch.inference_mode():
             for event in after:
                 self.stream.wait_event(event)
             for packed in self._pack(pieces):
                 self._run(packed)
+                tokens += len(packed.tokens)
+        done = self.stream.record_event()
+        self._launched.append((done, tokens))
+        return done
 
     def _pack(self, pieces: Iterable[PromptPiece]) -> Iterable[PackedPrompts]:
         attention, cache = self._model.prompt_attention, self._state.backbone

@@ -120,6 +120,7 @@ class PromptBuilder:
         """Reset the rows and queue their prefills: voice, conversation history, first text chunk."""
         request = state.request
         self._reset_rows(state)
+        self._runner.assign_stream(state.rows)
         for row_state, row in zip(state.row_states, state.rows, strict=True):
             row_state.context = Context(self.max_positions, self._add_voice(state, row_state, row), self._eos_frame)
             for segment in request.history:

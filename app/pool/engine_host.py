@@ -306,6 +306,7 @@ class EngineHost:
             dtype=settings.dtype,
             depth_weights=settings.depth_weights,
             slots=settings.concurrent_requests_per_worker or AUTO_SLOTS,
+            prompt_streams=settings.cuda_streams or 0,
             workers=self._assignment.workers,
             compile=settings.compile,
             audio_queue_slices=settings.audio_queue_slices,

@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from ..observability.metrics import RESTARTS, count_lost, new_counters
 from ..observability.shared_counters import SharedCounters
 from .assignment import WorkerAssignment
-from .worker_registry import PENDING_PID, WorkerRegistry, restart_delay
+from .worker_registry import PENDING_PID, WorkerRecord, WorkerRegistry, restart_delay
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Master:
         self.counters = new_counters(len(assignments))
         self._exited: set[int] = set()  # indices whose last worker has exited
         self._boot_failures: dict[int, _BootFailures] = {}  # by index
-        self._was_ready = False  # any worker has been ready
+        self._were_ready: set[int] = set()  # indices of workers that have been ready
         self.sockets: Path | None = None
 
     def open(self) -> None:
@@ -125,7 +125,7 @@ class Master:
         self._exited.add(index)
         record, now = records[index], time.monotonic()
         if record.ready_since > 0:
-            self._was_ready = True
+            self._were_ready.add(index)
             self._boot_failures.pop(index, None)
         if record.state == "draining":
             self.registry.vacate(index)
@@ -159,18 +159,25 @@ class Master:
         )
 
     def fatal_error(self) -> str | None:
-        """Why the service cannot start; None if any worker is or was ready, or may still become ready.
+        """Why the service cannot start: no worker with an engine, or none that serves HTTP, can start.
 
-        A worker whose engine cannot load has not crashed: it runs and reports the reason in /health.
+        None while any of them is or was ready, or may still become ready. A worker whose engine cannot load has not
+        crashed: it runs and reports the reason in /health.
         """
-        records = self.registry.records()
-        if self._was_ready or not self._boot_failures or any(each.ready_since > 0 for each in records):
+        records = dict(enumerate(self.registry.records()))
+        engines = {index: each for index, each in records.items() if each.has_engine}
+        http = {index: each for index, each in records.items() if each.serves_http}
+        return self._fatal_error(engines) or self._fatal_error(http)
+
+    def _fatal_error(self, records: Mapping[int, WorkerRecord]) -> str | None:
+        """Why none of these workers can start; None if any is or was ready, or may still become ready."""
+        if self._were_ready & records.keys() or any(each.ready_since > 0 for each in records.values()):
             return None
-        for index, record in enumerate(records):
-            failures = self._boot_failures.get(index)
-            if not failures.permanent if failures is not None else record.state != "empty":
+        failures = {index: self._boot_failures.get(index) for index in records}
+        for index, failure in failures.items():
+            if not failure.permanent if failure is not None else records[index].state != "empty":
                 return None
-        return "; ".join(dict.fromkeys(map(str, self._boot_failures.values())))
+        return "; ".join(dict.fromkeys(str(each) for each in failures.values() if each is not None)) or None
 
     def _count_failure(self, index: int, reason: str, booted: bool, importing: bool) -> _BootFailures:
         last = self._boot_failures.get(index)

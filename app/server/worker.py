@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _OPEN_FILES = 16_384
 _POLL_SECONDS = 0.05
 _SIGNAL_SECONDS = 0.3  # by then all workers have the signal if the whole service stops
+_ENGINE_SECONDS = 2  # that an engine outlasts the HTTP processes it speaks for, so that they cut streams, not it
 _MARGIN_SECONDS = 5  # to close the engine and exit after the streams have ended or were cut
 
 
@@ -163,6 +164,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]  # it has no types
             for each in sockets:
                 each.close()  # only in this process
             sockets = []
+            self.config.timeout_graceful_shutdown += _ENGINE_SECONDS
         await server.serve(sockets=sockets)
         watchdog.stop()
 

@@ -379,7 +379,7 @@ def test_a_burst_is_prefilled_together_and_each_gives_the_codes_of_alone(
         return launch(rows)
 
     monkeypatch.setattr(engine._runner, "launch", recording_launch)
-    monkeypatch.setattr(engine._runner.prefills, "max_tokens", max_tokens)
+    monkeypatch.setattr(engine._runner.prefills.pipelines[0], "max_tokens", max_tokens)
     monkeypatch.setattr(engine._prefill_budget, "budget", lambda buffers: UNLIMITED)
     for order in (wanted, wanted[::-1]):
         launched.clear()

@@ -80,10 +80,10 @@ def test_captured_passes_give_the_codes_of_the_plain_twin(
 ) -> None:
     capturer = TapeCapturer()  # refuses to capture what reads values on the host
     seen: list[tuple[int, int]] = []
-    packed.prefills.capture_graphs(capturer, lambda done, of: seen.append((done, of)))
+    packed.prefills.capture_graphs(lambda: capturer, lambda done, of: seen.append((done, of)))
     sizes = [size for size in PASS_SIZES if size <= packed.prefills.max_tokens]
     assert seen == [(number, len(sizes)) for number in range(1, len(sizes) + 1)]
-    assert len(packed.prefills.graphs) == len(sizes)
+    assert packed.prefills.graphs == len(sizes)
     assert not packed.state.backbone.keys[:, :, :, : packed.state.backbone.scratch].any()  # rehearsals leave nothing
     before = capturer.replays
     actual = codes_of(packed, prompts(ROWS))
@@ -139,9 +139,9 @@ def test_prompts_are_prefilled_eagerly_where_graphs_fail(
 ) -> None:
     expected = codes_of(packed, prompts(3))
     with caplog.at_level(logging.WARNING):
-        packed.prefills.capture_graphs(capturer(packed), lambda done, of: None)
+        packed.prefills.capture_graphs(lambda: capturer(packed), lambda done, of: None)
     assert message in caplog.text
-    assert len(packed.prefills.graphs) == 0
+    assert packed.prefills.graphs == 0
     assert codes_of(packed, prompts(3)) == expected
 
 
@@ -178,7 +178,7 @@ def admitted(loaded: ModelRunner, rows: int) -> tuple[list[str], int]:
     """What the admission of a burst launches, graphs apart, and the Python calls of the thread."""
     runner = fresh(loaded)
     graphs = _GraphCapturer()
-    runner.prefills.graphs.capture(graphs, map(Bucket, PASS_SIZES), lambda bucket: None)
+    runner.prefills.pipelines[0].graphs.capture(graphs, map(Bucket, PASS_SIZES), lambda bucket: None)
     runner.frames.reset_graph.capture(graphs, [Bucket(0)], lambda bucket: None)
     pieces = prompts(rows)
     calls = 0

@@ -138,6 +138,30 @@ def test_failures_are_not_fatal_while_another_worker_reports_a_failed_engine(mas
     assert master.fatal_error() is None
 
 
+@pytest.mark.parametrize("failing", ["engine", "http"])
+def test_engines_and_http_processes_fail_apart(failing: str) -> None:
+    master = Master([WorkerAssignment(role="engine"), WorkerAssignment(1, role="http")])
+    assert [master.assign(), master.assign()] == [0, 1]
+    index, other = (0, 1) if failing == "engine" else (1, 0)
+    master.registry.update(other, "ready")
+    for _ in range(3):
+        assert master.fatal_error() is None
+        master.registry.update(index, "loading", error="it is lost")
+        master.record_exit(index, master.registry.record(index).pid)
+        assert master.registry.claim(77) == index
+    assert master.fatal_error() == "it is lost, 3 times in a row"
+
+
+def test_an_http_process_that_crashed_is_restarted_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    master = Master([WorkerAssignment(role="engine"), WorkerAssignment(1, role="http")])
+    assert [master.assign(), master.assign()] == [0, 1]
+    master.registry.update(0, "ready")
+    master.registry.update(1, "ready")
+    master.record_exit(1, master.registry.record(1).pid)
+    assert master.registry.record(1).retry_at <= time.monotonic()
+    assert "worker http-0" in caplog.text
+
+
 def test_a_fatal_error_needs_all_workers_to_fail_and_names_every_reason(master: Master) -> None:
     assert [master.assign(), master.assign()] == [0, 1]
     for index in (0, 1, 0, 1, 0, 1):

@@ -1,0 +1,142 @@
+"""The CUDA streams that prompts are prefilled on: each request gets one at admission, by load.
+
+A request's voice is restored and its prompt prefilled on its stream. What is admitted in the same round gets the same
+stream and is packed into the same passes; a stream that is still busy with an earlier round is passed over, so that new
+prompts do not queue behind it. On a CPU there is one stream, and everything on it is complete at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cuda_streams import COMPLETED, DeviceStream, StreamEvent, StreamPriority
+from .model.csm import CsmModel, StepState
+from .model.graphs import GraphCapturer
+from .prefill_pipeline import PrefillPipeline
+from .prompt_packing import PromptPiece
+
+log = logging.getLogger(__name__)
+
+AUTO_STREAMS = {"cpu": 1, "cuda": 2}
+
+
+@dataclass(frozen=True)
+class SavedKv:
+    """Keys and values of a row's first positions. written: when the device has copied them."""
+
+    tensor: Tensor
+    written: StreamEvent = COMPLETED
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+
+def open_streams(device: torch.device, count: int) -> list[DeviceStream]:
+    """As many prefill streams as the device has, at most `count`, at least one. Says so if there are fewer."""
+    streams: list[DeviceStream] = []
+    reason = ""
+    while len(streams) < count and not reason:
+        try:
+            stream = DeviceStream(device, StreamPriority.PREFILL)
+        except RuntimeError as error:
+            if not streams:
+                raise
+            reason = str(error)
+            break
+        if stream.handle is not None and stream.handle in {each.handle for each in streams}:
+            reason = "it has no further one of this priority"
+        else:
+            streams.append(stream)
+    if reason:
+        log.warning(
+            "%d of the %d prefill streams asked for: %s gives no more (%s)", len(streams), count, device, reason
+        )
+    return streams
+
+
+class PrefillStreams:
+    """Owns a prefill pipeline for each stream, and which of them each row uses.
+
+    count: of streams; more than rows are never used.
+    """
+
+    def __init__(self, model: CsmModel, state: StepState, rows: int, count: int) -> None:
+        streams = open_streams(model.device, min(count, rows))
+        self.pipelines = [PrefillPipeline(model, state, stream) for stream in streams]
+        self._cache = state.backbone
+        self._pipeline_of = [self.pipelines[0]] * rows
+        self._prefilled = [COMPLETED] * rows  # the last prefill or restored voice of each row
+
+    @property
+    def max_tokens(self) -> int:
+        """Of one pass."""
+        return self.pipelines[0].max_tokens
+
+    @property
+    def graphs(self) -> int:
+        """Captured graphs of all streams."""
+        return sum(len(each.graphs) for each in self.pipelines)
+
+    def assign(self, rows: Iterable[int]) -> None:
+        """Give the rows of a new request the stream with the fewest tokens in flight; of equals, the first.
+
+        Restored voices and prompts are counted once their pass is launched, so all requests of a round get one stream.
+        """
+        pipeline = min(self.pipelines, key=lambda each: each.tokens_in_flight)
+        for row in rows:
+            self._pipeline_of[row] = pipeline
+
+    def launch(self, pieces: Sequence[PromptPiece], stepped: Sequence[StreamEvent]) -> None:
+        """Prefill pieces, packed by stream, and return without waiting for the device.
+
+        stepped: by row, the last frame that advanced it.
+        """
+        for pipeline in self.pipelines:
+            own = [piece for piece in pieces if self._pipeline_of[piece.row] is pipeline]
+            if own:
+                after = {event for piece in own for event in (stepped[piece.row], self._prefilled[piece.row])}
+                done = pipeline.launch(own, after)
+                for piece in own:
+                    self._prefilled[piece.row] = done
+
+    def prefilled(self, rows: Iterable[int]) -> set[StreamEvent]:
+        """When the device has prefilled these rows."""
+        return {self._prefilled[row] for row in rows}
+
+    def copy_out(self, row: int, length: int) -> SavedKv:
+        """Copy the keys and values of a row's first positions."""
+        stream = self._pipeline_of[row].stream
+        with stream.as_current(), torch.inference_mode():
+            return SavedKv(self._cache.copy_out(row, length), stream.record_event())
+
+    def copy_in(self, row: int, saved: SavedKv, stepped: StreamEvent) -> None:
+        """Put saved keys and values at the start of a row's context."""
+        stream = self._pipeline_of[row].stream
+        with stream.as_current(), torch.inference_mode():
+            for event in (stepped, self._prefilled[row], saved.written):
+                stream.wait_event(event)
+            stream.record_use(saved.tensor)  # it may have been allocated, and be evicted, on another stream
+            self._cache.copy_in(row, saved.tensor)
+            self._prefilled[row] = stream.record_event()
+
+    def capture_graphs(self, capturer: Callable[[], GraphCapturer], progress: Callable[[int, int], None]) -> None:
+        """Capture every stream's graphs, see PrefillPipeline. A stream without memory for all of them is not used.
+
+        capturer: makes one for each stream, since passes on two streams run at the same time.
+        """
+        for number, pipeline in enumerate(self.pipelines):
+            pipeline.capture_graphs(
+                capturer(),
+                lambda done, of, before=number: progress(before * of + done, len(self.pipelines) * of),  # type: ignore[misc]
+            )
+        complete = [each for each in self.pipelines if len(each.graphs) == len(self.pipelines[0].graphs)]
+        if missing := len(self.pipelines) - len(complete):
+            log.warning("%d prefill streams are not used: their graphs are missing. Use fewer", missing)
+            self.pipelines = complete
+            self._pipeline_of = [complete[0]] * len(self._pipeline_of)
