@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.app.voices.recordings import recording
-from tests.integration.pool_clients import HEADERS, Listener, at_once, health, spread
+from tests.integration.pool_clients import HEADERS, Listener, at_once, health, spread, states
 from tests.integration.shared import Server, serving
 
 ENGINES, SLOTS = 2, 4
@@ -186,7 +186,8 @@ def test_stopping_finishes_streams_and_refuses_new_requests(server: Server) -> N
     with listening(server, 5) as (late, *speaking):
         at_once(speaking, "x" * 100)
         server.process.send_signal(signal.SIGTERM)
-        server.wait_until(lambda: server.get("/readyz") == 503)
+        server.wait_until(lambda: states(server) == ["draining"] * ENGINES)
+        assert server.get("/readyz") == 503
         late.ask("Hi")
         assert (late.status, late.error()["code"]) == (503, "draining")
         assert [outcome(each) for each in speaking] == [100 * 3840] * 4
