@@ -129,7 +129,11 @@ class CsmModel(nn.Module):
         """
         active = state.active[:rows]
         hidden = self._backbone_step(state, rows, context, active)
-        codes = self._codes(hidden, state, rows, mode)
+        self.finish_step(state, rows, self._codes(hidden, state, rows, mode))
+
+    def finish_step(self, state: StepState, rows: int, codes: Tensor) -> None:
+        """Write a step's codes, (rows, codebooks), and advance the state of active rows."""
+        active = state.active[:rows]
         stopped = (codes[:, :-1] == self.config.stop_code).all(dim=-1)
         state.codes[:rows] = torch.where(active[:, None], codes, state.codes[:rows])
         state.audible[:rows] = active & ~stopped

@@ -5,23 +5,21 @@ Symmetric quantization with one scale per output channel.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .transformer import Compilable
 
 _MAX_LEVEL = 127  # -128 is unused: symmetric quantization has no zero point
 
 
-class Int8Product(Compilable):
+class Int8Product(nn.Module):
     """Matrix product with weights dequantized on the fly: x (rows, in) -> (rows, out).
 
-    On a CPU one operator does both. On a GPU the module has to be compiled, so that Triton's matmul reads int8: without
-    that, every product first copies the weights to x's dtype, which costs more than int8 saves.
+    On a CPU one operator does both. On a GPU the fused kernels (engine.model.fused) read int8. This module is their
+    plain twin there, which first copies the weights to x's dtype: slower than weights that are stored in it. Compiling
+    it is no better: with torch 2.11 on an H200, Inductor multiplied such a copy too.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -39,10 +37,6 @@ class Int8Product(Compilable):
             return F.linear(x, self.weight.to(x.dtype)) * self.scale
         return torch._weight_int8pack_mm(x, self.weight, self.scale)
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        if self.weight.is_cuda:
-            super().compile(*args, **kwargs, options={"max_autotune_gemm": True})
-
 
 class Int8Linear(nn.Module):
     """Replaces an nn.Linear without bias: x (..., in) -> (..., out)."""
@@ -52,7 +46,6 @@ class Int8Linear(nn.Module):
         self.product = Int8Product(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Flattened outside the compiled module, so that one specialization serves x of any number of dimensions.
         y: Tensor = self.product(x.reshape(-1, x.shape[-1]).contiguous())
         return y.view(*x.shape[:-1], y.shape[-1])
 
