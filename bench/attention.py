@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     csm, device = read_config(chosen.model / "config.json"), _device(chosen.device)
     config, dtype = csm.backbone, _dtype(chosen.dtype, device)
     ragged, bandwidth = verified_ragged_attention(config, device, dtype), measure_bandwidth(device)
-    buckets = graph_buckets(MIN_ROWS, max(*chosen.rows, MIN_ROWS + 1), csm.positions)
+    buckets = graph_buckets(MIN_ROWS, max(*chosen.rows, MIN_ROWS + 1), csm.positions, live=False)
     table = []
     print(f"{device_name(device)}: {bandwidth}, {dtype}, {config.layers} layers\n")
     heads = ("rows", "live", "longest", "bucket", "masked ms", "live ms", "floor ms")

@@ -36,8 +36,8 @@ class EngineConfig:
     prompt_streams: CUDA streams for prompts, see `prefill_streams`; 0: as many as the device's kind uses. No more than
         slots are used, and a CPU has one.
     workers: engines that share this machine's cores and, on a CPU, its memory.
-    compile: torch.compile on the frame step, and on a GPU the whole step as a CUDA graph with attention over each row's
-        live positions only; "auto" is on for cuda and off for cpu.
+    compile: torch.compile on the frame step, and on a GPU fused kernels, CUDA graphs and attention over each row's live
+        positions only; "auto" is on for cuda and off for cpu.
     audio_queue_slices: emitted slices that a slot may be ahead of its reader before it is held.
     voice_cache_bytes: limit of the LRU cache of voice prompts.
     hub_token: for a gated repository on the Hugging Face hub.

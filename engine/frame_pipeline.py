@@ -15,6 +15,7 @@ from torch import Tensor
 from .codec.mimi import MimiCodec
 from .cuda_streams import COMPLETED, DeviceStream, StreamEvent, StreamPriority, upload
 from .model.csm import CsmModel, StepState
+from .model.fused_frames import FusedFrames
 from .model.graphs import Bucket, BucketGrid, CapturedGraphs, GraphCapturer
 from .model.row_record import as_words
 from .model.sampling import SamplingMode
@@ -82,6 +83,7 @@ class FramePipeline:
         self.codec_stream = DeviceStream(device, StreamPriority.FRAMES)
         self.step_graphs, self.general_graphs, self.codec_graphs = CapturedGraphs(), CapturedGraphs(), CapturedGraphs()
         self.reset_graph = CapturedGraphs()
+        self.fused: FusedFrames | None = None  # computes the step of its buckets; set by the loader, before capture
         self.step_done = self._codes_copied = COMPLETED  # the last frame: step computed, codes copied
         self._model, self._codec, self._state = model, codec, state
         self._active_rows: list[int] = []
@@ -153,7 +155,7 @@ class FramePipeline:
             self._active_rows = list(active_rows)
 
     def _step(self, bucket: Bucket, mode: SamplingMode) -> None:
-        if mode.guided or mode.top_k > CAPTURED_MODE.top_k:
+        if (mode.guided or mode.top_k > CAPTURED_MODE.top_k) and not self._is_fused(bucket.rows):
             replayed = self.general_graphs.replay(self._general_bucket(bucket.rows))
         else:
             replayed = self.step_graphs.replay(bucket)
@@ -161,7 +163,13 @@ class FramePipeline:
             self._eager_step(bucket, mode)
 
     def _eager_step(self, bucket: Bucket, mode: SamplingMode = CAPTURED_MODE) -> None:
-        self._model.frame_step(self._state, bucket.rows, bucket.context, mode)
+        if self.fused is not None and self._is_fused(bucket.rows):
+            self.fused.step.frame(bucket.rows, bucket.context)  # of every sampling mode
+        else:
+            self._model.frame_step(self._state, bucket.rows, bucket.context, mode)
+
+    def _is_fused(self, rows: int) -> bool:
+        return self.fused is not None and rows in self.fused.rows
 
     def _general_bucket(self, rows: int) -> Bucket:
         """The bucket of the general step, which supports every sampling mode; captured for the whole context only."""
@@ -196,8 +204,9 @@ class FramePipeline:
         all graphs are dropped, every frame runs eagerly and a warning is logged.
         """
         rows = self.buckets.rows[::-1]
+        general = [self._general_bucket(each) for each in rows if not self._is_fused(each)]
         parts = (
-            (self.general_graphs, steps, list(map(self._general_bucket, rows)), self._general_step),
+            (self.general_graphs, steps, general, self._general_step),
             (self.step_graphs, steps, self.buckets.largest_first(), self._eager_step),
             (self.codec_graphs, codec, list(map(Bucket, rows)), self._decode),
             (self.reset_graph, codec, [_RESET], lambda bucket: self._codec.reset(self._codec_resets)),
@@ -223,6 +232,19 @@ class FramePipeline:
                 "memory sufficed for %d of %d CUDA graphs: frames of %s run eagerly; use fewer slots",
                 *(total - len(missing), total, ", ".join(f"{each.rows} rows x {each.context}" for each in missing)),
             )
+
+    @property
+    def all_fused(self) -> bool:
+        """Whether fused kernels compute every step."""
+        return all(map(self._is_fused, self.buckets.rows))
+
+    @property
+    def step_summary(self) -> str:
+        """What computes the steps, for logs: "plain", "fused kernels", or those of some numbers of rows."""
+        if self.all_fused:
+            return "fused kernels"
+        fused = ", ".join(str(rows) for rows in self.buckets.rows if self._is_fused(rows))
+        return f"fused kernels for {fused} rows, others plain" if fused else "plain"
 
     @property
     def graph_summary(self) -> str:

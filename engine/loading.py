@@ -20,6 +20,7 @@ from .machine_limits import MachineLimits
 from .model.checkpoint import open_checkpoint
 from .model.config import CsmConfig
 from .model.csm import CsmModel
+from .model.fused_frames import verified_fused_frames
 from .model.graphs import CudaGraphCapturer
 from .model.int8_linear import quantize
 from .model.packed_linear import pack
@@ -94,6 +95,20 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
             _limit_compiler_threads(limits.cores().threads(config.workers))
         _warm_up(runner, _compiles(config, device))
         timer.finish("warm up")
+        if model.ragged_attention is not None:
+            progress(0.6, "comparing fused kernels with the plain step")
+            buckets = runner.frames.buckets
+            runner.frames.fused = verified_fused_frames(
+                *(model, runner.state, buckets.rows, buckets.contexts[0], limits.cores().threads(config.workers)),
+                lambda: CudaGraphCapturer(device, StreamPriority.FRAMES),
+            )
+            timer.finish("fused kernels")
+        if device.type == "cuda" and config.depth_weights == "int8" and not runner.frames.all_fused:
+            log.warning(
+                "int8 depth weights are copied to %s for every product of the plain step, which is slower than "
+                "DEPTH_WEIGHTS=auto: only fused kernels read int8",
+                str(dtype).removeprefix("torch."),
+            )
         if device.type == "cuda" and _compiles(config, device):
             runner.frames.capture_graphs(
                 CudaGraphCapturer(device, StreamPriority.FRAMES),
@@ -121,6 +136,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         "bytes": runner.nbytes,
         "memory": _memory(runner),
         "attention": "each row's live positions" if model.ragged_attention else "the longest row's bucket",
+        "step": runner.frames.step_summary,
         "graphs": runner.frames.graph_summary,
         "prompt_graphs": runner.prefills.graphs,
         "prompt_streams": len(runner.prefills.pipelines),

@@ -85,7 +85,7 @@ class ModelRunner:
     def _buckets(self) -> BucketGrid:
         positions = self.model.config.positions
         if self.device.type == "cuda":
-            return graph_buckets(MIN_ROWS, self.rows, positions)
+            return graph_buckets(MIN_ROWS, self.rows, positions, live=self.model.ragged_attention is not None)
         return fine_buckets(MIN_ROWS, self.rows, positions, _CONTEXT_STEP)
 
     @property

@@ -43,11 +43,13 @@ class BucketGrid:
         return [Bucket(rows, context) for rows in reversed(self.rows) for context in reversed(self.contexts)]
 
 
-_DENSE_FROM = 64  # from here on a size halfway between powers of two is added: unused rows cost time
+_DENSE_FROM = 16  # from here on a size halfway between powers of two is added: unused rows cost time
+_FIRST_CONTEXT = 256  # of contexts that double
+_LIVE_CONTEXT = 512  # where attention reads live positions: a larger context costs only the programs that find none
 
 
 def row_sizes(min_rows: int, max_rows: int) -> list[int]:
-    """`min_rows` doubled repeatedly up to `max_rows`, with 1.5 times the size added from 64 on."""
+    """`min_rows` doubled repeatedly up to `max_rows`, with 1.5 times the size added from 16 on."""
     sizes, size = [], min_rows
     while size <= max_rows:
         sizes.append(size)
@@ -57,13 +59,16 @@ def row_sizes(min_rows: int, max_rows: int) -> list[int]:
     return sizes
 
 
-def graph_buckets(min_rows: int, rows: int, positions: int) -> BucketGrid:
-    """Buckets for graph capture, few enough to capture all: contexts doubling from 256, rows from `row_sizes`.
+def graph_buckets(min_rows: int, rows: int, positions: int, live: bool) -> BucketGrid:
+    """Buckets for graph capture, few enough to capture all: rows from `row_sizes`, contexts doubling from 256.
 
-    `rows` and `positions` themselves are always included.
+    live: attention reads each row's live positions only, whatever the context: then two contexts do. `rows` and
+    `positions` themselves are always included.
     """
     sizes = row_sizes(min_rows, rows - 1)
-    contexts, context = [], 256
+    if live:
+        return BucketGrid((*sizes, rows), (_LIVE_CONTEXT, positions) if positions > _LIVE_CONTEXT else (positions,))
+    contexts, context = [], _FIRST_CONTEXT
     while context < positions:
         contexts.append(context)
         context *= 2

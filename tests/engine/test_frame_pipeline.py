@@ -19,6 +19,7 @@ from engine.cuda_streams import StreamEvent
 from engine.engine_core import CsmEngine
 from engine.frame_pipeline import CAPTURED_MODE, Frame
 from engine.loading import load as load_model
+from engine.model.fused_frames import FusedFrames
 from engine.model.graphs import Bucket, BucketGrid, Work
 from engine.model.sampling import SamplingMode
 from engine.model_runner import ModelRunner, SamplingParams
@@ -123,6 +124,47 @@ def test_greedy_rows_in_a_captured_step_equal_a_greedy_step(fresh: ModelRunner) 
     plain = speak()
     capture(fresh)
     assert speak() == plain
+
+
+class RecordedStep:
+    """Implements FusedStep with the plain step, and records the buckets that it computes."""
+
+    pdl = False
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.buckets: list[tuple[int, int]] = []
+        self.codes = runner.state.codes
+        self._runner = runner
+
+    def frame(self, rows: int, context: int, logits: list[Tensor] | None = None) -> None:
+        self.buckets.append((rows, context))
+        mode = SamplingMode(top_k=self._runner.model.sampled_vocab, sampled=True, guided=True)
+        self._runner.model.frame_step(self._runner.state, rows, context, mode)
+
+
+def test_fused_kernels_compute_the_buckets_in_which_they_are_used(fresh: ModelRunner, runner: ModelRunner) -> None:
+    """In any sampling mode, and without graphs of a general step."""
+    plain = run_rows(ModelRunner(runner.model, runner.codec, 4, BUCKETS))
+    assert fresh.frames.step_summary == "plain"
+    step = RecordedStep(fresh)
+    fresh.frames.fused = FusedFrames(step, frozenset({2}))
+    assert fresh.frames.step_summary == "fused kernels for 2 rows, others plain"
+    for one, other in zip(plain, run_rows(fresh), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert set(step.buckets) == {(2, 64)}
+    step.buckets.clear()
+    fresh.reset_row(0, params(0, guidance=1.5, unconditional=1, top_k=66))
+    fresh.start_row(0, 70)
+    fresh.step([0])
+    assert step.buckets == [(2, 512)]
+    captured = ModelRunner(runner.model, runner.codec, 4, BUCKETS)
+    captured.frames.fused = FusedFrames(RecordedStep(captured), frozenset({2}))
+    capture(captured)
+    assert Bucket(2, 64) in captured.frames.step_graphs
+    assert Bucket(4, 512) in captured.frames.general_graphs
+    assert Bucket(2, 512) not in captured.frames.general_graphs
+    fresh.frames.fused = FusedFrames(step, frozenset({2, 4}))
+    assert fresh.frames.step_summary == "fused kernels"
 
 
 def test_every_sampling_mode_is_captured(fresh: ModelRunner, runner: ModelRunner) -> None:

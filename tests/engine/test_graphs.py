@@ -13,7 +13,7 @@ from engine.model.graphs import Bucket, CapturedGraphs, Work, fine_buckets, grap
 @pytest.mark.parametrize("rows", [2, 3, 4, 33, 64, 200, 512])
 @pytest.mark.parametrize("positions", [100, 512, 2048])
 def test_every_step_has_a_bucket_at_most_twice_its_size(rows: int, positions: int) -> None:
-    buckets = graph_buckets(2, rows, positions)
+    buckets = graph_buckets(2, rows, positions, live=False)
     assert buckets.rows[-1] == rows
     assert buckets.contexts[-1] == positions
     for needed in range(1, rows + 1):
@@ -23,8 +23,14 @@ def test_every_step_has_a_bucket_at_most_twice_its_size(rows: int, positions: in
     assert len(buckets.largest_first()) <= 60  # each takes time at startup
 
 
+def test_attention_over_live_positions_needs_few_contexts() -> None:
+    assert graph_buckets(2, 256, 2048, live=True).contexts == (512, 2048)
+    assert graph_buckets(2, 256, 512, live=True).contexts == (512,)
+    assert len(graph_buckets(2, 256, 2048, live=True).largest_first()) == 24
+
+
 def test_buckets_are_captured_largest_first() -> None:
-    order = graph_buckets(2, 100, 1024).largest_first()
+    order = graph_buckets(2, 100, 1024, live=False).largest_first()
     assert order[0] == Bucket(100, 1024)
     assert len(set(order)) == len(order)
     assert [each.rows for each in order] == sorted((each.rows for each in order), reverse=True)
@@ -41,7 +47,7 @@ def test_large_row_sizes_grow_by_at_most_half() -> None:
     sizes = row_sizes(2, 512)
     assert sizes[0] == 2
     assert sizes[-1] == 512
-    assert all(after / before <= 1.5 for before, after in itertools.pairwise(sizes) if before >= 64)
+    assert all(after / before <= 1.5 for before, after in itertools.pairwise(sizes) if before >= 16)
 
 
 class LimitedCapturer:
@@ -59,7 +65,7 @@ class LimitedCapturer:
 
 def test_buckets_that_run_out_of_memory_are_listed_as_missing() -> None:
     done: list[Bucket] = []
-    graphs, buckets = CapturedGraphs(), graph_buckets(2, 4, 512).largest_first()
+    graphs, buckets = CapturedGraphs(), graph_buckets(2, 4, 512, live=False).largest_first()
     started: list[Bucket] = []
     graphs.capture(LimitedCapturer(3), buckets, done.append, started.append)
     assert started == buckets

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from engine import EngineConfig
+from engine.cuda_streams import StreamPriority
 from engine.loading import load
+from engine.model.fused_frames import verified_fused_frames
+from engine.model.graphs import CudaGraphCapturer
 from engine.model.ragged_attention import verified_ragged_attention
 from engine.model_runner import ModelRunner, SamplingParams
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
@@ -38,6 +41,12 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelRunner]:
     runner.model.ragged_attention = verified_ragged_attention(
         runner.model.config.backbone, runner.device, runner.model.dtype
     )
+    fused = verified_fused_frames(
+        runner.model, runner.state, ROWS, 512, 8, lambda: CudaGraphCapturer(runner.device, StreamPriority.FRAMES)
+    )
+    assert fused is not None
+    assert fused.rows == set(ROWS)
+    runner.frames.fused = fused
     generator = torch.Generator(runner.device).manual_seed(0)
     for tensor in (runner.state.backbone.keys, runner.state.backbone.values):
         tensor[..., :START, :].normal_(generator=generator)
@@ -56,8 +65,8 @@ def codes_of_the_first_row(runner: ModelRunner, rows: int) -> np.ndarray[Any, An
 
 @pytest.mark.parametrize("rows", ROWS)
 def test_a_row_has_the_same_codes_among_any_number_of_rows(runner: ModelRunner, rows: int) -> None:
-    """What a seed promises. It is not kept yet: on an H200 (torch 2.11) a row of CSM-1B's size had other codes among
-    64, 128 and 256 rows than among 2, 8 and 16, because cuBLAS computes products of other sizes with other kernels.
-    Products with fixed tiles are needed; until then this test fails from 64 rows on, and docs/api.md states the limit.
+    """What a seed promises, with fused kernels. The plain step does not keep it: on an H200 (torch 2.11) a row of
+    CSM-1B's size had other codes among 64, 128 and 256 rows than among 2, 8 and 16, because cuBLAS computes products of
+    other sizes with other kernels.
     """
     np.testing.assert_array_equal(codes_of_the_first_row(runner, rows), codes_of_the_first_row(runner, ROWS[0]))
