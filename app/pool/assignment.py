@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..settings import Settings, SettingsError
+from .compile_cache import keep_compiled_kernels
 
 Role = Literal["all", "engine", "http"]
 
@@ -79,3 +80,4 @@ def apply_worker_environment(assignment: WorkerAssignment, environ: MutableMappi
         environ.setdefault("MKL_NUM_THREADS", "1")
         environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         environ.setdefault("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
+        keep_compiled_kernels(environ)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from app.pool.assignment import WorkerAssignment, apply_worker_environment, assign_workers
@@ -36,18 +38,19 @@ def test_http_workers_come_after_the_engines_and_have_no_gpu(settings: Settings)
     assert [(each.has_engine, each.serves_http) for each in debugged] == [(True, True)]
 
 
-def test_a_gpu_worker_sees_only_its_gpu() -> None:
-    environ = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "OMP_NUM_THREADS": "8"}
+def test_a_gpu_worker_sees_only_its_gpu(tmp_path: Path) -> None:
+    environ = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "OMP_NUM_THREADS": "8", "XDG_CACHE_HOME": str(tmp_path)}
     apply_worker_environment(WorkerAssignment(1, "GPU-b"), environ)
     assert environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
     assert environ["OMP_NUM_THREADS"] == "8"
     assert environ["MKL_NUM_THREADS"] == "1"
     assert environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
     assert "CUDA_DEVICE_ORDER" not in environ
+    assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "csm-serve/triton")
 
 
-def test_gpus_are_numbered_in_the_drivers_order() -> None:
-    environ: dict[str, str] = {}
+def test_gpus_are_numbered_in_the_drivers_order(tmp_path: Path) -> None:
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
     apply_worker_environment(WorkerAssignment(1, "1"), environ)
     assert (environ["CUDA_VISIBLE_DEVICES"], environ["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")
 
