@@ -3,7 +3,7 @@
     python -m bench.gpu [--stage first measure profile] [--only NAME ...] [--skip NAME ...] [--seconds 570]
 
 Draws a random checkpoint of CSM-1B's size on the GPU into /dev/shm and measures on it. Stages:
-first: hardware limits, load, frame time by rows, seeds, prompts, listeners of the engine, then tests/gpu.
+first: hardware limits, load, frame time by rows, fused kernels, seeds, prompts, listeners of the engine, tests/gpu.
 measure: the service over HTTP, attention, transformers in comparison, int8 depth weights and, with --price, the cost.
 profile: kernels of a frame by kind and name.
 Each section has a time limit and fails alone. A section that needs others runs them first. The first line has the
@@ -27,6 +27,7 @@ import torch
 from ..module_path import ROOT
 from . import command_sections as commands
 from . import engine_sections as inside
+from . import fused_section
 from .records import LogRecords, Recorder, conditions, file_name
 from .sections import Section, run_sections, select
 from .session import CPU, GPU, TINY, Session
@@ -38,6 +39,7 @@ SECTIONS = (
     Section("checkpoint", 60, STAGES, inside.checkpoint),
     Section("load", 120, ("first", "profile"), inside.load_engine, ("checkpoint",)),
     Section("frames", 60, ("first",), inside.frames, ("load",)),
+    Section("fused", 60, ("first",), fused_section.fused, ("load",)),
     Section("seeds", 40, ("first",), inside.seeds, ("load",)),
     Section("prompts", 30, ("first",), inside.prompts, ("load",)),
     Section("census", 40, ("profile",), inside.census, ("load",)),

@@ -17,7 +17,9 @@ from ..machine import synchronize
 _KINDS = (
     ("reductions of split products", "splitKreduce"),
     ("ragged attention", "_attend_to_split|_join_splits"),
-    ("attention", "flash_fwd|fmha|MemEffAttention"),
+    ("attention", "flash_fwd|fmha|MemEffAttention|depth_attention_kernel"),
+    ("fused products", "(qkv|add|gate_up|down|head)_kernel"),
+    ("fused sampling", "sample_kernel"),
     ("top-k and argmax", "TopK|radixSort|bitonicSort|ArgMax"),
     ("norms", "norm"),
     ("gate", "silu"),

@@ -124,6 +124,8 @@ def test_a_tiny_run_measures_everything_in_this_process(tmp_path: Path) -> None:
     assert told["load"][0]["positions"] == TINY_SHAPE["max_position_embeddings"]
     assert [(each["rows"], each["context"]) for each in told["frame"]] == [(2, 120), (4, 120), (4, 400)]
     assert all(each["floor_ms"] < each["step_ms"] for each in told["frame"])
+    assert told["step"][0]["computed_by"] == "plain"
+    assert told["fused"][0]["reason"]
     assert told["seed.repeated"][0]["equal"]
     assert [each["rows"] for each in told["seed.among"]] == [4]
     assert told["prefill"][0]["whole_ms"] > 0
@@ -229,6 +231,7 @@ def test_kernels_are_counted_by_kind(part: str, kind: str, count: int) -> None:
     assert kinds[kind][0] == count
     assert list(kinds.values()) == sorted(kinds.values(), key=lambda each: -each[1])
     assert kind_of("something_new") == "others"
+    assert {kind_of(f"{name}_kernel") for name in ("qkv", "add", "gate_up", "down", "head")} == {"fused products"}
 
 
 def test_without_a_gpu_the_alternatives_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Section "fused": the plain step and the fused kernels, with and without programmatic dependent launch, in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+
+from engine.cuda_streams import StreamPriority
+from engine.model.fused_frames import FusedCheck, FusedStep, contrived_state
+from engine.model.graphs import CudaGraphCapturer
+from engine.model_runner import ModelRunner
+
+from .session import Session
+
+
+def fused(session: Session) -> None:
+    """Milliseconds of a step as a graph, at short contexts, and what is wrong with the fused one, if anything is.
+
+    first_seconds: of the first comparison, with the compilation of the kernels that are not in Triton's cache.
+    """
+    runner = session.loaded.runner
+    session.recorder.add("step", computed_by=runner.frames.step_summary)
+    if not session.cuda:
+        session.recorder.add("fused", reason="fused kernels need a CUDA device")
+        return
+    context = runner.frames.buckets.contexts[0]
+    with torch.inference_mode():
+        for pdl, step in _steps(runner, session.device):
+            with contrived_state(runner.state):
+                check = FusedCheck(runner.model, runner.state, step, context)
+                for rows in session.plan.rows:
+                    started = time.perf_counter()
+                    fault = check.fault(rows)
+                    first = time.perf_counter() - started
+                    line: dict[str, object] = {"rows": rows, "pdl": pdl, "fault": fault, "first_seconds": first}
+                    if not fault:
+                        capturer = CudaGraphCapturer(session.device, StreamPriority.FRAMES)
+                        plain, fused_seconds = check.seconds(rows, capturer)
+                        line |= {"plain_ms": plain * 1e3, "fused_ms": fused_seconds * 1e3}
+                    session.recorder.add("fused", **line)
+
+
+def _steps(runner: ModelRunner, device: torch.device) -> Iterator[tuple[bool, FusedStep]]:
+    from engine.model.fused.step import FusedStep as TritonStep
+
+    for pdl in (False, True) if torch.cuda.get_device_capability(device) >= (9, 0) else (False,):
+        yield pdl, TritonStep(runner.model, runner.state, pdl)
