@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from .config import EngineConfig
-from .errors import EngineClosed, EngineError, EngineFailed, EngineOutOfMemory
+from .errors import EngineClosed, EngineError, EngineFailed, EngineOutOfMemory, PromptTooLong
 from .frame_pipeline import Frame
 from .interface import Progress
 from .loading import Loaded, load
@@ -25,7 +25,7 @@ from .prompt_packing import PromptPiece
 from .request_state import RequestState
 from .scheduler import Scheduler
 from .stream import AudioQueue, SpeechStream
-from .types import FRAME_MILLISECONDS, SAMPLE_RATE, EngineStatus, Speech, SpeechRequest, VoicePrompt
+from .types import FRAME_MILLISECONDS, SAMPLE_RATE, Codes, EngineStatus, Speech, SpeechRequest, VoicePrompt
 from .voice_cache import VoiceCache
 from .voice_encoder import VoiceEncoder
 
@@ -108,6 +108,12 @@ class CsmEngine:
     def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
         request = SpeechRequest(text="a", speaker=speaker, voice=voice, max_frames=1, temperature=0.0)
         self.generate(request)
+
+    def encode(self, voice: VoicePrompt) -> Codes | None:
+        assert self.max_voice_seconds is not None
+        if voice.seconds > self.max_voice_seconds:
+            raise PromptTooLong(f"the recording has {voice.seconds:.1f} s, at most {self.max_voice_seconds:.1f} s fit")
+        return self._encoder.encode_now(voice)
 
     def status(self) -> EngineStatus:
         busy_since = self._busy_since

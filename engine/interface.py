@@ -35,6 +35,13 @@ class Engine(Protocol):
         """Encode and cache a voice before its first request, and wait for it. Raises PromptTooLong."""
         ...
 
+    def encode(self, voice: VoicePrompt) -> Codes | None:
+        """The codes (frames, codebooks) of any recording, to be a segment of a history; None without a codec.
+
+        Waits for them. Raises PromptTooLong for a recording that no context can hold, EngineClosed.
+        """
+        ...
+
     def status(self) -> EngineStatus:
         """A snapshot; does not block."""
         ...

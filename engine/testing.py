@@ -23,7 +23,18 @@ from .errors import CheckpointError, EngineClosed, EngineFailed, EngineOutOfMemo
 from .interface import Progress
 from .slice_policy import SlicePolicy
 from .stream import AudioQueue, SpeechStream
-from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, EngineStatus, Samples, Speech, SpeechRequest, VoicePrompt
+from .types import (
+    FRAME_SAMPLES,
+    SAMPLE_RATE,
+    AudioChunk,
+    Codes,
+    EngineStatus,
+    Samples,
+    Speech,
+    SpeechRequest,
+    SpeechSegment,
+    VoicePrompt,
+)
 
 FAKE_MODEL = "fake"  # prefix of MODEL_PATH that selects this engine
 EXIT_STATUS = 70  # of a process that ends by the fault "exit"
@@ -182,6 +193,7 @@ class FakeEngine:
         self.slots = slots
         self.sample_rate = SAMPLE_RATE
         self.max_voice_seconds = options.max_voice_seconds or None
+        self.histories: deque[tuple[SpeechSegment, ...]] = deque(maxlen=64)  # of the newest requests, oldest first
         self.prepared: list[tuple[str, int]] = []  # (key, speaker) of prepared voices, in order
         self._options = options
         self._audio_queue_slices = audio_queue_slices
@@ -231,6 +243,7 @@ class FakeEngine:
             if self._closed:
                 raise EngineClosed("the engine is closed")
             self._inbox.put(row)
+            self.histories.append(request.history)
         return SpeechStream(queue, request)
 
     def generate(self, request: SpeechRequest) -> Speech:
@@ -239,6 +252,11 @@ class FakeEngine:
     def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
         self._check_voice(voice)
         self.prepared.append((voice.key, speaker))
+
+    def encode(self, voice: VoicePrompt) -> Codes | None:
+        """One code for each frame: the mean loudness, in thousandths."""
+        samples = voice.samples[: len(voice.samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+        return np.asarray(1000 * np.abs(samples).mean(axis=1, keepdims=True), np.int64)
 
     def status(self) -> EngineStatus:
         waiting = sum(not row.queue.done for row in list(self._waiting))

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .errors import EngineClosed
 from .stream import AudioQueue
 from .types import Codes, VoicePrompt
 
@@ -67,9 +68,18 @@ class VoiceEncoder:
             if encoding is None:
                 encoding = self._by_content[voice.key] = Encoding(voice)
                 self._waiting.append(encoding)
-                self._changed.notify()
+                self._changed.notify_all()
             encoding.readers.append(reader)
             return encoding
+
+    def encode_now(self, voice: VoicePrompt) -> Codes:
+        """Queue a recording and wait for its codes. Raises EngineClosed, and what the encoding fails with."""
+        encoding = self.encode(voice, AudioQueue(1, lambda: None))
+        with self._changed:
+            self._changed.wait_for(lambda: encoding.done or self._closing)
+            if not encoding.done:
+                raise EngineClosed("the engine is closed")
+        return encoding.result()
 
     def take_finished(self) -> list[Encoding]:
         """The finished encodings, each once. A later `encode` of the same recording starts anew."""
@@ -83,7 +93,7 @@ class VoiceEncoder:
         """Stop, after the recording that is being encoded. Waiting encodings are never done."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
 
     # ---- the encoder thread
@@ -100,6 +110,7 @@ class VoiceEncoder:
             with self._changed:
                 encoding.codes, encoding.error = codes, error
                 self._done.append(encoding)
+                self._changed.notify_all()
             self._on_done()
 
     def _next(self) -> Encoding | None:

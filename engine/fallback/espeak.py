@@ -11,7 +11,7 @@ from ..config import CPU_SLOTS, EngineConfig
 from ..errors import EngineClosed, EngineFailed
 from ..interface import Progress
 from ..stream import AudioQueue, SpeechStream
-from ..types import SAMPLE_RATE, EngineStatus, Speech, SpeechRequest, VoicePrompt
+from ..types import SAMPLE_RATE, Codes, EngineStatus, Speech, SpeechRequest, VoicePrompt
 from .espeak_library import EspeakLibrary
 from .request_state import FallbackRequest
 from .voices import VoiceSelector
@@ -64,6 +64,9 @@ class EspeakEngine:
 
     def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
         self._voices.for_recording(voice)
+
+    def encode(self, voice: VoicePrompt) -> Codes | None:
+        return None
 
     def status(self) -> EngineStatus:
         started = self._turn_started

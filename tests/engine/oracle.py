@@ -12,6 +12,29 @@ from engine.types import Codes, Samples
 
 from .checkpoints import SPECIAL_TOKENS as SPECIAL
 
+Turn = tuple[str, int, Samples]  # text, speaker, audio at 24 kHz
+
+
+def conversation(tokenizer: Any, turns: list[Turn], text: str, speaker: int) -> dict[str, Any]:
+    """The inputs of generate() for a text after earlier turns, built as CsmProcessor does."""
+
+    def words(text: str, speaker: int) -> list[int]:
+        begin, end = (tokenizer.token_to_id(token) for token in SPECIAL[:2])
+        return [begin, *tokenizer.encode(f"[{speaker}]{text}", add_special_tokens=False).ids, end]
+
+    audio, closing = (tokenizer.token_to_id(token) for token in SPECIAL[2:])
+    waves = [torch.nn.functional.pad(torch.from_numpy(samples), (0, -samples.size % 1920)) for _, _, samples in turns]
+    ids = []
+    for (said, who, _), wave in zip(turns, waves, strict=True):
+        ids += [*words(said, who), *[audio] * (wave.numel() // 1920), closing]
+    ids += words(text, speaker)
+    return {
+        "input_ids": torch.tensor([ids]),
+        "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        "input_values": torch.cat(waves)[None, None],
+        "input_values_cutoffs": torch.tensor([[wave.numel() for wave in waves]]).cumsum(-1),
+    }
+
 
 def prompt(tokenizer: Any, text: str, speaker: int = 0, voice: VoicePrompt | None = None) -> dict[str, Any]:
     """The inputs of generate(), built as CsmProcessor does: a voice is a segment of text and audio before the text."""

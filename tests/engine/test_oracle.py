@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engine import SpeechRequest, VoicePrompt
+from engine import SpeechRequest, SpeechSegment, VoicePrompt
 from engine.engine_core import CsmEngine
 
 from . import checkpoints, oracle
@@ -39,6 +40,27 @@ def test_greedy_codes_equal_transformers(name: str, load: Load, voice: VoiceProm
         expected = oracle.greedy_codes(model, inputs, len(speech.codes), CODEC_VOCAB)
         assert len(speech.codes) > 1
         np.testing.assert_array_equal(speech.codes, expected)
+
+
+def test_a_conversation_gives_the_codes_of_transformers(load: Load, voice: VoicePrompt, tmp_path: Path) -> None:
+    """Voice, assistant, user and assistant again: the user's audio is encoded, under another speaker."""
+    model = checkpoints.build_model(seed=5)
+    engine = load(checkpoints.write_checkpoint(tmp_path, model))
+    tokenizer = checkpoints.write_tokenizer(tmp_path)
+    rng = np.random.default_rng(5)
+    answer, question = (rng.normal(0, 0.1, count).astype(np.float32) for count in (30_000, 25_000))
+    turns = [("How are you?", 0, answer), ("Fine, and you?", 1, question)]
+    history = []
+    for text, speaker, samples in turns:
+        codes = engine.encode(VoicePrompt(samples))
+        assert codes is not None
+        history.append(SpeechSegment(text, codes, speaker))
+    request = SpeechRequest("I am well.", voice=voice, history=tuple(history), temperature=0, max_frames=30)
+    speech = engine.generate(request)
+    inputs = oracle.conversation(tokenizer, [(voice.transcript, 0, voice.samples), *turns], "I am well.", 0)
+    np.testing.assert_array_equal(speech.codes, oracle.greedy_codes(model, inputs, len(speech.codes), CODEC_VOCAB))
+    alone = engine.generate(replace(request, history=tuple(history[:1]))).codes
+    assert alone.shape != speech.codes.shape or (alone != speech.codes).any()
 
 
 def test_samples_equal_the_codec_of_transformers(engine: CsmEngine, model: Any, voice: VoicePrompt) -> None:
