@@ -17,6 +17,7 @@ from engine import (
     FALLBACK_MODEL,
     HOW_TO_GET_WEIGHTS,
     CheckpointNotFound,
+    Codes,
     Engine,
     EngineConfig,
     EngineError,
@@ -182,6 +183,13 @@ class EngineHost:
             _log.warning("voice %s was not prepared ahead of its first request: %s", voice_id, error)
         except Exception:
             _log.exception("voice %s was not prepared ahead of its first request", voice_id)
+
+    def encode(self, recording: VoicePrompt) -> Codes | None:
+        """The codes of a recording, to be a segment of a history. Blocks: call it in a thread.
+
+        None if the engine has no codec. Raises Unavailable, EngineError.
+        """
+        return self._require_ready().engine.encode(recording)
 
     def _require_ready(self) -> _ReadyEngine:
         status, ready = self.status(), self._ready_engine

@@ -14,7 +14,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from engine import AudioChunk, SpeechRequest, SpeechSegment
+from engine import AudioChunk, SpeechRequest, SpeechSegment, VoicePrompt
 
 from .. import errors
 from ..errors import ServiceError
@@ -35,6 +35,7 @@ class Kind(IntEnum):
     END = 5  # the speech is complete
     ERROR = 6  # the last message
     PREPARE = 7  # a voice to encode, in place of a job; nothing is sent back
+    ENCODE = 8  # a recording whose codes are to be sent back as audio without samples, in place of a job
 
 
 class ConnectionBroken(Exception):
@@ -74,6 +75,15 @@ def read_job(payload: bytes) -> tuple[SpeechJob, float]:
         for each in fields["speech"]["history"]
     )
     return SpeechJob(SpeechRequest(**{**fields["speech"], "history": history}), fields["voice_id"]), fields["wait"]
+
+
+def encode_message(recording: VoicePrompt) -> bytes:
+    """Ask for the codes of a recording, mono at 24 kHz. Its samples are sent with 16 bits."""
+    return message(Kind.ENCODE, np.rint(recording.samples * 32767).clip(-32768, 32767).astype("<i2").tobytes())
+
+
+def read_recording(payload: bytes) -> VoicePrompt:
+    return VoicePrompt(np.frombuffer(payload, "<i2").astype(np.float32) / np.float32(32767))
 
 
 def audio_message(chunk: AudioChunk) -> bytes:

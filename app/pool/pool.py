@@ -7,11 +7,16 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio.to_thread
+
+from engine import Codes, EngineError, VoicePrompt
+
+from ..errors import from_engine
 from .dispatcher import Dispatcher
 from .engine_host import EngineHost
 from .framing import ConnectionBroken
 from .http_host import HttpHost
-from .remote import prepare_remote_voice
+from .remote import encode_remotely, prepare_remote_voice
 from .speech_server import SpeechServer, socket_path
 from .worker_registry import State, WorkerRegistry, restart_delay
 
@@ -72,6 +77,25 @@ class Pool:
                     await prepare_remote_voice(socket_path(self._sockets, index), voice_id)
                 except ConnectionBroken as error:
                     _log.warning("worker %s was not asked to encode voice %s: %s", record.worker_id, voice_id, error)
+
+    async def encode(self, recording: VoicePrompt) -> Codes | None:
+        """The codes of a recording, mono at 24 kHz, to be a segment of a history; None if the engines have no codec.
+
+        Raises ServiceError.
+        """
+        if self._engine is not None:
+            try:
+                return await anyio.to_thread.run_sync(self._engine.encode, recording, abandon_on_cancel=True)
+            except EngineError as error:
+                raise from_engine(error) from error
+        assert self._sockets is not None, "a worker without an engine has others"
+        for index, record in enumerate(self.registry.records()):
+            if record.has_engine and record.state == "ready":
+                try:
+                    return await encode_remotely(socket_path(self._sockets, index), recording)
+                except ConnectionBroken as error:
+                    _log.warning("worker %s did not encode a recording: %s", record.worker_id, error)
+        raise self.dispatcher.unavailable()
 
     async def close(self) -> None:
         """Cut the streams of other workers and close the engine."""

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from engine import AudioChunk
+from engine import AudioChunk, Codes, VoicePrompt
 
 from ..errors import ServiceError
 from ..schemas.speech import SpeechJob
-from .framing import ConnectionBroken, Kind, job_message, message, read_audio, read_error, receive
+from .framing import ConnectionBroken, Kind, encode_message, job_message, message, read_audio, read_error, receive
 
 READ_AHEAD_BYTES = 32 << 10  # asyncio buffers up to twice as much
 
@@ -69,6 +69,23 @@ async def prepare_remote_voice(path: Path, voice_id: str) -> None:
         writer.close()
     except OSError as error:
         raise ConnectionBroken(f"no connection ({error})") from error
+
+
+async def encode_remotely(path: Path, recording: VoicePrompt) -> Codes | None:
+    """The codes of a recording from the engine of the worker that listens on `path`; None if it has no codec.
+
+    Raises the errors of `EngineHost.encode` in the other worker, and ConnectionBroken if it does not listen or died.
+    """
+    try:
+        reader, writer = await asyncio.open_unix_connection(path, limit=READ_AHEAD_BYTES)
+    except OSError as error:
+        raise ConnectionBroken(f"no connection ({error})") from error
+    try:
+        writer.write(encode_message(recording))
+        kind, payload = await _read_message(reader)
+        return read_audio(payload).codes if kind is Kind.AUDIO else None
+    finally:
+        writer.transport.abort()
 
 
 async def _read_message(reader: asyncio.StreamReader) -> tuple[Kind, bytes]:

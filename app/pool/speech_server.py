@@ -10,9 +10,15 @@ import socket
 from asyncio import StreamReader, StreamWriter
 from pathlib import Path
 
-from ..errors import ServiceError
+import anyio.to_thread
+import numpy as np
+
+from engine import AudioChunk, EngineError
+
+from ..audio.encoders.base import Samples
+from ..errors import ServiceError, from_engine
 from .engine_host import EngineHost
-from .framing import ConnectionBroken, Kind, audio_message, error_message, message, read_job, receive
+from .framing import ConnectionBroken, Kind, audio_message, error_message, message, read_job, read_recording, receive
 from .local import open_local_speech
 
 _log = logging.getLogger(__name__)
@@ -71,9 +77,10 @@ class SpeechServer:
             kind, payload = await receive(reader)
             if kind is Kind.PREPARE:
                 self._host.prepare_voice(payload.decode())
-            if kind is not Kind.JOB:
+            if kind not in (Kind.JOB, Kind.ENCODE):
                 return
-            streaming = asyncio.create_task(self._stream(payload, writer))
+            work = self._stream if kind is Kind.JOB else self._encode
+            streaming = asyncio.create_task(work(payload, writer))
             disconnect = asyncio.create_task(
                 reader.read(1)
             )  # the client sends nothing more: this returns when it closes
@@ -99,6 +106,19 @@ class SpeechServer:
             _write(writer, message(Kind.END))
         except ServiceError as error:
             _write(writer, error_message(error))
+        await writer.drain()
+
+    async def _encode(self, payload: bytes, writer: StreamWriter) -> None:
+        try:
+            codes = await anyio.to_thread.run_sync(
+                lambda: self._host.encode(read_recording(payload)), abandon_on_cancel=True
+            )
+            none: Samples = np.zeros(0, np.float32)
+            _write(writer, message(Kind.END) if codes is None else audio_message(AudioChunk(none, codes)))
+        except ServiceError as error:
+            _write(writer, error_message(error))
+        except EngineError as error:
+            _write(writer, error_message(from_engine(error)))
         await writer.drain()
 
 

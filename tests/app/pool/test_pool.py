@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from app.errors import Busy, EngineBroke, ServiceError, Unavailable, UnknownVoice, Unprocessable
+from app.pool.framing import ConnectionBroken
 from app.pool.pool import Pool
+from app.pool.remote import encode_remotely
 from app.pool.speech_server import socket_path
 from app.schemas.speech import SpeechJob
-from engine import FRAME_SAMPLES
+from engine import FRAME_SAMPLES, VoicePrompt
 
 pytestmark = pytest.mark.anyio
 
@@ -41,6 +43,19 @@ async def test_speech_is_the_same_from_every_worker(workers: Any, job: Any, wait
         assert speeches[0][1].size == 12 * FRAME_SAMPLES
         assert all(np.array_equal(speeches[0][1], samples) for _, samples in speeches)
         await wait(lambda: idle(pools))
+
+
+async def test_a_recording_is_encoded_the_same_by_another_worker(workers: Any) -> None:
+    recording = VoicePrompt(np.linspace(-0.5, 0.5, 48_000, dtype=np.float32))
+    async with workers(1) as [pool]:
+        assert pool._sockets is not None
+        here = await pool.encode(recording)
+        there = await encode_remotely(socket_path(pool._sockets, 0), recording)
+        assert here is not None
+        assert here.shape == (25, 1)
+        assert np.array_equal(here, there)
+        with pytest.raises(ConnectionBroken):
+            await encode_remotely(socket_path(pool._sockets, 5), recording)
 
 
 async def test_leaving_frees_the_slot_of_any_worker(workers: Any, job: Any, wait: Any) -> None:
