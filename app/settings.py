@@ -17,7 +17,13 @@ ENV_FILE = Path(".env")  # in the working directory
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # of the addresses that listen everywhere
 _Settings = TypeVar("_Settings", bound=BaseSettings)
 
-_SECRETS = ("api_key", "hf_token", "csm_watermark_key")  # never shown, not even if invalid
+_SECRETS = (
+    "api_key",
+    "hf_token",
+    "csm_watermark_key",
+    "llm_api_key",
+    "stt_api_key",
+)  # never shown, not even if invalid
 
 
 class SettingsError(Exception):
@@ -126,6 +132,35 @@ class Settings(BaseSettings):
         default=None, description="five numbers from 0 to 255, separated by commas"
     )
 
+    # Conversation
+    llm_base_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="an OpenAI-compatible URL such as http://127.0.0.1:11434/v1"
+    )
+    llm_api_key: SecretStr | None = Field(default=None, description="the key that LLM_BASE_URL wants")
+    llm_model: str | None = Field(default=None, description="a model of LLM_BASE_URL; unset takes its first one")
+    llm_instructions: str | None = Field(
+        default=None, max_length=100_000, description="the system prompt of conversations that send none"
+    )
+    llm_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=600, description="seconds, above 0, that the language model may send nothing"
+    )
+    stt_base_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="an OpenAI-compatible URL that has /audio/transcriptions"
+    )
+    stt_api_key: SecretStr | None = Field(default=None, description="the key that STT_BASE_URL wants")
+    stt_model: str | None = Field(
+        default=None, description="a model of STT_BASE_URL or faster-whisper; unset is whisper-1, or small.en here"
+    )
+    stt_timeout_seconds: float = Field(
+        default=30.0, gt=0, le=600, description="seconds, above 0, that a transcription may take"
+    )
+    realtime_sessions_per_worker: int = Field(
+        default=200, ge=1, le=100_000, description="a whole number from 1, of conversations"
+    )
+    realtime_user_audio: bool = Field(
+        default=True, description="true (the user's audio is part of CSM's context) or false"
+    )
+
     # Operation
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"
@@ -172,6 +207,12 @@ class Settings(BaseSettings):
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(key.get_secret_value() for key in self.api_key)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log may show."""
+        others = (self.hf_token, self.llm_api_key, self.stt_api_key)
+        return (*self.keys, *(each.get_secret_value() for each in others if each is not None))
 
     @property
     def watermark_key(self) -> bytes:

@@ -60,7 +60,9 @@ def targets() -> set[str]:
 
 
 def requirements() -> list[Requirement]:
-    extras = PROJECT["project"]["optional-dependencies"].values()
+    """Without the extra `stt`, which nothing here installs: its recogniser is loaded only where it is there."""
+    optional = PROJECT["project"]["optional-dependencies"]
+    extras = [optional[name] for name in optional if name != "stt"]
     return [
         Requirement(line)
         for line in [*PROJECT["project"]["dependencies"], *(each for extra in extras for each in extra)]

@@ -83,7 +83,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 def configure_logging(settings: Settings) -> None:
     """Send all log records of this process to stderr, in the configured format."""
-    secrets = [*settings.keys, *(each.get_secret_value() for each in (settings.hf_token,) if each is not None)]
+    secrets = settings.secrets
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(secrets) if settings.log_format == "json" else TextFormatter(secrets))
     root = logging.getLogger()

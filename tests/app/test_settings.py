@@ -23,7 +23,7 @@ def test_the_example_lists_exactly_the_settings() -> None:
 
 
 def test_the_example_shows_the_defaults(tmp_path: Path) -> None:
-    filled = write(tmp_path / ".env", EXAMPLE.read_text(encoding="utf-8").replace("API_KEY=\n", "API_KEY=key\n"))
+    filled = write(tmp_path / ".env", EXAMPLE.read_text(encoding="utf-8").replace("\nAPI_KEY=\n", "\nAPI_KEY=key\n"))
     only_the_key = write(tmp_path / "key", "API_KEY=key\n")
     assert load_settings(filled) == load_settings(only_the_key)
 
