@@ -20,6 +20,7 @@ from .audio.encoder_factory import check_encoders
 from .audio.encoders import FORMATS
 from .audio.thread_pool import THREADS, thread_pool
 from .errors import ComponentFailed
+from .llm.choice import choose_language_model
 from .middleware import error_handlers
 from .middleware.auth import ApiKeyMiddleware
 from .middleware.body_limit import BodyLimitMiddleware
@@ -35,9 +36,11 @@ from .pool.engine_host import EngineHost, Loader
 from .pool.http_host import HttpHost
 from .pool.pool import Pool
 from .pool.worker_gauges import worker_gauges
-from .routers import health, legacy, openai, page, speech, system, voices, websocket
+from .realtime.service import RealtimeService
+from .routers import health, legacy, openai, page, realtime, speech, system, voices, websocket
 from .settings import ENV_FILE, Settings, load_settings
 from .state import AppState
+from .stt.choice import choose_transcriber
 from .voices.store import VoiceStore
 
 if TYPE_CHECKING:
@@ -96,8 +99,11 @@ def create_app(
         middleware=_middleware(settings, metrics),
     )
     application.state.service = service
+    application.state.realtime = RealtimeService(
+        service, choose_language_model(settings), choose_transcriber(settings), settings.realtime_sessions_per_worker
+    )
     error_handlers.install(application)
-    for each in (speech, websocket, legacy, openai, voices, health, system, page):
+    for each in (speech, websocket, realtime, legacy, openai, voices, health, system, page):
         application.include_router(each.router)
     return application
 
@@ -136,6 +142,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await application.state.realtime.close()
         await service.pool.close()
         await service.event_loop_monitor.close()
         service.system_monitor.close()

@@ -18,6 +18,7 @@ OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz", "/ping"})  # all ot
 OPEN_FILES = re.compile(r"/static(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # no ".." and no escapes
 
 _QUERY_NAME = b"api_key"
+_KEY_PROTOCOL = "openai-insecure-api-key."
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 
 
@@ -25,7 +26,8 @@ class ApiKeyMiddleware:
     """Passes requests and WebSockets with one of the keys, and requests to an open path; refuses others with 401.
 
     The key is sent as `X-API-Key`, as `Authorization: Bearer`, or as `api_key` in the query string. It is removed
-    from the query string, so that no later layer can log it.
+    from the query string, so that no later layer can log it. A WebSocket may also send it as the subprotocol
+    `openai-insecure-api-key.KEY`, as OpenAI's clients in browsers do.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
@@ -73,6 +75,9 @@ def _sent_keys(scope: Scope) -> Iterator[bytes]:
     for name, value in map(_pair, scope["query_string"].split(b"&")):
         if name == _QUERY_NAME:
             yield value
+    for protocol in scope.get("subprotocols", ()):
+        if protocol.startswith(_KEY_PROTOCOL):
+            yield protocol.removeprefix(_KEY_PROTOCOL).encode()
 
 
 def _without_key(query: bytes) -> bytes:

@@ -17,6 +17,7 @@ from .shared_counters import OTHER, Counter, Family, Histogram, SharedCounters
 
 _PROTOCOLS = (  # the first pattern that matches; the path itself would be an unbounded label
     ("tts", r"/tts/generate"),
+    ("realtime", r"/v1/realtime"),
     ("openai", r"/v1/.*"),
     ("voices", r"/voices(/.*)?"),
     ("websocket", r"/ws"),
@@ -82,12 +83,30 @@ UNDERRUN = Histogram(
 )
 UNDERRUNS = Counter("csm_underruns_total", "Streams with at least one gap in their audio.")
 AUDIO = Counter("csm_audio_seconds_total", "Seconds of audio sent.")
+_TURN_BUCKETS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10)
+TURN_SPANS = {
+    "total": Histogram(
+        "csm_turn_latency_seconds", "From the end of the user's speech to the first audio of the answer.", _TURN_BUCKETS
+    ),
+    "silence": Histogram(
+        "csm_turn_silence_seconds", "The silence after which the user's turn counted as over.", _TURN_BUCKETS
+    ),
+    "stt": Histogram(
+        "csm_turn_stt_seconds", "From the end of the user's turn until its words were known.", _TURN_BUCKETS
+    ),
+    "llm": Histogram(
+        "csm_turn_llm_seconds", "From then until the language model had written its first clause.", _TURN_BUCKETS
+    ),
+    "first_frame": Histogram("csm_turn_first_frame_seconds", "From then until its first audio.", _TURN_BUCKETS),
+}
+INTERRUPTIONS = Counter("csm_interruptions_total", "Answers of a conversation that the user interrupted.")
 VOICES_ENCODED = Counter("csm_voices_encoded_total", "Voices encoded ahead of requests, at startup or after an upload.")
 RESTARTS = Counter("csm_worker_restarts_total", "Workers started to replace one that exited.")
 
 FAMILIES: tuple[Family, ...] = (
     *(REQUESTS, ADMITTED, FINISHED, ABORTED, FAILED, FIRST_AUDIO, REAL_TIME_FACTOR, UNDERRUN, UNDERRUNS, AUDIO),
-    *(VOICES_ENCODED, RESTARTS, CPU, LOOP_LAG),
+    *TURN_SPANS.values(),
+    *(INTERRUPTIONS, VOICES_ENCODED, RESTARTS, CPU, LOOP_LAG),
 )
 
 
@@ -160,6 +179,12 @@ class Metrics(Collector):
             observe(row, UNDERRUN, record.underrun_seconds)
             if record.underrun_seconds > 0:
                 add(row, UNDERRUNS)
+
+        for name, seconds in record.latency.items():
+            observe(row, TURN_SPANS[name], seconds)
+
+    def interrupted(self) -> None:
+        self._counters.add(self._row, INTERRUPTIONS)
 
     def voice_encoded(self) -> None:
         """Thread-safe."""

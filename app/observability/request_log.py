@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -42,6 +42,7 @@ class RequestRecord:
     admitted: it has got a slot; `admit` sets it.
     speech_seconds: from getting a slot to the last audio.
     underrun_seconds: the longest gap after the first audio; 0 for none.
+    latency: seconds of each span of a conversation's turn, by name.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class RequestRecord:
     audio_seconds: float | None = None
     speech_seconds: float | None = None
     underrun_seconds: float | None = None
+    latency: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     def admit(self) -> None:
@@ -99,6 +101,7 @@ class RequestRecord:
             "audio_seconds": None if self.audio_seconds is None else round(self.audio_seconds, 2),
             "real_time_factor": None if factor is None else round(factor, 3),
             "underrun_ms": round(self.underrun_seconds * 1000) if self.underrun_seconds else None,
+            **{f"{name}_ms": round(1000 * seconds) for name, seconds in self.latency.items()},
             "ms": round(self.seconds * 1000),
         }
 

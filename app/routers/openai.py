@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ..audio.encoders import FORMATS, Format, choose_format
 from ..audio.postprocessing import resolve_watermark_key, with_effects
 from ..audio.thread_pool import run_in_thread
-from ..errors import NotFound, UnknownVoice
+from ..errors import NotFound
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
 from ..schemas.errors import SPEECH_ERRORS, error_responses
@@ -20,13 +20,9 @@ from ..schemas.parameters import RequestParameters
 from ..schemas.speech import SampleRate, SpeechParameters, require_text
 from ..settings import Settings
 from ..state import AppState, StateDep
+from ..voices.openai_voices import OPENAI_VOICES, resolve_voice_id
 from ..voices.voice_id import stem_of
 
-# OpenAI's voices in the order of their release: the N-th is speaker_N. Never reorder them.
-OPENAI_VOICES = (
-    *("alloy", "echo", "fable", "onyx", "nova", "shimmer"),
-    *("ash", "coral", "sage", "ballad", "verse", "marin", "cedar"),
-)
 _FORMAT_ALIASES = {"pcm": "raw_pcm"}
 _MODEL_CREATED = 1_741_824_000  # 2025-03-13, when CSM-1B was published
 
@@ -124,7 +120,7 @@ class AudioModels(OpenAIModels):
 async def speech(body: OpenAISpeech, state: StateDep) -> SpeechResponse:
     """Generate the speech of a text, streamed."""
     audio_format = body.audio_format(state.settings)
-    voice_id = await anyio.to_thread.run_sync(_resolve_voice_id, state, body.voice_name)
+    voice_id = await anyio.to_thread.run_sync(resolve_voice_id, state.voices, body.voice_name)
     parameters = SpeechParameters.model_construct(text=body.input, voice_id=voice_id)
     job = await run_in_thread(lambda: parameters.to_job(state.settings))
     return SpeechResponse(state.pool, job, audio_format)
@@ -162,17 +158,6 @@ async def model(model_id: str, state: StateDep) -> OpenAIModel:
             f"model {model_id[:60]!r} does not exist: the only model is {_model_id(state)!r}", code="model_not_found"
         )
     return OpenAIModel(id=model_id)
-
-
-def _resolve_voice_id(state: AppState, name: str) -> str:
-    """The voice id of a name: a recording takes precedence over OpenAI's voice. Blocks: call it in a thread."""
-    if name.lower() not in OPENAI_VOICES:
-        return name
-    try:
-        state.voices.get(name)
-    except UnknownVoice:
-        return f"speaker_{OPENAI_VOICES.index(name.lower())}"
-    return name
 
 
 def _model_id(state: AppState) -> str:

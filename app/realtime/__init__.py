@@ -1,0 +1,1 @@
+"""Voice conversations over OpenAI's Realtime protocol (API.md section 9)."""

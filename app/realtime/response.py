@@ -1,0 +1,510 @@
+"""One response: the language model's answer, spoken clause by clause while it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from engine import FRAME_MILLISECONDS, SAMPLE_RATE, has_words, normalize
+
+from ..audio.encoders.base import Samples
+from ..audio.encoders.pcm import RawPcmEncoder
+from ..audio.postprocessing import make_effect, resolve_watermark_key
+from ..audio.thread_pool import run_in_thread
+from ..errors import EngineBroke, ServiceError
+from ..llm.language_model import ChatRequest, Finished, TextDelta, ToolCallDelta
+from ..observability.request_log import RequestRecord
+from ..observability.underruns import UnderrunMeter
+from ..schemas.speech import SpeechJob
+from . import server_events as events
+from .audio_codec import create_encoder
+from .clauses import ClauseSplitter
+from .config import SessionConfig
+from .conversation import Conversation, Entry, SpokenClause, chat_messages, speech_history
+from .items import ContentPart, FunctionCallItem, MessageItem, item_json
+from .latency import TurnLatency
+from .playback import PlaybackClock
+from .server_events import new_id
+from .service import RealtimeService
+
+Send = Callable[[events.ServerEvent], Awaitable[None]]
+CancelReason = Literal["turn_detected", "client_cancelled"]
+
+MAX_METADATA = 16  # pairs, as in the protocol
+_NOTHING: Samples = np.zeros(0, np.float32)
+_INLINE_SAMPLES = 48_000  # 2 s: encoding up to this many takes less time than a switch to a thread and back
+
+
+@dataclass(frozen=True)
+class ResponsePlan:
+    """What to answer, and how.
+
+    job: the speech of a clause, but for its text and history. entries: the items to answer.
+    turn: the user's turn that it answers by itself; None if the client asked for it.
+    in_conversation: the response becomes part of the conversation.
+    assistant, user: speaker ids of the two sides.
+    """
+
+    config: SessionConfig
+    job: SpeechJob
+    entries: list[Entry]
+    latency: TurnLatency
+    assistant: int
+    user: int
+    turn: Entry | None = None
+    in_conversation: bool = True
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Usage:
+    """Tokens of text as the language model counts them, tokens of audio as frames of 80 ms."""
+
+    input_text: int = 0
+    output_text: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        read, written = self.input_text + self.input_audio, self.output_text + self.output_audio
+        return {
+            "total_tokens": read + written,
+            "input_tokens": read,
+            "output_tokens": written,
+            "input_token_details": {
+                "text_tokens": self.input_text,
+                "audio_tokens": self.input_audio,
+                "cached_tokens": 0,
+            },
+            "output_token_details": {"text_tokens": self.output_text, "audio_tokens": self.output_audio},
+        }
+
+
+class Response:
+    """Run it once, in a task of its own; `cancel` ends it early. It never raises a ServiceError: it fails instead."""
+
+    def __init__(
+        self,
+        service: RealtimeService,
+        conversation: Conversation,
+        send: Send,
+        plan: ResponsePlan,
+        record: RequestRecord,
+    ) -> None:
+        self.id = new_id("resp")
+        self.plan = plan
+        self.entry: Entry | None = None  # its message, once there is one
+        self.playback = PlaybackClock()
+        self.status = "in_progress"
+        self.on_audio: Callable[[Samples], None] = lambda samples: None  # called with what was sent
+        self._service, self._conversation, self._send_event = service, conversation, send
+        self._record = record
+        self._task: asyncio.Task[None] | None = None
+        self._cancelled: CancelReason | None = None
+        self._error: ServiceError | None = None
+        self._finish_reason = "stop"
+        self._output: list[Entry] = []
+        self._usage = _Usage()
+        self._underruns = UnderrunMeter()
+        self._speech_timer = 0.0
+        self._encoder = create_encoder(plan.config.audio.output.format)
+        self._effect = make_effect(plan.config.audio.output.speed, resolve_watermark_key(service.state.settings))
+        record.voice = plan.job.voice_id or "default"
+        record.format = "float32" if plan.config.speaks else None
+
+    @property
+    def active(self) -> bool:
+        return self.status == "in_progress"
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    def cancel(self, reason: CancelReason) -> None:
+        """End it: its slot is free before the next frame."""
+        if self.active and self._cancelled is None and self._task is not None:
+            self._cancelled = reason
+            self._task.cancel()
+
+    async def wait(self) -> None:
+        """Wait until it has ended, its last event included."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def close(self) -> None:
+        """End it without another event, for a connection that is gone."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # ---- the life of the response
+
+    async def _run(self) -> None:
+        try:
+            await self._send_event(events.ResponseEvent(type="response.created", response=self._json()))
+            try:
+                await self._answer()
+            except asyncio.CancelledError:
+                if self._cancelled is None:
+                    raise
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
+            except ServiceError as error:
+                self._error = error
+            self.status = self._final_status()
+            await self._end_output()
+            await self._send_event(events.ResponseEvent(type="response.done", response=self._json()))
+        finally:
+            self._end_record()
+
+    async def _answer(self) -> None:
+        """Let the language model write and the engine speak, at the same time."""
+        entries = self.plan.entries
+        await self._wait_for_transcripts(entries)
+        if self.plan.turn is not None and not _words(self.plan.turn):
+            return  # a noise that nobody understands needs no answer
+        config = self.plan.config
+        request = ChatRequest(
+            chat_messages(config.instructions, entries),
+            [_chat_tool(tool) for tool in config.tools if tool.get("type") == "function"],
+            _chat_tool_choice(config.tool_choice),
+            None if config.max_output_tokens == "inf" else config.max_output_tokens,
+            config.temperature,
+        )
+        clauses: asyncio.Queue[str | None] = asyncio.Queue()
+        reader = asyncio.create_task(self._read_answer(request, clauses))
+        try:
+            while (clause := await clauses.get()) is not None:
+                await self._wait_for_user_audio(entries)
+                await self._speak(clause)
+            await reader  # raises what the language model failed with
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+        await self._end_audio()
+
+    async def _wait_for_transcripts(self, entries: list[Entry]) -> None:
+        heard = [entry.transcript for entry in entries if entry.transcript is not None]
+        if heard:
+            await asyncio.wait(heard)  # not gathered: they belong to the items, and outlive this response
+            heard[-1].result()  # raises why the newest turn was not understood; earlier ones have failed already
+        self.plan.latency.transcribed = time.monotonic()
+
+    async def _wait_for_user_audio(self, entries: list[Entry]) -> None:
+        """The user's audio is encoded beside recognition and the language model; what fails is left out."""
+        waiting = [entry.codes for entry in entries if entry.codes is not None and not entry.codes.done()]
+        if waiting:
+            await asyncio.wait(waiting)
+
+    async def _read_answer(self, request: ChatRequest, clauses: asyncio.Queue[str | None]) -> None:
+        """Pass the model's text on: as clauses to speak, or as text; and its function calls."""
+        splitter = ClauseSplitter(self.plan.job.request.chunk_characters)
+        calls: dict[int, Entry] = {}
+        speaks = self.plan.config.speaks
+        answer = self._service.language_model.stream(request)
+        try:
+            async for piece in answer:
+                if isinstance(piece, TextDelta) and speaks:
+                    self._put(clauses, splitter.push(piece.text))
+                elif isinstance(piece, TextDelta):
+                    await self._write(piece.text)
+                elif isinstance(piece, ToolCallDelta):
+                    await self._add_to_call(calls, piece)
+                else:
+                    self._finish(piece)
+            self._put(clauses, [splitter.flush()])
+            for call in calls.values():
+                await self._end_call(call)
+        finally:
+            clauses.put_nowait(None)
+            await answer.aclose()
+
+    def _put(self, clauses: asyncio.Queue[str | None], texts: list[str]) -> None:
+        for text in filter(has_words, texts):
+            if self.plan.latency.clause_ready is None:
+                self.plan.latency.clause_ready = time.monotonic()
+            clauses.put_nowait(text)
+
+    def _finish(self, end: Finished) -> None:
+        self._finish_reason = end.reason
+        self._usage.input_text, self._usage.output_text = end.input_tokens or 0, end.output_tokens or 0
+
+    # ---- text
+
+    async def _write(self, text: str) -> None:
+        entry = await self._message("output_text")
+        part = _part(entry)
+        part.text = (part.text or "") + text
+        await self._send_event(events.OutputDelta(type="response.output_text.delta", **self._place(entry), delta=text))
+
+    # ---- speech
+
+    async def _speak(self, text: str) -> None:
+        """Speak a clause after those before it."""
+        job = self.plan.job
+        spoken = await run_in_thread(lambda: normalize(text)) if job.normalize else text.strip()
+        if not spoken:
+            return
+        entry = await self._message("output_audio")
+        history = speech_history(
+            [*self.plan.entries, entry],
+            self.plan.assistant,
+            self.plan.user,
+            self._service.state.settings.realtime_user_audio,
+        )
+        clause = SpokenClause(text, spoken)
+        entry.clauses.append(clause)
+        request = replace(job.request, text=spoken, history=tuple(history))
+        announced = False
+        async with self._service.state.pool.dispatcher.dispatch(replace(job, request=request)) as speech:
+            self._record.admit()
+            self._speech_timer = time.monotonic()
+            async for chunk in speech:
+                if not announced:  # the caption of a clause comes with its sound
+                    announced = True
+                    await self._caption(entry, text)
+                clause.codes.append(chunk.codes)
+                await self._send_audio(entry, chunk.samples)
+        clause.complete = True
+
+    async def _caption(self, entry: Entry, text: str) -> None:
+        part = _part(entry)
+        part.transcript = (part.transcript or "") + text
+        await self._send_event(
+            events.OutputDelta(type="response.output_audio_transcript.delta", **self._place(entry), delta=text)
+        )
+
+    async def _send_audio(self, entry: Entry, samples: Samples, *, last: bool = False) -> None:
+        effect, encoder = self._effect, self._encoder
+
+        def process() -> tuple[Samples, str]:
+            out = samples
+            if effect is not None:
+                out = effect.flush() if last else effect.push(samples)
+            data = encoder.encode(out) + (encoder.flush() if last else b"")
+            return out, base64.b64encode(data).decode()
+
+        inline = effect is None and isinstance(encoder, RawPcmEncoder) and samples.size <= _INLINE_SAMPLES
+        out, audio = process() if inline else await run_in_thread(process)
+        if not audio:
+            return
+        now = time.monotonic()
+        if self.plan.latency.first_audio is None:
+            self.plan.latency.first_audio = now
+            self._record.first_audio_seconds = now - self._record.started
+        self._underruns.ready(now)
+        await self._send_event(
+            events.OutputDelta(type="response.output_audio.delta", **self._place(entry), delta=audio)
+        )
+        now = time.monotonic()
+        self.playback.sent(out.size / SAMPLE_RATE, now)
+        self._underruns.sent(now, self.playback.sent_seconds)
+        self._record.audio_seconds = self.playback.sent_seconds
+        self._record.underrun_seconds = self._underruns.worst
+        self._record.speech_seconds = (self._record.speech_seconds or 0.0) + now - self._speech_timer
+        self._speech_timer = now
+        self.on_audio(out)
+
+    async def _end_audio(self) -> None:
+        """Send what effects and encoder hold back."""
+        if self.entry is not None and self.plan.config.speaks:
+            await self._send_audio(self.entry, _NOTHING, last=True)
+
+    # ---- output items
+
+    async def _message(self, kind: Literal["output_text", "output_audio"]) -> Entry:
+        """The response's message, begun with its first words."""
+        if self.entry is None:
+            part = ContentPart(type=kind)
+            item = MessageItem(id=new_id("item"), role="assistant", status="in_progress", content=[])
+            self.entry = Entry(item, speed=self.plan.config.audio.output.speed)
+            await self._begin_item(self.entry)
+            item.content.append(part)
+            await self._send_event(
+                events.ContentPartEvent(
+                    type="response.content_part.added", **self._place(self.entry), part=_part_json(part)
+                )
+            )
+        return self.entry
+
+    async def _begin_item(self, entry: Entry) -> None:
+        self._output.append(entry)
+        await self._send_event(
+            events.OutputItem(
+                type="response.output_item.added",
+                response_id=self.id,
+                output_index=len(self._output) - 1,
+                item=item_json(entry.item),
+            )
+        )
+        if self.plan.in_conversation:
+            before = self._conversation.add(entry)
+            await self._send_event(
+                events.ItemEvent(type="conversation.item.added", previous_item_id=before, item=item_json(entry.item))
+            )
+
+    async def _add_to_call(self, calls: dict[int, Entry], piece: ToolCallDelta) -> None:
+        entry = calls.get(piece.index)
+        if entry is None:
+            call_id = piece.call_id or new_id("call")
+            item = FunctionCallItem(id=new_id("item"), call_id=call_id, name=piece.name, status="in_progress")
+            entry = calls[piece.index] = Entry(item)
+            await self._begin_item(entry)
+        call = entry.item
+        assert isinstance(call, FunctionCallItem)
+        if piece.arguments:
+            call.arguments += piece.arguments
+            await self._send_event(
+                events.ArgumentsDelta(
+                    response_id=self.id,
+                    item_id=call.id,
+                    output_index=self._output.index(entry),
+                    call_id=call.call_id,
+                    delta=piece.arguments,
+                )
+            )
+
+    async def _end_call(self, entry: Entry) -> None:
+        call = entry.item
+        assert isinstance(call, FunctionCallItem)
+        call.status = "completed"
+        await self._send_event(
+            events.ArgumentsDone(
+                response_id=self.id,
+                item_id=call.id,
+                output_index=self._output.index(entry),
+                call_id=call.call_id,
+                name=call.name,
+                arguments=call.arguments,
+            )
+        )
+
+    async def _end_output(self) -> None:
+        """End all items, as complete as they are."""
+        for index, entry in enumerate(self._output):
+            item = entry.item
+            if item.status == "in_progress":
+                item.status = "completed" if self.status == "completed" else "incomplete"
+            if isinstance(item, MessageItem):
+                await self._end_message(entry)
+            if self.plan.in_conversation:
+                await self._send_event(
+                    events.ItemEvent(
+                        type="conversation.item.done",
+                        previous_item_id=self._conversation.previous_id(item.id),
+                        item=item_json(item),
+                    )
+                )
+            await self._send_event(
+                events.OutputItem(
+                    type="response.output_item.done", response_id=self.id, output_index=index, item=item_json(item)
+                )
+            )
+
+    async def _end_message(self, entry: Entry) -> None:
+        part, place = _part(entry), self._place(entry)
+        if part.type == "output_audio":
+            await self._send_event(events.AudioDone(**place))
+            await self._send_event(events.TranscriptDone(**place, transcript=part.transcript or ""))
+        else:
+            await self._send_event(events.TextDone(**place, text=part.text or ""))
+        await self._send_event(
+            events.ContentPartEvent(type="response.content_part.done", **place, part=_part_json(part))
+        )
+
+    def _place(self, entry: Entry) -> dict[str, Any]:
+        return {"response_id": self.id, "item_id": entry.item.id, "output_index": self._output.index(entry)}
+
+    # ---- the end
+
+    def _final_status(self) -> str:
+        if self._cancelled is not None:
+            return "cancelled"
+        if self._error is not None:
+            return "failed"
+        return "incomplete" if self._finish_reason in ("length", "content_filter") else "completed"
+
+    def _status_details(self) -> dict[str, Any] | None:
+        if self.status == "cancelled":
+            return {"type": "cancelled", "reason": self._cancelled}
+        if self.status == "failed" and self._error is not None:
+            body = events.error_body(self._error)
+            return {"type": "failed", "error": {"type": body.type, "code": body.code, "message": body.message}}
+        if self.status == "incomplete":
+            reason = "max_output_tokens" if self._finish_reason == "length" else "content_filter"
+            return {"type": "incomplete", "reason": reason}
+        return None
+
+    def _json(self) -> dict[str, Any]:
+        config, ended = self.plan.config, not self.active
+        if ended:
+            self._usage.output_audio = sum(clause.frames for clause in self.entry.clauses) if self.entry else 0
+            heard = sum(entry.seconds for entry in self.plan.entries)
+            self._usage.input_audio = round(1000 * heard / FRAME_MILLISECONDS)
+        spans = {f"{name}_ms": f"{1000 * seconds:.1f}" for name, seconds in self.plan.latency.spans().items()}
+        metadata = dict(self.plan.metadata)
+        if ended:
+            metadata.update(list(spans.items())[: MAX_METADATA - len(metadata)])
+        return {
+            "id": self.id,
+            "object": "realtime.response",
+            "status": self.status,
+            "status_details": self._status_details(),
+            "output": [item_json(entry.item) for entry in self._output],
+            "conversation_id": self._conversation.id if self.plan.in_conversation else None,
+            "output_modalities": config.output_modalities,
+            "max_output_tokens": config.max_output_tokens,
+            "audio": {
+                "output": {"format": config.audio.output.format.model_dump(), "voice": config.audio.output.voice_name}
+            },
+            "usage": self._usage.to_json() if ended else None,
+            "metadata": metadata or None,
+        }
+
+    def _end_record(self) -> None:
+        """Write the log record, and the metrics of a turn."""
+        record = self._record
+        record.latency = self.plan.latency.spans()
+        if self._error is not None:
+            record.code = self._error.code
+        if record.outcome is None:
+            spoke = record.audio_seconds is not None
+            record.outcome = {
+                "completed": "ok",
+                "incomplete": "ok",
+                "failed": "failed" if spoke or isinstance(self._error, EngineBroke) else "refused",
+            }.get(self.status, "left")
+        record.end()
+
+
+def _words(entry: Entry) -> str:
+    return entry.item.words if isinstance(entry.item, MessageItem) else ""
+
+
+def _part(entry: Entry) -> ContentPart:
+    assert isinstance(entry.item, MessageItem)
+    return entry.item.content[0]
+
+
+def _part_json(part: ContentPart) -> dict[str, Any]:
+    """A part as the events of content parts have it, under the names without `output_`."""
+    if part.type == "output_audio":
+        return {"type": "audio", "transcript": part.transcript or ""}
+    return {"type": "text", "text": part.text or ""}
+
+
+def _chat_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """A function as chat completions describe it: under a key of its own."""
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+
+
+def _chat_tool_choice(choice: str | dict[str, Any]) -> str | dict[str, Any]:
+    if isinstance(choice, dict) and "name" in choice:
+        return {"type": "function", "function": {"name": choice["name"]}}
+    return choice

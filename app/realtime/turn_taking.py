@@ -1,0 +1,383 @@
+"""Whose turn it is: decides when the user's turn is over, when the assistant answers, and when it falls silent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import anyio.to_thread
+from pydantic import TypeAdapter, ValidationError
+
+from engine import SAMPLE_RATE, Codes, VoicePrompt
+
+from ..errors import BadRequest, Conflict, ServiceError, UnknownVoice, Unprocessable
+from ..middleware.error_handlers import describe
+from ..observability.request_log import RequestRecord
+from ..schemas.speech import SpeechParameters
+from ..voices.openai_voices import resolve_voice_id
+from ..voices.speakers import speaker_number
+from ..voices.store import VoiceStore
+from . import client_events as client
+from . import server_events as events
+from .audio_codec import AudioDecoder, Pcm, to_float
+from .config import SessionConfig
+from .conversation import Conversation, Entry
+from .echo_guard import EchoGuard
+from .input_audio import InputAudio
+from .items import ContentPart, Item, MessageItem, item_json
+from .latency import TurnLatency
+from .response import Response, ResponsePlan, Send
+from .server_events import new_id
+from .service import RealtimeService
+from .turn_detector import TurnEvent
+
+_log = logging.getLogger(__name__)
+
+MIN_COMMIT_MS = 100  # as in the protocol
+_ITEMS: TypeAdapter[Any] = TypeAdapter(list[Item])
+
+
+class TurnTaking:
+    """One conversation. `handle` takes its client's events one after the other; one response at a time is spoken.
+
+    send: sends an event to the client. new_record: makes the log record of the next response.
+    """
+
+    def __init__(self, service: RealtimeService, send: Send, new_record: Callable[[], RequestRecord]) -> None:
+        self.config = SessionConfig(instructions=service.instructions)
+        self.conversation = Conversation()
+        self._service, self._send, self._new_record = service, send, new_record
+        self._voice: str | None = None  # id of the voice that config names
+        self._voice_speaker = 0
+        self._echo = EchoGuard()
+        self._input = InputAudio(self._echo)
+        self._turn_item = ""  # id of the item that the user's current turn becomes
+        self._speculation: asyncio.Task[str] | None = None  # recognition of a turn that may be over
+        self._response: Response | None = None  # the newest
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def responding(self) -> bool:
+        return self._response is not None and self._response.active
+
+    async def start(self) -> None:
+        """Greet the client. Raises ServiceError if the default voice cannot be used."""
+        await self._apply(self.config)
+        await self._send(events.SessionEvent(type="session.created", session=self.session_json()))
+
+    async def close(self) -> None:
+        """End everything that runs."""
+        if self._response is not None:
+            await self._response.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def drain(self) -> None:
+        """Wait until the current response has ended."""
+        if self._response is not None:
+            await self._response.wait()
+
+    def session_json(self) -> dict[str, Any]:
+        body = self.config.model_dump()
+        return {
+            "id": self.conversation.id.replace("conv", "sess"),
+            "object": "realtime.session",
+            "model": self._service.model,
+            **body,
+            "csm": self._service.describe(),
+        }
+
+    async def handle(self, event: client.ClientEvent) -> None:
+        """Raises ServiceError if the event cannot be carried out; the conversation goes on."""
+        match event:
+            case client.AudioAppend():
+                for turn_event in await self._input.append(event.audio):
+                    await self._on_turn_event(turn_event)
+            case client.SessionUpdate():
+                await self._apply(self.config.updated(event.session))
+                await self._send(events.SessionEvent(type="session.updated", session=self.session_json()))
+            case client.AudioCommit():
+                await self._commit_by_client()
+            case client.AudioClear():
+                self._input.clear()
+                self._drop_speculation()
+                await self._send(events.Cleared())
+            case client.ItemCreate():
+                await self._create_item(event)
+            case client.ItemTruncate():
+                await self._truncate(event)
+            case client.ItemDelete():
+                self.conversation.delete(event.item_id)
+                await self._send(events.ItemDeleted(item_id=event.item_id))
+            case client.ItemRetrieve():
+                item = self.conversation.find(event.item_id).item
+                await self._send(events.ItemRetrieved(item=item_json(item)))
+            case client.ResponseCreate():
+                await self._respond(TurnLatency(time.monotonic()), event.response)
+            case client.ResponseCancel():
+                self._cancel_by_client(event.response_id)
+
+    async def _apply(self, config: SessionConfig) -> None:
+        """Raises UnknownVoice; ComponentFailed if turns cannot be detected."""
+        name = config.audio.output.voice_name
+        voice, speaker = await anyio.to_thread.run_sync(_resolve_voice, self._service.state.voices, name)
+        vad = None if config.vad is None else await self._service.load_vad()
+        self.config, self._voice, self._voice_speaker = config, voice, speaker
+        self._input.configure(config.audio.input.format, config.vad, vad)
+
+    # ---- the user's turn
+
+    async def _on_turn_event(self, event: TurnEvent) -> None:
+        detection = self.config.vad
+        assert detection is not None
+        if event.kind == "started":
+            start = max(event.at_ms - detection.prefix_padding_ms, 0)
+            self._input.drop_before(start)
+            self._turn_item = new_id("item")
+            if detection.interrupt_response:
+                self._interrupt()
+            await self._send(events.SpeechStarted(audio_start_ms=start, item_id=self._turn_item))
+        elif event.kind == "paused":
+            self._speculation = self._start(self._transcribe(self._input.peek()))
+        elif event.kind == "resumed":
+            self._drop_speculation()
+        else:
+            latency = TurnLatency(time.monotonic())
+            latency.speech_ended = latency.turn_ended - detection.silence_duration_ms / 1000
+            await self._send(events.SpeechStopped(audio_end_ms=event.at_ms, item_id=self._turn_item))
+            entry = await self._add_turn(self._input.take(event.at_ms), self._turn_item)
+            if not detection.create_response:
+                return
+            if self.responding:  # it is still falling silent, or was not to be interrupted
+                assert self._response is not None
+                self._start(self._answer_afterwards(self._response, entry, latency))
+            else:
+                await self._respond(latency, turn=entry)
+
+    async def _answer_afterwards(self, response: Response, turn: Entry, latency: TurnLatency) -> None:
+        await response.wait()
+        if not self.responding:  # else the client or a later turn was faster
+            await self._respond(latency, turn=turn)
+
+    async def _commit_by_client(self) -> None:
+        if self._input.buffered_ms < MIN_COMMIT_MS:
+            raise Unprocessable(
+                f"the buffer holds {self._input.buffered_ms} ms of audio, and a turn has at least {MIN_COMMIT_MS} ms: "
+                "append audio first",
+                code="input_audio_buffer_commit_empty",
+            )
+        item_id = self._turn_item if self._input.in_turn else new_id("item")
+        self._drop_speculation()
+        await self._add_turn(self._input.take(), item_id)
+
+    async def _add_turn(self, pcm: Pcm, item_id: str) -> Entry:
+        """Make an item of the user's audio; recognition and encoding go on beside what follows."""
+        item = MessageItem(id=item_id, role="user", content=[ContentPart(type="input_audio")])
+        entry = Entry(item, seconds=pcm.size / SAMPLE_RATE)
+        speculation, self._speculation = self._speculation, None
+        self._listen(entry, pcm, speculation)
+        before = self.conversation.add(entry)
+        await self._send(events.Committed(previous_item_id=before, item_id=item_id))
+        for kind in ("added", "done"):
+            await self._send(
+                events.ItemEvent(
+                    type=f"conversation.item.{kind}",  # type: ignore[arg-type]  # both are there
+                    previous_item_id=before,
+                    item=item_json(item),
+                )
+            )
+        return entry
+
+    def _listen(self, entry: Entry, pcm: Pcm, speculation: asyncio.Task[str] | None = None) -> None:
+        """Find out the words of an item's audio, and encode it for CSM."""
+        entry.transcript = self._start(self._recognise(entry, speculation or self._start(self._transcribe(pcm))))
+        if self._service.state.settings.realtime_user_audio:
+            entry.codes = self._start(self._encode(pcm))
+
+    async def _transcribe(self, pcm: Pcm) -> str:
+        options = self.config.audio.input.transcription
+        language, prompt = (None, None) if options is None else (options.language, options.prompt)
+        return await self._service.transcriber.transcribe(to_float(pcm), language, prompt)
+
+    async def _recognise(self, entry: Entry, transcribing: asyncio.Task[str]) -> str:
+        """Wait for the words and send them. Raises ServiceError."""
+        wanted, item_id = self.config.audio.input.transcription is not None, entry.item.id
+        assert isinstance(entry.item, MessageItem)
+        try:
+            words = await transcribing
+        except ServiceError as error:
+            if wanted:
+                await self._send(events.TranscriptionFailed(item_id=item_id, error=events.error_body(error)))
+            raise
+        next(part for part in entry.item.content if part.type == "input_audio").transcript = words
+        if wanted:
+            if words:
+                await self._send(events.TranscriptionDelta(item_id=item_id, delta=words))
+            usage = {"type": "duration", "seconds": round(entry.seconds, 2)}
+            await self._send(events.TranscriptionCompleted(item_id=item_id, transcript=words, usage=usage))
+        return words
+
+    async def _encode(self, pcm: Pcm) -> Codes | None:
+        """The codes of the user's audio; None if the engine has none, or cannot take the audio."""
+        try:
+            return await self._service.state.pool.encode(VoicePrompt(to_float(pcm)))
+        except ServiceError as error:
+            _log.info("the user's audio is not part of the context: %s", error)
+            return None
+
+    def _drop_speculation(self) -> None:
+        if self._speculation is not None:
+            self._speculation.cancel()
+            self._speculation = None
+
+    # ---- the assistant's turn
+
+    async def _respond(
+        self, latency: TurnLatency, parameters: client.ResponseParameters | None = None, turn: Entry | None = None
+    ) -> None:
+        if self.responding:
+            assert self._response is not None
+            raise Conflict(
+                f"response {self._response.id} is in progress: wait for its response.done, or cancel it",
+                code="conversation_already_has_active_response",
+            )
+        asked = parameters or client.ResponseParameters()
+        config = self.config.for_response(asked.model_extra or {})
+        voice, speaker = self._voice, self._voice_speaker
+        if config.audio.output.voice_name != self.config.audio.output.voice_name:
+            voice, speaker = await anyio.to_thread.run_sync(
+                _resolve_voice, self._service.state.voices, config.audio.output.voice_name
+            )
+        settings = self._service.state.settings
+        job = SpeechParameters.model_construct(text="a", voice_id=voice).to_job(settings)
+        # Clauses are spoken one after the other; fading each into the next would need both at once.
+        job = replace(job, request=replace(job.request, crossfade_milliseconds=0))
+        plan = ResponsePlan(
+            config=config,
+            job=job,
+            entries=list(self.conversation) if asked.input is None else self._items(asked.input),
+            latency=latency,
+            assistant=speaker,
+            user=1 if speaker == 0 else 0,
+            turn=turn,
+            in_conversation=asked.conversation != "none",
+            metadata=asked.metadata or {},
+        )
+        response = Response(self._service, self.conversation, self._send, plan, self._new_record())
+        response.on_audio = self._echo.played
+        self._response = response
+        response.start()
+
+    def _items(self, bodies: list[dict[str, Any]]) -> list[Entry]:
+        """Entries of items that a response is to answer; references are looked up. Raises Unprocessable."""
+        entries = []
+        for body in bodies:
+            if body.get("type") == "item_reference":
+                entries.append(self.conversation.find(str(body.get("id"))))
+                continue
+            try:
+                [item] = _ITEMS.validate_python([body])
+            except ValidationError as error:
+                details = dict.fromkeys(describe(each) for each in error.errors())
+                raise Unprocessable("; ".join(details), code="invalid_value") from None
+            entries.append(Entry(item))
+        return entries
+
+    def _interrupt(self) -> None:
+        """The user speaks: fall silent, and remember only what was heard."""
+        response = self._response
+        if response is None:
+            return
+        now = time.monotonic()
+        if response.active or response.playback.playing(now):
+            if response.entry is not None and response.plan.config.speaks:
+                response.entry.truncate(1000 * response.playback.heard_seconds(now))
+                self._service.state.metrics.interrupted()
+            response.cancel("turn_detected")
+            response.playback.stop(now)
+            self._echo.stopped()
+
+    def _cancel_by_client(self, response_id: str | None) -> None:
+        response = self._response
+        if response is None or not response.active or response_id not in (None, response.id):
+            raise BadRequest(
+                "no response is in progress: there is nothing to cancel", code="response_cancel_not_active"
+            )
+        response.cancel("client_cancelled")
+
+    # ---- items
+
+    async def _create_item(self, event: client.ItemCreate) -> None:
+        item = event.item
+        item.id = item.id or new_id("item")
+        entry = Entry(item)
+        before = self.conversation.add(entry, event.previous_item_id)
+        if isinstance(item, MessageItem):
+            try:
+                self._take_audio(entry, item)
+            except ServiceError:
+                self.conversation.delete(item.id)
+                raise
+        for kind in ("added", "done"):
+            await self._send(
+                events.ItemEvent(
+                    type=f"conversation.item.{kind}",  # type: ignore[arg-type]  # both are there
+                    previous_item_id=before,
+                    item=item_json(item),
+                )
+            )
+
+    def _take_audio(self, entry: Entry, item: MessageItem) -> None:
+        """Listen to audio that came with an item. Raises Unprocessable if it is invalid."""
+        for part in item.content:
+            if part.type == "input_audio" and part.audio:
+                pcm = AudioDecoder(self.config.audio.input.format).decode(part.audio)
+                part.audio = None
+                if not part.transcript:
+                    entry.seconds = pcm.size / SAMPLE_RATE
+                    self._listen(entry, pcm)
+
+    async def _truncate(self, event: client.ItemTruncate) -> None:
+        entry = self.conversation.find(event.item_id)
+        if not isinstance(entry.item, MessageItem) or entry.item.role != "assistant" or not entry.clauses:
+            raise Unprocessable(
+                f"item {event.item_id[:64]!r} has no audio of the assistant: only such can be truncated",
+                code="invalid_value",
+            )
+        if self._response is not None and self._response.entry is entry:
+            self._response.playback.stop(time.monotonic())
+            self._echo.stopped()
+        heard = min(event.audio_end_ms, round(entry.milliseconds))  # clients' clocks may run ahead of the audio
+        entry.truncate(heard)
+        await self._send(
+            events.ItemTruncated(item_id=event.item_id, content_index=event.content_index, audio_end_ms=heard)
+        )
+
+    def _start(self, work: Any) -> asyncio.Task[Any]:
+        """A task of this conversation, whose failure is read by whoever waits for it."""
+        task: asyncio.Task[Any] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ServiceError):
+            _log.error("a task of a conversation failed", exc_info=error)
+
+
+def _resolve_voice(store: VoiceStore, name: str) -> tuple[str, int]:
+    """The voice id of a name, and its speaker id. Blocks: call it in a thread. Raises UnknownVoice."""
+    voice_id = resolve_voice_id(store, name)
+    try:
+        return voice_id, store.get(voice_id).prompt.speaker or 0
+    except UnknownVoice:
+        speaker = speaker_number(voice_id)
+        if speaker is None:
+            raise
+        return voice_id, speaker

@@ -1,0 +1,132 @@
+"""OpenAI's official client in a conversation with the service, and a language model server of the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+
+from tests.app.realtime.harness import encoded, silence, speech
+from tests.integration.shared import KEY, Server, serving
+
+pytestmark = pytest.mark.anyio
+
+
+class Models(BaseHTTPRequestHandler):
+    """Chat completions that answer with the number of messages, and transcriptions that hear one sentence."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.endswith("/audio/transcriptions"):
+            self._respond("application/json", json.dumps({"text": "What can you do?"}))
+            return
+        turns = [message["role"] for message in json.loads(body)["messages"]]
+        words = ["You ", "said ", f"{turns.count('user')} ", "things, ", "and ", "I ", "heard ", "them ", "all."]
+        events = [{"choices": [{"delta": {"content": word}}]} for word in words]
+        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        self._respond("text/event-stream", "".join(f"data: {json.dumps(each)}\n\n" for each in events))
+
+    def _respond(self, kind: str, body: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Models) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, models: str) -> Iterator[Server]:
+    folder: Path = tmp_path_factory.mktemp("realtime")
+    with serving(
+        folder,
+        MODEL_PATH="fake:frame_seconds=0.01",
+        LLM_BASE_URL=models,
+        LLM_MODEL="test",
+        STT_BASE_URL=models,
+        HTTP_WORKERS="1",  # so that speech and the encoding of the user's audio are another process's
+        NO_PROXY="127.0.0.1",
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(api_key=KEY, base_url=f"{server.url}/v1", max_retries=0)
+
+
+async def events_until(connection: Any, kind: str) -> list[Any]:
+    events: list[Any] = []
+    async for event in connection:
+        assert event.type != "error", event
+        events.append(event)
+        if event.type == kind:
+            return events
+    raise AssertionError("the connection ended")
+
+
+async def test_a_typed_conversation(client: openai.AsyncOpenAI) -> None:
+    async with asyncio.timeout(60), client.realtime.connect(model="gpt-realtime") as connection:
+        created = await connection.recv()
+        assert created.type == "session.created"
+        await connection.session.update(session={"type": "realtime", "instructions": "Be brief."})
+        await events_until(connection, "session.updated")
+        for turn in (1, 2):
+            await connection.conversation.item.create(
+                item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello."}]}
+            )
+            await connection.response.create()
+            events = await events_until(connection, "response.done")
+            audio = b"".join(
+                base64.b64decode(event.delta) for event in events if event.type == "response.output_audio.delta"
+            )
+            response = events[-1].response
+            said = response.output[0].content[0].transcript
+            assert said == f"You said {turn} things, and I heard them all."
+            assert len(audio) == 2 * 1920 * sum(map(len, ("You said 1 things,", "and I heard them all.")))
+            assert response.status == "completed"
+            assert response.usage.output_token_details.audio_tokens > 0
+            assert float(response.metadata["total_ms"]) > 0
+    await client.close()
+
+
+async def test_a_spoken_turn_and_an_interruption(client: openai.AsyncOpenAI) -> None:
+    turn = np.concatenate([silence(0.3), speech(), silence(0.7)])
+    async with asyncio.timeout(90), client.realtime.connect(model="gpt-realtime") as connection:
+        for start in range(0, len(turn), 2400):
+            await connection.input_audio_buffer.append(audio=encoded(turn[start : start + 2400]))
+        events = await events_until(connection, "response.output_audio.delta")
+        kinds = [event.type for event in events]
+        assert kinds.index("input_audio_buffer.speech_started") < kinds.index("input_audio_buffer.committed")
+        [words] = [e for e in events if e.type == "conversation.item.input_audio_transcription.completed"]
+        assert words.transcript == "What can you do?"
+        for start in range(0, len(turn), 2400):
+            await connection.input_audio_buffer.append(audio=encoded(turn[start : start + 2400]))
+        events = await events_until(connection, "input_audio_buffer.speech_started")
+        events = await events_until(connection, "response.done")
+        while events[-1].response.status == "cancelled":
+            events = await events_until(connection, "response.done")
+        assert events[-1].response.status == "completed"
+        assert "2 things" in events[-1].response.output[0].content[0].transcript
+    await client.close()
