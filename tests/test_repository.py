@@ -380,7 +380,7 @@ def test_make_serve_takes_a_model() -> None:
     """`make serve MODEL=…` sets MODEL_PATH for this start; without it the setting stays what it is."""
     lines = [
         subprocess.run(
-            [need("make"), "--dry-run", "serve", *arguments],
+            [need("make"), "--no-print-directory", "--dry-run", "serve", *arguments],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -61,7 +61,7 @@ def test_a_run_writes_an_adapter_logs_plots_and_samples(config: PipelineConfig, 
     events.Reload()
     assert [event.step for event in events.Scalars("first")] == [2, 4, 6]
 
-    merged = merge(config.model, result.output, tmp_path / "merged")
+    merged = merge(str(result.output), tmp_path / "merged")
     engine = load_engine(EngineConfig(str(merged), device="cpu", dtype="float32", slots=1))
     try:
         assert len(engine.generate(SpeechRequest("Hello.", seed=1, max_frames=3)).codes) <= 3
