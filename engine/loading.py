@@ -21,6 +21,7 @@ from .model.checkpoint import open_checkpoint
 from .model.config import CsmConfig
 from .model.csm import CsmModel
 from .model.fused_frames import verified_fused_frames
+from .model.fused_prefill import verified_fused_prefills
 from .model.graphs import CudaGraphCapturer
 from .model.int8_linear import quantize
 from .model.packed_linear import pack
@@ -28,7 +29,7 @@ from .model.ragged_attention import verified_prompt_attention, verified_ragged_a
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights
 from .model_runner import MIN_ROWS, ModelRunner
-from .prefill_pipeline import MAX_PASS_TOKENS
+from .prefill_pipeline import MAX_PASS_TOKENS, PASS_SIZES
 from .prefill_streams import AUTO_STREAMS
 from .types import FRAME_MILLISECONDS
 
@@ -97,11 +98,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         timer.finish("warm up")
         if model.ragged_attention is not None:
             progress(0.6, "comparing fused kernels with the plain step")
-            buckets = runner.frames.buckets
-            runner.frames.fused = verified_fused_frames(
-                *(model, runner.state, buckets.rows, buckets.contexts[0], limits.cores().threads(config.workers)),
-                lambda: CudaGraphCapturer(device, StreamPriority.FRAMES),
-            )
+            _use_fused_kernels(runner, limits.cores().threads(config.workers))
             timer.finish("fused kernels")
         if device.type == "cuda" and config.depth_weights == "int8" and not runner.frames.all_fused:
             log.warning(
@@ -140,6 +137,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         "graphs": runner.frames.graph_summary,
         "prompt_graphs": runner.prefills.graphs,
         "prompt_streams": len(runner.prefills.pipelines),
+        "prefill": "fused kernels" if runner.prefills.fused else "plain",
         "start_seconds": timer.seconds,
         "positions": csm.positions,
         "fingerprint": checkpoint.fingerprint,
@@ -283,6 +281,21 @@ def _warm_up(runner: ModelRunner, compiled: bool) -> None:
             log.warning("torch.compile failed, so the step runs uncompiled: %s", error)
             runner.compile(on=False)
     runner.warm_up()
+
+
+def _use_fused_kernels(runner: ModelRunner, threads: int) -> None:
+    """Compute steps with fused kernels where they are right and faster, and prompts too if all steps are fused."""
+    model, frames, prefills = runner.model, runner.frames, runner.prefills
+    frames.fused = verified_fused_frames(
+        *(model, runner.state, frames.buckets.rows, frames.buckets.contexts[0], threads),
+        lambda: CudaGraphCapturer(runner.device, StreamPriority.FRAMES),
+    )
+    if frames.fused is not None and frames.all_fused:
+        passes = verified_fused_prefills(
+            *(model, runner.state, PASS_SIZES, frames.fused.step.pdl, len(prefills.pipelines), threads),
+            lambda: CudaGraphCapturer(runner.device, StreamPriority.PREFILL),
+        )
+        prefills.use_fused(passes)
 
 
 def _compiles(config: EngineConfig, device: torch.device) -> bool:

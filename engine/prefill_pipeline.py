@@ -13,6 +13,7 @@ from torch import Tensor
 from .context import Prefill
 from .cuda_streams import DeviceStream, StreamEvent, upload
 from .model.csm import CsmModel, StepState
+from .model.fused_prefill import FusedPrefill
 from .model.graphs import Bucket, CapturedGraphs, GraphCapturer
 from .model.kv_cache import PackedView, SegmentView
 from .model.prompt_tokens import CODES, IS_AUDIO, POSITION, Segment
@@ -32,6 +33,7 @@ class PrefillPipeline:
     def __init__(self, model: CsmModel, state: StepState, stream: DeviceStream) -> None:
         self.stream = stream
         self.graphs = CapturedGraphs()
+        self.fused: FusedPrefill | None = None  # computes the passes; set by the loader, before capture
         self.max_tokens = MAX_PASS_TOKENS[model.device.type]
         self._model, self._state = model, state
         columns = CODES + model.config.codebooks
@@ -79,6 +81,9 @@ class PrefillPipeline:
             self._eager_pass(tokens, packed.segments)
 
     def _eager_pass(self, tokens: Tensor, segments: tuple[Segment, ...]) -> None:
+        if self.fused is not None:
+            self.fused.run(tokens)
+            return
         cache, attention = self._state.backbone, self._model.prompt_attention
         view: CacheView
         if attention is None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .cuda_streams import COMPLETED, DeviceStream, StreamEvent, StreamPriority
 from .model.csm import CsmModel, StepState
+from .model.fused_prefill import FusedPrefill
 from .model.graphs import GraphCapturer
 from .prefill_pipeline import PrefillPipeline
 from .prompt_packing import PromptPiece
@@ -82,6 +83,16 @@ class PrefillStreams:
     def graphs(self) -> int:
         """Captured graphs of all streams."""
         return sum(len(each.graphs) for each in self.pipelines)
+
+    @property
+    def fused(self) -> bool:
+        """Whether fused kernels compute the passes."""
+        return all(each.fused is not None for each in self.pipelines)
+
+    def use_fused(self, passes: Sequence[FusedPrefill]) -> None:
+        """Compute the passes with fused kernels, one for each stream, or with plain ones if there are none."""
+        for pipeline, fused in zip(self.pipelines, passes, strict=False):
+            pipeline.fused = fused
 
     def assign(self, rows: Iterable[int]) -> None:
         """Give the rows of a new request the stream with the fewest tokens in flight; of equals, the first.

@@ -9,8 +9,10 @@ import torch
 
 from engine.cuda_streams import StreamPriority
 from engine.model.fused_frames import FusedCheck, FusedStep, contrived_state
+from engine.model.fused_prefill import prefill_fault
 from engine.model.graphs import CudaGraphCapturer
 from engine.model_runner import ModelRunner
+from engine.prefill_pipeline import PASS_SIZES
 
 from .session import Session
 
@@ -40,6 +42,21 @@ def fused(session: Session) -> None:
                         plain, fused_seconds = check.seconds(rows, capturer)
                         line |= {"plain_ms": plain * 1e3, "fused_ms": fused_seconds * 1e3}
                     session.recorder.add("fused", **line)
+    _prefill(runner, session)
+
+
+def _prefill(runner: ModelRunner, session: Session) -> None:
+    """What is wrong with fused prefill passes; the times of both kinds are in lines of the log."""
+    from engine.model.fused.prefill import FusedPrefill
+
+    attention = runner.model.prompt_attention
+    if attention is None:
+        session.recorder.add("fused.prefill", reason="there is no attention kernel for prompts")
+        return
+    passes = FusedPrefill(runner.model, runner.state.backbone, attention, PASS_SIZES[-1])
+    capturer = CudaGraphCapturer(session.device, StreamPriority.PREFILL)
+    fault = prefill_fault(runner.model, runner.state, passes, attention, PASS_SIZES, capturer)
+    session.recorder.add("fused.prefill", fault=fault)
 
 
 def _steps(runner: ModelRunner, device: torch.device) -> Iterator[tuple[bool, FusedStep]]:

@@ -68,26 +68,26 @@ def verified_fused_frames(
         log.info("fused kernels are not used: they are for bfloat16, not %s", str(model.dtype).removeprefix("torch."))
         return None
     try:
-        from .fused import step as triton_step
+        from .fused import layers, step
     except ImportError as error:
         log.warning("fused kernels are not available: %r", error)
         return None
-    reason = triton_step.unsupported(model.config, model.dtype)
+    reason = layers.unsupported(model.config, model.dtype)
     if reason:
         log.warning("fused kernels are not used: %s", reason)
         return None
     for pdl in (True, False) if torch.cuda.get_device_capability(model.device) >= (9, 0) else (False,):
         try:
-            step = triton_step.FusedStep(model, state, pdl)
-            step.compile_ahead(rows, context, threads)
-            chosen = choose(model, state, step, rows, context, triton_step.block_of, capturer())
+            fused = step.FusedStep(model, state, pdl)
+            fused.compile_ahead(rows, context, threads)
+            chosen = choose(model, state, fused, rows, context, layers.block_of, capturer())
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # no compiler, an unknown GPU: the plain step gives the same speech
             log.warning("fused kernels fail%s: %r", " with programmatic dependent launch" if pdl else "", error)
             continue
         if chosen:
-            return FusedFrames(step, frozenset(chosen))
+            return FusedFrames(fused, frozenset(chosen))
     return None
 
 
@@ -256,15 +256,20 @@ class FusedCheck:
         return self._timed(capturer.capture(plain)), timed
 
     def _timed(self, replay: Work) -> float:
-        device, best = self._state.output.device, float("inf")
-        for _ in range(_ROUNDS):
-            self._begin.restore(self._state)
-            _synchronize(device)
-            started = time.perf_counter()
-            replay()
-            _synchronize(device)
-            best = min(best, time.perf_counter() - started)
-        return best
+        return best_seconds(replay, self._state.output.device, lambda: self._begin.restore(self._state))
+
+
+def best_seconds(work: Work, device: torch.device, before: Work = lambda: None) -> float:
+    """The shortest of a few runs on an idle device. before: each run, not timed."""
+    best = float("inf")
+    for _ in range(_ROUNDS):
+        before()
+        _synchronize(device)
+        started = time.perf_counter()
+        work()
+        _synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return best
 
 
 def _synchronize(device: torch.device) -> None:

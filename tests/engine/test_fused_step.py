@@ -49,7 +49,13 @@ def test_the_interpreted_kernels_pass_the_gpu_tests() -> None:
 
 KERNELS = {
     "products": ("qkv_kernel", "add_kernel", "gate_up_kernel", "down_kernel", "head_kernel"),
-    "frame_kernels": ("embed_kernel", "depth_attention_kernel", "sample_kernel", "finish_kernel"),
+    "frame_kernels": (
+        "embed_kernel",
+        "embed_prompt_kernel",
+        "depth_attention_kernel",
+        "sample_kernel",
+        "finish_kernel",
+    ),
 }
 PRODUCTS = len(KERNELS["products"])
 
@@ -94,6 +100,7 @@ def test_the_kernels_compile_for_a_gpu(
     from triton.runtime import driver
 
     from engine.model import fused
+    from engine.model.fused.prefill import FusedPrefill
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     # One layer in each, and a backbone of the depth decoder's size: few builds.
@@ -101,7 +108,9 @@ def test_the_kernels_compile_for_a_gpu(
     model = meta_model(config)
     if int8:
         model = as_int8(model)
-    step = steps.FusedStep(model, model.allocate(max(rows)), pdl=capability >= 90)
+    state = model.allocate(max(rows))
+    step = steps.FusedStep(model, state, pdl=capability >= 90)
+    prefill = FusedPrefill(model, state.backbone, lambda q, *others: q, 32, pdl=capability >= 90)  # type: ignore[arg-type]
     builds: dict[str, list[Any]] = {}
     for module, names in KERNELS.items():
         for name in names:
@@ -111,9 +120,12 @@ def test_the_kernels_compile_for_a_gpu(
     monkeypatch.setattr(driver, "_active", AbsentGpu(capability))
     for count in rows:
         step.frame(count, 2048)
+    if capability >= 90:
+        prefill.run(torch.zeros(32, 5, dtype=torch.int64, device="meta"))
     for name, built in builds.items():
         products = name in KERNELS["products"]
-        assert 1 <= len(set(map(id, built))) <= (3 if products else 1) * len(rows)
+        assert len(set(map(id, built))) <= (3 if products else 1) * len(rows)
+        assert built or (name == "embed_prompt_kernel" and capability < 90)
         for each in built:
             assert each.metadata.shared <= 99 << 10  # available to a block on every GPU since 2020
             assert each.metadata.global_scratch_size == 0  # otherwise every launch would allocate
@@ -211,13 +223,15 @@ def test_all_kernels_are_compiled_ahead(steps: Any, model: CsmModel, monkeypatch
     ],
 )
 def test_other_models_are_refused(config: CsmConfig, dtype: torch.dtype, message: str, steps: Any) -> None:
-    assert message in steps.unsupported(config, dtype)
+    from engine.model.fused.layers import unsupported
+
+    assert message in unsupported(config, dtype)
     with torch.device("meta"):
         model = CsmModel(config, 5, 67).to(dtype)
         state = model.allocate(2)
     with pytest.raises(ValueError, match=message):
         steps.FusedStep(model, state)
-    assert steps.unsupported(FULL, torch.bfloat16) == ""
+    assert unsupported(FULL, torch.bfloat16) == ""
 
 
 # ---- its use

@@ -46,8 +46,8 @@ def exact() -> Any:
     torch.set_float32_matmul_precision(precision)
 
 
-def model_of(dtype: torch.dtype = torch.float32, int8: bool = False) -> CsmModel:
-    model = CsmModel(CONFIG, 5, 67)
+def model_of(dtype: torch.dtype = torch.float32, int8: bool = False, config: CsmConfig = CONFIG) -> CsmModel:
+    model = CsmModel(config, 5, 67)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.ndim > 1:

@@ -88,6 +88,46 @@ def embed_kernel(
     _enter(tl.where(begins, ended, summed), x, weighted, squares, norm, row, SIZE, BLOCK_H)
 
 
+@triton.jit
+def embed_prompt_kernel(
+    tokens: tl.tensor,  # int64 (tokens, COLUMNS), see prompt_tokens
+    audio: tl.tensor,  # (CODEBOOKS * AUDIO_VOCAB, SIZE)
+    text: tl.tensor,  # (text vocabulary, SIZE)
+    norm: tl.tensor,
+    x: tl.tensor,
+    weighted: tl.tensor,
+    squares: tl.tensor,
+    rows: tl.tensor,  # int64 (tokens,), written
+    positions: tl.tensor,  # int64 (tokens,), written
+    COLUMNS: tl.constexpr,
+    ROW: tl.constexpr,
+    POSITION: tl.constexpr,
+    IS_AUDIO: tl.constexpr,
+    CODES: tl.constexpr,
+    CODEBOOKS: tl.constexpr,
+    AUDIO_VOCAB: tl.constexpr,
+    SIZE: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    PDL: tl.constexpr,
+) -> None:
+    """A prompt's token: the embedding of a text token, or the sum of a frame's."""
+    token = tl.program_id(0).to(tl.int64)
+    h = tl.arange(0, BLOCK_H)
+    let_next_start(PDL)
+    wait_for_previous(PDL)
+    at = tokens + token * COLUMNS
+    tl.store(rows + token, tl.load(at + ROW))
+    tl.store(positions + token, tl.load(at + POSITION))
+    embedded = tl.zeros([BLOCK_H], tl.float32)
+    if tl.load(at + IS_AUDIO) > 0:
+        for codebook in tl.static_range(CODEBOOKS):
+            code = tl.load(at + CODES + codebook) + codebook * AUDIO_VOCAB
+            embedded += tl.load(audio + code * SIZE + h, mask=h < SIZE, other=0.0).to(tl.float32)
+    else:
+        embedded = tl.load(text + tl.load(at + CODES) * SIZE + h, mask=h < SIZE, other=0.0).to(tl.float32)
+    _enter(embedded.to(x.dtype.element_ty), x, weighted, squares, norm, token, SIZE, BLOCK_H)
+
+
 @triton.jit(do_not_specialize=["rows", "start"])
 def depth_attention_kernel(
     q: tl.tensor,  # (tokens, HEADS, HEAD_DIM)

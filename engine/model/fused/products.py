@@ -69,7 +69,8 @@ def qkv_kernel(
     scale: tl.tensor,
     cos: tl.tensor,  # (positions, head_dim)
     sin: tl.tensor,  # the same; the first half is negated
-    positions: tl.tensor,  # int64 (rows,); None: `start` and what follows, `rows` tokens each
+    positions: tl.tensor,  # int64 (tokens,); None: `start` and what follows, `rows` tokens each
+    cache_rows: tl.tensor,  # int64 (tokens,); None: the first `rows`, again and again
     q: tl.tensor,  # (tokens, heads, head_dim)
     keys: tl.tensor,  # (rows, kv_heads, POSITIONS, head_dim)
     values: tl.tensor,
@@ -105,11 +106,14 @@ def qkv_kernel(
         prefetch(first, K * weight.dtype.element_ty.primitive_bitwidth // 8, _HALF, AHEAD)
         prefetch(first + HEAD_DIM // 2 * K, K * weight.dtype.element_ty.primitive_bitwidth // 8, _HALF, AHEAD)
     wait_for_previous(PDL)
-    cache_row = token % rows
     if positions is None:
         position = start + token // rows
     else:
-        position = tl.load(positions + cache_row, mask=there, other=0).to(tl.int32)
+        position = tl.load(positions + token, mask=there, other=0).to(tl.int32)
+    if cache_rows is None:  # noqa: SIM108 (the other branch must not be compiled)
+        cache_row = (token % rows).to(tl.int64)
+    else:
+        cache_row = tl.load(cache_rows + token, mask=there, other=0)
     turned = head < HEADS + KV_HEADS
     angle = position[None, :] * HEAD_DIM + dim[:, None]
     c = tl.load(cos + angle, mask=there[None, :] & turned, other=1.0).to(tl.float32)
@@ -127,7 +131,7 @@ def qkv_kernel(
         tl.store(at + HEAD_DIM // 2, new_right, mask=there[None, :])
     else:
         kv_head = (head - HEADS) % KV_HEADS
-        place = ((cache_row.to(tl.int64) * KV_HEADS + kv_head) * POSITIONS + position) * HEAD_DIM
+        place = ((cache_row * KV_HEADS + kv_head) * POSITIONS + position) * HEAD_DIM
         slot = place[None, :] + dim[:, None]
         if turned:
             tl.store(keys + slot, new_left, mask=there[None, :])
