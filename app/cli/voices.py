@@ -77,19 +77,22 @@ def add_voice(parsed: argparse.Namespace) -> None:
         done = sent >= size
         line.show("decoding …" if done else f"sent {sent / 1e6:.1f} of {size / 1e6:.1f} MB", force=done)
 
+    warnings: list[str] = []
     transcript = _transcript_beside(path) if parsed.transcript is None else parsed.transcript
     with connection.make_client(parsed) as client:
         try:
             if parsed.replace:
                 name = parsed.name or path.name
-                client.replace_voice(name, path, transcript=transcript, progress=progress)
+                client.replace_voice(name, path, transcript=transcript, progress=progress, warn=warnings.append)
             else:
-                name = client.add_voice(path, transcript=transcript, voice_id=parsed.name, progress=progress)
+                name = client.add_voice(
+                    path, transcript=transcript, voice_id=parsed.name, progress=progress, warn=warnings.append
+                )
         finally:
             line.clear()
     print(f"{name} was {'replaced' if parsed.replace else 'added'}: csm-serve speak --voice {shlex.quote(name)} …")
-    if not transcript:
-        print("It has no transcript; with one it would sound closer to the recording.", file=sys.stderr)
+    for warning in warnings:
+        print(f"The recording: {warning}.", file=sys.stderr)
 
 
 def remove_voice(parsed: argparse.Namespace) -> None:

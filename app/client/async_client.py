@@ -13,7 +13,7 @@ import httpx
 from anyio import to_thread
 
 from . import endpoints
-from .endpoints import Call, Progress, Recording
+from .endpoints import Call, Progress, Recording, Warn
 from .options import AudioFormat, SpeechOptions
 from .responses import Health, Voice, error_of
 from .speech import AsyncSpeechStream
@@ -89,20 +89,28 @@ class AsyncCsmClient:
         transcript: str = "",
         voice_id: str | None = None,
         progress: Progress | None = None,
+        warn: Warn | None = None,
     ) -> str:
         """Upload a recording, given as a path or bytes. Returns the voice's id, by default the file's name.
 
-        transcript: the spoken words. progress: called with (bytes sent, total bytes).
+        transcript: the spoken words. progress: called with (bytes sent, total bytes). warn: called with
+        each quality problem of the recording, a sentence.
         """
         call = await to_thread.run_sync(endpoints.add_voice, recording, transcript, voice_id, progress)  # reads a file
-        return await self._request(call)
+        return endpoints.report(await self._request(call), warn)
 
     async def replace_voice(
-        self, voice_id: str, recording: Recording, *, transcript: str = "", progress: Progress | None = None
+        self,
+        voice_id: str,
+        recording: Recording,
+        *,
+        transcript: str = "",
+        progress: Progress | None = None,
+        warn: Warn | None = None,
     ) -> None:
         """Replace an uploaded voice's recording, from the next request on."""
         call = await to_thread.run_sync(endpoints.replace_voice, voice_id, recording, transcript, progress)
-        await self._request(call)
+        endpoints.report(await self._request(call), warn)
 
     async def delete_voice(self, voice_id: str) -> None:
         await self._request(endpoints.delete_voice(voice_id))

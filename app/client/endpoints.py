@@ -15,6 +15,7 @@ import httpx
 from .responses import (
     Health,
     SpeechHead,
+    StoredVoice,
     Voice,
     read_health,
     read_ids,
@@ -29,6 +30,7 @@ _T = TypeVar("_T")
 
 Recording = str | os.PathLike[str] | bytes
 Progress = Callable[[int, int], None]  # (bytes sent, total bytes)
+Warn = Callable[[str], None]  # a quality problem of a recording, as a sentence
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,15 @@ def voice(voice_id: str) -> Call[Voice]:
     return Call("GET", _voice_path(voice_id), read_voice)
 
 
-def add_voice(recording: Recording, transcript: str, voice_id: str | None, progress: Progress | None) -> Call[str]:
+def add_voice(
+    recording: Recording, transcript: str, voice_id: str | None, progress: Progress | None
+) -> Call[StoredVoice]:
     if voice_id is None and isinstance(recording, bytes):
         raise ValueError("voice_id is required for a recording given as bytes, for example amy.wav")
     return Call("POST", "/voices", read_stored, _form(recording, transcript, voice_id, progress))
 
 
-def replace_voice(voice_id: str, recording: Recording, transcript: str, progress: Progress | None) -> Call[str]:
+def replace_voice(voice_id: str, recording: Recording, transcript: str, progress: Progress | None) -> Call[StoredVoice]:
     return Call("PUT", _voice_path(voice_id), read_stored, _form(recording, transcript, None, progress))
 
 
@@ -90,6 +94,14 @@ def health() -> Call[Health]:
 
 def system_status() -> Call[dict[str, Any]]:
     return Call("GET", "/system-status", read_object)
+
+
+def report(stored: StoredVoice, warn: Warn | None) -> str:
+    """Pass on the warnings about a stored voice. Returns its id."""
+    if warn is not None:
+        for warning in stored.warnings:
+            warn(warning)
+    return stored.voice_id
 
 
 def _voice_path(voice_id: str) -> str:

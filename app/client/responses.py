@@ -30,6 +30,14 @@ class Voice:
 
 
 @dataclass(frozen=True)
+class StoredVoice:
+    """The response to an upload. warnings: quality problems of the recording, each a sentence."""
+
+    voice_id: str
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
 class Health:
     """Health of the service.
 
@@ -114,8 +122,12 @@ def read_voice(response: httpx.Response) -> Voice:
     return _as(response, lambda body: Voice(**{each.name: body[each.name] for each in fields(Voice)}), _json(response))
 
 
-def read_stored(response: httpx.Response) -> str:
-    return _as(response, lambda body: str(body["voice_id"]), _json(response))
+def read_stored(response: httpx.Response) -> StoredVoice:
+    return _as(
+        response,
+        lambda body: StoredVoice(str(body["voice_id"]), [str(each) for each in body.get("warnings", [])]),
+        _json(response),
+    )
 
 
 def read_nothing(response: httpx.Response) -> None:

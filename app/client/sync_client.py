@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 
 from . import endpoints
-from .endpoints import Call, Progress, Recording
+from .endpoints import Call, Progress, Recording, Warn
 from .options import AudioFormat, SpeechOptions
 from .responses import Health, Voice, error_of
 from .speech import SpeechStream
@@ -94,18 +94,27 @@ class CsmClient:
         transcript: str = "",
         voice_id: str | None = None,
         progress: Progress | None = None,
+        warn: Warn | None = None,
     ) -> str:
         """Upload a recording, given as a path or bytes. Returns the voice's id, by default the file's name.
 
-        transcript: the spoken words. progress: called with (bytes sent, total bytes).
+        transcript: the spoken words. progress: called with (bytes sent, total bytes). warn: called with
+        each quality problem of the recording, a sentence.
         """
-        return self._request(endpoints.add_voice(recording, transcript, voice_id, progress))
+        stored = self._request(endpoints.add_voice(recording, transcript, voice_id, progress))
+        return endpoints.report(stored, warn)
 
     def replace_voice(
-        self, voice_id: str, recording: Recording, *, transcript: str = "", progress: Progress | None = None
+        self,
+        voice_id: str,
+        recording: Recording,
+        *,
+        transcript: str = "",
+        progress: Progress | None = None,
+        warn: Warn | None = None,
     ) -> None:
         """Replace an uploaded voice's recording, from the next request on."""
-        self._request(endpoints.replace_voice(voice_id, recording, transcript, progress))
+        endpoints.report(self._request(endpoints.replace_voice(voice_id, recording, transcript, progress)), warn)
 
     def delete_voice(self, voice_id: str) -> None:
         self._request(endpoints.delete_voice(voice_id))

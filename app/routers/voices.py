@@ -74,7 +74,7 @@ async def upload(request: Request, state: StateDep) -> VoiceStored:
             raise Unprocessable("the file has no name: send a voice_id", code="bad_voice_id")
         voice = await _store(state.voices.add, voice_id, form)
     await _prepare_ahead(state, voice.voice_id)
-    return VoiceStored(voice_id=voice.voice_id, message="Voice uploaded successfully.")
+    return VoiceStored(voice_id=voice.voice_id, message="Voice uploaded successfully.", warnings=list(voice.warnings))
 
 
 @router.put(
@@ -92,7 +92,7 @@ async def replace(voice_id: str, request: Request, state: StateDep) -> VoiceStor
             )
         voice = await _store(state.voices.replace, voice_id, form)
     await _prepare_ahead(state, voice.voice_id)
-    return VoiceStored(voice_id=voice.voice_id, message="Voice replaced successfully.")
+    return VoiceStored(voice_id=voice.voice_id, message="Voice replaced successfully.", warnings=list(voice.warnings))
 
 
 @router.get("/voices", response_model=list[str], responses=error_responses(401))

@@ -6,10 +6,11 @@ from pydantic import BaseModel
 
 
 class VoiceStored(BaseModel):
-    """The response to an upload."""
+    """The response to an upload. warnings: quality problems of the recording, each a sentence that says what to do."""
 
     voice_id: str
     message: str
+    warnings: list[str]
 
 
 class VoiceDeleted(BaseModel):

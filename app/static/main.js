@@ -1,7 +1,7 @@
 // Entry point of the page: creates its parts and handles their events.
 
 import { call } from "./api.js";
-import { byId } from "./dom.js";
+import { byId, make } from "./dom.js";
 import { key } from "./key.js";
 import { ServiceStatus } from "./service_status.js";
 import * as notice from "./notice.js";
@@ -22,11 +22,12 @@ const voices = new Voices({
   replace: (id) => voiceDialog.open(id),
   remove: confirmDelete,
 });
-const voiceDialog = new VoiceDialog(async (id, replaced) => {
+const voiceDialog = new VoiceDialog(async (id, replaced, warnings) => {
   voices.forget(id);
   await refreshVoices();
   voices.choose(id);
   byId("voices-said").textContent = `${id} was ${replaced ? "replaced" : "added"} and selected.`;
+  byId("voices-warnings").replaceChildren(...warnings.map((each) => make("li", { textContent: `The recording: ${each}.` })));
 });
 
 const playbackMode = () => document.querySelector("input[name=way]:checked").value;

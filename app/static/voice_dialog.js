@@ -23,7 +23,7 @@ export class VoiceDialog {
   #sentence = 0;
   #onSaved;
 
-  /** onSaved: called with (id, whether it replaced a voice). */
+  /** onSaved: called with (id, whether it replaced a voice, quality problems of the recording). */
   constructor(onSaved) {
     this.#onSaved = onSaved;
     byId("voice-form").onsubmit = (event) => (event.preventDefault(), this.#save());
@@ -100,9 +100,9 @@ export class VoiceDialog {
     const path = this.#replacing ? `/voices/${encodeURIComponent(id)}` : "/voices";
     byId("voice-save").disabled = true;
     try {
-      await call(path, { method: this.#replacing ? "PUT" : "POST", body });
+      const stored = await (await call(path, { method: this.#replacing ? "PUT" : "POST", body })).json();
       dialog.close();
-      this.#onSaved(id, this.#replacing !== null);
+      this.#onSaved(stored.voice_id, this.#replacing !== null, stored.warnings);
     } catch (error) {
       const { detail, advice } = describeError(error);
       this.#showError(`${detail}. ${advice}`);

@@ -1,7 +1,7 @@
 """Message framing between the service and its decoder process, over a pair of pipes. Standard library only.
 
 service -> decoder   REQUEST (maximum seconds, container format, payload bytes), then the recording
-decoder -> service   READY once, then for each recording ANSWER (outcome, channels, payload bytes), then
+decoder -> service   READY once, then for each recording ANSWER (outcome, channels, clipped share, payload bytes), then
                      samples (interleaved float32 at 24 kHz) or, for any outcome other than DECODED, a message
 """
 
@@ -11,7 +11,7 @@ import struct
 from typing import IO
 
 REQUEST = struct.Struct("<d8sQ")
-ANSWER = struct.Struct("<cBQ")
+ANSWER = struct.Struct("<cBdQ")
 READY = b"ready"
 
 DECODED = b"="

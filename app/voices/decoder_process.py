@@ -14,6 +14,7 @@ import resource
 import struct
 import sys
 import time
+from array import array
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, NoReturn
@@ -65,8 +66,11 @@ class DecodeError(Exception):
         self.outcome = outcome
 
 
-def decode(recording: bytes, kind: str, max_seconds: float) -> tuple[int, bytes]:
-    """Decode the first audio stream to (channels, interleaved float32 at 24 kHz). Raises DecodeError."""
+def decode(recording: bytes, kind: str, max_seconds: float) -> tuple[int, float, bytes]:
+    """Decode the first audio stream to (channels, share of clipped samples, interleaved float32 at 24 kHz).
+
+    Raises DecodeError.
+    """
     try:
         # A demuxer that follows a reference to a second file calls io_open, which refuses.
         with av.open(
@@ -87,11 +91,34 @@ def _refuse_to_open(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
     raise PermissionError("a recording may not open other files")
 
 
-def _decode_first_stream(container: InputContainer, max_seconds: float) -> tuple[int, bytes]:
+class _ClippingMeter:
+    """Counts the samples at full scale, which resampling would move to either side of it."""
+
+    def __init__(self) -> None:
+        self._samples = self._clipped = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """The format of the next frames differs."""
+        self._to_int16 = AudioResampler(format="s16")
+
+    @property
+    def share(self) -> float:
+        return self._clipped / max(self._samples, 1)
+
+    def add(self, frame: AudioFrame) -> None:
+        for piece in _interleaved(self._to_int16.resample(frame), 2):
+            values = array("h", piece)
+            self._samples += len(values)
+            self._clipped += sum(map(values.count, (-32768, -32767, 32767)))
+
+
+def _decode_first_stream(container: InputContainer, max_seconds: float) -> tuple[int, float, bytes]:
     chunks: list[bytes] = []
     seconds = 0.0
     max_bytes = 0
     channels = 0
+    clipping = _ClippingMeter()
     resampler: AudioResampler | None = None
     source_format: tuple[object, ...] = ()
     for frame in _frames(container):
@@ -113,10 +140,12 @@ def _decode_first_stream(container: InputContainer, max_seconds: float) -> tuple
             chunks += _interleaved(resampler.resample(None)) if resampler else []
             resampler = AudioResampler(format="flt", layout=layout, rate=framing.RATE)
             source_format = frame_format
+            clipping.restart()
+        clipping.add(frame)
         chunks += _interleaved(resampler.resample(frame))
     if resampler is not None and source_format:
         chunks += _interleaved(resampler.resample(None))
-    return channels, b"".join(chunks)[:max_bytes]
+    return channels, clipping.share, b"".join(chunks)[:max_bytes]
 
 
 def _frames(container: InputContainer) -> Iterator[AudioFrame]:
@@ -143,9 +172,9 @@ def _frames(container: InputContainer) -> Iterator[AudioFrame]:
         raise DecodeError(framing.UNDECODABLE, f"{bad} of its {good + bad} packets are invalid")
 
 
-def _interleaved(frames: list[AudioFrame]) -> list[bytes]:
-    """Interleaved float32, without the padding at the end of a plane."""
-    return [bytes(memoryview(frame.planes[0])[: frame.samples * frame.layout.nb_channels * 4]) for frame in frames]
+def _interleaved(frames: list[AudioFrame], size: int = 4) -> list[bytes]:
+    """Interleaved samples of `size` bytes each, without the padding at the end of a plane."""
+    return [bytes(memoryview(frame.planes[0])[: frame.samples * frame.layout.nb_channels * size]) for frame in frames]
 
 
 def _drop_privileges() -> None:
@@ -209,11 +238,11 @@ def main(max_bytes: int) -> None:
         _limit_cpu_time()
         recording = framing.read_exactly(requests, length)
         try:
-            channels, body = decode(recording, kind.rstrip(b"\0").decode(), max_seconds)
+            channels, clipped, body = decode(recording, kind.rstrip(b"\0").decode(), max_seconds)
             outcome = framing.DECODED
         except DecodeError as error:
-            outcome, channels, body = error.outcome, 0, str(error).encode()
-        answers.write(framing.ANSWER.pack(outcome, channels, len(body)) + body)
+            outcome, channels, clipped, body = error.outcome, 0, 0.0, str(error).encode()
+        answers.write(framing.ANSWER.pack(outcome, channels, clipped, len(body)) + body)
         answers.flush()
 
 

@@ -16,7 +16,8 @@ from engine import VoicePrompt
 from ..errors import ServiceError, Unavailable, UnknownVoice
 from ..observability.components import Report, report_nothing
 from .folder import FileStat, VoiceFolder
-from .recording_decoder import DecoderStartPolicy, Samples, VoiceDecoder, sniff
+from .preparation import NO_TRANSCRIPT, PreparedRecording, prepare
+from .recording_decoder import DecodedRecording, DecoderStartPolicy, VoiceDecoder, sniff
 from .transcript import find_transcript, transcript_names
 
 _ATTEMPTS = 10  # to read a voice that is being replaced concurrently
@@ -26,9 +27,11 @@ _MAX_SNIFFED = 10_000
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """A recording decoded for the engine.
+    """A recording prepared for the engine.
 
-    prompt: float32 mono samples at 24 kHz, and the transcript.
+    prompt: float32 mono samples at 24 kHz, trimmed and at the loudness of every voice, and the transcript.
+    seconds: of the whole recording.
+    warnings: quality problems of the recording, each a sentence.
     created: when the recording was last written, ISO 8601 in UTC.
     sha256: of the recording's bytes.
     """
@@ -40,6 +43,7 @@ class Voice:
     preloaded: bool
     created: str
     sha256: str
+    warnings: tuple[str, ...] = ()
 
 
 class _VoiceStats(NamedTuple):
@@ -54,13 +58,13 @@ class _Entry:
     stats: _VoiceStats
     stable: bool  # equal stats mean equal contents
     sha256: str
-    audio: Samples | ServiceError
+    audio: PreparedRecording | ServiceError
     transcript: str | ServiceError
     voice: Voice | None  # None where one of the two is an error
 
     @property
     def size(self) -> int:
-        return 1024 if isinstance(self.audio, ServiceError) else 1024 + self.audio.nbytes
+        return 1024 if isinstance(self.audio, ServiceError) else 1024 + self.audio.samples.nbytes
 
     def result(self) -> Voice:
         for part in (self.audio, self.transcript):
@@ -126,7 +130,7 @@ class VoiceLoader:
         name: str,
         *,
         decoder: VoiceDecoder | None = None,
-        decoded: tuple[str, Samples] | None = None,
+        decoded: tuple[str, DecodedRecording] | None = None,
     ) -> Voice:
         """Load the voice from its current files.
 
@@ -157,7 +161,7 @@ class VoiceLoader:
         return entry if entry.stable and entry.stats == _stat_voice(folder, key[1], entry.sha256) else None
 
     def _read(
-        self, key: _Key, folder: VoiceFolder, decoder: VoiceDecoder | None, decoded: tuple[str, Samples] | None
+        self, key: _Key, folder: VoiceFolder, decoder: VoiceDecoder | None, decoded: tuple[str, DecodedRecording] | None
     ) -> _Entry:
         name = key[1]
         started = time.time_ns()
@@ -179,7 +183,7 @@ class VoiceLoader:
         if previous and previous.sha256 == sha256:
             audio = previous.audio
         elif decoded and decoded[0] == sha256:
-            audio = decoded[1]
+            audio = prepare(decoded[1])
         else:
             audio = self._decode(name, recording, decoder)
         voice = None
@@ -187,17 +191,18 @@ class VoiceLoader:
             if previous and previous.voice and (previous.audio is audio and previous.transcript == transcript):
                 prompt = previous.voice.prompt  # its key is computed already
             else:
-                prompt = VoicePrompt(audio, transcript)
+                prompt = VoicePrompt(audio.samples, transcript)
             created = datetime.fromtimestamp(stat.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
-            voice = Voice(name, prompt, prompt.seconds, bool(transcript), folder.preloaded, created, sha256)
+            warnings = audio.warnings if transcript else (*audio.warnings, NO_TRANSCRIPT)
+            voice = Voice(name, prompt, audio.seconds, bool(transcript), folder.preloaded, created, sha256, warnings)
         return _Entry(stats, stable, sha256, audio, transcript, voice)
 
-    def _decode(self, name: str, recording: bytes, decoder: VoiceDecoder | None) -> Samples | ServiceError:
+    def _decode(self, name: str, recording: bytes, decoder: VoiceDecoder | None) -> PreparedRecording | ServiceError:
         try:
             if decoder:
-                return decoder.decode(recording)
+                return prepare(decoder.decode(recording))
             with self.decoder() as new:
-                return new.decode(recording)
+                return prepare(new.decode(recording))
         except ServiceError as error:
             if error.status >= 429:
                 raise  # not caused by the file, so not cached

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,14 @@ from . import decoder_framing as framing
 _log = logging.getLogger(__name__)
 
 Samples = npt.NDArray[np.float32]  # (samples,) in -1..1
+
+
+class DecodedRecording(NamedTuple):
+    """samples: float32 (samples,) at 24 kHz, mono, in -1..1. clipped: share of the file's samples at full scale."""
+
+    samples: Samples
+    clipped: float
+
 
 FORMATS = "wav, mp3, flac, ogg/opus, m4a/mp4, webm, aiff or caf"
 MIN_SECONDS = 1.0
@@ -148,8 +156,8 @@ class VoiceDecoder:
         finally:
             _decoder_slots.release()
 
-    def decode(self, recording: bytes) -> Samples:
-        """Decode to float32 (samples,) at 24 kHz, mono, in -1..1, MIN_SECONDS to max_seconds long.
+    def decode(self, recording: bytes) -> DecodedRecording:
+        """Decode to 24 kHz mono, MIN_SECONDS to max_seconds long.
 
         Raises TooLarge, NotAudio, UndecodableAudio, Unprocessable (too short, or silent); ComponentFailed
         if the decoder does not start.
@@ -162,10 +170,10 @@ class VoiceDecoder:
         kind = sniff(recording[:64])
         if kind is None:
             raise NotAudio(f"the file is not in a supported audio format: send {FORMATS}")
-        outcome, channels, body = self._request(recording, kind)
+        outcome, channels, clipped, body = self._request(recording, kind)
         if outcome != framing.DECODED:
             raise self._error_of(outcome, body.decode(errors="replace"))
-        return self._validated(np.frombuffer(body, "<f4").reshape(-1, channels))
+        return DecodedRecording(self._validated(np.frombuffer(body, "<f4").reshape(-1, channels)), clipped)
 
     def _error_of(self, outcome: bytes, reason: str) -> ServiceError:
         if outcome == framing.TOO_LONG:
@@ -231,7 +239,7 @@ class VoiceDecoder:
         assert process.stdout is not None
         if framing.read_exactly(process.stdout, len(framing.READY)) != framing.READY:
             raise EOFError("it did not send its ready message")
-        outcome, channels, body = self._exchange(process, _TEST_WAV, "wav")
+        outcome, channels, _, body = self._exchange(process, _TEST_WAV, "wav")
         if outcome != framing.DECODED:
             raise EOFError(f"it rejected the test sound: {body.decode(errors='replace')}")
         if (channels, len(body)) != (1, 4 * _TEST_SAMPLES):
@@ -252,7 +260,7 @@ class VoiceDecoder:
         self._process = process
         return process
 
-    def _request(self, recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
+    def _request(self, recording: bytes, kind: str) -> tuple[bytes, int, float, bytes]:
         """Decode one recording. Raises UndecodableAudio if it crashes the process, ComponentFailed."""
         self.start()
         process = self._process
@@ -269,7 +277,9 @@ class VoiceDecoder:
         reason = "decoding it takes more memory or time than any valid recording"
         raise UndecodableAudio(f"the recording cannot be decoded: {reason}; export it again as wav")
 
-    def _exchange(self, process: subprocess.Popen[bytes], recording: bytes, kind: str) -> tuple[bytes, int, bytes]:
+    def _exchange(
+        self, process: subprocess.Popen[bytes], recording: bytes, kind: str
+    ) -> tuple[bytes, int, float, bytes]:
         """Send a recording and read its answer. The answer is validated too, because the process is untrusted.
 
         Raises EOFError, OSError.
@@ -280,13 +290,15 @@ class VoiceDecoder:
         process.stdin.write(framing.REQUEST.pack(self._max_seconds, kind.encode(), len(recording)))
         process.stdin.write(recording)
         process.stdin.flush()
-        outcome, channels, length = framing.ANSWER.unpack(framing.read_exactly(process.stdout, framing.ANSWER.size))
+        head = framing.ANSWER.unpack(framing.read_exactly(process.stdout, framing.ANSWER.size))
+        outcome, channels, clipped, length = head
         decoded = outcome == framing.DECODED
         if length > max_length or (
-            decoded and not (0 < channels <= framing.MAX_CHANNELS and length % (4 * channels) == 0)
+            decoded
+            and not (0 <= clipped <= 1 and 0 < channels <= framing.MAX_CHANNELS and length % (4 * channels) == 0)
         ):
             raise EOFError("its answer is invalid")
-        return outcome, channels, framing.read_exactly(process.stdout, length)
+        return outcome, channels, clipped, framing.read_exactly(process.stdout, length)
 
     def _stop(self, *, kill: bool = False) -> tuple[str, Sequence[str]]:
         """End the process. Returns how it ended, and the last lines of its standard error.

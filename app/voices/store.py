@@ -39,7 +39,7 @@ from ..errors import (
 from ..observability.components import Report, report_nothing
 from .folder import VoiceFolder
 from .loader import Voice, VoiceLoader
-from .recording_decoder import Samples
+from .recording_decoder import DecodedRecording
 from .transcript import clean_transcript, transcript_names, write_sidecar
 from .voice_id import RULES, canonical_id, is_voice_id, same_file, stem_of, suggest_id
 
@@ -121,7 +121,7 @@ class VoiceStore:
         self._check_id(voice_id)
         transcript = clean_transcript(transcript)
         self._check_available(voice_id)
-        samples = self._decode(recording)
+        decoded = self._decode(recording)
         sha256 = hashlib.sha256(recording).hexdigest()
         with self._write_lock(recording) as staged:
             self._check_available(voice_id)
@@ -132,21 +132,21 @@ class VoiceStore:
                 self._uploads.remove_sidecars(voice_id)
                 raise self._exists_error(voice_id) if isinstance(error, FileExistsError) else error from None
             self._uploads.remove_sidecars(voice_id, keep=sha256)
-        return self._loader.load(self._uploads, voice_id, decoded=(sha256, samples))
+        return self._loader.load(self._uploads, voice_id, decoded=(sha256, decoded))
 
     def replace(self, voice_id: str, recording: bytes, transcript: str = "") -> Voice:
         """Replace an uploaded voice. Raises UnknownVoice, PreloadedVoice, and what `add` raises."""
         voice_id = canonical_id(voice_id)
         transcript = clean_transcript(transcript)
         self._check_changeable(voice_id)
-        samples = self._decode(recording)
+        decoded = self._decode(recording)
         sha256 = hashlib.sha256(recording).hexdigest()
         with self._write_lock(recording) as staged:
             self._check_changeable(voice_id)
             write_sidecar(self._uploads, voice_id, sha256, transcript)
             self._uploads.put(staged, voice_id)
             self._uploads.remove_sidecars(voice_id, keep=sha256)
-        return self._loader.load(self._uploads, voice_id, decoded=(sha256, samples))
+        return self._loader.load(self._uploads, voice_id, decoded=(sha256, decoded))
 
     def delete(self, voice_id: str) -> None:
         """Delete an uploaded voice by its full id. Raises UnknownVoice, PreloadedVoice, Unavailable."""
@@ -237,7 +237,7 @@ class VoiceStore:
                 code="storage_failed",
             ) from error
 
-    def _decode(self, recording: bytes) -> Samples:
+    def _decode(self, recording: bytes) -> DecodedRecording:
         """Decode an upload in a new process, which is not shared with other recordings."""
         with self._loader.decoder() as decoder:
             return decoder.decode(recording)

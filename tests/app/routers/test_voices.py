@@ -41,7 +41,7 @@ async def test_upload_read_replace_and_delete(settings: Settings, run: Any) -> N
     async with serving(run, settings) as (client, _):
         created = await client.post("/voices", files={"file": ("amy.wav", AMY)}, data={"transcript": "I am Amy."})
         assert created.status_code == 201
-        assert created.json() == {"voice_id": "amy.wav", "message": "Voice uploaded successfully."}
+        assert created.json() == {"voice_id": "amy.wav", "message": "Voice uploaded successfully.", "warnings": []}
         assert (await client.get("/voices")).json() == ["amy.wav"]
         details = (await client.get("/voices/amy.wav")).json()
         assert details.pop("created").endswith("+00:00")
@@ -54,6 +54,7 @@ async def test_upload_read_replace_and_delete(settings: Settings, run: Any) -> N
         }
         replaced = await client.put("/voices/amy.wav", files={"file": ("other-name.wav", BOB)})
         assert (replaced.status_code, replaced.json()["voice_id"]) == (200, "amy.wav")
+        assert ["no transcript" in each for each in replaced.json()["warnings"]] == [True]
         details = (await client.get("/voices/amy.wav")).json()
         assert (details["sha256"], details["has_transcript"]) == (hashlib.sha256(BOB).hexdigest(), False)
         deleted = await client.delete("/voices/amy.wav")

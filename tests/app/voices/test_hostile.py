@@ -163,7 +163,7 @@ def test_no_upload_reads_another_file_or_a_url(canary: Canary, tmp_path: Path) -
             if samples is None:
                 continue
             voices += 1
-            assert abs(pitch_of(samples) - 220) < 2, f"{name} has the canary's audio"
+            assert abs(pitch_of(samples.samples) - 220) < 2, f"{name} has the canary's audio"
     assert voices >= 2 * len(playlists(""))  # those with a playlist after a complete mp3
     for data in list(files.values())[:6]:
         with pytest.raises(ServiceError):
@@ -269,14 +269,16 @@ def test_mutated_files_are_rejected_or_decoded(kind: str) -> None:
         for _ in range(MUTATIONS_OF_EACH):
             other = recording(chance.choice(list(CONTAINERS)))
             data = mutated(recording(kind), other, chance)
-            samples = decoded_or_rejected(partial(decoder.decode, data))
-            if samples is None:
+            decoded = decoded_or_rejected(partial(decoder.decode, data))
+            if decoded is None:
                 outcomes["rejected"] += 1
             else:
+                samples = decoded.samples
+                assert 0 <= decoded.clipped <= 1
                 assert 24_000 <= samples.size <= 3 * 24_000
                 assert np.isfinite(samples).all()
                 assert np.abs(samples).max() <= 1
                 outcomes["decoded"] += 1
-        assert decoder.decode(recording(kind)).size >= 36_000  # a valid recording still decodes
+        assert decoder.decode(recording(kind)).samples.size >= 36_000  # a valid recording still decodes
     assert outcomes["rejected"] > 0
     assert outcomes["decoded"] > 0 or kind == "ogg"  # its pages have checksums: one wrong bit loses a second

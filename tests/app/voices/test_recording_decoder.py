@@ -35,7 +35,7 @@ def write(data):
 write(framing.READY)
 _, _, length = framing.REQUEST.unpack(read(framing.REQUEST.size))
 read(length)
-write(framing.ANSWER.pack(framing.DECODED, 1, framing.RATE // 10 * 4) + bytes(framing.RATE // 10 * 4))
+write(framing.ANSWER.pack(framing.DECODED, 1, 0.0, framing.RATE // 10 * 4) + bytes(framing.RATE // 10 * 4))
 read(framing.REQUEST.size)
 """
 
@@ -60,7 +60,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 def decode(data: bytes, *, max_bytes: int = 25 << 20, max_seconds: float = 30.0) -> Samples:
     with VoiceDecoder(max_bytes, max_seconds) as decoder:
-        return decoder.decode(data)
+        return decoder.decode(data).samples
 
 
 def wav(samples: npt.NDArray[Any], rate: int = 24_000) -> bytes:
@@ -84,6 +84,18 @@ def test_every_supported_format_is_detected_and_decoded(kind: str) -> None:
     assert abs(samples.size - 36_000) < 24_000 * 0.1  # a lossy codec pads
     assert abs(pitch_of(samples) - 220) < 2
     assert 0.3 < np.abs(samples).max() <= 1
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_at_full_scale_are_counted_before_they_are_resampled(kind: str, channels: int) -> None:
+    muxer, encoder, rate = CONTAINERS[kind]
+    clean = tone(1.5, rate, channels=channels)
+    clean[0] *= 2 / 1.2  # one channel is enough
+    with VoiceDecoder(25 << 20, 30.0) as decoder:
+        assert decoder.decode(encode(clean, muxer, encoder, rate)).clipped < 1e-3
+        clipped = decoder.decode(encode(np.clip(clean * 3, -1, 1), muxer, encoder, rate)).clipped
+    assert 0.1 < clipped < 0.9
 
 
 def test_a_recording_of_an_iphone_is_decoded() -> None:
@@ -155,11 +167,11 @@ def test_tags_that_are_not_utf_8_are_ignored(kind: str) -> None:
 
 def test_one_process_decodes_many_recordings() -> None:
     with VoiceDecoder(25 << 20, 30.0) as decoder:
-        first = decoder.decode(recording("mp3"))
+        first = decoder.decode(recording("mp3")).samples
         process = decoder._process
         with pytest.raises(UndecodableAudio):
             decoder.decode(b"fLaC" + bytes(100))
-        assert np.array_equal(decoder.decode(recording("mp3")), first)
+        assert np.array_equal(decoder.decode(recording("mp3")).samples, first)
         assert decoder._process is process
     assert process is not None
     assert process.returncode is not None
@@ -304,7 +316,7 @@ def test_a_hung_process_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) 
             decoder.decode(recording())
         assert hung.returncode == -signal.SIGKILL
         monkeypatch.undo()
-        assert decoder.decode(recording()).size
+        assert decoder.decode(recording()).samples.size
 
 
 @pytest.mark.parametrize(
@@ -312,12 +324,12 @@ def test_a_hung_process_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) 
     [
         b"",
         b"x",
-        framing.ANSWER.pack(framing.DECODED, 1, 2**63),
-        framing.ANSWER.pack(framing.DECODED, 0, 4) + bytes(4),
-        framing.ANSWER.pack(framing.DECODED, 200, 800) + bytes(800),
-        framing.ANSWER.pack(framing.DECODED, 1, 3) + bytes(3),
-        framing.ANSWER.pack(framing.DECODED, 1, 4000) + bytes(10),
-        framing.ANSWER.pack(framing.UNDECODABLE, 0, 2**40),
+        framing.ANSWER.pack(framing.DECODED, 1, 0.0, 2**63),
+        framing.ANSWER.pack(framing.DECODED, 0, 0.0, 4) + bytes(4),
+        framing.ANSWER.pack(framing.DECODED, 200, 0.0, 800) + bytes(800),
+        framing.ANSWER.pack(framing.DECODED, 1, 0.0, 3) + bytes(3),
+        framing.ANSWER.pack(framing.DECODED, 1, 0.0, 4000) + bytes(10),
+        framing.ANSWER.pack(framing.UNDECODABLE, 0, 0.0, 2**40),
     ],
 )
 def test_invalid_answers_of_the_process_are_rejected(answer: bytes) -> None:

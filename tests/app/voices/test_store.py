@@ -22,11 +22,10 @@ from app.errors import (
 )
 from app.voices import loader
 from app.voices.folder import VoiceFolder
-from app.voices.recording_decoder import VoiceDecoder
+from app.voices.recording_decoder import DecodedRecording, VoiceDecoder
 from app.voices.store import Voice, VoiceStore
 from app.voices.transcript import find_transcript
-from engine.types import Samples
-from tests.app.voices.recordings import CONTAINERS, recording
+from tests.app.voices.recordings import CONTAINERS, encode, recording, tone
 
 AMY, BOB = recording("wav", pitch=220.0), recording("wav", pitch=330.0)
 
@@ -49,7 +48,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     decode = VoiceDecoder.decode
 
-    def spy(self: VoiceDecoder, data: bytes) -> Samples:
+    def spy(self: VoiceDecoder, data: bytes) -> DecodedRecording:
         seen.append(data)
         return decode(self, data)
 
@@ -328,6 +327,31 @@ def test_files_named_in_the_decomposed_form_are_voices(folders: tuple[Path, Path
     assert store.get("Stimme-ä").prompt.transcript == "neu"
     store.delete(name)
     assert set(contents(uploads)) == {".lock"}
+
+
+def test_a_faint_upload_prompts_as_a_loud_one(folders: tuple[Path, Path], store: VoiceStore) -> None:
+    loud = tone(3, 24_000)
+    faint = loud * 10 ** (-50 / 20)
+    prompts = [
+        store.add(f"{name}.wav", encode(samples, "wav", "pcm_f32le", 24_000), "hello").prompt
+        for name, samples in (("loud", loud), ("faint", faint))
+    ]
+    assert np.allclose(prompts[0].samples, prompts[1].samples, atol=1e-4)
+    assert np.abs(prompts[1].samples).max() > 0.1
+    again = VoiceStore(*folders).get("faint.wav")  # as in another worker: prepared again, and the same
+    assert again.prompt.key == prompts[1].key
+
+
+def test_an_uploads_quality_problems_are_told(store: VoiceStore) -> None:
+    quiet = np.zeros((1, 3 * 24_000), np.float32)
+    recorded = np.concatenate([quiet, np.clip(10 * tone(2, 24_000), -1, 1), quiet], axis=1)
+    voice = store.add("amy.wav", encode(recorded, "wav", "pcm_s16le", 24_000))
+    for word in ("clipped", "begins with 3.0 s of silence", "ends with 3.0 s of silence", "no transcript"):
+        assert any(word in each for each in voice.warnings), voice.warnings
+    assert voice.seconds == 8
+    assert voice.prompt.seconds < 3
+    (store._uploads.path / "amy.txt").write_text("its words")
+    assert not any("transcript" in each for each in store.get("amy.wav").warnings)
 
 
 def test_the_message_about_an_invalid_id_gives_one_to_send(store: VoiceStore) -> None:

@@ -1,0 +1,52 @@
+"""Loudness of a recording after ITU-R BS.1770, measured by FFmpeg's ebur128 filter."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from engine import SAMPLE_RATE
+
+Samples = npt.NDArray[np.float32]  # (samples,)
+
+TARGET_LUFS = -20.0  # of every voice prompt; typical of spoken recordings
+MAX_PEAK = 0.99  # of full scale
+
+_STEP = SAMPLE_RATE // 10  # samples of a frame that is given to the filter
+_INTEGRATED = "lavfi.r128.I"
+
+
+def integrated_loudness(samples: Samples) -> float:
+    """Loudness in LUFS of mono samples at 24 kHz, at least 0.4 s. Below -70 LUFS, the standard's gate, it is -70."""
+    import av  # with the first recording, as the encoders do
+    from av.audio.frame import AudioFrame
+
+    graph = av.filter.Graph()
+    source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono")
+    meter = graph.add("ebur128", "metadata=1:framelog=quiet")
+    sink = graph.add("abuffersink")
+    source.link_to(meter)
+    meter.link_to(sink)
+    graph.configure()
+    loudness = -70.0
+    for start in range(0, samples.size, _STEP):
+        frame = AudioFrame.from_ndarray(
+            np.ascontiguousarray(samples[np.newaxis, start : start + _STEP]), format="flt", layout="mono"
+        )
+        frame.sample_rate, frame.pts = SAMPLE_RATE, start
+        source.push(frame)
+    source.push(None)
+    while True:
+        try:
+            measured = sink.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return loudness
+        loudness = float(measured.metadata.get(_INTEGRATED, loudness))
+
+
+def normalized(samples: Samples) -> Samples:
+    """The samples at TARGET_LUFS, or as loud as MAX_PEAK allows. Independent of the level of the input."""
+    peak = float(np.abs(samples).max())
+    at_full_scale = samples / peak  # so that the gate does not hide a faint recording
+    gain = min(10 ** ((TARGET_LUFS - integrated_loudness(at_full_scale)) / 20), MAX_PEAK)
+    return np.asarray(at_full_scale * np.float32(gain), np.float32)
