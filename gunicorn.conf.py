@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]
 
 try:
-    from app.pool import exit_reasons
+    from app.pool import exit_reasons, stopped_workers
     from app.pool.assignment import apply_worker_environment, assign_workers
     from app.pool.gpus import visible_gpus
     from app.pool.master import current_master
@@ -60,6 +60,7 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     exit_reasons.install(server)
+    stopped_workers.install(server)
 
 
 def pre_fork(server: Any, worker: ServiceWorker) -> None:

@@ -18,7 +18,7 @@ from .framing import ConnectionBroken
 from .local import LocalSpeech, open_local_speech
 from .remote import RemoteSpeech, open_remote_speech
 from .speech_server import socket_path
-from .worker_registry import WorkerRegistry
+from .worker_registry import STALE_SECONDS, WorkerRegistry
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Dispatcher:
         """Stream the speech of a job from the least-loaded worker: `async with dispatcher.dispatch(job) as speech`.
 
         Entering waits until a worker has given it a slot; leaving, at any time, frees that slot at once. A worker
-        that refuses, or dies before the first chunk, is skipped, and the next one is tried.
+        that refuses, dies or hangs before the first chunk, is skipped, and the next one is tried.
         `async for chunk in speech` yields engine.AudioChunk. From the first chunk on, `speech.engine_name` and
         `speech.worker_id` (X-TTS-Engine, X-Worker-ID) no longer change.
         Entering and iterating raise ServiceError and nothing else: Busy if all workers are full, Unavailable if none
@@ -126,7 +126,7 @@ class DispatchedSpeech:
 
     async def __anext__(self) -> AudioChunk:
         try:
-            chunk = await anext(self._opened)
+            chunk = await (anext(self._opened) if self._has_audio else self._first_chunk())
         except ConnectionBroken:
             if self._has_audio:
                 raise EngineBroke("the worker that generated this speech has died", code="worker_died") from None
@@ -134,6 +134,22 @@ class DispatchedSpeech:
             return await anext(self)
         self._has_audio = True
         return chunk
+
+    async def _first_chunk(self) -> AudioChunk:
+        """Wait for the first chunk. Raises ConnectionBroken if the worker hangs; another one can then start over."""
+        reading = asyncio.ensure_future(_next(self._opened))
+        try:
+            while not (await asyncio.wait({reading}, timeout=RECHECK_SECONDS))[0]:
+                self._check_alive(self._target)
+            return reading.result()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    def _check_alive(self, target: int) -> None:
+        """Raises ConnectionBroken if another worker hangs or is stopped: it would hold the request for ever."""
+        if target != self._dispatcher.index and self._registry.is_silent(target):
+            raise ConnectionBroken(f"it has not responded for {STALE_SECONDS:g} s")
 
     async def start(self) -> None:
         """Wait for a slot of any worker. Raises ServiceError if none gives one."""
@@ -205,6 +221,7 @@ class DispatchedSpeech:
         entering = asyncio.create_task(held.enter_async_context(source))
         try:
             while not (await asyncio.wait({entering}, timeout=RECHECK_SECONDS))[0]:
+                self._check_alive(target)
                 if self._admitted:
                     continue
                 if (other := self._reserve(only_free=True)) is not None:
@@ -221,3 +238,7 @@ class DispatchedSpeech:
 
     def _set_admitted(self) -> None:
         self._admitted = True
+
+
+async def _next(source: LocalSpeech | RemoteSpeech) -> AudioChunk:
+    return await anext(source)

@@ -29,7 +29,12 @@ def record_exits(pids: Iterable[int]) -> None:
         except ChildProcessError:
             continue
         if status is not None:
-            _reasons[pid] = _describe(status.si_code, status.si_status)
+            _reasons.setdefault(pid, _describe(status.si_code, status.si_status))
+
+
+def expect(pid: int, reason: str) -> None:
+    """Record why a process is about to be killed."""
+    _reasons[pid] = reason
 
 
 def exit_reason(pid: int) -> str:

@@ -225,6 +225,10 @@ class WorkerRegistry:
                 )
             self._write(index, fields)
 
+    def is_silent(self, index: int) -> bool:
+        """Whether a worker's heartbeat is too old: it hangs, or its process is stopped."""
+        return time.monotonic() - self.record(index).heartbeat >= STALE_SECONDS
+
     # ---- permits
 
     def reserve(

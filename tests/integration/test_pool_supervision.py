@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -116,13 +117,38 @@ def test_waiting_requests_move_to_a_free_slot(server: Server, listener: Make) ->
     first.leave()
 
 
-def queued(server: Server) -> list[int]:
+def test_a_stopped_worker_is_replaced_while_the_other_serves(tmp_path: Path) -> None:
+    with serving(tmp_path, MODEL_PATH=SLOW, WORKERS="2", HTTP_WORKERS="1") as server:
+        server.wait_until(lambda: states(server) == ["ready", "ready"])
+        pids = {each["worker_id"]: each["pid"] for each in system_status(server)["workers"]}
+        speaking = Listener(server).ask()
+        stopped = psutil.Process(pids[speaking.worker])
+        stopped.suspend()
+        answered = at_once([Listener(server) for _ in range(4)], "Hi")  # two are given to the stopped worker at first
+        assert [each.status for each in answered] == [200] * 4
+        assert {each.worker for each in answered} == {"0", "1"} - {speaking.worker}
+        assert stopped.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+        with pytest.raises(http.client.IncompleteRead):
+            speaking.rest()  # cut once its worker is killed
+        server.wait_until(lambda: "its process was stopped (by SIGSTOP or a debugger) and was killed" in server.log)
+        server.wait_until(lambda: states(server) == ["ready", "ready"])
+        for each in (speaking, *answered):
+            each.leave()
+
+
+def system_status(server: Server) -> dict[str, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         connection.request("GET", "/system-status", headers={"X-API-Key": KEY})
-        return [each["queued"] for each in json.loads(connection.getresponse().read())["workers"]]
+        status = json.loads(connection.getresponse().read())
+        assert isinstance(status, dict)
+        return status
     finally:
         connection.close()
+
+
+def queued(server: Server) -> list[int]:
+    return [each["queued"] for each in system_status(server)["workers"]]
 
 
 def test_stopping_finishes_remote_streams_and_refuses_new_requests(server: Server, listener: Make) -> None:

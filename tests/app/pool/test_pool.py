@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from app.errors import Busy, EngineBroke, ServiceError, Unavailable, UnknownVoice, Unprocessable
+from app.pool import worker_registry
+from app.pool.dispatcher import DispatchedSpeech
 from app.pool.framing import ConnectionBroken
+from app.pool.local import LocalSpeech
 from app.pool.pool import Pool
 from app.pool.remote import encode_remotely
 from app.pool.speech_server import socket_path
 from app.schemas.speech import SpeechJob
-from engine import FRAME_SAMPLES, VoicePrompt
+from engine import FRAME_SAMPLES, AudioChunk, VoicePrompt
 
 pytestmark = pytest.mark.anyio
 
@@ -223,3 +226,53 @@ async def test_a_draining_worker_finishes_streams_and_passes_on_waiting_requests
             await collect(pools[0], job("Hi"))
         assert caught.value.code == "draining"
         await wait(lambda: idle(pools))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_registry, "STALE_SECONDS", 1.5)  # three heartbeats
+
+
+async def test_requests_that_wait_at_a_stopped_worker_move_to_the_queue_of_another(
+    workers: Any, job: Any, wait: Any, impatient: None
+) -> None:
+    async with workers(2, concurrent_requests_per_worker=1) as pools:
+        async with pools[0].dispatcher.dispatch(job()), pools[0].dispatcher.dispatch(job()):
+            waiting = [asyncio.create_task(collect(pools[0], job("Hi"))) for _ in range(4)]
+            await wait(lambda: [each.host.admission.queued for each in pools] == [2, 2])
+            pools[1]._heartbeats.cancel()
+            pools[1].host.on_change = lambda: None  # nor does it answer
+            await wait(lambda: [each.host.admission.queued for each in pools] == [4, 0])
+        assert {worker for worker, _ in await asyncio.gather(*waiting)} == {"0"}
+        await wait(lambda: idle(pools))
+
+
+async def test_a_request_whose_worker_stops_before_the_first_chunk_starts_over_at_another(
+    workers: Any, job: Any, wait: Any, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung_once, read = asyncio.Event(), LocalSpeech.__anext__
+
+    async def hang_once(self: LocalSpeech) -> AudioChunk:
+        if not hung_once.is_set():
+            hung_once.set()
+            await asyncio.Event().wait()
+        return await read(self)
+
+    async with workers(2) as pools:
+        async with pools[0].dispatcher.dispatch(job()) as first:  # so that the next one goes to worker 1
+            await anext(first)
+            monkeypatch.setattr(LocalSpeech, "__anext__", hang_once)
+            async with pools[0].dispatcher.dispatch(job("Hello.")) as speech:
+                assert speech.worker_id == "1"
+                reading = asyncio.create_task(anext_of(speech))
+                await asyncio.wait_for(hung_once.wait(), 60)
+                pools[1]._heartbeats.cancel()
+                pools[1].host.on_change = lambda: None
+                chunks = [await reading, *[chunk async for chunk in speech]]
+                assert speech.worker_id == "0"
+                assert sum(each.samples.size for each in chunks) == 6 * FRAME_SAMPLES
+        await wait(lambda: idle(pools))
+
+
+async def anext_of(speech: DispatchedSpeech) -> AudioChunk:
+    return await anext(speech)

@@ -26,8 +26,9 @@ import numpy as np
 import app.voices.loader
 from app.errors import ServiceError, UnknownVoice, VoiceExists
 from app.voices.loader import VoiceLoader
+from app.voices.preparation import PreparedRecording
+from app.voices.recording_decoder import DecodedRecording
 from app.voices.store import VoiceStore
-from engine.types import Samples
 
 WRITES = ("/app/voices/store.py", "/app/voices/folder.py", "/app/voices/transcript.py")
 LABELS = [f"label-{n}" for n in range(8)]
@@ -43,8 +44,13 @@ class StubDecoder:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def decode(self, recording: bytes) -> Samples:
-        return np.ones(24_000, np.float32)
+    def decode(self, recording: bytes) -> DecodedRecording:
+        return DecodedRecording(np.ones(24_000, np.float32), 0.0)
+
+
+def prepare(recording: DecodedRecording) -> PreparedRecording:
+    """Changes nothing, and has no lines to be killed at."""
+    return PreparedRecording(recording.samples, 1.0, ())
 
 
 def recording(label: str) -> bytes:
@@ -210,7 +216,7 @@ def add_concurrently(folder: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    vars(app.voices.loader)["VoiceDecoder"] = StubDecoder
+    vars(app.voices.loader).update(VoiceDecoder=StubDecoder, prepare=prepare)
     vars(os)["fsync"] = lambda _: None  # SIGKILL loses no written data; only a power failure would
     modes = {"every-line": kill_at_every_line, "random": kill_at_random, "at-once": add_concurrently}
     sys.stdout.write(json.dumps(modes[sys.argv[1]](Path(sys.argv[2]))))
