@@ -121,7 +121,7 @@ def choose(
 @contextlib.contextmanager
 def contrived_state(state: StepState) -> Iterator[None]:
     """Contrived contents of all rows for a FusedCheck. Afterwards the state is as before, its positions zeros."""
-    _synchronize(state.output.device)  # the stream of frames does not wait for this one, nor the reverse
+    synchronize(state.output.device)  # the stream of frames does not wait for this one, nor the reverse
     original = _Snapshot.of(state)
     try:
         _fill(state)
@@ -130,7 +130,7 @@ def contrived_state(state: StepState) -> Iterator[None]:
         original.restore(state)
         for tensor in (state.backbone.keys, state.backbone.values):
             tensor[..., :_POSITIONS, :] = 0
-        _synchronize(state.output.device)
+        synchronize(state.output.device)
 
 
 @dataclass(frozen=True)
@@ -264,15 +264,15 @@ def best_seconds(work: Work, device: torch.device, before: Work = lambda: None) 
     best = float("inf")
     for _ in range(_ROUNDS):
         before()
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         work()
-        _synchronize(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - started)
     return best
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
