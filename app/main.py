@@ -37,7 +37,7 @@ from .pool.http_host import HttpHost
 from .pool.pool import Pool
 from .pool.worker_gauges import worker_gauges
 from .realtime.service import RealtimeService
-from .routers import health, legacy, openai, page, realtime, speech, system, voices, websocket
+from .routers import docs, health, legacy, openai, page, realtime, speech, system, voices, websocket
 from .settings import ENV_FILE, Settings, load_settings
 from .state import AppState
 from .stt.choice import choose_transcriber
@@ -92,7 +92,7 @@ def create_app(
     application = FastAPI(
         title="csm-serve",
         summary="Real-time speech from Sesame CSM-1B",
-        docs_url=None,  # its page loads third-party scripts and cannot send a key
+        docs_url=None,  # its page loads third-party scripts and cannot send a key: app/routers/docs.py
         redoc_url=None,
         redirect_slashes=False,  # the target would be built from the client's Host header
         lifespan=_lifespan,
@@ -103,7 +103,7 @@ def create_app(
         service, choose_language_model(settings), choose_transcriber(settings), settings.realtime_sessions_per_worker
     )
     error_handlers.install(application)
-    for each in (speech, websocket, realtime, legacy, openai, voices, health, system, page):
+    for each in (speech, websocket, realtime, legacy, openai, voices, health, system, docs, page):
         application.include_router(each.router)
     return application
 

@@ -1,6 +1,6 @@
 // Entry point of the page: creates its parts and handles their events.
 
-import { call } from "./api.js";
+import { call, urlOf } from "./api.js";
 import { byId, make } from "./dom.js";
 import { key } from "./key.js";
 import { ServiceStatus } from "./service_status.js";
@@ -77,6 +77,8 @@ byId("key-form").onsubmit = (event) => {
   key.set(byId("key").value.trim(), byId("key-keep").checked);
   loadVoices();
 };
+
+byId("docs").onclick = ({ currentTarget }) => (currentTarget.href = urlOf("/docs"));
 
 // ---- voices
 

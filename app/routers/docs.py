@@ -1,0 +1,38 @@
+"""The interactive reference at `/docs`: Swagger UI, from files of the `fastapi-offline` package.
+
+The page needs a key, as the description at `/openapi.json` does: `/docs?api_key=KEY`, or the link on the web page. The
+files of Swagger UI are static ones, open to everybody. Nothing is loaded from another origin.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from starlette.staticfiles import StaticFiles
+
+from ..errors import NotFound
+from ..schemas.errors import error_responses
+from .page import POLICY, file_response, with_headers
+
+ASSETS = frozenset({"swagger-ui-bundle.js", "swagger-ui.css"})
+
+# As on the web page, except that Swagger UI renders descriptions as HTML, through the policy of its sanitizer, and that
+# its style sheet holds its icons.
+_POLICY = POLICY | {"img-src": "'self' data:", "trusted-types": "dompurify"}
+
+_files = StaticFiles(packages=[("fastapi_offline", "static")])
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/docs", response_class=Response, responses={200: {"content": {"text/html": {}}}, **error_responses(401)})
+async def docs(request: Request) -> Response:
+    """An interactive reference of this API, with assets of its own."""
+    return await file_response("docs.html", request, _POLICY)
+
+
+@router.get("/static/swagger/{name}", include_in_schema=False)
+async def asset(name: str, request: Request) -> Response:
+    """A file of Swagger UI."""
+    if name not in ASSETS:
+        raise NotFound(f"there is no /static/swagger/{name[:60]}: see /docs")
+    return with_headers(await _files.get_response(name, request.scope), _POLICY)
