@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
@@ -104,6 +105,9 @@ def create_app(
     )
     error_handlers.install(application)
     for each in (speech, websocket, realtime, legacy, openai, voices, health, system, docs, page):
+        for route in each.router.routes:
+            if isinstance(route, APIRoute):  # else the reference would show the function's name
+                route.summary = route.description.partition("\n")[0].rstrip(".")
         application.include_router(each.router)
     return application
 
