@@ -36,13 +36,15 @@ async def test_the_reference_needs_a_key_and_its_files_do_not(client: httpx.Asyn
         assert again.status_code == 304
 
 
-async def test_its_policy_is_that_of_the_web_page_but_for_two_rules(client: httpx.AsyncClient) -> None:
+async def test_its_policy_is_that_of_the_web_page_but_for_what_swagger_ui_needs(client: httpx.AsyncClient) -> None:
     rules = [
         set((await client.get(path, params={"api_key": "first-key"})).headers["Content-Security-Policy"].split("; "))
         for path in ("/", "/docs")
     ]
-    assert rules[0] - rules[1] == {"trusted-types 'none'"}
-    assert rules[1] - rules[0] == {"trusted-types dompurify", "img-src 'self' data:"}
+    assert rules[0] - rules[1] == {"require-trusted-types-for 'script'", "trusted-types 'none'"}
+    assert rules[1] - rules[0] == {"img-src 'self' data:"}
+    assert "default-src 'self'" in rules[1]  # and no script-src: no inline script, no eval, no other origin
+    assert not any("unsafe" in each for each in rules[1])
 
 
 @pytest.mark.parametrize("name", ["redoc.standalone.js", "..%2f__init__.py", "favicon.png"])
