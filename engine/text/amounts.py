@@ -79,10 +79,12 @@ _MONEY = (
     Rule(
         rf"(?<![\w$])([-−](?={_SYMBOL}|[A-Z]))?{_COUNTRY}({_SYMBOL})\s?({NUMBER}|\.\d+)(?:\s?[-–]\s?{_SYMBOL}?({NUMBER}))?{_MAGNITUDE}",
         _before,
+        tuple(_SYMBOLS),
     ),
     Rule(
         rf"{START}({NUMBER}){_MAGNITUDE}\s?({_SYMBOL})(?![\w$])",
         lambda found: _money(found[1], found[2] or found[3], _SYMBOLS[found[4]]),
+        tuple(_SYMBOLS),
     ),
     Rule(
         rf"{START}({NUMBER})\s?¢",
@@ -92,10 +94,12 @@ _MONEY = (
     Rule(
         rf"\b({'|'.join(_CODES)})\s?({NUMBER}){_MAGNITUDE}",
         lambda found: _money(found[2], found[3] or found[4], _CODES[found[1]]),
+        tuple(_CODES),
     ),
     Rule(
         rf"{START}({NUMBER})(?:\s(hundred|thousand|million|billion|trillion)|({'|'.join(_MAGNITUDES)}))?\s?({'|'.join(_CODES)})\b",
         lambda found: _money(found[1], found[2] or found[3], _CODES[found[4]]),
+        tuple(_CODES),
     ),
     Rule(
         r"(?<=(?:dollars|..euros|.pounds|..cents|.rupees))\s?/\s?([a-z]+)\b",
@@ -200,13 +204,21 @@ def _fraction(top: int, bottom: int) -> str:
     return f"{cardinal(top)} {one if top == 1 else several}"
 
 
+# Measures that parts are taken of: "three quarters of a cup".
+_PARTED = re.compile(
+    r" (cup|teaspoon|tablespoon|pint|quart|gallon|liter|litre|ounce|pound|inch|foot|yard|mile|meter|metre|kilometer"
+    r"|kilometre|acre|second|minute|hour|day|week|month|year|page|pill|tablet)\b"
+)
+
+
 def _written_fraction(found: re.Match[str]) -> str:
     whole, top, bottom = found[1], int(found[2]), int(found[3])
     if (2 <= bottom <= 20 and 0 < top < bottom) or bottom in (32, 64, 100):
         spoken = _fraction(top, bottom)
         if whole:
             return f"{number(whole.strip())} and {'a' + spoken[3:] if top == 1 else spoken}"
-        return spoken
+        parted = _PARTED.match(found.string, found.end()) if top > 1 else None
+        return f"{spoken} of {'an' if parted[1] in ('ounce', 'inch', 'acre', 'hour') else 'a'}" if parted else spoken
     relation = "out of" if top == bottom else "over"
     return f"{number(whole.strip()) + ' ' if whole else ''}{cardinal(top)} {relation} {cardinal(bottom)}"
 
@@ -257,18 +269,18 @@ ARITHMETIC = (
     Rule(r"(?<=[\w)])³", " cubed", "³"),
     Rule(r"\s?±\s?", " plus or minus ", "±"),
     Rule(r"\s?≈\s?", " is about ", "≈"),
-    Rule(r"\s?(?:≠|!=)\s?", " is not equal to "),
-    Rule(r"(?<=\w)\s?(?:≥|>=)\s?", " is at least "),
-    Rule(r"(?<=\w)\s?(?:≤|<=)\s?", " is at most "),
-    Rule(r"(?:≥|>=)\s?", "at least "),
-    Rule(r"(?:≤|<=)\s?", "at most "),
+    Rule(r"\s?(?:≠|!=)\s?", " is not equal to ", ("≠", "!=")),
+    Rule(r"(?<=\w)\s?(?:≥|>=)\s?", " is at least ", ("≥", ">=")),
+    Rule(r"(?<=\w)\s?(?:≤|<=)\s?", " is at most ", ("≤", "<=")),
+    Rule(r"(?:≥|>=)\s?", "at least ", ("≥", ">=")),
+    Rule(r"(?:≤|<=)\s?", "at most ", ("≤", "<=")),
     Rule(r"(?<![\w~])~\s?(?=\d)", "about ", "~"),
     Rule(r"(?<=[\w)%])\s?=\s?(?=[\w(-])", " equals ", "="),
     Rule(r"(?<=[\d)%])\s?\+\s?(?=[\d(])", " plus ", "+"),
     Rule(r"(?<=\w)\s\+\s(?=\w)", " plus ", "+"),
     Rule(r"(?<=\w)\+(?!\w)", " plus", "+"),
     Rule(r"(?<!\w)\+(?=\d)", "plus ", "+"),
-    Rule(r"(?<=[\d)])\s[-−]\s(?=[\d(])|(?<=\d)−(?=\d)", " minus "),
+    Rule(r"(?<=[\d)])\s[-−]\s(?=[\d(])|(?<=\d)−(?=\d)", " minus ", ("-", "−")),
     Rule(r"(?<=[\w)]) ?< ?(?=[\d(-])", " less than ", "<"),
     Rule(r"(?<=[\w)]) ?> ?(?=[\d(-])", " greater than ", ">"),
     Rule(r"(?<!\w)< ?(?=\d)", "less than ", "<"),

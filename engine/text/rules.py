@@ -19,18 +19,27 @@ _END = re.compile(r"[\"'”’)\]]*\s*$")
 
 @dataclass(frozen=True)
 class Rule:
-    """needs: a character without which a text has no match; it saves the search."""
+    """needs: texts, such as a character, without any of which there is no match; they save the search."""
 
     pattern: str
     spoken: Callable[[re.Match[str]], str] | str
-    needs: str = ""
+    needs: str | tuple[str, ...] = ()
     _compiled: re.Pattern[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_compiled", re.compile(self.pattern))
+        if isinstance(self.needs, str):
+            object.__setattr__(self, "needs", (self.needs,))
 
     def apply(self, text: str) -> str:
-        return self._compiled.sub(self.spoken, text) if self.needs in text else text
+        needs = self.needs
+        if needs:
+            for each in needs:
+                if each in text:
+                    break
+            else:
+                return text
+        return self._compiled.sub(self.spoken, text)
 
 
 def apply_all(rules: Iterable[Rule], text: str) -> str:
