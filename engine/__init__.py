@@ -13,14 +13,17 @@ from .errors import (
     EngineError,
     EngineFailed,
     EngineOutOfMemory,
+    InvalidMarkup,
     InvalidRequest,
+    NoWords,
     PromptTooLong,
 )
 from .interface import Encoder, Engine, Progress
+from .lexicon import Lexicon, parse_lexicon
 from .loop_bridge import LoopBridge, running_loop_bridge
 from .machine_limits import Cores, MachineLimits, Memory
 from .stream import SpeechStream
-from .text import has_words, normalize, sentences_end, split_text
+from .text import has_words, normalize, sentences_end, speakable_end, split_text, split_written, spoken_text
 from .types import (
     FRAME_MILLISECONDS,
     FRAME_SAMPLES,
@@ -55,10 +58,13 @@ __all__ = [
     "EngineFailed",
     "EngineOutOfMemory",
     "EngineStatus",
+    "InvalidMarkup",
     "InvalidRequest",
+    "Lexicon",
     "LoopBridge",
     "MachineLimits",
     "Memory",
+    "NoWords",
     "Progress",
     "PromptTooLong",
     "Speech",
@@ -70,9 +76,13 @@ __all__ = [
     "load_encoder",
     "load_engine",
     "normalize",
+    "parse_lexicon",
     "running_loop_bridge",
     "sentences_end",
+    "speakable_end",
     "split_text",
+    "split_written",
+    "spoken_text",
 ]
 
 

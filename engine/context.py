@@ -7,13 +7,13 @@ there is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .errors import PromptTooLong
-from .text import max_frames_for, split_text
+from .text import SpokenChunk, max_frames_for, split_text
 from .types import Codes
 
 Tokens = list[int]
@@ -23,33 +23,50 @@ Span = Tokens | Codes  # text tokens, or frames (frames, codebooks): one positio
 
 @dataclass(frozen=True)
 class TextChunk:
-    """A piece of the text: its tokens, and the limit on its audio in frames."""
+    """A piece of the text: its tokens, and the limit on its audio in frames.
+
+    pause_before: samples of silence before the first chunk. pause_after: after any chunk.
+    """
 
     text: str
     tokens: Tokens
     max_frames: int
+    pause_before: int = 0
+    pause_after: int = 0
+    is_last: bool = False
 
 
-def plan_chunks(
-    text: str, max_characters: int, free: int, tokenize: Tokenize, fixed_frames: int | None
-) -> list[TextChunk]:
-    """Split a text so that each chunk, its tokens and its largest number of frames, fits into `free` positions.
+def plan_chunks(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> Iterator[TextChunk]:
+    """The chunks of a text, split further where their tokens and frames do not fit into `free` positions.
 
-    max_characters: of a chunk; chunks are shorter where `free` requires it. fixed_frames: take the text as one chunk of
-    exactly this many frames. Raises PromptTooLong if not even a chunk of 20 characters fits.
+    Each is made when it is asked for, unless `free` is so small that a later one may not fit.
+    Raises PromptTooLong if not even a chunk of 20 characters fits.
     """
-    if fixed_frames is not None:
-        tokens = tokenize(" ".join(text.split()))
-        if len(tokens) + fixed_frames > free:
-            raise PromptTooLong(
-                f"the text takes {len(tokens)} positions and its audio {fixed_frames}, but {free} are free"
+    planned = _plan_each(chunks, free, tokenize)
+    return planned if free >= _ALWAYS_ENOUGH else iter(list(planned))
+
+
+def _plan_each(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> Iterator[TextChunk]:
+    for chunk in chunks:
+        parts = _fit(chunk.text, free, tokenize) if chunk.text else [("", [])]
+        for number, (text, tokens) in enumerate(parts, start=1):
+            yield TextChunk(
+                text,
+                tokens,
+                max_frames_for(text),
+                pause_before=chunk.pause_before if number == 1 else 0,
+                pause_after=chunk.pause_after if number == len(parts) else 0,
+                is_last=chunk.is_last and number == len(parts),
             )
-        return [TextChunk(text, tokens, fixed_frames)]
-    limit = max_characters
+
+
+def _fit(text: str, free: int, tokenize: Tokenize) -> list[tuple[str, Tokens]]:
+    """The text in as few pieces as fit, with their tokens."""
+    limit = len(text)
     while True:
-        chunks = [TextChunk(chunk, tokenize(chunk), max_frames_for(chunk)) for chunk in split_text(text, limit)]
-        if all(len(chunk.tokens) + chunk.max_frames <= free for chunk in chunks):
-            return chunks
+        parts = [(part, tokenize(part)) for part in split_text(text, limit)]
+        if all(len(tokens) + max_frames_for(part) <= free for part, tokens in parts):
+            return parts
         if limit <= _MIN_CHUNK:
             raise PromptTooLong(
                 f"no text of {limit} characters fits: the voice leaves {max(free, 0)} positions of the model's "
@@ -58,7 +75,17 @@ def plan_chunks(
         limit = max(limit * 3 // 4, _MIN_CHUNK)
 
 
+def fixed_chunk(text: str, free: int, tokenize: Tokenize, frames: int) -> TextChunk:
+    """The text as one chunk of exactly so many frames. Raises PromptTooLong if it does not fit."""
+    tokens = tokenize(text)
+    if len(tokens) + frames > free:
+        raise PromptTooLong(f"the text takes {len(tokens)} positions and its audio {frames}, but {free} are free")
+    return TextChunk(text, tokens, frames, is_last=True)
+
+
 _MIN_CHUNK = 20  # characters
+# Positions that any _MIN_CHUNK characters fit into: 4 bytes each, the speaker, and symbols that are said slowly.
+_ALWAYS_ENOUGH = 4 * _MIN_CHUNK + 8 + max_frames_for("$" * _MIN_CHUNK)
 
 
 @dataclass(frozen=True)

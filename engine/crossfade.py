@@ -1,4 +1,4 @@
-"""Streaming crossfades between text chunks, and trims at both ends. Pure numpy."""
+"""Streaming crossfades between text chunks, pauses, and trims at both ends. Pure numpy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ def _samples(milliseconds: int) -> int:
 
 
 class Crossfader:
-    """Crossfades the joins between text chunks and trims both ends of the audio, as the request asks.
+    """Crossfades the joins between text chunks, inserts pauses and trims both ends of the speech, as the request asks.
 
     It holds back as few samples as possible: none in the last text chunk without a trailing trim. A crossfade of n
     samples overlaps the last n of one text chunk with the first n of the next, so each join shortens the audio by n.
-    Weights are linear and add up to 1, so nothing gets louder.
+    Weights are linear and add up to 1, so nothing gets louder. A pause is exact silence between two text chunks, which
+    are then not crossfaded; trims do not reach over it.
     """
 
     def __init__(self, request: SpeechRequest) -> None:
@@ -31,15 +32,19 @@ class Crossfader:
         self._tail = _EMPTY  # the end of the previous text chunk, to overlap with this one
         self._head = _EMPTY  # the start of this text chunk, while it is shorter than the tail
         self._codes: list[Codes] = []  # of chunks whose samples are all held back
+        self._silence = 0  # samples of a pause that go before the next samples
 
     def push(self, chunk: AudioChunk) -> AudioChunk | None:
         """The chunk with the samples that can be emitted now; None if there are none yet."""
-        if chunk.in_last_text_chunk and self._passthrough:
+        self._silence += chunk.pause_before
+        if chunk.in_last_text_chunk and self._passthrough and not chunk.pause_after:
             return chunk
         fresh = self._crossfade_tail(self._trim_start(chunk.samples), chunk.ends_text_chunk)
         pending = np.concatenate([self._held, fresh]) if self._held.size else fresh
         if chunk.ends_speech:
             hold, drop = 0, self._trim_end
+        elif chunk.pause_after:
+            hold, drop = 0, 0
         elif chunk.ends_text_chunk:
             split = max(pending.size - self._fade, 0)
             pending, self._tail = pending[:split], pending[split:]
@@ -48,17 +53,23 @@ class Crossfader:
             hold, drop = max(self._trim_end, 0 if chunk.in_last_text_chunk else self._fade), 0
         cut = max(pending.size - hold - drop, 0)
         ready, self._held = pending[:cut], pending[cut : pending.size - drop] if hold else _EMPTY
+        if self._silence and (ready.size or chunk.ends_speech):
+            ready, self._silence = np.concatenate([np.zeros(self._silence, np.float32), ready]), 0
+        if chunk.pause_after:
+            ready = np.concatenate([ready, np.zeros(chunk.pause_after, np.float32)])
         self._codes.append(chunk.codes)
         if not ready.size and not chunk.ends_speech:
             return None
         codes = np.concatenate(self._codes) if len(self._codes) > 1 else chunk.codes
         self._codes = []
-        return replace(chunk, samples=ready, codes=codes)
+        return replace(chunk, samples=ready, codes=codes, pause_before=0, pause_after=0)
 
     @property
     def _passthrough(self) -> bool:
         """Nothing is left to trim or crossfade, so chunks of the last text chunk pass unchanged."""
-        return not (self._trim_left or self._trim_end or self._held.size or self._tail.size or self._codes)
+        return not (
+            self._trim_left or self._trim_end or self._held.size or self._tail.size or self._codes or self._silence
+        )
 
     def _trim_start(self, samples: Samples) -> Samples:
         skipped = min(self._trim_left, samples.size)

@@ -24,7 +24,7 @@ from .prompt_builder import PromptBuilder
 from .prompt_packing import PromptPiece
 from .request_state import RequestState
 from .scheduler import Scheduler
-from .stream import AudioQueue, SpeechStream
+from .stream import AudioQueue, SpeechStream, silent_stream
 from .types import FRAME_MILLISECONDS, SAMPLE_RATE, Codes, EngineStatus, Speech, SpeechRequest, VoicePrompt
 from .voice_cache import VoiceCache
 from .voice_encoder import VoiceEncoder
@@ -68,7 +68,9 @@ class CsmEngine:
             niceness=_ENCODER_NICENESS[self._runner.device.type],
         )
         voice_cache = VoiceCache(loaded.voice_cache_bytes)
-        self._prompt_builder = PromptBuilder(self._runner, loaded.tokenizer, voice_cache, self._encoder, self.slots)
+        self._prompt_builder = PromptBuilder(
+            self._runner, loaded.tokenizer, voice_cache, self._encoder, self.slots, self._wake
+        )
         # half of the context, so that the other half remains for text and audio
         self.max_voice_seconds: float | None = self._prompt_builder.max_positions // 2 * FRAME_MILLISECONDS / 1000
         self._scheduler: Scheduler[RequestState] = Scheduler(self.slots)
@@ -93,6 +95,8 @@ class CsmEngine:
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
         state = self._prompt_builder.plan(request, AudioQueue(self._config.audio_queue_slices, self._wake))
+        if not state.chunks.current.text:
+            return silent_stream(request, state.chunks.current.pause_before)
         with self._changed:
             if self._error is not None:
                 raise self._error
@@ -160,6 +164,7 @@ class CsmEngine:
         self._busy_since = None
         self._abort_all(self._error or EngineClosed("the engine was closed"))
         self._encoder.close()
+        self._prompt_builder.close()
 
     def _measure(self, prefill_seconds: float, step_seconds: float, stepped: bool) -> None:
         """Tell the prefill budget what this iteration took."""
@@ -181,7 +186,8 @@ class CsmEngine:
 
     def _has_work(self) -> bool:
         return self._in_flight is not None or any(
-            each.runnable or not (each.ready or each.waiting_for_voice) for each in self._scheduler.running
+            each.runnable or not (each.ready or each.waiting_for_voice or each.waiting_for_text)
+            for each in self._scheduler.running
         )
 
     def _receive(self) -> None:
@@ -275,7 +281,7 @@ class CsmEngine:
     def _finishes_chunk(self, state: RequestState, frame: Frame) -> bool:
         """Whether the text chunk ends with this frame: by a limit on frames, or because it is the stop frame."""
         request, row = state.request, state.rows[0]
-        at_chunk_limit = self._runner.frames_made(row) >= state.row_states[0].chunks[state.chunk_index].max_frames
+        at_chunk_limit = self._runner.frames_made(row) >= state.chunks.current.max_frames
         at_max_frames = request.max_frames is not None and state.frames + 1 >= request.max_frames
         return at_chunk_limit or at_max_frames or (bool(frame.stopped[row]) and not request.ignore_stop)
 
@@ -296,9 +302,7 @@ class CsmEngine:
 
     def _finish_chunk(self, state: RequestState, stopped: bool) -> None:
         state.finish_chunk(stopped)
-        if state.has_more_chunks:
-            self._prompt_builder.queue_chunk(state)
-        else:
+        if state.speech_ended:
             state.queue.end()
             self._scheduler.release(state)
 

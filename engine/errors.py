@@ -4,7 +4,9 @@ EngineError
 ├── CheckpointError          the weights cannot be used; names the file and what is missing
 │   └── CheckpointNotFound   no checkpoint found: no such directory, no access, no network
 ├── InvalidRequest           the request can never be served; names the value and its allowed range
-│   └── PromptTooLong        text and voice leave no room for audio in the model's context
+│   ├── PromptTooLong        text and voice leave no room for audio in the model's context
+│   ├── InvalidMarkup        a pause or an element of SSML that is not known or not well formed; names it
+│   └── NoWords              the text has nothing to say
 ├── EngineFailed             the engine failed during the request; the request is lost
 │   └── EngineOutOfMemory    out of memory
 └── EngineClosed             the engine was closed before the request finished
@@ -31,6 +33,14 @@ class InvalidRequest(EngineError):
 
 class PromptTooLong(InvalidRequest):
     """Text and voice leave no room for audio in the model's context."""
+
+
+class InvalidMarkup(InvalidRequest):
+    """A pause or an element of SSML that is not known or not well formed."""
+
+
+class NoWords(InvalidRequest):
+    """The text has nothing to say: neither words nor pauses."""
 
 
 class EngineFailed(EngineError):

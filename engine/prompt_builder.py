@@ -1,65 +1,81 @@
 """Builds and prefills each row's prompt: voice, conversation history, text chunk.
 
-Runs on the engine thread, except `plan`, which is pure and runs on the caller's thread.
+Runs on the engine thread, except `plan`, which is pure and runs on the caller's thread. Text chunks after the first are
+planned on a thread of their own, while the one before is spoken.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from .chunk_plan import ChunkPlan
 from .codec.mimi import frame_count
-from .context import Context, Prefill, Span, TextChunk, plan_chunks
+from .context import Context, Prefill, Span, fixed_chunk, plan_chunks
 from .errors import InvalidRequest
 from .model.tokenizer import TextTokenizer
 from .model_runner import ModelRunner, SamplingParams
 from .prompt_packing import PromptPiece, take
 from .request_state import RequestState, RowState
 from .stream import AudioQueue
+from .text import request_chunks, spoken_text
 from .types import Codes, SpeechRequest, SpeechSegment
 from .voice_cache import CachedVoice, VoiceCache, VoiceKey
 from .voice_encoder import Encoding, VoiceEncoder
 
 
 class PromptBuilder:
-    """Plans requests and prefills their rows until they can decode."""
+    """Plans requests and prefills their rows until they can decode.
+
+    on_planned: called on the planning thread when a text chunk is planned that a request may wait for.
+    """
 
     def __init__(
-        self, runner: ModelRunner, tokenizer: TextTokenizer, voice_cache: VoiceCache, encoder: VoiceEncoder, slots: int
+        self,
+        runner: ModelRunner,
+        tokenizer: TextTokenizer,
+        voice_cache: VoiceCache,
+        encoder: VoiceEncoder,
+        slots: int,
+        on_planned: Callable[[], None],
     ) -> None:
         config = runner.model.config
         self.voice_cache = voice_cache
         self.max_positions = config.positions
         self._runner, self._tokenizer, self._encoder, self._slots = runner, tokenizer, encoder, slots
         self._eos_frame: Codes = np.full((1, config.codebooks), config.stop_code, dtype=np.int64)
+        self._planner, self._on_planned = ThreadPoolExecutor(1, "csm-text"), on_planned
+
+    def close(self) -> None:
+        self._planner.shutdown(cancel_futures=True)
 
     # ---- the caller's thread
 
     def plan(self, request: SpeechRequest, queue: AudioQueue) -> RequestState:
-        """Split the text into chunks. Raises InvalidRequest or PromptTooLong if the request can never be served."""
+        """Plan the first text chunk. Raises InvalidRequest or PromptTooLong if the request can never be served."""
         guided = request.guidance > 0
         if guided and self._slots < 2:
             raise InvalidRequest("guidance above 0 takes two slots, and this engine has one: set guidance to 0")
         self._check_history(request.history)
         # 2 positions for the EOS frame and a last frame that is not fed yet
         free = self.max_positions - self._voice_positions(request) - 2
-        chunks = plan_chunks(
-            request.text,
-            request.chunk_characters,
-            free,
-            lambda text: self._tokenizer.encode(text, request.speaker),
-            request.max_frames if request.ignore_stop else None,
-        )
-        row_states = [RowState(True, chunks, _voice_key(request, with_text=True))]
+        tokenize = partial(self._tokenizer.encode, speaker=request.speaker)
+        if request.ignore_stop:
+            assert request.max_frames is not None
+            text = spoken_text(request.text, normalizes=request.normalize, lexicon=request.lexicon)
+            chunks = ChunkPlan(iter([fixed_chunk(text, free, tokenize, request.max_frames)]))
+        else:
+            chunks = ChunkPlan(plan_chunks(request_chunks(request), free, tokenize))
+        row_states = [RowState(voice=_voice_key(request, with_text=True))]
         if guided:
-            no_text = self._tokenizer.encode("", request.speaker)
-            empty_chunks = [TextChunk("", no_text, chunk.max_frames) for chunk in chunks]
-            row_states.append(RowState(False, empty_chunks, _voice_key(request, with_text=False)))
+            row_states.append(RowState(tokenize(""), _voice_key(request, with_text=False)))
         seed = random.getrandbits(64) if request.seed is None else request.seed
-        return RequestState(request, queue, row_states, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
+        return RequestState(request, queue, chunks, row_states, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
 
     def _check_history(self, history: Sequence[SpeechSegment]) -> None:
         codebooks, vocab = self._eos_frame.shape[1], self._runner.model.sampled_vocab
@@ -127,7 +143,7 @@ class PromptBuilder:
                 tokens = self._tokenizer.encode(segment.text if row_state.with_text else "", segment.speaker)
                 row_state.context.add_segment(tokens, segment.codes)
         state.encoding = None
-        self.queue_chunk(state)
+        self._queue_chunk(state)
 
     def _add_voice(self, state: RequestState, row_state: RowState, row: int) -> int:
         """Restore the voice's keys and values from the cache, or queue its prefill. Returns its number of positions."""
@@ -144,16 +160,17 @@ class PromptBuilder:
         row_state.prefills_voice = True
         return sum(map(len, spans))
 
-    def queue_chunk(self, state: RequestState) -> None:
-        """Queue the prefill of the next text chunk."""
-        independent = state.request.overlap == "zero" and state.chunk_index > 0
+    def _queue_chunk(self, state: RequestState) -> None:
+        """Queue the prefill of the current text chunk, and have the next one planned."""
+        independent = state.request.overlap == "zero" and state.chunks.index > 0
         for row_state, row in zip(state.row_states, state.rows, strict=True):
             assert row_state.context is not None
             if independent:
                 row_state.context.reset()
                 self._runner.reset_codec(row)
-            row_state.pending.append(row_state.context.begin_chunk(row_state.chunks[state.chunk_index]))
+            row_state.pending.append(row_state.context.begin_chunk(row_state.prompt_of(state.chunks.current)))
             row_state.started = False
+        state.chunks.plan_next(self._planner, self._on_planned)
 
     def take(self, state: RequestState, budget: int) -> list[PromptPiece]:
         """Take at most `budget` positions of the request's prompt, to be prefilled at once; builds the prompt first.
@@ -167,6 +184,11 @@ class PromptBuilder:
             if state.waiting_for_voice:
                 return []
             self._build_prompt(state)
+        elif state.chunk_ended:
+            if state.waiting_for_text:
+                return []
+            state.begin_next_chunk()
+            self._queue_chunk(state)
         pieces: list[PromptPiece] = []
         for row_state, row in zip(state.row_states, state.rows, strict=True):
             for prefill in take(row_state.pending, budget):

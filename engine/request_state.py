@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .context import Context, Prefill, TextChunk
+from .chunk_plan import ChunkPlan
+from .context import Context, Prefill, TextChunk, Tokens
 from .slice_policy import SlicePolicy
 from .stream import AudioQueue
 from .types import AudioChunk, Codes, Samples, SpeechRequest
@@ -18,13 +19,20 @@ from .voice_encoder import Encoding
 class RowState:
     """The prompt of one row. A request has one row, or under guidance two: one with the text, one without."""
 
-    with_text: bool  # False: the prompt without text, for the unconditional row
-    chunks: list[TextChunk]
+    no_text: Tokens | None = None  # the prompt without text, for the unconditional row
     voice: VoiceKey | None = None
     context: Context | None = None  # created when the prompt is built
     pending: list[Prefill] = field(default_factory=list)  # spans to prefill before the row can decode
     started: bool = False  # all prefills are launched
     prefills_voice: bool = False  # the voice is among `pending`, to be cached once it is prefilled
+
+    @property
+    def with_text(self) -> bool:
+        return self.no_text is None
+
+    def prompt_of(self, chunk: TextChunk) -> TextChunk:
+        """The chunk as this row is prompted with it."""
+        return chunk if self.no_text is None else TextChunk("", self.no_text, chunk.max_frames)
 
 
 @dataclass(eq=False)
@@ -33,21 +41,25 @@ class RequestState:
 
     request: SpeechRequest
     queue: AudioQueue
+    chunks: ChunkPlan
     row_states: list[RowState]
     seed: int
     encoding: Encoding | None = None  # of its voice, from the request to the encoder until it is prefilled
     rows: list[int] = field(default_factory=list)
-    chunk_index: int = 0
+    chunk_ended: bool = False  # the current text chunk; the next one, if there is one, has not begun
+    speech_ended: bool = False
     frames: int = 0  # emitted so far, in all text chunks
     ready: bool = False  # prefilled: its rows can decode
     _chunk_codes: list[Codes] = field(default_factory=list)  # of the current text chunk, one (codebooks,) a frame
     _slice_samples: list[Samples] = field(default_factory=list)
     _slice_policy: SlicePolicy = field(init=False)
     _frames_left: int = field(init=False)  # that the current text chunk may still take
+    _pause_before: int = field(init=False)  # samples of silence before the next slice
 
     def __post_init__(self) -> None:
         self._slice_policy = SlicePolicy(self.request.first_slice_frames, self.request.slice_frames)
         self._frames_left = self._chunk_limit()
+        self._pause_before = self.chunks.current.pause_before
 
     @property
     def rows_needed(self) -> int:
@@ -59,13 +71,14 @@ class RequestState:
         return self.encoding is not None and not self.encoding.done
 
     @property
+    def waiting_for_text(self) -> bool:
+        """Its next text chunk is being planned."""
+        return self.chunk_ended and not self.speech_ended and not self.chunks.next_planned
+
+    @property
     def runnable(self) -> bool:
         """It takes part in the next step: it is prefilled and its reader is not behind."""
         return self.ready and not self.queue.full
-
-    @property
-    def has_more_chunks(self) -> bool:
-        return self.chunk_index < len(self.row_states[0].chunks)
 
     def add_frame(self, codes: Codes, samples: Samples) -> None:
         """Add one frame, codes (codebooks,) and samples (1920,), and emit the slice if it is full."""
@@ -84,7 +97,7 @@ class RequestState:
 
     def _chunk_limit(self) -> int:
         """Frames that the current text chunk may take, before its first."""
-        limit = self.row_states[0].chunks[self.chunk_index].max_frames
+        limit = self.chunks.current.max_frames
         return limit if self.request.max_frames is None else min(limit, self.request.max_frames - self.frames)
 
     @property
@@ -95,16 +108,20 @@ class RequestState:
         """End the text chunk, by the model's stop frame (`stopped`) or at its limit, and emit the last slice."""
         count = len(self._chunk_codes)
         codes = self._codes(count)
-        last = self.chunk_index + 1 == len(self.row_states[0].chunks) or self.at_max_frames
+        last = self.chunks.current.is_last or self.at_max_frames
         self._emit(ends_text_chunk=True, ends_speech=last)
         for row_state in self.row_states:
             assert row_state.context is not None
             # each step feeds the frame before it: the stop step has fed the last frame, at a limit it is not fed yet
             row_state.context.finish_chunk(codes, fed=count if stopped else count - 1)
-        self.chunk_index = len(self.row_states[0].chunks) if last else self.chunk_index + 1
         self._chunk_codes, self.ready = [], False
-        if self.has_more_chunks:
-            self._frames_left = self._chunk_limit()
+        self.chunk_ended, self.speech_ended = True, last
+
+    def begin_next_chunk(self) -> None:
+        """Go to the next text chunk, which is planned. Raises PromptTooLong."""
+        self.chunks.advance()
+        self.chunk_ended = False
+        self._frames_left = self._chunk_limit()
 
     def _emit(self, ends_text_chunk: bool = False, ends_speech: bool = False) -> None:
         count = len(self._slice_samples)
@@ -114,12 +131,15 @@ class RequestState:
             AudioChunk(
                 samples=samples,
                 codes=self._codes(count),
-                text_chunk=self.chunk_index,
-                in_last_text_chunk=self.chunk_index + 1 == len(self.row_states[0].chunks),
+                text_chunk=self.chunks.index,
+                in_last_text_chunk=self.chunks.current.is_last,
                 ends_text_chunk=ends_text_chunk,
                 ends_speech=ends_speech,
+                pause_before=self._pause_before,
+                pause_after=self.chunks.current.pause_after if ends_text_chunk else 0,
             )
         )
+        self._pause_before = 0
 
     def _codes(self, count: int) -> Codes:
         """The last `count` frames of the current text chunk, (count, codebooks)."""

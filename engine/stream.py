@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from .crossfade import Crossfader
 from .loop_bridge import running_loop_bridge
-from .types import AudioChunk, Speech, SpeechRequest
+from .types import FRAME_SAMPLES, AudioChunk, Codes, Speech, SpeechRequest
 
 
 class AudioQueue:
@@ -145,6 +146,7 @@ class SpeechStream:
     def __init__(self, queue: AudioQueue, request: SpeechRequest) -> None:
         self._queue = queue
         self._crossfader = Crossfader(request)
+        self._samples_left = None if request.max_frames is None else request.max_frames * FRAME_SAMPLES
         self._finalizer = weakref.finalize(self, queue.close)
 
     def close(self) -> None:
@@ -156,7 +158,7 @@ class SpeechStream:
     def __next__(self) -> AudioChunk:
         while (chunk := self._crossfader.push(self._queue.get())) is None:
             pass
-        return chunk
+        return self._limited(chunk)
 
     def __aiter__(self) -> SpeechStream:
         return self
@@ -164,7 +166,19 @@ class SpeechStream:
     async def __anext__(self) -> AudioChunk:
         while (chunk := self._crossfader.push(await self._queue.get_async())) is None:
             pass
-        return chunk
+        return self._limited(chunk)
+
+    def _limited(self, chunk: AudioChunk) -> AudioChunk:
+        """The chunk, cut at the request's limit: engines count the frames that they make, but no pauses."""
+        if self._samples_left is None:
+            return chunk
+        self._samples_left -= chunk.samples.size
+        if self._samples_left > 0 or (chunk.ends_speech and self._samples_left == 0):
+            return chunk
+        if not chunk.ends_speech:
+            self.close()
+        samples = chunk.samples[: chunk.samples.size + self._samples_left]
+        return replace(chunk, samples=samples, ends_speech=True)
 
     def __enter__(self) -> SpeechStream:
         return self
@@ -190,3 +204,20 @@ class SpeechStream:
             samples=np.concatenate([chunk.samples for chunk in chunks]),
             codes=np.concatenate([chunk.codes for chunk in chunks]),
         )
+
+
+def silent_stream(request: SpeechRequest, samples: int) -> SpeechStream:
+    """The stream of a text that is nothing but pauses."""
+    queue = AudioQueue(1, lambda: None)
+    nothing: Codes = np.zeros((0, 0), np.int64)
+    silence = AudioChunk(
+        np.zeros(0, np.float32),
+        nothing,
+        in_last_text_chunk=True,
+        ends_text_chunk=True,
+        ends_speech=True,
+        pause_before=samples,
+    )
+    queue.put(silence)
+    queue.end()
+    return SpeechStream(queue, request)

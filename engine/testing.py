@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,8 @@ import numpy as np
 from .errors import CheckpointError, EngineClosed, EngineFailed, EngineOutOfMemory, InvalidRequest, PromptTooLong
 from .interface import Progress
 from .slice_policy import SlicePolicy
-from .stream import AudioQueue, SpeechStream
+from .stream import AudioQueue, SpeechStream, silent_stream
+from .text import SpokenChunk, request_chunks
 from .types import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
@@ -125,11 +127,12 @@ def _sine(hertz: int) -> Samples:
 
 
 def frame_count(request: SpeechRequest) -> int:
-    """Frames of a request: one per character, at most `max_frames`."""
-    frames = len(request.text)
-    if request.max_frames is None:
-        return frames
-    return request.max_frames if request.ignore_stop else min(frames, request.max_frames)
+    """Frames of a request: one per character that is spoken, at most `max_frames`."""
+    if request.ignore_stop:
+        assert request.max_frames is not None
+        return request.max_frames
+    frames = sum(len(chunk.text) for chunk in request_chunks(request))
+    return frames if request.max_frames is None else min(frames, request.max_frames)
 
 
 def _read_word(path: str) -> str:
@@ -151,9 +154,17 @@ class _Stream:
     emitted: int = 0  # frames
     not_before: float = 0.0  # earliest time of its next frame
     slice_policy: SlicePolicy = field(init=False)
+    chunks: Iterator[SpokenChunk] = field(init=False)
+    chunk: SpokenChunk = field(init=False)  # the one that is spoken
+    chunk_index: int = 0
+    _chunk_end: int = field(init=False)  # frames of the request up to its end
+    _pause_before: int = field(init=False)
 
     def __post_init__(self) -> None:
         request = self.request
+        self.chunks = request_chunks(request)
+        self.chunk = next(self.chunks)
+        self._chunk_end, self._pause_before = len(self.chunk.text), self.chunk.pause_before
         # the clock counts the request's own frames, so that slices do not depend on the machine's load
         self.slice_policy = SlicePolicy(
             request.first_slice_frames, request.slice_frames, lambda: self.made * self.frame_seconds
@@ -163,13 +174,36 @@ class _Stream:
     def slots(self) -> int:
         return 2 if self.request.guidance > 0 else 1
 
-    def emit(self, last: bool) -> None:
+    def advance(self) -> bool:
+        """Make one frame and emit the slice that it fills. Returns whether it is the last."""
+        self.made += 1
+        request, chunk = self.request, self.chunk
+        ends_chunk = self.made == self._chunk_end and not request.ignore_stop
+        last = (ends_chunk and chunk.is_last) or self.made == request.max_frames
+        if last or ends_chunk or self.made - self.emitted >= self.slice_policy.size:
+            self._emit(ends_chunk or last, last)
+        if ends_chunk and not last:
+            self.chunk = next(self.chunks)
+            self.chunk_index += 1
+            self._chunk_end += len(self.chunk.text)
+        return last
+
+    def _emit(self, ends_chunk: bool, last: bool) -> None:
         samples = tone(self.request, self.emitted, self.made - self.emitted)
         codes = np.full((self.made - self.emitted, 1), self.made, np.int64)
         self.queue.put(
-            AudioChunk(samples, codes, in_last_text_chunk=True, ends_text_chunk=last, ends_speech=last),
+            AudioChunk(
+                samples,
+                codes,
+                text_chunk=self.chunk_index,
+                in_last_text_chunk=self.chunk.is_last,
+                ends_text_chunk=ends_chunk,
+                ends_speech=last,
+                pause_before=self._pause_before,
+                pause_after=self.chunk.pause_after if ends_chunk else 0,
+            ),
         )
-        self.emitted = self.made
+        self.emitted, self._pause_before = self.made, 0
         self.slice_policy.emitted()
 
 
@@ -233,6 +267,8 @@ class FakeEngine:
     def stream(self, request: SpeechRequest) -> SpeechStream:
         queue = AudioQueue(self._audio_queue_slices, lambda: self._inbox.put(None))
         row = _Stream(request, queue, Fault.of(request.text) or self._fault, self._options.frame_seconds)
+        if not row.chunk.text:
+            return silent_stream(request, row.chunk.pause_before)
         if row.slots > self.slots:
             raise InvalidRequest(f"guidance above 0 takes 2 slots and this engine has {self.slots}: send guidance 0")
         if request.voice is not None:
@@ -341,12 +377,9 @@ class FakeEngine:
             if row.fault is not None and row.made >= row.fault.after_frames:
                 self._trigger(row, row.fault)
                 continue
-            row.made += 1
+            last = row.advance()
             if row.made == options.stall_after and options.stall_seconds:
                 row.not_before = now + options.stall_seconds
-            last = row.made >= frame_count(row.request)
-            if last or row.made - row.emitted >= row.slice_policy.size:
-                row.emit(last)
             if last:
                 row.queue.end()
 

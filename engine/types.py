@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InvalidRequest
+from .lexicon import Lexicon
 
 SAMPLE_RATE = 24_000
 FRAME_SAMPLES = 1920  # 80 ms: one frame of Mimi at 12.5 Hz
@@ -83,9 +84,11 @@ class SpeechRequest:
     Raises InvalidRequest if a value is out of range.
     """
 
-    text: str
+    text: str  # may hold pauses and SSML (engine.text.ssml)
     speaker: int = 0
     voice: VoicePrompt | None = None
+    normalize: bool = False  # text as people write it becomes text as it is said (English)
+    lexicon: Lexicon | None = None  # replaces words before that
     history: tuple[
         SpeechSegment, ...
     ] = ()  # the conversation so far, oldest first; the newest segments that fit are context
@@ -94,7 +97,7 @@ class SpeechRequest:
     guidance: float = 0.0  # classifier-free: cond + w * (cond - uncond); above 0 takes two rows
     exaggeration: float = 0.5  # scales the first codebook's temperature by 0.5 + this
     seed: int | None = None
-    max_frames: int | None = None  # limit on the whole request, beside the limit of each text chunk
+    max_frames: int | None = None  # limit on the whole request, pauses included, beside that of each text chunk
     chunk_characters: int = 150  # maximum length of one text chunk
     slice_frames: int = 5  # frames of an AudioChunk in steady state
     first_slice_frames: int = 1  # frames of the first AudioChunk; sizes grow in between
@@ -136,6 +139,7 @@ class AudioChunk:
     in_last_text_chunk: its text chunk is the last of the text.
     ends_text_chunk: it is the last piece of its text chunk.
     ends_speech: it is the last piece of the speech; it may have no samples.
+    pause_before, pause_after: samples of silence around it; SpeechStream turns them into samples.
     """
 
     samples: Samples
@@ -144,6 +148,8 @@ class AudioChunk:
     in_last_text_chunk: bool = False
     ends_text_chunk: bool = False
     ends_speech: bool = False
+    pause_before: int = 0
+    pause_after: int = 0
 
 
 @dataclass(frozen=True, eq=False)

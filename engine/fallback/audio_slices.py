@@ -45,20 +45,28 @@ class AudioSlicer:
         self._text_chunk = -1
         self._is_last = False
         self._chunk_ended = True
+        self._pause_before = self._pause_after = 0
         self.speech_ended = False
 
-    def begin_chunk(self, is_last: bool) -> None:
+    def begin_chunk(self, is_last: bool, pause_before: int = 0) -> None:
+        """pause_before: samples of silence before the first chunk."""
         self._text_chunk += 1
         self._is_last, self._chunk_ended = is_last, False
+        self._pause_before += pause_before + self._pause_after  # of a chunk without any audio
+        self._pause_after = 0
 
     def push(self, samples: Samples) -> None:
         if samples.size:
             self._pieces.append(samples)
             self._buffered += samples.size
 
-    def end_chunk(self, is_last: bool) -> None:
-        """Mark the text chunk as complete. `is_last` overrides the value given to `begin_chunk`."""
+    def end_chunk(self, is_last: bool, pause_after: int = 0) -> None:
+        """Mark the text chunk as complete. `is_last` overrides the value given to `begin_chunk`.
+
+        pause_after: samples of silence that follow it.
+        """
         self._is_last, self._chunk_ended = is_last, True
+        self._pause_after = pause_after
 
     @property
     def needs_chunk(self) -> bool:
@@ -86,6 +94,10 @@ class AudioSlicer:
             ends_speech = ends_speech or self._frames_left == 0
         self._slice_frames = min(2 * self._slice_frames, self._max_slice_frames)
         self.speech_ended = ends_speech
+        before, self._pause_before = self._pause_before, 0
+        after = 0
+        if ends_chunk:
+            after, self._pause_after = self._pause_after, 0
         return AudioChunk(
             samples=self._pop(size),
             codes=np.zeros((frames, 0), np.int64),
@@ -93,6 +105,8 @@ class AudioSlicer:
             in_last_text_chunk=self._is_last,
             ends_text_chunk=ends_chunk,
             ends_speech=ends_speech,
+            pause_before=before,
+            pause_after=after,
         )
 
     def _pop(self, size: int) -> Samples:

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from ..config import CPU_SLOTS, EngineConfig
 from ..errors import EngineClosed, EngineFailed
 from ..interface import Progress
-from ..stream import AudioQueue, SpeechStream
+from ..stream import AudioQueue, SpeechStream, silent_stream
 from ..types import SAMPLE_RATE, Codes, EngineStatus, Speech, SpeechRequest, VoicePrompt
 from .espeak_library import EspeakLibrary
 from .request_state import FallbackRequest
@@ -50,12 +50,15 @@ class EspeakEngine:
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
         queue = AudioQueue(self._queue_slices, on_change=lambda: self._wakeups.put(None))
+        state = FallbackRequest(request, queue)
+        if state.silence is not None:
+            return silent_stream(request, state.silence)
         with self._lock:
             if self._failure is not None:
                 raise EngineFailed(f"espeak-ng has failed: {self._failure}")
             if self._closing:
                 raise EngineClosed("the engine is closed")
-            self._waiting.append(FallbackRequest(request, queue))
+            self._waiting.append(state)
         self._wakeups.put(None)
         return SpeechStream(queue, request)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..stream import AudioQueue
-from ..text import split_text
+from ..text import SpokenChunk, request_chunks
 from ..types import SpeechRequest
 from .audio_slices import AudioSlicer, Resampler
 from .espeak_library import EspeakLibrary, Pcm
@@ -15,15 +15,23 @@ _MAX_CHUNK_CHARACTERS = 150  # bounds how far a slot runs ahead of its reader, a
 
 
 class FallbackRequest:
-    """Synthesizes a request text chunk by text chunk and puts slices into its queue while there is space."""
+    """Synthesizes a request text chunk by text chunk and puts slices into its queue while there is space.
+
+    The first text chunk is planned here, each other one when it is due. Raises InvalidRequest.
+    """
 
     def __init__(self, request: SpeechRequest, queue: AudioQueue) -> None:
         self.request = request
         self.queue = queue
-        self._texts = split_text(request.text, min(request.chunk_characters, _MAX_CHUNK_CHARACTERS))
+        self._chunks = request_chunks(request, _MAX_CHUNK_CHARACTERS)
+        self._chunk: SpokenChunk | None = next(self._chunks)  # to be synthesized next; None after the last
         self._slicer = AudioSlicer(request)
-        self._next = 0  # index into _texts; with ignore_stop it wraps around
-        self._has_audio = False  # any audio since the index last wrapped around
+        self._has_audio = False  # any audio since the text last began
+
+    @property
+    def silence(self) -> int | None:
+        """Samples of silence that the request is, if its text is nothing but pauses."""
+        return self._chunk.pause_before if self._chunk is not None and not self._chunk.text else None
 
     @property
     def needs_chunk(self) -> bool:
@@ -50,14 +58,18 @@ class FallbackRequest:
             self.emit_slices()
             return not self.queue.done and not stopped()
 
-        text = self._texts[self._next]
-        is_last_text = self._next == len(self._texts) - 1
-        is_last = is_last_text and not self.request.ignore_stop
-        self._slicer.begin_chunk(is_last)
-        # Exaggeration sets the pitch range. The sentence pause goes between chunks, not after the last one.
-        library.synthesize(text, voice, round(100 * self.request.exaggeration), pause=not is_last, sink=on_audio)
+        if self._chunk is None:  # with ignore_stop the text is repeated
+            self._chunks = request_chunks(self.request, _MAX_CHUNK_CHARACTERS)
+            self._chunk = next(self._chunks)
+        chunk = self._chunk
+        is_last = chunk.is_last and not self.request.ignore_stop
+        self._slicer.begin_chunk(is_last, chunk.pause_before)
+        # Exaggeration sets the pitch range. The sentence pause goes between chunks, not after the last one, and not
+        # before a pause that the text asks for.
+        pitch_range, pause = round(100 * self.request.exaggeration), not is_last and not chunk.pause_after
+        library.synthesize(chunk.text, voice, pitch_range, pause=pause, sink=on_audio)
         self._slicer.push(resampler.flush())
-        self._slicer.end_chunk(is_last=is_last or (is_last_text and not self._has_audio))
+        self._slicer.end_chunk(is_last or (chunk.is_last and not self._has_audio), chunk.pause_after)
         self.emit_slices()
-        self._next = 0 if is_last_text else self._next + 1
-        self._has_audio = self._has_audio and not is_last_text
+        self._chunk = next(self._chunks, None)
+        self._has_audio = self._has_audio and not chunk.is_last

@@ -15,6 +15,7 @@ _MONTH = (
     r"(January|February|March|April|May|June|July|August|September|October|November|December"
     r"|(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\b\.?)"
 )
+_MONTHS = tuple(name[:3] for name in _NAMES)
 _DAYS = {
     "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday", "Thur": "Thursday",
     "Thurs": "Thursday", "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday",
@@ -38,6 +39,15 @@ def _date(month: int, day: int, year_: str, written: str) -> str:
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return written
     return f"{_NAMES[month - 1]} {ordinal(day)}, {_spoken_year(year_)}"
+
+
+def spoken_date(year_: str | None, month: str | None, day: str | None) -> str | None:
+    """The parts of a date that are given, in words; None if there is no such date."""
+    if (month and not 1 <= int(month) <= 12) or (day and not 1 <= int(day) <= 31):
+        return None
+    name = _NAMES[int(month) - 1] if month else ""
+    day_of_month = f"{name} {ordinal(int(day))}".strip() if day else name
+    return f"{day_of_month}{', ' if day and year_ else ' '}{_spoken_year(year_) if year_ else ''}".strip()
 
 
 def _iso(found: re.Match[str]) -> str:
@@ -134,15 +144,17 @@ RULES = (
         rf"\b({'|'.join(_DAYS)})\b\.?(?=,? (?:the )?(?:\d|(?:{_MONTH[1:-1]}) \d))",
         lambda found: _DAYS[found[1]],
     ),
-    Rule(rf"\b{_MONTH} (\d{{1,2}})(?:st|nd|rd|th)?,? {_YEAR}", _month_day),
-    Rule(rf"(?<!\w){_MONTH} {_DAY}()", _month_day),
+    Rule(rf"\b{_MONTH} (\d{{1,2}})(?:st|nd|rd|th)?,? {_YEAR}", _month_day, _MONTHS),
+    Rule(rf"(?<!\w){_MONTH} {_DAY}()", _month_day, _MONTHS),
     Rule(
         rf"{_NOT_IN_A_NUMBER}(the )?(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {_MONTH}(?!\w)(?:,? {_YEAR})?",
         _day_month,
+        _MONTHS,
     ),
     Rule(
         rf"\b{_MONTH},? {_YEAR}",
         lambda found: f"{_month(found[1])} {_spoken_year(found[2])}",
+        _MONTHS,
     ),
     Rule(r"(?<![\w.,-])(1[1-9]|20)(\d0)['’]?s\b", _decade, "0"),
     Rule(r"(?:(?<=the )|(?<=early )|(?<=late )|(?<=mid[ -]))['’]?()([2-9]0)['’]?s\b", _decade, "0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,3 +138,51 @@ def test_only_the_crossfade_is_held_back(milliseconds: int) -> None:
 def test_trims_longer_than_the_speech_leave_an_empty_last_chunk() -> None:
     chunks = joined([[tone(2400)]], request(trim_start_milliseconds=60, trim_end_milliseconds=60))
     assert [(chunk.samples.size, chunk.ends_speech) for chunk in chunks] == [(0, True)]
+
+
+@given(
+    st.integers(0, 3),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 900)), min_size=1, max_size=4),
+    st.integers(0, 40),
+    st.integers(0, 20),
+    st.integers(0, 20),
+)
+def test_a_pause_is_exact_silence_and_its_join_is_not_crossfaded(
+    lead: int, plan: list[tuple[int, int]], fade: int, start: int, end: int
+) -> None:
+    """Every run of text chunks without a pause between them is joined as a speech of its own."""
+    settings = request(crossfade_milliseconds=fade, trim_start_milliseconds=start, trim_end_milliseconds=end)
+    rng = np.random.default_rng(lead)
+    chunks = [[rng.uniform(0.1, 1, 1000).astype(np.float32) for _ in range(count)] for count, _ in plan]
+    pauses = [pause for _, pause in plan]
+    crossfader = Crossfader(settings)
+    got = []
+    for piece in slices(chunks):
+        first = piece.text_chunk == 0 and not got
+        pushed = crossfader.push(
+            replace(
+                piece,
+                pause_before=100 * lead if first and piece.codes[0, 0] == 0 else 0,
+                pause_after=pauses[piece.text_chunk] if piece.ends_text_chunk else 0,
+            )
+        )
+        got += [] if pushed is None else [pushed.samples]
+    expected = [np.zeros(100 * lead, np.float32)]
+    run: list[list[Samples]] = []
+    runs = []
+    for chunk, pause in zip(chunks, pauses, strict=True):
+        run.append(chunk)
+        if pause:
+            runs.append((run, pause))
+            run = []
+    if run:
+        runs.append((run, 0))
+    for place, (each, pause) in enumerate(runs):
+        part = replace(
+            settings,
+            trim_start_milliseconds=start if place == 0 else 0,
+            trim_end_milliseconds=end if place == len(runs) - 1 else 0,
+        )
+        expected += [piece.samples for piece in joined(each, part)]
+        expected.append(np.zeros(pause, np.float32))
+    np.testing.assert_array_equal(np.concatenate(got), np.concatenate(expected))

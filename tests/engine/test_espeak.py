@@ -494,3 +494,25 @@ def test_missing_data_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr("espeakng_loader.get_data_path", lambda: str(tmp_path))
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         engine_of()
+
+
+def test_a_pause_is_exact_silence_and_the_speech_around_it_stays(engine: Engine) -> None:
+    parts = [engine.generate(request(text)).samples for text in ("One.", "Two.")]
+    paused = engine.generate(request("[pause:100ms]One.[pause:500ms]Two.[pause:1s]", crossfade_milliseconds=30)).samples
+    silence = [np.zeros(size, np.float32) for size in (2400, 12_000, 24_000)]
+    np.testing.assert_array_equal(paused, np.concatenate([silence[0], parts[0], silence[1], parts[1], silence[2]]))
+
+
+def test_a_long_text_is_read_as_it_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.text import reading
+
+    read: list[int] = []
+    original = reading.normalize_window
+    monkeypatch.setattr(reading, "normalize_window", lambda text: read.append(len(text)) or original(text))
+    engine = engine_of()
+    try:
+        with engine.stream(request("It costs $5 at most. " * 20_000, normalize=True)) as stream:
+            next(stream)
+            assert sum(read) <= 3000
+    finally:
+        engine.close()

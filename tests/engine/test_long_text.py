@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from engine import InvalidRequest, SpeechRequest, SpeechSegment, VoicePrompt
+from engine import InvalidRequest, PromptTooLong, SpeechRequest, SpeechSegment, VoicePrompt
 from engine.context import Prefill
 from engine.engine_core import CsmEngine
 from engine.model_runner import SamplingParams
@@ -160,3 +161,65 @@ def test_the_last_frame_of_a_chunk_that_hit_its_limit_is_prefilled_with_the_next
     assert second.start == 17
     np.testing.assert_array_equal(second.spans[0], np.concatenate([made[4:], np.zeros((1, 4))]))
     assert second.spans[1] == [4]
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_a_pause_is_exact_silence_and_the_speech_around_it_stays(brief: CsmEngine, guidance: float) -> None:
+    """With the same chunks and seed, codes and samples are those of the text without pauses."""
+    first, second = "This is the first of them.", "And this is the second one."
+    request = SpeechRequest(f"{first} {second}", seed=9, chunk_characters=30, guidance=guidance)
+    plain = list(brief.stream(request))
+    text = f"[pause:100ms]{first}[pause:500ms]{second}[pause:1s]"
+    paused = brief.generate(replace(request, text=text, crossfade_milliseconds=30))
+    parts = [np.concatenate([each.samples for each in plain if each.text_chunk == index]) for index in (0, 1)]
+    silence = [np.zeros(size, np.float32) for size in (2400, 12_000, 24_000)]
+    np.testing.assert_array_equal(
+        paused.samples, np.concatenate([silence[0], parts[0], silence[1], parts[1], silence[2]])
+    )
+    np.testing.assert_array_equal(paused.codes, np.concatenate([each.codes for each in plain]))
+
+
+def test_pauses_count_against_the_limit(brief: CsmEngine) -> None:
+    request = SpeechRequest("One of them.[pause:500ms]Two of them.", seed=1, max_frames=FRAMES_PER_CHUNK + 3)
+    chunks = list(brief.stream(request))
+    assert sum(each.samples.size for each in chunks) == 1920 * (FRAMES_PER_CHUNK + 3)
+    assert [each.ends_speech for each in chunks][-1]
+    assert brief.generate(SpeechRequest("[pause:10s]", max_frames=2)).samples.size == 2 * 1920
+
+
+def test_later_chunks_are_planned_while_earlier_ones_are_spoken(
+    brief: CsmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, encoded = brief._prompt_builder._tokenizer, []
+    original = tokenizer.encode
+
+    def recording(text: str, speaker: int) -> list[int]:
+        encoded.append((text, threading.current_thread().name))
+        return original(text, speaker)
+
+    monkeypatch.setattr(tokenizer, "encode", recording)
+    monkeypatch.setattr("engine.context._ALWAYS_ENOUGH", 0)  # the context of the tiny model is short
+    texts = split_text(TEXT, 40)
+    stream = brief.stream(SpeechRequest(TEXT, seed=1, chunk_characters=40))
+    assert [text for text, _ in encoded] == texts[:1]
+    seen = [chunk.text_chunk for chunk in stream]
+    assert [text for text, _ in encoded] == texts
+    assert {thread.partition("_")[0] for _, thread in encoded[1:]} == {"csm-text"}
+    assert seen[-1] == len(texts) - 1
+
+
+def test_a_chunk_that_cannot_be_planned_ends_its_request_alone(
+    brief: CsmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.context._ALWAYS_ENOUGH", 0)
+    tokenizer = brief._prompt_builder._tokenizer
+    original = tokenizer.encode
+    monkeypatch.setattr(
+        tokenizer, "encode", lambda text, speaker: original(text * (1000 if "long" in text else 1), speaker)
+    )
+    other = brief.stream(SpeechRequest("And so it goes.", seed=1))
+    stream = brief.stream(SpeechRequest("This is short. [pause:1ms] Too long.", seed=1))
+    with pytest.raises(PromptTooLong):
+        list(stream)
+    assert list(other)[-1].ends_speech
+    assert brief.status().active == 0

@@ -1,0 +1,37 @@
+"""The text chunks of one request, each planned while the one before it is spoken. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+
+from .context import TextChunk
+
+
+class ChunkPlan:
+    """The current text chunk, and the next once it is planned.
+
+    chunks: makes a chunk when it is asked for one; the first is made here, on the caller's thread. Raises its errors.
+    """
+
+    def __init__(self, chunks: Iterator[TextChunk]) -> None:
+        self.current = next(chunks)
+        self.index = 0  # of the current chunk
+        self._chunks = chunks
+        self._next: Future[TextChunk] | None = None
+
+    def plan_next(self, planner: Executor, on_planned: Callable[[], None]) -> None:
+        """Have the next chunk planned on another thread, if there is one. on_planned: called there."""
+        if not self.current.is_last:
+            self._next = planner.submit(next, self._chunks)
+            self._next.add_done_callback(lambda _: on_planned())
+
+    @property
+    def next_planned(self) -> bool:
+        return self._next is not None and self._next.done()
+
+    def advance(self) -> None:
+        """Go to the next chunk, which is planned. Raises what its planning raised."""
+        assert self._next is not None, "there is no next chunk"
+        self.current, self._next = self._next.result(), None
+        self.index += 1

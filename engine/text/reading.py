@@ -1,0 +1,120 @@
+"""Reads a text chunk by chunk, as an engine says it: markup, lexicon, normalisation and splitting, in flat memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import NoWords
+from ..lexicon import Lexicon
+from ..types import SpeechRequest
+from .normalization import has_words, normalize_window, windows
+from .splitting import best_cut
+from .ssml import FIXED_END, FIXED_START, Part, parse_markup
+
+_SPACES = re.compile(r"\s+")
+_FIXED = re.compile(f"{FIXED_START}([^{FIXED_END}]*){FIXED_END}?|{FIXED_END}")
+
+
+@dataclass(frozen=True)
+class SpokenChunk:
+    """A text chunk as it is said.
+
+    text: empty if the whole text is pauses.
+    pause_before: samples of silence before the first chunk. pause_after: after any chunk.
+    """
+
+    text: str
+    pause_before: int = 0
+    pause_after: int = 0
+    is_last: bool = False
+
+
+def spoken_chunks(
+    text: str, max_characters: int, *, normalizes: bool = False, lexicon: Lexicon | None = None
+) -> Iterator[SpokenChunk]:
+    """The chunks of a text, each made when it is asked for: the work before the first does not depend on the length.
+
+    They are split as by `split_text`; besides, each pause ends a chunk.
+    Raises InvalidMarkup and NoWords before the first chunk.
+    """
+    pieces = _split(_spoken(parse_markup(text), normalizes, lexicon), max_characters)
+    before, wordless, held = 0, "", None
+    for piece in pieces:
+        if isinstance(piece, int):
+            if held is None:
+                before += piece
+            else:
+                held = SpokenChunk(held.text, held.pause_before, held.pause_after + piece)
+        elif not any(map(str.isalnum, piece)):
+            wordless = wordless or piece
+        else:
+            if held is not None:
+                yield held
+            held, before = SpokenChunk(piece, before), 0
+    if held is None and not wordless and not before:
+        raise NoWords(
+            "text has no words once it is normalised (emoji, Markdown and punctuation are not spoken): send words, "
+            "or normalize=false to leave the text as it is"
+            if normalizes
+            else "text has no words and no pauses: send words"
+        )
+    held = held or SpokenChunk(wordless, before)
+    yield SpokenChunk(held.text, held.pause_before, held.pause_after, is_last=True)
+
+
+def request_chunks(request: SpeechRequest, max_characters: int | None = None) -> Iterator[SpokenChunk]:
+    """The chunks of a request's text, of at most its chunk_characters, and at most `max_characters`."""
+    limit = request.chunk_characters if max_characters is None else min(request.chunk_characters, max_characters)
+    return spoken_chunks(request.text, limit, normalizes=request.normalize, lexicon=request.lexicon)
+
+
+def spoken_text(text: str, *, normalizes: bool = False, lexicon: Lexicon | None = None) -> str:
+    """The whole text as it is said, without its pauses; "" if it has no words."""
+    pieces = _split(_spoken(parse_markup(text), normalizes, lexicon), len(text) + 1)
+    return " ".join(piece for piece in pieces if isinstance(piece, str))
+
+
+def _spoken(parts: list[Part], normalizes: bool, lexicon: Lexicon | None) -> Iterator[Part]:
+    """The parts as they are said, in windows."""
+    for part in parts:
+        if isinstance(part, int):
+            yield part
+            continue
+        for window in windows(part):
+            if normalizes and not has_words(window):
+                yield " "
+                continue
+            said = _pronounce(window, lexicon)
+            yield normalize_window(said) if normalizes else said
+
+
+def _pronounce(text: str, lexicon: Lexicon | None) -> str:
+    """The text with the lexicon's replacements, except where its markup says how it is said."""
+    if FIXED_START not in text and FIXED_END not in text:
+        return lexicon.apply(text) if lexicon else text
+    if not lexicon:
+        return _FIXED.sub(r"\1", text)
+    parts = _FIXED.split(text)  # every second one is fixed
+    return "".join(part or "" if index % 2 else lexicon.apply(part) for index, part in enumerate(parts))
+
+
+def _split(parts: Iterator[Part], limit: int) -> Iterator[Part]:
+    """Chunks of at most `limit` characters, none empty, and the pauses between them."""
+    rest = ""
+    for part in parts:
+        if isinstance(part, int):
+            if rest.strip():
+                yield rest.rstrip()
+            yield part
+            rest = ""
+            continue
+        more = _SPACES.sub(" ", part)
+        rest += more[1:] if more.startswith(" ") and (not rest or rest[-1] == " ") else more
+        while len(rest.rstrip()) > limit:
+            cut = best_cut(rest, limit)
+            yield rest[:cut].rstrip()
+            rest = rest[cut:].lstrip()
+    if rest.strip():
+        yield rest.rstrip()
