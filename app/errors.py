@@ -151,6 +151,8 @@ class ComponentFailed(Unavailable):
 
 _FROM_ENGINE: tuple[tuple[type[engine.EngineError], type[ServiceError], str], ...] = (
     (engine.PromptTooLong, Unprocessable, "prompt_too_long"),
+    (engine.InvalidMarkup, Unprocessable, "invalid_markup"),
+    (engine.NoWords, Unprocessable, "no_words"),
     (engine.InvalidRequest, Unprocessable, "invalid_parameter"),
     (engine.CheckpointError, Unavailable, "no_model"),
     (engine.EngineClosed, Unavailable, "draining"),

@@ -120,13 +120,14 @@ class Settings(BaseSettings):
         default=30, ge=0, le=500, description="milliseconds, from 0 to 500"
     )
     tts_max_audio_length_ms: int = Field(
-        default=600_000, ge=80, le=600_000, description="milliseconds, from 80 to 600000"
+        default=600_000, ge=0, le=600_000, description="milliseconds, from 80 to 600000, or 0 for no limit"
     )
     tts_speech_token_queue_max_size: int = Field(
         default=2, ge=1, le=1000, description="slices, from 1; with the next setting: how far a slot may be ahead"
     )
     tts_pcm_chunk_queue_max_size: int = Field(default=3, ge=1, le=1000, description="slices, from 1")
     tts_normalize: Literal["on", "off"] = Field(default="on", description="on (English) or off")
+    lexicon: Path | None = Field(default=None, description="a file with word = replacement on each line")
     csm_watermark_enabled: bool = Field(default=False, description="true (all speech is watermarked) or false")
     csm_watermark_key: SecretStr | None = Field(
         default=None, description="five numbers from 0 to 255, separated by commas"
@@ -196,6 +197,13 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("tts_max_audio_length_ms")
+    @classmethod
+    def _check_audio_length(cls, value: int) -> int:
+        if 0 < value < 80:
+            raise ValueError("it is less than one frame of 80 ms")
+        return value
 
     @field_validator("csm_watermark_key")
     @classmethod

@@ -27,12 +27,13 @@ TORCH_FREE = {
     "engine",
     *(f"engine.{name}" for name in ("config", "context", "crossfade", "errors", "interface", "loop_bridge")),
     *(f"engine.{name}" for name in ("machine_limits", "prefill_budget", "scheduler", "slice_policy", "stream")),
-    *(f"engine.{name}" for name in ("testing", "types")),
+    *(f"engine.{name}" for name in ("chunk_plan", "lexicon", "testing", "types")),
     *(f"engine.text{name}" for name in ("", ".abbreviations", ".addresses", ".amounts", ".dates", ".languages")),
-    *(f"engine.text.{name}" for name in ("markup", "normalization", "numbers", "rules", "splitting")),
+    *(f"engine.text.{name}" for name in ("growing", "markup", "normalization", "numbers", "reading", "rules")),
+    *(f"engine.text.{name}" for name in ("say_as", "splitting", "ssml")),
     "engine.prompt_packing",
 }
-ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.types"}
+ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.lexicon", "engine.types"}
 # The files that may use the environment, and why.
 ENVIRONMENT = {
     "app/settings.py": "reads it: every setting comes from here",
@@ -77,7 +78,7 @@ APP_LAYERS: tuple[tuple[str, ...], ...] = (
     ("app.llm", "app.stt"),
     ("app.audio", "app.middleware"),
     ("app.client", "app.observability"),
-    ("app.errors", "app.settings"),
+    ("app.errors", "app.lexicon_file", "app.settings"),
     ("app.watermark_key",),
 )
 

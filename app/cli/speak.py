@@ -6,17 +6,19 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from engine import SAMPLE_RATE
+from engine import SAMPLE_RATE, InvalidRequest
 
 from ..audio.encoders.base import Samples
 from ..audio.encoders.formats import FORMATS, format_at
 from ..audio.encoders.pcm import FULL_SCALE
 from ..client import CsmClient, SpeechOptions, SpeechStream, StreamCut
 from ..errors import ServiceError
+from ..lexicon_file import read_lexicon
 from . import connection
 from .audio_sink import STDOUT, AudioSink, open_sink
 from .exit_status import EXIT_HELP, CommandFailed, ExitStatus, one_line
@@ -42,6 +44,15 @@ def _switch(value: str) -> bool:
         raise argparse.ArgumentTypeError(f"'{value}' is neither on nor off") from None
 
 
+def _lexicon(path: str) -> dict[str, str]:
+    try:
+        return read_lexicon(Path(path))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error.strerror or error}") from None
+    except InvalidRequest as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error}") from None
+
+
 _TUNING: tuple[tuple[str, Callable[[str], object], str], ...] = (  # the service's parameter names
     ("sample_rate", int, "of a file, in Hz: 8000 to 48000; by default 24000, and 8000 for mulaw and alaw"),
     ("synthesis_temperature", float, "0 (greedy) to 2"),
@@ -54,7 +65,7 @@ _TUNING: tuple[tuple[str, Callable[[str], object], str], ...] = (  # the service
     ("remove_trailing_milliseconds", int, "trimmed from the end"),
     ("chunk_overlap_method", str, "full or zero: whether voice and codec state carry on across text chunks"),
     ("crossfade_duration_milliseconds", int, "crossfade between text chunks, 0 to 500"),
-    ("max_audio_length_ms", int, "maximum length of the audio, 80 to 600000"),
+    ("max_audio_length_ms", int, "maximum length of the audio, 80 to 600000; 0 is no limit"),
     ("normalize", _switch, "on or off: whether text is normalised to spoken English first"),
     ("seed", int, "the same seed, text and voice give the same audio"),
 )
@@ -85,6 +96,12 @@ def add_parser(commands: Any) -> None:
         tuning.add_argument(
             f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind in (int, float) else "HOW", help=meaning
         )
+    tuning.add_argument(
+        "--lexicon",
+        type=_lexicon,
+        metavar="FILE",
+        help="words and what is said instead: word = replacement on each line",
+    )
     connection.add_options(parser)
     parser.set_defaults(command=speak)
 
@@ -115,7 +132,8 @@ class _SpeechWriter:
         except ServiceError as error:
             raise CommandFailed(error.detail, ExitStatus.USAGE) from None
         self._voice: str | None = parsed.voice
-        given = {name: getattr(parsed, name) for name, _, _ in _TUNING if name != "sample_rate"}  # resampled here
+        names = [name for name, _, _ in _TUNING if name != "sample_rate"]  # resampled here
+        given = {name: getattr(parsed, name) for name in (*names, "lexicon")}
         self._options = cast(SpeechOptions, {name: value for name, value in given.items() if value is not None})
         self._target: str | None = parsed.output
         self._progress = Progress(sys.stderr)

@@ -7,12 +7,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from engine import sentences_end, split_text
+from engine import sentences_end, speakable_end, split_written
 
 from .exit_status import CommandFailed
 
 MAX_CHARACTERS = 1000  # of one utterance: waiting sentences are combined up to this, so that they share a context
-_MAX_UNFINISHED = 300  # characters without a sentence end before the text is split
+_MAX_UNFINISHED = 150  # characters; of twice as many without a sentence end, all but these are spoken
 _READ_BYTES = 65536
 _LINE = re.compile(r"\n")
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
@@ -46,12 +46,12 @@ def utterances(chunks: Iterable[str], *, lines: bool = False) -> Iterator[str]:
 def _split_ready(text: str, lines: bool) -> tuple[str, str]:
     """The text that can be spoken now, and the rest."""
     mark = _LINE if lines else _PARAGRAPH
-    end = max([sentences_end(text), *(found.end() for found in mark.finditer(text))])
-    if end or len(text) <= _MAX_UNFINISHED:
-        return text[:end], text[end:]
-    *ready, rest = split_text(text, _MAX_UNFINISHED)  # strips trailing white space
-    return " ".join(ready), rest + (" " if text[-1].isspace() else "")
+    end = sentences_end(text)
+    if "<speak" not in text:  # an element is spoken once it is closed
+        end = max([end, *(found.end() for found in mark.finditer(text))])
+    end = end or speakable_end(text, _MAX_UNFINISHED)
+    return text[:end], text[end:]
 
 
 def _split_long(text: str) -> list[str]:
-    return [part for part in split_text(text, MAX_CHARACTERS) if any(map(str.isalnum, part))]
+    return [part for part in split_written(text, MAX_CHARACTERS) if any(map(str.isalnum, part))]

@@ -23,6 +23,7 @@ class SpeechOptions(TypedDict, total=False):
     remove_trailing_milliseconds: int
     chunk_overlap_method: Literal["full", "zero"]
     crossfade_duration_milliseconds: int  # 0 to 500
-    max_audio_length_ms: int  # 80 to 600000
+    max_audio_length_ms: int  # 80 to 600000, or 0 for no limit
     normalize: bool  # whether text is normalised to spoken English first
+    lexicon: dict[str, str]  # words, and what is said in their place
     seed: int  # the same seed, request and voice give the same audio

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,13 +22,16 @@ from engine import (
     EngineConfig,
     EngineError,
     Progress,
+    SpeechStream,
     VoicePrompt,
     load_engine,
 )
 from engine.testing import FAKE_MODEL, FakeEngine
 
 from ..errors import Busy, ServiceError, Unavailable, UnknownVoice
+from ..lexicon_file import LexiconFile
 from ..observability.components import Components
+from ..schemas.speech import SpeechJob
 from ..settings import DEFAULT_MODEL, Settings
 from ..voices.speakers import SpeakerVoices, speaker_number
 from ..voices.store import Voice, VoiceStore
@@ -101,6 +104,7 @@ class EngineHost:
         self._settings = settings
         self._assignment = assignment
         self._voices = voices
+        self._lexicon_file = LexiconFile(settings.lexicon)
         self._loader = loader
         self._small_model = small_model
         self.on_change: Callable[[], None] = lambda: None
@@ -190,6 +194,16 @@ class EngineHost:
         None if the engine has no codec. Raises Unavailable, EngineError.
         """
         return self._require_ready().engine.encode(recording)
+
+    def start_speech(self, job: SpeechJob) -> SpeechStream:
+        """Start a job: look up its voice and read its text up to the first chunk. Blocks: call it in a thread.
+
+        Raises UnknownVoice, Unavailable and EngineError.
+        """
+        resolved = self.resolve_voice(job.voice_id)
+        lexicon = self._lexicon_file.with_entries(job.request.lexicon)
+        request = replace(job.request, voice=resolved.voice, speaker=resolved.speaker, lexicon=lexicon)
+        return self.engine.stream(request)
 
     def _require_ready(self) -> _ReadyEngine:
         status, ready = self.status(), self._ready_engine

@@ -14,13 +14,13 @@ from enum import IntEnum
 
 import numpy as np
 
-from engine import AudioChunk, SpeechRequest, SpeechSegment, VoicePrompt
+from engine import AudioChunk, Lexicon, SpeechRequest, SpeechSegment, VoicePrompt
 
 from .. import errors
 from ..errors import ServiceError
 from ..schemas.speech import SpeechJob
 
-MESSAGE_LIMIT = 8 << 20  # bytes: a text of MAX_TEXT_LENGTH, or a slice of 125 frames (0.96 MB)
+MESSAGE_LIMIT = 64 << 20  # bytes: a text of MAX_TEXT_LENGTH, or a slice of 125 frames (0.96 MB) and its pauses
 
 _HEADER = struct.Struct("=BI")
 _AUDIO = struct.Struct("=IBIH")  # text_chunk, flags, frames, codebooks; codes (frames, codebooks) and samples follow
@@ -62,6 +62,8 @@ def message(kind: Kind, payload: bytes = b"") -> bytes:
 def job_message(job: SpeechJob, wait: float) -> bytes:
     speech = {each.name: getattr(job.request, each.name) for each in dataclasses.fields(job.request)}
     del speech["voice"]  # the other worker resolves it
+    lexicon = job.request.lexicon
+    speech["lexicon"] = None if lexicon is None else lexicon.entries
     speech["history"] = [
         {"text": each.text, "speaker": each.speaker, "codes": each.codes.tolist()} for each in job.request.history
     ]
@@ -74,7 +76,10 @@ def read_job(payload: bytes) -> tuple[SpeechJob, float]:
         SpeechSegment(each["text"], np.array(each["codes"], np.int64), each["speaker"])
         for each in fields["speech"]["history"]
     )
-    return SpeechJob(SpeechRequest(**{**fields["speech"], "history": history}), fields["voice_id"]), fields["wait"]
+    entries = fields["speech"]["lexicon"]
+    lexicon = None if entries is None else Lexicon(entries)
+    request = SpeechRequest(**{**fields["speech"], "history": history, "lexicon": lexicon})
+    return SpeechJob(request, fields["voice_id"]), fields["wait"]
 
 
 def encode_message(recording: VoicePrompt) -> bytes:

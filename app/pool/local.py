@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import anyio.to_thread
 
@@ -46,9 +45,9 @@ async def open_local_speech(
     async with host.admission.reserve(job.permits, wait):
         on_admitted()
         try:
-            # Abandoned on cancel: a disconnect does not wait until the voice is made.
-            resolved = await anyio.to_thread.run_sync(host.resolve_voice, job.voice_id, abandon_on_cancel=True)
-            stream = engine.stream(replace(job.request, voice=resolved.voice, speaker=resolved.speaker))
+            # Abandoned on cancel: a disconnect does not wait until the voice is made. A stream that nobody takes frees
+            # its slot by itself.
+            stream = await anyio.to_thread.run_sync(host.start_speech, job, abandon_on_cancel=True)
         except EngineError as error:
             raise from_engine(error) from error
         with stream:

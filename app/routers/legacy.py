@@ -71,7 +71,7 @@ async def api_generate(parameters: SpeakParameters, request: Request, state: Sta
     record = record_of(request.scope)
     work = collect_speech(
         state.pool,
-        await run_in_thread(lambda: parameters.to_job(state.settings)),
+        parameters.to_job(state.settings),
         record,
         speed=parameters.speed,
         watermark_key=resolve_watermark_key(state.settings),
@@ -110,7 +110,7 @@ async def _collect_speech(parameters: TextParameters, request: Request, state: A
     record = record_of(request.scope)
     work = collect_speech(
         state.pool,
-        await run_in_thread(lambda: parameters.to_job(state.settings)),
+        parameters.to_job(state.settings),
         record,
         watermark_key=parameters.resolve_watermark_key(state.settings),
     )
@@ -166,7 +166,7 @@ class _JsonLinesResponse(Response):
         settings = self._state.settings
         samples, _ = await collect_speech(
             self._state.pool,
-            await run_in_thread(lambda: parameters.to_job(settings)),
+            parameters.to_job(settings),
             record,
             watermark_key=parameters.resolve_watermark_key(settings),
         )

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..audio.encoders import FORMATS, Format, choose_format
 from ..audio.postprocessing import resolve_watermark_key, with_effects
-from ..audio.thread_pool import run_in_thread
 from ..errors import NotFound
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
@@ -122,8 +121,7 @@ async def speech(body: OpenAISpeech, state: StateDep) -> SpeechResponse:
     audio_format = body.audio_format(state.settings)
     voice_id = await anyio.to_thread.run_sync(resolve_voice_id, state.voices, body.voice_name)
     parameters = SpeechParameters.model_construct(text=body.input, voice_id=voice_id)
-    job = await run_in_thread(lambda: parameters.to_job(state.settings))
-    return SpeechResponse(state.pool, job, audio_format)
+    return SpeechResponse(state.pool, parameters.to_job(state.settings), audio_format)
 
 
 @router.get("/audio/voices")

@@ -9,11 +9,10 @@ from fastapi import APIRouter, Body, Query, Request
 
 from ..audio.encoders import FORMATS, choose_format
 from ..audio.postprocessing import resolve_watermark_key, with_effects
-from ..audio.thread_pool import run_in_thread
 from ..errors import BadRequest, Unprocessable
 from ..responses.streaming import SpeechResponse
 from ..schemas.errors import SPEECH_ERRORS, error_responses
-from ..schemas.speech import SpeechParameters
+from ..schemas.speech import SpeechBody, SpeechParameters
 from ..state import AppState, StateDep
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -38,12 +37,12 @@ async def generate_from_query(
         # Chromium's <audio> sends such requests for the rest of a broken stream: up to 30, each generated from the
         # start. It stops at status 400; it would take 416 for the end of the stream.
         raise BadRequest("partial content is not supported, since speech is generated live", code="no_ranges")
-    return await _speech_response(parameters, request, state)
+    return _speech_response(parameters, request, state)
 
 
 @router.post("/tts/generate", status_code=200, response_class=SpeechResponse)
 async def generate_from_body(
-    parameters: Annotated[SpeechParameters, Body()], request: Request, state: StateDep
+    parameters: Annotated[SpeechBody, Body()], request: Request, state: StateDep
 ) -> SpeechResponse:
     """Generate the speech of a text given in the body."""
     if request.query_params:
@@ -51,11 +50,11 @@ async def generate_from_body(
             f"{next(iter(request.query_params))[:60]} is in the query: POST takes its parameters as a JSON body",
             code="invalid_parameter",
         )
-    return await _speech_response(parameters, request, state)
+    return _speech_response(parameters, request, state)
 
 
-async def _speech_response(parameters: SpeechParameters, request: Request, state: AppState) -> SpeechResponse:
-    job = await run_in_thread(lambda: parameters.to_job(state.settings))  # normalising a long text takes a while
+def _speech_response(parameters: SpeechParameters, request: Request, state: AppState) -> SpeechResponse:
+    job = parameters.to_job(state.settings)
     audio_format = choose_format(parameters.format, request.headers.get("accept"), parameters.sample_rate)
     watermark_key = resolve_watermark_key(state.settings)
     return SpeechResponse(state.pool, job, with_effects(audio_format, watermark_key=watermark_key))

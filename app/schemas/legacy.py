@@ -6,11 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, field_validator
 
-from engine import FRAME_MILLISECONDS
-
 from ..audio.postprocessing import resolve_watermark_key
 from ..settings import Settings
-from .parameters import RequestParameters
+from .parameters import AudioLength, RequestParameters
 from .speech import SpeechJob, SpeechParameters, require_text
 
 SpeakerId = Annotated[int, Field(ge=0, le=999, description="N of the voice speaker_N.")]
@@ -22,7 +20,7 @@ class TextParameters(RequestParameters):
 
     text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
     speaker_id: SpeakerId = 0
-    max_audio_length_ms: int | None = Field(None, ge=FRAME_MILLISECONDS, le=600_000)
+    max_audio_length_ms: AudioLength | None = None
     watermark: bool | None = Field(None, description="Watermark the audio; the default is CSM_WATERMARK_ENABLED.")
     watermark_key: Annotated[list[_KeyByte], Field(min_length=5, max_length=5)] | None = Field(
         None, description="Key of five numbers to detect the watermark with; the default is CSM_WATERMARK_KEY."

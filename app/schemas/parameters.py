@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from engine import FRAME_MILLISECONDS
+
+MAX_MILLISECONDS = 600_000
+
+
+def check_audio_length(milliseconds: int) -> int:
+    """The length unchanged. Raises ValueError if it is less than one frame and not 0."""
+    if 0 < milliseconds < FRAME_MILLISECONDS:
+        raise ValueError(f"it must be from {FRAME_MILLISECONDS} to {MAX_MILLISECONDS}, or 0 for no limit")
+    return milliseconds
+
+
+AudioLength = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=MAX_MILLISECONDS,
+        description=f"Maximum length of the audio in milliseconds, from {FRAME_MILLISECONDS}; 0 is no limit.",
+    ),
+    AfterValidator(check_audio_length),
+]
 
 
 class RequestParameters(BaseModel):

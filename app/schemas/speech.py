@@ -7,14 +7,14 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from engine import FRAME_MILLISECONDS, SpeechRequest, normalize
+from engine import FRAME_MILLISECONDS, InvalidRequest, Lexicon, SpeechRequest
 
 from ..audio.encoders.formats import FORMATS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from ..errors import Unprocessable
 from ..settings import Settings
-from .parameters import RequestParameters
+from .parameters import MAX_MILLISECONDS, AudioLength, RequestParameters
 
-_MAX_MILLISECONDS = 600_000
+MAX_LEXICON_ENTRIES = 1000  # of one request
 SampleRate = Annotated[int, Field(ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE)]
 _Number = TypeVar("_Number", int, float)
 
@@ -23,12 +23,11 @@ _Number = TypeVar("_Number", int, float)
 class SpeechJob:
     """A validated speech request whose voice is still an id: the worker that generates it resolves the voice.
 
-    voice_id: None is the default voice. normalize: the pieces of a text that follow are normalised, too.
+    voice_id: None is the default voice.
     """
 
     request: SpeechRequest
     voice_id: str | None
-    normalize: bool = False
 
     @property
     def permits(self) -> int:
@@ -69,8 +68,8 @@ class SpeechParameters(RequestParameters):
     audio_tokens_per_slice: int | None = Field(
         None, ge=1, le=125, description="Frames of 80 ms per emitted slice; the first slices are smaller."
     )
-    remove_leading_milliseconds: int | None = Field(None, ge=0, le=_MAX_MILLISECONDS)
-    remove_trailing_milliseconds: int | None = Field(None, ge=0, le=_MAX_MILLISECONDS)
+    remove_leading_milliseconds: int | None = Field(None, ge=0, le=MAX_MILLISECONDS)
+    remove_trailing_milliseconds: int | None = Field(None, ge=0, le=MAX_MILLISECONDS)
     chunk_overlap_method: Literal["full", "zero"] | None = Field(
         None,
         description="full: codec and context carry on across text chunks; zero: independent chunks are concatenated.",
@@ -83,7 +82,7 @@ class SpeechParameters(RequestParameters):
         None,
         description="Normalise the text (numbers, dates, abbreviations, Markdown; English); default TTS_NORMALIZE.",
     )
-    max_audio_length_ms: int | None = Field(None, ge=FRAME_MILLISECONDS, le=_MAX_MILLISECONDS)
+    max_audio_length_ms: AudioLength | None = None
     seed: int | None = Field(
         None, ge=-(2**63), lt=2**63, description="The same seed, request and voice give the same audio."
     )
@@ -100,31 +99,28 @@ class SpeechParameters(RequestParameters):
         return self
 
     def to_job(self, settings: Settings) -> SpeechJob:
-        """The job, with defaults from the settings. Raises Unprocessable if the text is too long or has no words."""
+        """The job, with defaults from the settings. Raises Unprocessable if the text is too long.
+
+        The text itself is read, and refused if need be, by the engine.
+        """
         if len(self.text) > settings.max_text_length:
             raise Unprocessable(
                 f"text has {len(self.text)} characters; the limit is {settings.max_text_length}: "
                 "send it in parts, or raise MAX_TEXT_LENGTH",
                 code="text_too_long",
             )
-        normalizes = settings.tts_normalize == "on" if self.normalize is None else self.normalize
-        text = normalize(self.text) if normalizes else self.text
-        if not text:
-            raise Unprocessable(
-                "text has no words once it is normalised (emoji, Markdown and punctuation are not spoken): send words, "
-                "or normalize=false to leave the text as it is",
-                code="no_words",
-            )
         max_milliseconds = _default(self.max_audio_length_ms, settings.tts_max_audio_length_ms)
         slice_frames = _default(self.audio_tokens_per_slice, settings.tts_audio_tokens_per_slice)
         request = SpeechRequest(
-            text=text,
+            text=self.text,
+            normalize=settings.tts_normalize == "on" if self.normalize is None else self.normalize,
+            lexicon=self._make_lexicon(),
             temperature=_default(self.synthesis_temperature, settings.tts_synthesis_temperature),
             top_k=_default(self.top_k, settings.tts_top_k),
             guidance=_default(self.cfg_guidance_weight, settings.tts_cfg_guidance_weight),
             exaggeration=_default(self.voice_exaggeration_factor, settings.tts_voice_exaggeration_factor),
             seed=self.seed,
-            max_frames=max_milliseconds // FRAME_MILLISECONDS,
+            max_frames=max_milliseconds // FRAME_MILLISECONDS or None,
             chunk_characters=_default(self.text_processing_chunk_size, settings.tts_text_processing_chunk_size),
             slice_frames=slice_frames,
             first_slice_frames=min(settings.tts_first_slice_frames, slice_frames),
@@ -139,7 +135,26 @@ class SpeechParameters(RequestParameters):
                 self.remove_trailing_milliseconds, settings.tts_remove_trailing_milliseconds
             ),
         )
-        return SpeechJob(request, self.voice_id, normalizes)
+        return SpeechJob(request, self.voice_id)
+
+    def _make_lexicon(self) -> Lexicon | None:
+        return None
+
+
+class SpeechBody(SpeechParameters):
+    """The parameters as JSON, which may hold a lexicon."""
+
+    lexicon: dict[str, str] | None = Field(
+        None,
+        max_length=MAX_LEXICON_ENTRIES,
+        description="Words and what is said in their place; an entry in lower case stands for any case.",
+    )
+
+    def _make_lexicon(self) -> Lexicon | None:
+        try:
+            return Lexicon(self.lexicon) if self.lexicon else None
+        except InvalidRequest as error:
+            raise Unprocessable(str(error), code="invalid_parameter") from None
 
 
 def _default(value: _Number | None, default: _Number) -> _Number:

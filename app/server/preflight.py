@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from engine import InvalidRequest
+
+from ..lexicon_file import read_lexicon
 from ..settings import Settings, SettingsError
 
 _FIRST_UNPRIVILEGED_PORT = 1024  # Linux requires CAP_NET_BIND_SERVICE below it
@@ -21,6 +24,7 @@ def check(settings: Settings, addresses: Iterable[tuple[str, int]]) -> None:
     """
     problems = [cannot_listen(host, port) for host, port in addresses]
     problems += [_not_writable(settings.voices_dir), _not_readable(settings.preloaded_voices_dir)]
+    problems += [_no_lexicon(settings.lexicon)]
     if lines := [line for line in problems if line is not None]:
         raise SettingsError("\n".join(lines))
 
@@ -92,4 +96,16 @@ def _not_readable(folder: Path) -> str | None:
             f"PRELOADED_VOICES_DIR={folder} cannot be read: {error.strerror or error}. Set it to a directory that the "
             "service may read, or to one that does not exist where there are no such voices."
         )
+    return None
+
+
+def _no_lexicon(path: Path | None) -> str | None:
+    advice = "Set LEXICON to a file with word = replacement on each line, or leave it empty."
+    try:
+        if path is not None:
+            read_lexicon(path)
+    except OSError as error:
+        return f"LEXICON={path} cannot be read: {error.strerror or error}. {advice}"
+    except InvalidRequest as error:
+        return f"LEXICON={path} cannot be used: {error}. {advice}"
     return None

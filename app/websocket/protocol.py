@@ -6,19 +6,19 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine import SAMPLE_RATE, has_words
+from engine import SAMPLE_RATE
 
 from ..audio.encoders.base import Samples
 from ..audio.encoders.pcm import to_unit_range
 from ..audio.postprocessing import resolve_watermark_key
 from ..errors import ServiceError
-from ..schemas.speech import SpeechParameters
+from ..schemas.speech import SpeechBody
 from ..settings import Settings
 from .messages import Command, SpeakCommand, pop_flag, validate
 
 Message = str | bytes  # a text message or a binary one
 
-_PLACEHOLDER_TEXT = "a"  # passes validation in place of a piece without words, since more pieces follow
+_PLACEHOLDER_TEXT = "a"  # passes validation in place of a blank piece, since more pieces follow
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def parse_speak_command(body: dict[str, Any], settings: Settings, *, continuing:
     """Parse a text, or a piece of one, with any parameter of /tts/generate. Raises ServiceError."""
     continues, binary = pop_flag(body, "continue"), pop_flag(body, "binary")
     text = body.get("text", "") if continuing else body.get("text")
-    if (continues or continuing) and isinstance(text, str) and not has_words(text):
-        body = {**body, "text": _PLACEHOLDER_TEXT + text[1:]}
-    parameters = validate(SpeechParameters, body)
+    if (continues or continuing) and isinstance(text, str) and not text.strip():
+        body = {**body, "text": _PLACEHOLDER_TEXT}
+    parameters = validate(SpeechBody, body)
     rate = parameters.sample_rate or SAMPLE_RATE
     return SpeakCommand(
         str(text), parameters.to_job(settings), continues, binary, resolve_watermark_key(settings), rate

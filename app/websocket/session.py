@@ -13,7 +13,7 @@ import numpy.typing as npt
 from anyio import CancelScope, move_on_after
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from engine import SpeechSegment
+from engine import SpeechSegment, spoken_text
 
 from ..audio.encoders.base import Samples
 from ..audio.thread_pool import run_in_thread
@@ -22,6 +22,7 @@ from ..observability.request_log import record_of
 from ..pool.dispatcher import DispatchedSpeech
 from ..responses.streaming import STALL_SECONDS
 from ..responses.write_timeout import WriteTimeout
+from ..schemas.speech import SpeechJob
 from ..state import AppState
 from ..voices.speakers import speaker_number
 from .messages import CancelCommand, CloseCommand, Command
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 MAX_QUEUED_TEXTS = 64
 MAX_HISTORY_FRAMES = 500  # 40 s: about what fits in the context beside a voice and a text
 _NORMAL, _GOING_AWAY, _INTERNAL_ERROR, _SERVICE_RESTART = 1000, 1001, 1011, 1012  # RFC 6455, 7.4.1
-_NO_CODES: npt.NDArray[np.int64] = np.zeros((0, 0), np.int64)
+Codes = npt.NDArray[np.int64]  # (frames, codebooks)
 _INLINE_SAMPLES = 48_000  # 2 s: serialising up to this many takes less time than a switch to a thread and back
 
 
@@ -187,34 +188,46 @@ class WebSocketSession:
             self._generating = True
             async with self._state.pool.dispatcher.dispatch(job) as speech:
                 utterance.admitted()
-                await self._send_speech(speech, utterance, text, job.request.text)
+                codes = await self._send_speech(speech, utterance)
+            await self._add_to_history(job, codes, speaker_number(text.command.job.voice_id or "") or 0)
             self._generating, self._last_generated = False, time.monotonic()
         if utterance.effect is not None:
             await self._send_audio(utterance, utterance.effect.flush, in_thread=True)
         if not utterance.samples_sent:
-            raise Unprocessable("there is no audio: the text has no words, or the trims removed all of them")
+            raise Unprocessable(
+                "there is no audio: the text has no words, or the trims removed all of them",
+                code=None if utterance.pieces else "no_words",
+            )
 
-    async def _send_speech(
-        self, speech: DispatchedSpeech, utterance: UtteranceTask, text: PendingText, piece: str
-    ) -> None:
-        """Send the audio of one piece as it is generated, and add the piece to the history."""
-        codes = []
+    async def _send_speech(self, speech: DispatchedSpeech, utterance: UtteranceTask) -> list[Codes] | None:
+        """Send the audio of one piece as it is generated. Returns its codes, unless a history cannot hold them."""
+        codes: list[Codes] = []
+        frames = 0
         async for chunk in speech:
             if not utterance.started:
                 await self._send(utterance.start(speech.engine_name))
-            codes.append(chunk.codes)
+            frames += len(chunk.codes)
+            if frames <= MAX_HISTORY_FRAMES:
+                codes.append(chunk.codes)
             if chunk.samples.size:
                 in_thread = utterance.effect is not None or chunk.samples.size > _INLINE_SAMPLES
                 await self._send_audio(utterance, utterance.postprocess(chunk.samples), in_thread=in_thread)
-        speaker = speaker_number(text.command.job.voice_id or "") or 0
-        self._add_to_history(SpeechSegment(piece, np.concatenate(codes or [_NO_CODES]), speaker))
+        return codes if frames <= MAX_HISTORY_FRAMES else None
 
-    def _add_to_history(self, segment: SpeechSegment) -> None:
-        """Add a segment that was spoken to its end: how many words an incomplete one holds is unknown."""
-        if segment.codes.size:  # else the engine does not report codes
-            self._history = (*self._history, segment)
-            while sum(len(each.codes) for each in self._history) > MAX_HISTORY_FRAMES:
-                self._history = self._history[1:]
+    async def _add_to_history(self, job: SpeechJob, codes: list[Codes] | None, speaker: int) -> None:
+        """Add a piece that was spoken to its end: how many words an incomplete one holds is unknown."""
+        if codes is None:
+            self._history = ()
+            return
+        if not any(each.size for each in codes):  # it is a pause, or the engine does not report codes
+            return
+        request = job.request
+        spoken = await run_in_thread(
+            lambda: spoken_text(request.text, normalizes=request.normalize, lexicon=request.lexicon)
+        )
+        self._history = (*self._history, SpeechSegment(spoken, np.concatenate(codes), speaker))
+        while sum(len(each.codes) for each in self._history) > MAX_HISTORY_FRAMES:
+            self._history = self._history[1:]
 
     async def _send_audio(self, utterance: UtteranceTask, process: Callable[[], Samples], *, in_thread: bool) -> None:
         """Send the samples that `process` returns; postprocessing and serialisation may run in a thread."""

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
-from engine import sentences_end, split_text
+from engine import speakable_end
 
 from ..errors import Busy, Unprocessable
 from .messages import SpeakCommand
@@ -47,7 +47,7 @@ class PendingText:
         """Yield all text that can be spoken now, waiting for more until the text is closed.
 
         A complete text is one piece. An open one yields complete sentences; if it grows long without a sentence end,
-        it is split as the engine would split it.
+        it is cut at a clause or between words.
         """
         while True:
             self._changed.clear()
@@ -64,12 +64,7 @@ class PendingText:
         if not self.open:
             self._unspoken = ""
             return unspoken
-        end = sentences_end(unspoken)
-        limit = self.command.job.request.chunk_characters
-        if not end and len(unspoken) > 2 * limit:
-            *chunks, rest = split_text(unspoken, limit)  # strips trailing white space
-            self._unspoken = rest + (" " if unspoken[-1].isspace() else "")
-            return " ".join(chunks)
+        end = speakable_end(unspoken, self.command.job.request.chunk_characters)
         self._unspoken = unspoken[end:]
         return unspoken[:end]
 

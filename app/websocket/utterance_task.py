@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from engine import FRAME_SAMPLES, SpeechSegment, normalize
+from engine import FRAME_SAMPLES, SpeechSegment, has_words
 
 from ..audio.encoders.base import Samples
 from ..audio.postprocessing import make_effect
@@ -29,7 +29,7 @@ class UtteranceTask:
         self._command = command
         self._record = record
         self._samples_generated = 0  # by the engine, over all pieces
-        self._pieces = 0
+        self.pieces = 0  # that were generated
         self._speech_timer = 0.0
         self._underruns = UnderrunMeter()
         record.voice = command.job.voice_id or "default"
@@ -38,21 +38,20 @@ class UtteranceTask:
     def next_job(self, piece: str, history: tuple[SpeechSegment, ...], *, last: bool) -> SpeechJob | None:
         """The job for the next piece, continuing history; None without words, or at the limit of the audio."""
         job, request = self._command.job, self._command.job.request
+        if request.normalize and not has_words(piece):
+            return None
         max_frames = None
         if request.max_frames is not None:
-            max_frames = request.max_frames - self._samples_generated // FRAME_SAMPLES
+            max_frames = request.max_frames - -(-self._samples_generated // FRAME_SAMPLES)
             if max_frames < 1:
                 return None
-        text = normalize(piece) if job.normalize else piece
-        if not text:
-            return None
-        self._pieces += 1
+        self.pieces += 1
         request = replace(
             request,
-            text=text,
+            text=piece,
             history=history,
             max_frames=max_frames,
-            trim_start_milliseconds=request.trim_start_milliseconds if self._pieces == 1 else 0,
+            trim_start_milliseconds=request.trim_start_milliseconds if self.pieces == 1 else 0,
             trim_end_milliseconds=request.trim_end_milliseconds if last else 0,
         )
         return replace(job, request=request)

@@ -89,3 +89,8 @@ def test_text_that_is_not_utf_8_is_reported(data: bytes) -> None:
     os.close(writer)
     with os.fdopen(reader, "rb") as reading, pytest.raises(CommandFailed, match="UTF-8"):
         list(read_text(reading.fileno()))
+
+
+def test_an_element_of_ssml_is_one_utterance() -> None:
+    element = "<speak>One. <break time='1s'/>\n\nTwo.</speak>"
+    assert list(utterances(["Before. ", *element, " After"])) == ["Before.", element, "After"]

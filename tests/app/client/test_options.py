@@ -10,13 +10,13 @@ import pytest
 from app.audio.encoders import FORMATS
 from app.cli.main import _parser
 from app.client import AudioFormat, SpeechOptions
-from app.schemas.speech import SpeechParameters
+from app.schemas.speech import SpeechBody
 
 OTHERS = {"text", "voice_id", "format", "chunk_overlap_strategy"}  # separate arguments, and an alias
 
 
 def test_every_parameter_of_the_service_is_an_option() -> None:
-    assert SpeechOptions.__annotations__.keys() == SpeechParameters.model_fields.keys() - OTHERS
+    assert SpeechOptions.__annotations__.keys() == SpeechBody.model_fields.keys() - OTHERS
 
 
 def test_every_format_of_the_service_is_an_audio_format() -> None:
@@ -41,3 +41,12 @@ def test_a_switch_is_on_or_off(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _parser().parse_args(["speak", "Hi", "--normalize", "perhaps"])
     assert "'perhaps' is neither on nor off" in capsys.readouterr().err
+
+
+def test_a_lexicon_is_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "lexicon"
+    file.write_text("sql = sequel\n", encoding="utf-8")
+    assert _parser().parse_args(["speak", "Hi", "--lexicon", str(file)]).lexicon == {"sql": "sequel"}
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["speak", "Hi", "--lexicon", str(tmp_path / "none")])
+    assert "none cannot be read: No such file" in capsys.readouterr().err

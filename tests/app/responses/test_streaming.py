@@ -24,7 +24,9 @@ def is_idle(app: FastAPI) -> bool:
 
 async def test_bytes_are_sent_while_speech_is_generated(settings: Settings, call: Any, run: Any, wait: Any) -> None:
     async with run(settings) as app:
-        client = call(app, "/tts/generate", query=b"format=raw_pcm&text=" + b"x" * 4000)
+        client = call(
+            app, "/tts/generate", query=b"format=raw_pcm&crossfade_duration_milliseconds=0&text=" + b"x" * 4000
+        )
         await client.until(lambda: len(client.sent) > 1)
         client.reading.clear()
         assert app.state.service.host.engine.status().active == 1

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import io
 import json
+import wave
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from app.audio.encoders.pcm import to_int16
 from app.settings import Settings
+from engine import SpeechRequest
+from engine.testing import tone
 
 pytestmark = pytest.mark.anyio
 
@@ -46,6 +52,10 @@ async def test_the_format_is_selected_by_name_or_accept(settings: Settings, run:
         ({"text": "Hi", "synthesis_temperature": "nan"}, 422, "invalid_parameter", "synthesis_temperature"),
         ({"text": "Hi", "speed": 2}, 422, "invalid_parameter", "speed is not a parameter"),
         ({"text": "Hi", "chunk_overlap_method": "some"}, 422, "invalid_parameter", "'some'"),
+        ({"text": "Hi", "max_audio_length_ms": 79}, 422, "invalid_parameter", "or 0 for no limit"),
+        ({"text": "<speak>a <prosody/></speak>"}, 422, "invalid_markup", "<prosody> is not supported"),
+        ({"text": "Hi [pause:1h]"}, 422, "invalid_markup", "[pause:1h]"),
+        ({"text": "\U0001f44d", "normalize": True}, 422, "no_words", "no words"),
         ({"text": "Hi", "format": "midi"}, 400, "unknown_format", "midi"),
         ({"text": "Hi", "voice_id": "nobody"}, 404, "unknown_voice", "nobody"),
         ({"text": "Hi", "voice_id": "../secret"}, 404, "unknown_voice", "secret"),
@@ -136,3 +146,54 @@ async def test_cors_allows_any_origin_without_credentials(settings: Settings, ru
         assert preflight.status_code == 200
         assert preflight.headers["Access-Control-Allow-Origin"] == "*"
         assert "Access-Control-Allow-Credentials" not in preflight.headers
+
+
+@pytest.mark.parametrize("overlap", ["full", "zero"])
+async def test_pauses_are_exact_silence_between_chunks_of_speech(settings: Settings, run: Any, overlap: str) -> None:
+    def audio(*parts: int | tuple[int, int]) -> bytes:
+        """Samples of silence, and the fake engine's tone from one frame to another."""
+        request = SpeechRequest("x")
+        samples = [
+            np.zeros(part, np.float32) if isinstance(part, int) else tone(request, part[0], part[1] - part[0])
+            for part in parts
+        ]
+        return to_int16(np.concatenate(samples)).astype("<i2").tobytes()
+
+    text = "[pause:250ms]One.[pause:500ms]<speak>Two<break time='1s'/>three</speak>[pause:1ms]"
+    expected = audio(6000, (0, 4), 12_000, (4, 7), 24_000, (7, 12), 24)
+    parameters = {"text": text, "format": "raw_pcm", "seed": 3, "chunk_overlap_method": overlap}
+    async with run(settings) as app, client_of(app) as client:
+        for limit, size in ((0, len(expected)), (800, 2 * 24 * 800), (80, 2 * 24 * 80)):
+            response = await client.post("/tts/generate", json={**parameters, "max_audio_length_ms": limit})
+            assert response.content == expected[:size]
+        silence = await client.post("/tts/generate", json={"text": "[pause:100ms]", "format": "raw_pcm"})
+        assert (silence.status_code, silence.content) == (200, bytes(4800))
+        assert app.state.service.host.engine.status().active == 0
+
+
+async def test_a_wav_of_a_text_with_pauses_has_their_length(settings: Settings, run: Any) -> None:
+    async with run(settings) as app, client_of(app) as client:
+        body = {"text": "One. [pause:500ms] Two.", "speaker_id": 1}
+        response = await client.post("/generate/wav", json=body)
+        with wave.open(io.BytesIO(response.content)) as file:
+            assert file.getnframes() == 8 * 1920 + 12_000
+        response = await client.post("/v1/audio/speech", json={"input": body["text"], "response_format": "pcm"})
+        assert len(response.content) == 2 * (8 * 1920 + 12_000)
+
+
+async def test_the_lexicon_of_the_service_and_of_the_request(settings: Settings, run: Any, tmp_path: Any) -> None:
+    file = tmp_path / "lexicon.txt"
+    file.write_text("sql = sequel\ngif = jif\n", encoding="utf-8")
+    changed = settings.model_copy(update={"lexicon": file})
+    async with run(changed) as app, client_of(app) as client:
+
+        async def frames(text: str, **parameters: Any) -> float:
+            body = {"text": text, "format": "raw_pcm", **parameters}
+            return len((await client.post("/tts/generate", json=body)).content) / 3840
+
+        assert await frames("SQL GIF") == len("sequel jif")
+        assert await frames("SQL GIF", lexicon={"sql": "S Q L"}) == len("S Q L jif")
+        file.write_text("sql = a long word\n", encoding="utf-8")
+        assert await frames("SQL GIF") == len("a long word GIF")
+        response = await client.get("/tts/generate", params={"text": "Hi", "lexicon": "{}"})
+        assert response.status_code == 422

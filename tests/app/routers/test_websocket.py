@@ -20,7 +20,7 @@ from app.audio.watermark import Watermarker
 from app.main import create_app
 from app.settings import Settings
 from app.watermark_key import PUBLIC_KEY
-from engine import SpeechRequest
+from engine import Lexicon, SpeechRequest, spoken_text
 from tests.app.voices.recordings import recording
 
 FRAME = 1920 * 4  # bytes of float32
@@ -473,7 +473,8 @@ def test_stream_rejects_a_missing_text(open_client: OpenClient) -> None:
     [
         ({"text": "Hi", "speaker_id": 1000}, "invalid_parameter"),
         ({"text": "Hi", "speaker_id": -1}, "invalid_parameter"),
-        ({"text": "Hi", "max_audio_length_ms": 0}, "invalid_parameter"),
+        ({"text": "Hi", "max_audio_length_ms": 79}, "invalid_parameter"),
+        ({"text": "<speak>Hi <emphasis/></speak>"}, "invalid_markup"),
         ({"text": "Hi", "watermark_key": [1, 2]}, "invalid_parameter"),
         ({"text": "Hi", "watermark_key": [1, 2, 3, 4, 256]}, "invalid_parameter"),
         ({"text": "Hi", "pitch": 1}, "invalid_parameter"),
@@ -603,5 +604,61 @@ def test_a_text_that_is_still_being_written_is_normalised_in_whole_sentences(
         connection.send_json({"text": ""})
         while connection.receive_json()["type"] != "completion":
             pass
-    spoken = " ".join(request.text for request in requests)
-    assert spoken == "It costs three point five million dollars. Wow!"
+    assert [request.text for request in requests] == ["It costs $3.5 million.", "\U0001f44d Wow!"]
+    spoken = [spoken_text(request.text, normalizes=request.normalize) for request in requests]
+    assert spoken == ["It costs three point five million dollars.", "Wow!"]
+
+
+def milliseconds_of_silence(samples: np.ndarray[Any, np.dtype[np.float32]]) -> list[int]:
+    """The length of each run of zeros."""
+    sounding = np.flatnonzero(samples)
+    gaps = np.diff([-1, *sounding, samples.size]) - 1
+    return [round(gap / 24) for gap in gaps if gap > 24]
+
+
+def test_pauses_are_silence_also_in_a_text_that_is_still_being_written(open_client: OpenClient) -> None:
+    with open_client(tts_normalize="on") as client, client.websocket_connect("/ws") as connection:
+        pieces = (
+            "[pause:100ms]One. [pau",
+            "se:500ms] Two",
+            ". ",
+            "<speak>Three.",
+            "<break time='1s'/>F",
+            "our</speak> ",
+        )
+        for piece in pieces:
+            connection.send_json({"text": piece, "continue": True})
+        connection.send_json({"text": " [pause:2s]"})
+        samples = join_audio(receive_response(connection))
+    assert milliseconds_of_silence(samples) == [100, 500, 1000, 2000]
+    frames = (samples.size - 24 * 3600) / 1920
+    assert frames in (18, 19)  # a character each; sentences that arrive together have a space between them
+
+
+@pytest.mark.parametrize("path", ["/ws", "/api/speaker_0"])
+def test_a_text_may_bring_a_lexicon(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    with open_client() as client, client.websocket_connect(path) as connection:
+        requests = record_requests(client, monkeypatch)
+        connection.send_json({"text": "SQL", "lexicon": {"sql": "sequel"}})
+        message = connection.receive()
+        while "completion" not in message.get("text", ""):
+            message = connection.receive()
+    assert requests[0].lexicon == Lexicon({"sql": "sequel"})
+
+
+def test_the_history_of_a_text_is_what_was_said(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_client(tts_normalize="on") as client, client.websocket_connect("/stream") as connection:
+        requests = record_requests(client, monkeypatch)
+        for text in ("It costs $5. [pause:100ms] Yes.", "[pause:1s]", "And more."):
+            connection.send_json({"text": text})
+            assert "audio_base64" in connection.receive_json()
+    assert [segment.text for segment in requests[-1].history] == ["It costs five dollars. Yes."]
+
+
+def test_a_long_piece_is_no_history(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_client() as client, client.websocket_connect("/stream") as connection:
+        requests = record_requests(client, monkeypatch)
+        for text in ("One.", "x" * 501, "Two."):
+            connection.send_json({"text": text, "max_audio_length_ms": 0})
+            assert "audio_base64" in connection.receive_json()
+    assert [len(request.history) for request in requests] == [0, 1, 0]

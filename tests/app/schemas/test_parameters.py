@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from app.routers.openai import OpenAISpeech
 from app.schemas.legacy import GenerateParameters, SpeakParameters, TextParameters
 from app.schemas.parameters import RequestParameters
-from app.schemas.speech import SpeechParameters
+from app.schemas.speech import SpeechBody, SpeechParameters
 from engine import InvalidRequest, SpeechRequest
 
-MODELS = (SpeechParameters, TextParameters, GenerateParameters, SpeakParameters, OpenAISpeech)
+MODELS = (SpeechParameters, SpeechBody, TextParameters, GenerateParameters, SpeakParameters, OpenAISpeech)
 
 
 def subclasses(model: type[RequestParameters]) -> Iterator[type[RequestParameters]]:

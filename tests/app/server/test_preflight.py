@@ -142,3 +142,14 @@ def test_all_problems_are_reported_at_once(settings: Settings, tmp_path: Path) -
     assert [line.split("=")[0] for line in lines] == [
         f"csm-serve cannot start: {name}" for name in ("HOST", "VOICES_DIR", "PRELOADED_VOICES_DIR")
     ]
+
+
+def test_a_lexicon_that_cannot_be_used_stops_the_start(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "lexicon"
+    line = error_of(settings, lexicon=file)
+    assert line.startswith(f"LEXICON={file} cannot be read: No such file or directory. Set LEXICON")
+    file.write_text("a = b\nc\n", encoding="utf-8")
+    line = error_of(settings, lexicon=file)
+    assert line.startswith(f"LEXICON={file} cannot be used: line 2: 'c' must be written as word = replacement.")
+    file.write_text("a = b\n", encoding="utf-8")
+    check(settings.model_copy(update={"lexicon": file}), [])
