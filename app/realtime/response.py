@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine import FRAME_MILLISECONDS, SAMPLE_RATE, has_words, normalize
+from engine import FRAME_MILLISECONDS, SAMPLE_RATE, InvalidMarkup, has_words, normalize, spoken_text
 
 from ..audio.encoders.base import Samples
 from ..audio.encoders.pcm import RawPcmEncoder
@@ -248,7 +248,7 @@ class Response:
     async def _speak(self, text: str) -> None:
         """Speak a clause after those before it."""
         job = self.plan.job
-        spoken = await run_in_thread(lambda: normalize(text)) if job.normalize else text.strip()
+        text_to_read, spoken = await run_in_thread(lambda: _readable(text, normalizes=job.request.normalize))
         if not spoken:
             return
         entry = await self._message("output_audio")
@@ -260,7 +260,7 @@ class Response:
         )
         clause = SpokenClause(text, spoken)
         entry.clauses.append(clause)
-        request = replace(job.request, text=spoken, history=tuple(history))
+        request = replace(job.request, text=text_to_read, history=tuple(history))
         announced = False
         async with self._service.state.pool.dispatcher.dispatch(replace(job, request=request)) as speech:
             self._record.admit()
@@ -508,3 +508,12 @@ def _chat_tool_choice(choice: str | dict[str, Any]) -> str | dict[str, Any]:
     if isinstance(choice, dict) and "name" in choice:
         return {"type": "function", "function": {"name": choice["name"]}}
     return choice
+
+
+def _readable(text: str, *, normalizes: bool) -> tuple[str, str]:
+    """A text for the engine, and what it says. What only looks like markup, in a model's words, is read as words."""
+    try:
+        return text.strip(), spoken_text(text, normalizes=normalizes)
+    except InvalidMarkup:
+        words = normalize(text)
+        return words, words
