@@ -41,6 +41,7 @@ class StreamPriority(IntEnum):
     VOICES = 0
     PREFILL = 1
     FRAMES = 2
+    CODEC = 3  # above the next frame's step, which would otherwise delay samples that are due first
 
 
 class DeviceStream:

@@ -80,7 +80,7 @@ class FramePipeline:
         device, rows = model.device, state.active.shape[0]
         self.buckets = buckets
         self.model_stream = DeviceStream(device, StreamPriority.FRAMES)
-        self.codec_stream = DeviceStream(device, StreamPriority.FRAMES)
+        self.codec_stream = DeviceStream(device, StreamPriority.CODEC)
         self.step_graphs, self.general_graphs, self.codec_graphs = CapturedGraphs(), CapturedGraphs(), CapturedGraphs()
         self.reset_graph = CapturedGraphs()
         self.fused: FusedFrames | None = None  # computes the step of its buckets; set by the loader, before capture

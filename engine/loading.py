@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .capacity import prefill_bytes, row_bytes, rows_that_fit
 from .codec.encoder import MimiEncoder
+from .codec.fused import verified_operators
 from .codec.mimi import MimiCodec, load_moshi_mimi, load_transformers_mimi
 from .config import EngineConfig
 from .cpu_resources import check_memory, choose_slots, choose_threads, memory_after_loading
@@ -80,9 +84,11 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         if device.type == "cpu":
             choose_threads(model, config.workers, limits)
             pack(model)
+            codec.decoder.pack()
         if _compiles(config, device):
             model.ragged_attention = verified_ragged_attention(csm.backbone, device, dtype)
             model.prompt_attention = verified_prompt_attention(csm.backbone, device, dtype)
+            codec.decoder.operators = verified_operators(codec.decoder)
         timer.finish("weights")
         slots, voice_cache_bytes = config.slots, config.voice_cache_bytes
         if device.type == "cpu":
@@ -109,7 +115,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         if device.type == "cuda" and _compiles(config, device):
             runner.frames.capture_graphs(
                 CudaGraphCapturer(device, StreamPriority.FRAMES),
-                CudaGraphCapturer(device, StreamPriority.FRAMES),
+                CudaGraphCapturer(device, StreamPriority.CODEC),
                 lambda done, of: progress(0.6 + 0.3 * done / of, f"capturing graphs {done} of {of}"),
             )
             runner.prefills.capture_graphs(
@@ -164,7 +170,7 @@ def _memory(runner: ModelRunner) -> dict[str, int]:
     parts = {
         "weights": sum(tensor.nbytes for tensor in (*runner.model.parameters(), *runner.model.buffers())),
         "kv": runner.state.backbone.nbytes + runner.state.depth.nbytes,
-        "codec": sum(tensor.nbytes for tensor in runner.codec.state().values()) + runner.codec.state_nbytes,
+        "codec": runner.codec.weights_nbytes + runner.codec.state_nbytes,
     }
     if runner.device.type == "cuda":
         parts["work"] = max(torch.cuda.memory_reserved(runner.device) - sum(parts.values()), 0)
@@ -218,6 +224,16 @@ def load_encoder(config: EngineConfig) -> MimiEncoder:
     checkpoint = open_checkpoint(config.model, config.hub_token)
     csm = checkpoint.config
     return MimiEncoder(_codec(csm, checkpoint.tensors, device, config), csm.codebooks)
+
+
+@contextlib.contextmanager
+def moshi_streaming(config: EngineConfig, rows: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    """moshi's own streaming decoder of a checkpoint's codec, to compare with: codes (rows, codebooks) -> samples."""
+    directory = find_checkpoint(config.model, config.hub_token)
+    csm = read_config(directory / "config.json")
+    tensors = open_tensors(directory, preferred_weights_file(directory))
+    with _codec(csm, tensors, _device(config.device), config).moshi_streaming(rows) as decode:
+        yield decode
 
 
 def _codec(csm: CsmConfig, tensors: Tensors, device: torch.device, config: EngineConfig) -> MimiCodec:

@@ -3,7 +3,8 @@
     python -m bench.gpu [--stage first measure profile] [--only NAME ...] [--skip NAME ...] [--seconds 570]
 
 Draws a random checkpoint of CSM-1B's size on the GPU into /dev/shm and measures on it. Stages:
-first: hardware limits, load, frame time by rows, fused kernels, seeds, prompts, listeners of the engine, tests/gpu.
+first: hardware limits, load, frame time by rows, fused kernels, the codec's kernels beside plain operators and moshi's
+decoder, seeds, prompts, listeners of the engine, tests/gpu.
 measure: the service over HTTP, attention, transformers in comparison, int8 depth weights and, with --price, the cost.
 profile: kernels of a frame by kind and name.
 Each section has a time limit and fails alone. A section that needs others runs them first. The first line has the
@@ -40,6 +41,7 @@ SECTIONS = (
     Section("load", 120, ("first", "profile"), inside.load_engine, ("checkpoint",)),
     Section("frames", 60, ("first",), inside.frames, ("load",)),
     Section("fused", 60, ("first",), fused_section.fused, ("load",)),
+    Section("codec", 40, ("first",), inside.codec, ("load",)),
     Section("seeds", 40, ("first",), inside.seeds, ("load",)),
     Section("prompts", 30, ("first",), inside.prompts, ("load",)),
     Section("census", 40, ("profile",), inside.census, ("load",)),

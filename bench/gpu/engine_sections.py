@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engine import SpeechRequest
+from engine.codec.decoder import PLAIN, Operators
 from engine.context import Prefill
+from engine.cuda_streams import StreamPriority
 from engine.engine_core import CsmEngine
 from engine.frame_pipeline import CAPTURED_MODE
-from engine.loading import load
-from engine.model.graphs import Bucket
+from engine.loading import load, moshi_streaming
+from engine.model.graphs import Bucket, CudaGraphCapturer
 from engine.model_runner import ModelRunner, SamplingParams
 from engine.prompt_packing import PromptPiece
 from engine.random_checkpoint import FULL, TINY
@@ -78,6 +82,51 @@ def frames(session: Session) -> None:
             codec_ms=measured["codec_seconds"] * 1e3,
             floor_ms=floor_seconds(runner, rows, context, bandwidth, rate) * 1e3,
         )
+
+
+def codec(session: Session) -> None:
+    """Milliseconds of the codec's frame by rows: as chosen at load, with PyTorch's operators, and moshi's own decoder.
+
+    On a GPU each is a CUDA graph; moshi captures its own.
+    """
+    for rows in session.plan.rows:
+        generator = torch.Generator(session.device).manual_seed(rows)
+        runner = session.loaded.runner
+        size = (rows, runner.model.config.codebooks)
+        codes = torch.randint(runner.codec.codebook_size, size, generator=generator, device=session.device)
+        chosen = runner.codec.decoder.operators
+        chosen_ms, actual = _codec_frame(session, codes, chosen)
+        plain_ms, expected = _codec_frame(session, codes, PLAIN)
+        with moshi_streaming(session.config, rows) as decode, torch.inference_mode():
+            moshi_ms = median_seconds(partial(decode, codes), session.device, 20 if session.cuda else 2) * 1e3
+        session.recorder.add(
+            "codec",
+            rows=rows,
+            kernels=chosen is not PLAIN,
+            chosen_ms=chosen_ms,
+            plain_ms=plain_ms,
+            moshi_ms=moshi_ms,
+            difference=float((actual - expected).abs().max() / expected.abs().max()),
+        )
+
+
+def _codec_frame(session: Session, codes: Tensor, operators: Operators) -> tuple[float, Tensor]:
+    """Milliseconds of a frame, and the samples of the first after a reset."""
+    decoder, device = session.loaded.runner.codec.decoder, session.device
+    before, decoder.operators = decoder.operators, operators
+    active = torch.ones(len(codes), dtype=torch.bool, device=device)
+    state = decoder.allocate(len(codes))
+    try:
+        with torch.inference_mode():
+            samples: Tensor = decoder(codes, active, state)
+
+            def frame() -> None:
+                decoder(codes, active, state)
+
+            replay = CudaGraphCapturer(device, StreamPriority.CODEC).capture(frame) if session.cuda else frame
+            return median_seconds(replay, device, 20 if session.cuda else 2) * 1e3, samples
+    finally:
+        decoder.operators = before
 
 
 def census(session: Session) -> None:

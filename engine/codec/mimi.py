@@ -1,11 +1,14 @@
-"""Mimi codec: streaming decode with one row per slot, and encoding. The only module that imports moshi."""
+"""Mimi codec: streaming decode with one row per slot, and encoding. The only module that imports moshi.
+
+Loading and encoding are moshi's. Decoding is `decoder.MimiDecoder`, with the weights of moshi's.
+"""
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..model.weights import Tensors
 from ..types import FRAME_SAMPLES, SAMPLE_RATE
+from .decoder import DecoderState, MimiDecoder
 
 # moshi decorates its rotary embedding with torch.compile at import. For the few rows of a codec that takes a minute
 # and a C compiler, and gains nothing.
@@ -24,98 +28,9 @@ os.environ["NO_TORCH_COMPILE"] = "1"
 try:
     from moshi.models.compression import MimiModel
     from moshi.models.loaders import DEFAULT_REPO, MIMI_NAME, get_mimi
-    from moshi.modules.streaming import State, StreamingContainer
-    from moshi.modules.transformer import RingKVCache, StreamingMultiheadAttention
 finally:
     if _saved_no_compile is None:
         del os.environ["NO_TORCH_COMPILE"]
-
-
-class _Decoder(StreamingContainer):
-    """Mimi's decoder. Only this container holds streaming state, so the encoder is not switched to streaming."""
-
-    def __init__(self, mimi: MimiModel) -> None:
-        super().__init__()
-        self.quantizer = mimi.quantizer
-        self.upsample = mimi.upsample
-        self.transformer: Any = mimi.decoder_transformer
-        self.decoder = mimi.decoder
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """(rows, codebooks, frames) -> (rows, 1, frames * 1920)"""
-        latent = self.quantizer.decode(codes)
-        (latent,) = self.transformer(self.upsample(latent))
-        return cast(Tensor, self.decoder(latent))
-
-
-def _enlarge_kv_rings(decoder: _Decoder, mimi: MimiModel) -> None:
-    """Enlarge the attention's ring KV caches by the extra positions of one frame.
-
-    A frame is several positions (25 Hz against 12.5). moshi's ring holds exactly the attention's context, so the last
-    position of a frame overwrites the oldest one that its first position should still attend to, and a stream of more
-    than ten seconds drifts from the same codes decoded at once. The added capacity makes both equal.
-    """
-    positions = round(mimi.encoder_frame_rate / mimi.frame_rate)
-    for module in decoder.modules():
-        if isinstance(module, StreamingMultiheadAttention):
-            state: Any = module._streaming_state
-            cache = state.kv_cache.cache
-            _, rows, heads, capacity, dim = cache.shape
-            state.kv_cache = RingKVCache(
-                rows, heads, dim, capacity + positions - 1, device=cache.device, dtype=cache.dtype
-            )
-
-
-class _StreamingState:
-    """Decoder streaming state of all rows, with views of the first rows, so a frame costs only the rows of its bucket.
-
-    moshi gives every module its own mask of active rows; here all share one, which is written once per frame.
-    """
-
-    def __init__(self, states: dict[str, State], rows: int, device: torch.device) -> None:
-        self._states = states
-        self._prefixes: dict[int, dict[str, State]] = {rows: states}
-        self.active = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.view_rows = rows  # number of rows of the state that the modules currently hold
-        for state in states.values():
-            state.exec_mask = self.active
-
-    def tensors(self) -> Iterator[Tensor]:
-        """The modules' state tensors. Rows are their first dimension, except in ring KV caches."""
-        for state in self._states.values():
-            for value in vars(state).values():
-                if isinstance(value, Tensor) and value is not self.active:
-                    yield value
-                elif isinstance(value, RingKVCache):
-                    yield from (value.cache, value.end_offset)
-
-    def first(self, rows: int) -> dict[str, State]:
-        """A view of the state restricted to the first rows, for the modules to hold."""
-        if rows not in self._prefixes:
-            self._prefixes[rows] = {name: _prefix(state, rows) for name, state in self._states.items()}
-        self.view_rows = rows
-        return self._prefixes[rows]
-
-    def reset_tensors(self) -> Iterator[Tensor]:
-        """The tensors that a reset zeroes a row of. Ring contents are skipped: at offset 0 they are not read."""
-        return (tensor for tensor in self.tensors() if tensor.ndim < _RING_DIMENSIONS)
-
-
-_RING_DIMENSIONS = 5  # (2, rows, heads, capacity, dim)
-
-
-def _prefix(state: State, rows: int) -> State:
-    """A copy of the state whose tensors are views of the first rows."""
-    view = copy.copy(state)
-    view.batch_size = rows
-    for name, value in vars(state).items():
-        if isinstance(value, Tensor):
-            setattr(view, name, value[:rows])
-        elif isinstance(value, RingKVCache):
-            ring = copy.copy(value)
-            ring.cache, ring.end_offset = value.cache[:, :rows], value.end_offset[:rows]
-            setattr(view, name, ring)
-    return view
 
 
 class MimiCodec:
@@ -128,18 +43,23 @@ class MimiCodec:
                 f"CSM needs {FRAME_SAMPLES} at {SAMPLE_RATE} Hz"
             )
         self._mimi = mimi.eval()
-        self._decoder = _Decoder(mimi)
         self.device = next(mimi.parameters()).device
         self.codebook_size: int = mimi.cardinality
-        self._state: _StreamingState | None = None
+        self._decoder: MimiDecoder | None = None
+        self._state: DecoderState | None = None
+
+    @property
+    def decoder(self) -> MimiDecoder:
+        """The streaming decoder. The first call builds it and releases moshi's, whose weights it takes."""
+        if self._decoder is None:
+            self._decoder = MimiDecoder(self._mimi).eval()
+            del self._mimi.decoder, self._mimi.decoder_transformer, self._mimi.upsample
+        return self._decoder
 
     def allocate(self, rows: int) -> None:
         """Allocate streaming state for `rows` rows, replacing any before. Required by `decode` and `reset`."""
         self._state = None
-        self._decoder._stop_streaming()
-        self._decoder.streaming_forever(rows)
-        _enlarge_kv_rings(self._decoder, self._mimi)
-        self._state = _StreamingState(self._decoder.get_streaming_state(), rows, self.device)
+        self._state = self.decoder.allocate(rows)
 
     @property
     def state_nbytes(self) -> int:
@@ -147,12 +67,19 @@ class MimiCodec:
         return sum(tensor.nbytes for tensor in self._allocated.tensors())
 
     @property
-    def _allocated(self) -> _StreamingState:
+    def weights_nbytes(self) -> int:
+        """Bytes of the weights and buffers of the encoder and the decoder."""
+        decoder = (*self.decoder.parameters(), *self.decoder.buffers())
+        return sum(tensor.nbytes for tensor in (*self._mimi.state_dict().values(), *decoder))
+
+    @property
+    def _allocated(self) -> DecoderState:
         assert self._state is not None, "call allocate() first"
         return self._state
 
     def state(self) -> dict[str, Tensor]:
-        """The codec's weights and buffers by moshi's names, without streaming state."""
+        """The weights and buffers by moshi's names. Only before `decoder` is used."""
+        assert self._decoder is None, "the decoder has taken its weights"
         return self._mimi.state_dict()
 
     def decode(self, codes: Tensor, active: Tensor) -> Tensor:
@@ -161,16 +88,21 @@ class MimiCodec:
         Inactive rows keep their state; their samples are undefined. Reads no tensor values on the host, so it can be
         captured in a CUDA graph.
         """
-        state = self._allocated
-        if state.view_rows != codes.shape[0]:
-            self._decoder.set_streaming_state(state.first(codes.shape[0]))
-        state.active[: codes.shape[0]] = active
-        return cast(Tensor, self._decoder(codes[:, :, None]))[:, 0]
+        return cast(Tensor, self.decoder(codes, active, self._allocated))
 
     def reset(self, rows: Tensor) -> None:
         """Reset the streaming state of the rows that a mask, bool (rows,), holds. Can be captured in a CUDA graph."""
-        for tensor in self._allocated.reset_tensors():
-            tensor.masked_fill_(rows.view(-1, *[1] * (tensor.ndim - 1)), 0)
+        self._allocated.reset(rows)
+
+    @contextlib.contextmanager
+    def moshi_streaming(self, rows: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """moshi's own streaming decoder, for comparison: codes (rows, codebooks) -> samples (rows, 1920).
+
+        Only before `decoder` is used.
+        """
+        assert self._decoder is None, "the decoder has taken its weights"
+        with self._mimi.streaming(rows):
+            yield lambda codes: self._mimi.decode(codes[:, :, None])[:, 0]
 
     def encode(self, samples: np.ndarray[Any, Any], sample_rate: int = SAMPLE_RATE) -> Tensor:
         """Encode a mono recording, float32 (samples,), to codes int64 (frames, codebooks); the last frame is padded."""

@@ -126,6 +126,9 @@ def test_a_tiny_run_measures_everything_in_this_process(tmp_path: Path) -> None:
     assert all(each["floor_ms"] < each["step_ms"] for each in told["frame"])
     assert told["step"][0]["computed_by"] == "plain"
     assert told["fused"][0]["reason"]
+    assert [each["rows"] for each in told["codec"]] == [2, 4]
+    assert all(min(each["chosen_ms"], each["plain_ms"], each["moshi_ms"]) > 0 for each in told["codec"])
+    assert all(each["difference"] == 0 and not each["kernels"] for each in told["codec"])  # on a CPU
     assert told["seed.repeated"][0]["equal"]
     assert [each["rows"] for each in told["seed.among"]] == [4]
     assert told["prefill"][0]["whole_ms"] > 0

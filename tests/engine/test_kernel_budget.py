@@ -18,17 +18,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine import EngineConfig
+from engine.codec.mimi import load_transformers_mimi
 from engine.frame_pipeline import CAPTURED_MODE
-from engine.loading import load
 from engine.model.config import read_config
 from engine.model.csm import CsmModel
 from engine.model.graphs import Bucket
+from engine.model.weights import open_tensors
 from engine.model_runner import ModelRunner
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
 
 STEP_BUDGET = 3063
-CODEC_BUDGET = 701
+CODEC_BUDGET = 171
 
 DEEP: dict[str, Any] = TINY | {
     "num_codebooks": 32, "num_hidden_layers": 16, "depth_num_hidden_layers": 4, "codec_num_hidden_layers": 8,
@@ -70,14 +70,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runner(checkpoint: Path) -> ModelRunner:
-    return load(EngineConfig(str(checkpoint), "cpu", "float32", slots=2), lambda share, what: None).runner
-
-
-@pytest.fixture(scope="module")
 def model(checkpoint: Path) -> CsmModel:
     """With plain products: a CPU's packed ones are other operators than a GPU's."""
     return CsmModel(read_config(checkpoint / "config.json"), 257, DEEP["codec_codebook_size"]).eval()
+
+
+@pytest.fixture(scope="module")
+def runner(checkpoint: Path, model: CsmModel) -> ModelRunner:
+    config, tensors = read_config(checkpoint / "config.json"), open_tensors(checkpoint)
+    return ModelRunner(model, load_transformers_mimi(config.codec, tensors, config.codebooks, torch.device("cpu")), 2)
 
 
 def test_a_step_stays_within_its_budget(model: CsmModel) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.codec.decoder import Product
 from engine.codec.mimi import MimiCodec, frame_count, load_moshi_mimi, load_transformers_mimi
 from engine.errors import CheckpointError
 from engine.model.config import read_config
@@ -17,13 +18,24 @@ from engine.model.weights import open_tensors
 from . import checkpoints
 
 CPU = torch.device("cpu")
+CSM_MINI = Path(__file__).resolve().parent.parent.parent / "models/csm-mini"
+
+
+def unallocated(directory: Path) -> MimiCodec:
+    config = read_config(directory / "config.json")
+    return load_transformers_mimi(config.codec, open_tensors(directory), config.codebooks, CPU)
 
 
 def codec_of(directory: Path, rows: int = 4) -> MimiCodec:
-    config = read_config(directory / "config.json")
-    codec = load_transformers_mimi(config.codec, open_tensors(directory), config.codebooks, CPU)
+    codec = unallocated(directory)
     codec.allocate(rows)
     return codec
+
+
+def decoded_at_once(directory: Path, codes: torch.Tensor) -> torch.Tensor:
+    """Samples of codes (frames, codebooks), from moshi's own decoder: the plain twin of the streaming one."""
+    samples: torch.Tensor = unallocated(directory)._mimi.decode(codes.T[None])[0, 0]
+    return samples
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +67,7 @@ def codes() -> torch.Tensor:
 @torch.inference_mode()
 def test_streaming_equals_decoding_at_once_beyond_the_attention_window(narrow: Path, codes: torch.Tensor) -> None:
     streamed = stream(codec_of(narrow), codes, row=2)
-    codec = codec_of(narrow)
-    codec._decoder._stop_streaming()
-    whole = codec._decoder(codes.T[None])[0, 0]
+    whole = decoded_at_once(narrow, codes)
     assert torch.allclose(streamed, whole, atol=1e-5 * float(whole.abs().max()))
 
 
@@ -66,7 +76,51 @@ def test_a_row_does_not_depend_on_other_rows(narrow: Path, codes: torch.Tensor) 
     alone = stream(codec_of(narrow), codes, row=1)
     others = torch.randint(0, 64, (len(codes), 4, 4), generator=torch.Generator().manual_seed(4))
     among = stream(codec_of(narrow), codes, row=1, others=others)
-    assert torch.allclose(alone, among, atol=1e-6 * float(alone.abs().max()))
+    assert torch.equal(alone, among)
+
+
+@torch.inference_mode()
+def test_a_row_does_not_depend_on_the_number_of_rows(narrow: Path, codes: torch.Tensor) -> None:
+    """With packed weights, as on a CPU, and at least two rows, as in the engine."""
+    most = 7
+    codec = codec_of(narrow, most)
+    codec.decoder.pack()
+
+    def first_row(rows: int) -> torch.Tensor:
+        codec.reset(torch.ones(most, dtype=torch.bool))
+        among = torch.randint(0, 64, (6, rows, 4), generator=torch.Generator().manual_seed(rows))
+        among[:, 0] = codes[:6]
+        return torch.cat([codec.decode(frame, torch.ones(rows, dtype=torch.bool))[0] for frame in among])
+
+    alone = first_row(2)
+    for rows in (3, 4, 7):
+        assert torch.equal(first_row(rows), alone), rows
+
+
+def rounded_to_tf32(x: torch.Tensor) -> torch.Tensor:
+    """To ten bits of mantissa, as tensor cores read float32 with TF32 allowed."""
+    return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@torch.inference_mode()
+def test_products_in_tf32_stay_within_a_thousandth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On trained weights, those of csm-mini."""
+    codes = torch.randint(0, 512, (8, 2, 5), generator=torch.Generator().manual_seed(3))
+    codec = codec_of(CSM_MINI, rows=2)
+
+    def decoded() -> torch.Tensor:
+        codec.reset(torch.ones(2, dtype=torch.bool))
+        return torch.cat([codec.decode(frame, torch.ones(2, dtype=torch.bool)) for frame in codes])
+
+    exact = decoded()
+    products = [module for module in codec.decoder.modules() if isinstance(module, Product)]
+    assert len(products) == 1 + 4 * 3 + 1 + 3 * 4 + 1  # upsampling, layers, convolutions
+    for module in products:
+        module.linear.weight.copy_(rounded_to_tf32(module.linear.weight))
+    forward, add_to = Product.forward, Product.add_to
+    monkeypatch.setattr(Product, "forward", lambda self, x: forward(self, rounded_to_tf32(x)))
+    monkeypatch.setattr(Product, "add_to", lambda self, total, x: add_to(self, total, rounded_to_tf32(x)))
+    assert 1e-6 < float((decoded() - exact).abs().max() / exact.abs().max()) < 1e-3
 
 
 @torch.inference_mode()

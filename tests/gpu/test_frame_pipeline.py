@@ -47,7 +47,8 @@ def runner_of(checkpoint: Path, dtype: Any, graphs: bool, ragged: bool = True) -
         assert model.ragged_attention is not None
     if graphs:
         runner.frames.capture_graphs(
-            *(CudaGraphCapturer(runner.device, StreamPriority.FRAMES) for _ in range(2)), lambda done, of: None
+            *(CudaGraphCapturer(runner.device, priority) for priority in (StreamPriority.FRAMES, StreamPriority.CODEC)),
+            lambda done, of: None,
         )
         count = len(runner.frames.buckets.largest_first()) + 2 * len(runner.frames.buckets.rows) + 1
         assert runner.frames.graph_summary == f"{count} of {count}"
