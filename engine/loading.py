@@ -229,10 +229,9 @@ def load_encoder(config: EngineConfig) -> MimiEncoder:
 @contextlib.contextmanager
 def moshi_streaming(config: EngineConfig, rows: int) -> Iterator[Callable[[Tensor], Tensor]]:
     """moshi's own streaming decoder of a checkpoint's codec, to compare with: codes (rows, codebooks) -> samples."""
-    directory = find_checkpoint(config.model, config.hub_token)
-    csm = read_config(directory / "config.json")
-    tensors = open_tensors(directory, preferred_weights_file(directory))
-    with _codec(csm, tensors, _device(config.device), config).moshi_streaming(rows) as decode:
+    checkpoint = open_checkpoint(config.model, config.hub_token)
+    codec = _codec(checkpoint.config, checkpoint.tensors, _device(config.device), config)
+    with codec.moshi_streaming(rows) as decode:
         yield decode
 
 

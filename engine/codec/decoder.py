@@ -224,7 +224,7 @@ class MimiDecoder(nn.Module):
         rows, ring, past = codes.shape[0], state.ring, state.past[: codes.shape[0]]
         attend = self.operators.attention(ring, frame_rotation(ring, self.speeds, rows))
         frame = _Frame(self.operators.windows, attend, past, torch.empty_like(past))
-        x = self.upsample(self._embed(codes), None, frame)
+        x: Tensor = self.upsample(self._embed(codes), None, frame)
         tokens = x.flatten(0, 1)
         for index, layer in enumerate(self.layers):
             layer(tokens, rows, index, frame)
@@ -245,7 +245,7 @@ class MimiDecoder(nn.Module):
         first = torch.arange(0, rows * books, books, device=codes.device)
         bags = torch.stack((first, first + 1), dim=1).flatten()
         summed = F.embedding_bag((codes + self.book_offsets).flatten(), self.table, bags, mode="sum")
-        return cast(Tensor, summed).view(rows, 1, -1)
+        return summed.view(rows, 1, -1)
 
 
 def _scaled(weight: Tensor, layer_scale: nn.Module) -> Tensor:

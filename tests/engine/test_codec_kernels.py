@@ -60,7 +60,7 @@ def test_the_kernels_compile_and_a_frame_stays_within_its_budget(
     launches = len(builds) // 2  # `kernels_of` runs a frame twice
     assert counts.total() + launches <= GPU_CODEC_BUDGET, (launches, counts.most_common())
     assert launches == 8 + 1 + 1 + 4 * 2 + 1  # layers; upsampling, convolutions
-    assert len(set(map(id, builds))) <= 8
+    assert len(set(map(id, builds))) <= 9
     for built in builds:
         assert built.asm["cubin"]
         assert built.metadata.shared <= 48 << 10  # available to a block on every GPU

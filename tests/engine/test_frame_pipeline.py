@@ -253,7 +253,7 @@ def test_a_step_reads_no_values_on_the_host_and_keeps_its_addresses(fresh: Model
         return [tensor.data_ptr() for tensor in tensors]
 
     before = addresses()
-    assert len(before) > 30
+    assert len(before) > 20
     with torch.inference_mode():
         TapeCapturer().capture(lambda: fresh.model.frame_step(state, 3, 64, kind))
         TapeCapturer().capture(lambda: fresh.frames._decode(Bucket(3)))
