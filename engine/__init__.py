@@ -22,6 +22,7 @@ from .interface import Encoder, Engine, Progress
 from .lexicon import Lexicon, parse_lexicon
 from .loop_bridge import LoopBridge, running_loop_bridge
 from .machine_limits import Cores, MachineLimits, Memory
+from .onnx import import_onnxruntime
 from .stream import SpeechStream
 from .text import has_words, normalize, sentences_end, speakable_end, split_text, split_written, spoken_text
 from .types import (
@@ -73,6 +74,7 @@ __all__ = [
     "SpeechStream",
     "VoicePrompt",
     "has_words",
+    "import_onnxruntime",
     "load_encoder",
     "load_engine",
     "normalize",

@@ -12,6 +12,8 @@ from app.settings import Settings
 
 TEARDOWN_SECONDS = 120.0
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for clients whose packages import onnxruntime themselves
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:

@@ -40,6 +40,7 @@ ENVIRONMENT = {
     "app/cli/main.py": "entry point: sets it for the master process, and passes it as a mapping",
     "app/main.py": "entry point: passes it as a mapping",
     "gunicorn.conf.py": "entry point: passes it as a mapping, and sets each worker's variables",
+    "engine/onnx.py": "onnxruntime has no other switch that turns all telemetry off",
     "engine/codec/mimi.py": "moshi has no other switch: set around its import, then restored",
 }
 
@@ -228,6 +229,10 @@ def test_pure_modules_do_not_import_torch() -> None:
 def test_only_the_codec_imports_moshi() -> None:
     elsewhere = [each for each in IMPORTS if not within(each.importer, "engine.codec")]
     assert violations([each for each in elsewhere if within(each.module, "moshi")]) == []
+
+
+def test_onnxruntime_is_imported_without_telemetry() -> None:
+    assert violations([each for each in IMPORTS if within(each.module, "onnxruntime")]) == []
 
 
 @pytest.mark.parametrize(

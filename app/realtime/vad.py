@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine import import_onnxruntime
+
 from ..audio.encoders.base import Samples
 from ..errors import ComponentFailed
 
@@ -22,8 +24,7 @@ class SileroVad:
 
     def __init__(self) -> None:
         try:
-            import onnxruntime  # here: it takes a quarter of a second and 30 MB, and only conversations need it
-
+            onnxruntime = import_onnxruntime()  # here: it takes a quarter of a second, and only conversations need it
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = options.inter_op_num_threads = 1  # a window is too small to share
             self._network = onnxruntime.InferenceSession(str(_weights()), options, providers=["CPUExecutionProvider"])

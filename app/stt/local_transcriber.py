@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from engine import SAMPLE_RATE
+from engine import SAMPLE_RATE, import_onnxruntime
 
 from ..audio.encoders.pcm import to_int16
 from ..audio.rate_converter import resample
@@ -74,6 +74,7 @@ class FasterWhisper:
     """faster-whisper; its weights are downloaded at its first use, with a progress bar."""
 
     def __init__(self, model: str) -> None:
+        import_onnxruntime()  # faster-whisper imports it too
         package = importlib.import_module("faster_whisper")  # of the extra `stt`
         self._model: Any = package.WhisperModel(model, device="auto", compute_type="default")
 
