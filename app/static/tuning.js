@@ -33,7 +33,7 @@ const PARAMETERS = [
   ["crossfade_duration_milliseconds", "Crossfade", "Milliseconds between chunks", { min: 0, max: 500, step: 1 }],
   ["remove_leading_milliseconds", "Trim the start", "Milliseconds", { min: 0, max: 600000, step: 1 }],
   ["remove_trailing_milliseconds", "Trim the end", "Milliseconds", { min: 0, max: 600000, step: 1 }],
-  ["max_audio_length_ms", "Maximum length", "Milliseconds", { min: 80, max: 600000, step: 1 }],
+  ["max_audio_length_ms", "Maximum length", "Milliseconds, from 80; 0 is no limit", { min: 0, max: 600000, step: 1 }],
   [
     "seed",
     "Seed",

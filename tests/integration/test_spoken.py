@@ -145,3 +145,15 @@ def test_the_words_are_recognised_from_the_stream_websocket(server: Server, reco
         socket.send(json.dumps({"text": TEXT, "speaker_id": 0}))
         reply = json.loads(socket.recv(timeout=100))
     assert recogniser.choose(decode_wav(reply["audio_base64"])) == WORDS
+
+
+def test_a_pause_is_exact_silence_between_the_same_words_as_without_it(server: Server, recogniser: Recogniser) -> None:
+    def speak(text: str) -> bytes:
+        return post(server, "/tts/generate", {"text": text, "voice_id": VOICE, "format": "raw_pcm"})
+
+    alone = speak(TEXT)
+    paused = speak(f"<speak>{TEXT}<break time='500ms'/>{TEXT}</speak>")
+    after = len(alone) + 24_000  # bytes of 500 ms
+    assert paused[: len(alone)] == alone
+    assert paused[len(alone) : after] == bytes(24_000)
+    assert recogniser.choose(np.frombuffer(paused[after:], "<i2").astype(np.float32) / 32768) == WORDS
