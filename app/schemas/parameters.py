@@ -42,7 +42,7 @@ class RequestParameters(BaseModel):
         assert info.field_name is not None
         types = set(_types_within(cls.model_fields[info.field_name].annotation))
         if bool not in types and types & {int, float} and _has_boolean(value):
-            raise ValueError("it must be a number, not true or false")
+            raise ValueError("it must be a number")  # the value follows
         return value
 
 
