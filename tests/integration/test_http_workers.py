@@ -17,6 +17,13 @@ from tests.app.voices.recordings import recording
 from tests.integration.pool_clients import HEADERS, Listener, at_once, health, spread, states
 from tests.integration.shared import Server, serving
 
+# A selection of the tests of one process, unchanged, on this module's service.
+from tests.integration.test_formats import (  # noqa: F401
+    test_an_unknown_format_is_a_json_error,
+    test_bytes_are_sent_while_speech_is_generated,
+    test_http_1_0_clients_detect_broken_streams,
+)
+
 ENGINES, SLOTS = 2, 4
 
 
