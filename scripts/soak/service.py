@@ -56,6 +56,7 @@ class Service:
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
             "MODEL_PATH": "fake:frame_seconds=0.01",
+            "TTS_CROSSFADE_DURATION_MILLISECONDS": "0",  # so that each character is one frame, also across text chunks
             "DEVICE": "cpu",
             "WORKERS": str(workers),
             "CONCURRENT_REQUESTS_PER_WORKER": str(slots),

@@ -123,13 +123,13 @@ def test_a_failed_stream_is_cut_on_every_worker(server: Server, crowd: list[List
 
 
 def test_a_killed_worker_cuts_only_its_streams_and_is_restarted(server: Server, crowd: list[Listener]) -> None:
-    listeners = at_once(crowd[: 2 * WORKERS], "x" * 200)
+    listeners = at_once(crowd[: 2 * WORKERS], "x" * 140)
     victim = _process_of(server, "0")
     victim.kill()
     whole, cut = [], []
     for each in listeners:
         try:
-            assert len(each.rest()) == 200 * 3840
+            assert len(each.rest()) == 140 * 3840
             whole.append(each.worker)
         except (http.client.IncompleteRead, ConnectionError):
             cut.append(each.worker)
