@@ -38,7 +38,19 @@ from .pool.http_host import HttpHost
 from .pool.pool import Pool
 from .pool.worker_gauges import worker_gauges
 from .realtime.service import RealtimeService
-from .routers import docs, health, legacy, openai, page, realtime, speech, system, voices, websocket
+from .routers import (
+    docs,
+    health,
+    legacy,
+    openai,
+    page,
+    realtime,
+    speech,
+    system,
+    transcriptions,
+    voices,
+    websocket,
+)
 from .settings import ENV_FILE, Settings, load_settings
 from .state import AppState
 from .stt.choice import choose_transcriber
@@ -104,7 +116,7 @@ def create_app(
         service, choose_language_model(settings), choose_transcriber(settings), settings.realtime_sessions_per_worker
     )
     error_handlers.install(application)
-    for each in (speech, websocket, realtime, legacy, openai, voices, health, system, docs, page):
+    for each in (speech, websocket, realtime, transcriptions, legacy, openai, voices, health, system, docs, page):
         for route in each.router.routes:
             if isinstance(route, APIRoute):  # else the reference would show the function's name
                 route.summary = route.description.partition("\n")[0].rstrip(".")
@@ -117,7 +129,8 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     upload_limit = int(settings.max_upload_mb * _MIB) + _MIB  # plus the multipart form
 
     def body_limit(path: str) -> int:
-        return upload_limit if path == "/voices" or path.startswith("/voices/") else settings.json_limit
+        takes_uploads = path in ("/voices", "/v1/audio/transcriptions") or path.startswith("/voices/")
+        return upload_limit if takes_uploads else settings.json_limit
 
     return [
         Middleware(RequestLogMiddleware, observers=[metrics]),

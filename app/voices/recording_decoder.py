@@ -124,7 +124,7 @@ class VoiceDecoder:
     The process starts with the first recording, and is restarted after a recording that crashes it. After a failed
     start this instance does not try again; the next one does.
     Entering raises Busy if two others are running and neither ends within WALL_SECONDS.
-    max_bytes, max_seconds: limits of a recording, encoded and decoded.
+    max_bytes, min_seconds, max_seconds: limits of a recording, encoded and decoded.
     starts: start policy shared with other decoders. command: command line of the process, without its argument.
     """
 
@@ -134,9 +134,11 @@ class VoiceDecoder:
         max_seconds: float,
         starts: DecoderStartPolicy | None = None,
         command: Sequence[str] | None = None,
+        *,
+        min_seconds: float = MIN_SECONDS,
     ) -> None:
         self._max_bytes = max_bytes
-        self._max_seconds = max_seconds
+        self._min_seconds, self._max_seconds = min_seconds, max_seconds
         self._starts = starts or DecoderStartPolicy()
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
@@ -157,7 +159,7 @@ class VoiceDecoder:
             _decoder_slots.release()
 
     def decode(self, recording: bytes) -> DecodedRecording:
-        """Decode to 24 kHz mono, MIN_SECONDS to max_seconds long.
+        """Decode to 24 kHz mono, min_seconds to max_seconds long.
 
         Raises TooLarge, NotAudio, UndecodableAudio, Unprocessable (too short, or silent); ComponentFailed
         if the decoder does not start.
@@ -187,9 +189,9 @@ class VoiceDecoder:
             raise UndecodableAudio("the recording contains samples that are not finite numbers; export it again")
         samples: npt.NDArray[np.float64] = channels.mean(axis=1, dtype=np.float64)
         seconds = samples.size / SAMPLE_RATE
-        if seconds < MIN_SECONDS:
+        if seconds < self._min_seconds:
             raise Unprocessable(
-                f"the recording is too short: {seconds:.2f} s; a voice needs {MIN_SECONDS:g} to"
+                f"the recording is too short: {seconds:.2f} s; a voice needs {self._min_seconds:g} to"
                 f" {self._max_seconds:g} s of speech",
                 code="voice_too_short",
             )

@@ -55,10 +55,20 @@ async def read_upload(request: Request) -> AsyncIterator[VoiceUpload]:
     Raises UnsupportedMedia for another content type, BadRequest if the form is malformed, incomplete or too slow,
     Unprocessable if fields are missing, unknown or repeated.
     """
+    async with read_form(request, len(_FIELDS)) as form:
+        yield _to_upload(form)
+
+
+@asynccontextmanager
+async def read_form(request: Request, max_fields: int) -> AsyncIterator[FormData]:
+    """Parse a form with at most one file and max_fields other fields, each of at most MAX_BYTES.
+
+    Raises UnsupportedMedia for another content type, BadRequest if the form is malformed, incomplete or too slow.
+    """
     _check_type(request.headers.get("content-type", ""))
     try:
         with anyio.fail_after(UPLOAD_SECONDS):
-            form = await _FormParser(request).parse()
+            form = await _FormParser(request, max_fields).parse()
     except MultiPartException as error:
         raise BadRequest(f"the form cannot be parsed: {error.message}", code="bad_form") from None
     except TimeoutError:
@@ -67,7 +77,7 @@ async def read_upload(request: Request) -> AsyncIterator[VoiceUpload]:
         record_of(request.scope).outcome = "left"
         raise BadRequest("the client disconnected before its upload was complete", code="incomplete_upload") from None
     try:
-        yield _to_upload(form)
+        yield form
     finally:
         await form.close()
 
@@ -75,9 +85,9 @@ async def read_upload(request: Request) -> AsyncIterator[VoiceUpload]:
 class _FormParser(MultiPartParser):
     """Multipart parser that requires the last boundary, and closes its files on every earlier error."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, max_fields: int) -> None:
         stream = self._until_complete(request.stream())
-        super().__init__(request.headers, stream, max_files=1, max_fields=len(_FIELDS), max_part_size=MAX_BYTES)
+        super().__init__(request.headers, stream, max_files=1, max_fields=max_fields, max_part_size=MAX_BYTES)
         self._complete = False
 
     def on_end(self) -> None:

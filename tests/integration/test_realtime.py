@@ -15,6 +15,7 @@ import numpy as np
 import openai
 import pytest
 
+from app.audio.encoders.wav import wav_file
 from tests.app.realtime.harness import encoded, silence, speech
 from tests.integration.shared import KEY, Server, serving
 
@@ -129,4 +130,16 @@ async def test_a_spoken_turn_and_an_interruption(client: openai.AsyncOpenAI) -> 
             events = await events_until(connection, "response.done")
         assert events[-1].response.status == "completed"
         assert "2 things" in events[-1].response.output[0].content[0].transcript
+    await client.close()
+
+
+async def test_a_recording_is_transcribed(client: openai.AsyncOpenAI) -> None:
+    recording = wav_file(speech().astype(np.float32) / 32768)
+    words = await client.audio.transcriptions.create(model="whisper-1", file=("speech.wav", recording), timeout=60)
+    assert words.text == "What can you do?"
+    stream = await client.audio.transcriptions.create(
+        model="whisper-1", file=("speech.wav", recording), stream=True, timeout=60
+    )
+    events = [event async for event in stream]
+    assert [event.type for event in events] == ["transcript.text.delta", "transcript.text.done"]
     await client.close()
