@@ -84,6 +84,9 @@ class TurnTaking:
 
     def session_json(self) -> dict[str, Any]:
         body = self.config.model_dump()
+        transcription = body["audio"]["input"]["transcription"]
+        if transcription is not None:  # clients take its model for a string
+            transcription["model"] = transcription["model"] or self._service.transcriber.name
         return {
             "id": self.conversation.id.replace("conv", "sess"),
             "object": "realtime.session",

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from fastapi import FastAPI
 
@@ -16,7 +17,7 @@ from app.llm.language_model import Finished, TextDelta, ToolCallDelta
 from app.realtime.service import RealtimeService
 from app.settings import Settings
 
-from .harness import RealtimeClient, StubModel, StubTranscriber, talking
+from .harness import RealtimeClient, StubModel, StubTranscriber, silence, talking
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +41,9 @@ def slots(app: FastAPI) -> int:
 
 async def test_a_typed_turn_is_echoed_with_the_events_of_the_protocol(app: FastAPI) -> None:
     async with talking(app) as client:
-        assert "repeats what it hears" in client.events[0]["session"]["csm"]["note"]
+        session = client.events[0]["session"]
+        assert "repeats what it hears" in session["csm"]["note"]
+        assert session["audio"]["input"]["transcription"]["model"] == "stub"  # Pipecat refuses null
         client.say("Hello there.")
         client.send("response.create", response={"metadata": {"mine": "1"}})
         done = (await client.next("response.done"))["response"]
@@ -292,6 +295,29 @@ async def test_more_sessions_than_the_limit_are_refused_with_a_reason(settings: 
             assert json.loads(second.messages[1]["body"])["code"] == "too_many_sessions"
         async with talking(app):
             pass
+
+
+async def test_an_idle_session_costs_under_two_megabytes_and_leaves_nothing(app: FastAPI) -> None:
+    """200 sessions, each of which has heard half a second. The first ones load what all share."""
+    process, tasks = psutil.Process(), len(asyncio.all_tasks())
+
+    async def open_session() -> RealtimeClient:
+        client = RealtimeClient(app)
+        await client.next("session.created")
+        client.hear(silence(0.5), milliseconds=100)
+        client.send("input_audio_buffer.clear")
+        await client.next("input_audio_buffer.cleared")
+        return client
+
+    first = [await open_session() for _ in range(5)]
+    before = process.memory_info().rss
+    clients = [await open_session() for _ in range(195)]
+    cost = (process.memory_info().rss - before) / 195
+    assert cost < 2e6
+    for client in [*first, *clients]:
+        await client.leave()
+    assert service(app).sessions == 0
+    assert len(asyncio.all_tasks()) == tasks
 
 
 async def test_shutdown_lets_the_answer_finish(settings: Settings, run: Any) -> None:

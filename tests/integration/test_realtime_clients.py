@@ -1,0 +1,128 @@
+"""Pipecat's and LiveKit's services for OpenAI's Realtime protocol, unchanged, against the service.
+
+    uv pip install --no-config pipecat-ai livekit-agents livekit-plugins-openai
+
+They bring 50 packages, some of which the lock leaves out for good reasons, so they are not part of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.app.realtime.harness import silence, speech
+from tests.integration.shared import KEY, Server, serving
+from tests.integration.test_realtime import models
+
+__all__ = ["models"]  # a fixture
+
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore")]  # the warnings are theirs
+
+TYPED, HEARD = "Hello my friend, how are you?", "What can you do?"
+TURN = np.concatenate([silence(0.5), speech(), silence(1.2)])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, models: str) -> Iterator[Server]:
+    """It echoes what was typed or said."""
+    folder = tmp_path_factory.mktemp("clients")
+    with serving(folder, MODEL_PATH="fake:frame_seconds=0.01", STT_BASE_URL=models, NO_PROXY="127.0.0.1") as server:
+        yield server
+
+
+async def test_livekit_types_and_talks(server: Server) -> None:
+    pytest.importorskip("livekit.agents", reason="livekit-agents is not installed")
+    pytest.importorskip("livekit.plugins.openai", reason="livekit-plugins-openai is not installed")
+    import aiohttp
+    from livekit import rtc
+    from livekit.agents import llm
+    from livekit.plugins import openai
+
+    async def collect(generation: Any) -> tuple[str, float]:
+        text, samples = "", 0
+        async for message in generation.message_stream:
+            async for frame in message.audio_stream:
+                samples += frame.samples_per_channel
+            async for piece in message.text_stream:
+                text += str(piece)
+        return text, samples / 24_000
+
+    async with asyncio.timeout(60), aiohttp.ClientSession() as http:
+        model = openai.realtime.RealtimeModel(base_url=f"{server.url}/v1", api_key=KEY, http_session=http)
+        session = model.session()
+        errors: list[object] = []
+        generations: asyncio.Queue[Any] = asyncio.Queue()
+        session.on("error", errors.append)
+        context = llm.ChatContext()
+        context.add_message(role="user", content=TYPED)
+        await session.update_chat_ctx(context)
+        assert await collect(await session.generate_reply()) == (TYPED, 28 * 0.08)
+        session.on("generation_created", generations.put_nowait)
+        for start in range(0, len(TURN), 2400):
+            piece = TURN[start : start + 2400]
+            session.push_audio(rtc.AudioFrame(piece.tobytes(), 24_000, 1, len(piece)))
+        assert await collect(await generations.get()) == (HEARD, len(HEARD) * 0.08)
+        await session.aclose()
+        await model.aclose()
+    assert errors == []
+
+
+async def test_pipecat_types_and_talks(server: Server) -> None:
+    pytest.importorskip("pipecat", reason="pipecat-ai is not installed")
+    from pipecat.frames.frames import (
+        ErrorFrame,
+        InputAudioRawFrame,
+        LLMContextFrame,
+        TranscriptionFrame,
+        TTSAudioRawFrame,
+        TTSStoppedFrame,
+        TTSTextFrame,
+    )
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.runner import PipelineRunner
+    from pipecat.pipeline.task import PipelineParams, PipelineTask
+    from pipecat.processors.aggregators.llm_context import LLMContext
+    from pipecat.processors.frame_processor import FrameProcessor
+    from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
+
+    class Recorder(FrameProcessor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frames: list[Any] = []
+            self.stopped = asyncio.Event()
+
+        async def process_frame(self, frame: Any, direction: Any) -> None:
+            await super().process_frame(frame, direction)
+            self.frames.append(frame)
+            if isinstance(frame, TTSStoppedFrame):
+                self.stopped.set()
+            await self.push_frame(frame, direction)
+
+        async def answer(self) -> tuple[str, float]:
+            await self.stopped.wait()
+            frames, self.frames = self.frames, []
+            self.stopped.clear()
+            assert not any(isinstance(frame, ErrorFrame) for frame in frames)
+            text = "".join(frame.text for frame in frames if isinstance(frame, TTSTextFrame))
+            samples = sum(len(frame.audio) // 2 for frame in frames if isinstance(frame, TTSAudioRawFrame))
+            return text, samples / 24_000
+
+    url = f"{server.url.replace('http', 'ws', 1)}/v1/realtime"
+    service = OpenAIRealtimeLLMService(api_key=KEY, base_url=url)
+    before, after = Recorder(), Recorder()
+    params = PipelineParams(audio_in_sample_rate=24_000, audio_out_sample_rate=24_000)
+    task = PipelineTask(Pipeline([before, service, after]), params=params)
+    running = asyncio.create_task(PipelineRunner(handle_sigint=False).run(task))
+    async with asyncio.timeout(60):
+        await task.queue_frame(LLMContextFrame(LLMContext([{"role": "user", "content": TYPED}])))
+        assert await after.answer() == (TYPED, 28 * 0.08)
+        for start in range(0, len(TURN), 2400):
+            await task.queue_frame(InputAudioRawFrame(TURN[start : start + 2400].tobytes(), 24_000, 1))
+        assert await after.answer() == (HEARD, len(HEARD) * 0.08)
+        assert [frame.text for frame in before.frames if isinstance(frame, TranscriptionFrame)] == [HEARD]
+        await task.cancel()
+        await running
