@@ -20,7 +20,6 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Protocol
 
-import httpx
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 6  # without a single byte in between
 _REPORT_SECONDS = 0.5
 _LOG_SECONDS = 30.0
-_TIMEOUT = httpx.Timeout(30.0)
+_TIMEOUT_SECONDS = 30.0
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
 _BLOB = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")  # git's hash, or sha256 of a large file
 _SHA256_DIGITS = 64
@@ -136,6 +135,8 @@ class _Progress:
 
 
 def _download(blob: _Blob, headers: dict[str, str], progress: _Progress) -> None:
+    import httpx  # only a download needs it: images without it serve directories
+
     with _locked(blob.partial, progress) as file:
         if blob.path.exists():  # another process was faster
             return
@@ -171,12 +172,14 @@ def _locked(path: Path, progress: _Progress) -> Iterator[BufferedRandom]:
 
 def _append(file: BufferedRandom, blob: _Blob, headers: dict[str, str], progress: _Progress) -> None:
     """Fetch what is missing of the file. Raises httpx.TransportError, _Incomplete, and OSError for a refusal."""
+    import httpx
+
     start = file.tell()
     if start > blob.size:
         start = file.truncate(0)
     wanted = headers | {"Range": f"bytes={start}-"} if start else headers
     # httpx sends the authorization to this host only, not to the storage that it redirects to
-    with httpx.stream("GET", blob.url, headers=wanted, follow_redirects=True, timeout=_TIMEOUT) as response:
+    with httpx.stream("GET", blob.url, headers=wanted, follow_redirects=True, timeout=_TIMEOUT_SECONDS) as response:
         if response.status_code in (_OK, _RANGE_NOT_SATISFIABLE):
             file.truncate(0)  # all of it comes, or what is here is not its beginning
         if response.status_code == _RANGE_NOT_SATISFIABLE:
