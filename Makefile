@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast check format soak bench lock test-fresh test-image clean
+.PHONY: help install serve test test-fast check format soak bench trace lock test-fresh test-image clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ soak: $(INSTALLED_DEV) ## Ten minutes of load, kills and bad clients on loopback
 
 bench: $(INSTALLED_DEV) ## Measure on a GPU in ten minutes (ARGS=--cpu or --tiny without one)
 	$(BIN)/python -m bench.gpu $(ARGS)
+
+trace: $(INSTALLED) ## Every step of one request, from socket to sound, in ms (ARGS="--serve PATH")
+	$(BIN)/python -m bench.trace $(ARGS)
 
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate --quiet

@@ -5,7 +5,8 @@
     python -m bench.load --loop closed --track fixed --loads 1 16 64
 
 Closed loop: a number of clients, each sending its next request when the last has ended. Open loop: requests per second
-as a Poisson process, regardless of active streams. Fixed track: every answer is cut at --clip-seconds, by
+as a Poisson process, regardless of active streams. Burst: a number of clients that all send at the same moment; the
+first audio of one alone is printed as its floor. Fixed track: every answer is cut at --clip-seconds, by
 max_audio_length_ms and a text that takes longer to speak. Natural track: answers end with their texts.
 
 First audio is measured from before the connection is made to the first PCM sample after any header. A stream underruns
@@ -51,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--start-seconds", type=float, default=300.0, help="startup timeout of the started service (default 300)"
     )
-    made.add_argument("--loop", choices=("closed", "open", "both"), default="both")
+    made.add_argument(
+        "--loop", choices=("closed", "open", "burst", "both"), default="both", help="both: closed and open"
+    )
     made.add_argument("--track", choices=("fixed", "natural", "both"), default="both")
     made.add_argument("--clip-seconds", type=float, default=10.0, help="length of a fixed answer (default 10)")
     made.add_argument("--format", choices=FORMATS, default="raw_pcm")
@@ -78,6 +81,7 @@ class Bench:
         self._deadline: float = time.monotonic() + arguments.minutes * 60
         self.runs: list[LoadMetrics] = []
         self.found: list[dict[str, Any]] = []
+        self.alone: float | None = None  # seconds until the first audio of one request: the floor
 
     @property
     def has_time(self) -> bool:
@@ -90,10 +94,12 @@ class Bench:
     def warm_up(self) -> None:
         """Run one request, so that one-time work of the service is done."""
         trial = Trial(self._address, self.track("fixed"), "closed", 1, 0.0, 0.1, self._arguments.clip_seconds * 2 + 10)
-        metrics = compute_metrics(trial, self._generator.run(trial, progress_bar(trial)))
+        results = self._generator.run(trial, progress_bar(trial))
+        metrics = compute_metrics(trial, results)
         clear_progress()
         if not metrics.answered:
             raise ServerError(f"the service returns no audio: {metrics.rejects or 'no answer'}")
+        self.alone = min((each.first_audio for each in results.requests if each.first_audio is not None), default=None)
 
     def trial(self, loop: Loop, name: TrackName, load: float) -> LoadMetrics:
         chosen = self._arguments
@@ -116,7 +122,7 @@ class Bench:
             lambda load: self.trial(loop, name, load).holds,
             chosen.first,
             chosen.most,
-            integer=loop == "closed",
+            integer=loop != "open",
             trials=chosen.trials,
             has_time=lambda: time.monotonic() < deadline,
         )
@@ -138,8 +144,11 @@ class Bench:
         kinds = [(loop, track) for track in tracks for loop in loops]
         for number, (loop, track) in enumerate(kinds):
             length = f"answers of {chosen.clip_seconds:g} s" if track == "fixed" else "answers of natural length"
-            load = "concurrent clients" if loop == "closed" else "requests per second"
-            print(f"\n{loop} loop, {track} track: load is {load}, {length}\n{HEADER}", flush=True)
+            load = "requests per second" if loop == "open" else "concurrent clients"
+            floor = (
+                "" if self.alone is None else f"; floor of first audio, one request alone: {self.alone * 1e3:.0f} ms"
+            )
+            print(f"\n{loop} loop, {track} track: load is {load}, {length}{floor}\n{HEADER}", flush=True)
             if chosen.loads:
                 for each in chosen.loads:
                     if self.has_time:
@@ -186,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.loop != "open":
         chosen.first, chosen.most = max(round(chosen.first), 1), max(round(chosen.most), 1)
         if any(load != round(load) or load < 1 for load in chosen.loads or ()):
-            print("--loads of a closed loop are numbers of clients: integers from 1", file=sys.stderr)
+            print("--loads of a closed loop or a burst are numbers of clients: integers from 1", file=sys.stderr)
             return 2
     try:
         with service(chosen) as address:
@@ -210,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "format": chosen.format,
         "clip_seconds": chosen.clip_seconds,
         "seconds": chosen.seconds,
+        "first_audio_alone_ms": None if bench.alone is None else round(bench.alone * 1e3, 1),
         "runs": [to_json(each) for each in bench.runs],
         "largest": bench.found,
         "error": failure,

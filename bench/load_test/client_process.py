@@ -60,8 +60,11 @@ class _ClientProcess:
         self._measured: set[asyncio.Task[RequestResult]] = set()
 
     async def run(self) -> ClientResults:
-        closed = self._trial.loop == "closed"
-        senders = [asyncio.create_task(sender) for sender in (self._closed_loop() if closed else [self._open_loop()])]
+        if self._trial.loop == "closed":
+            loops = self._closed_loop()
+        else:
+            loops = [self._open_loop() if self._trial.loop == "open" else self._burst()]
+        senders = [asyncio.create_task(sender) for sender in loops]
         await _sleep_until(self._window_end)
         if self._measured:
             await asyncio.wait(self._measured, timeout=max(self._deadline - time.monotonic(), 0.0))
@@ -96,6 +99,11 @@ class _ClientProcess:
             await _sleep_until(due)
             self._send(number, due)
             number += self._shares
+
+    async def _burst(self) -> None:
+        await _sleep_until(self._window_start)
+        for number in range(self._index, int(self._trial.load), self._shares):
+            self._send(number, self._window_start)
 
     # ---- one request
 

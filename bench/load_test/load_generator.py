@@ -67,7 +67,7 @@ class LoadGenerator:
 
     def run(self, trial: Trial, on_progress: ProgressCallback) -> ClientResults:
         """Run a trial and collect its results. on_progress: called a few times per second."""
-        concurrency = trial.load * (1 if trial.loop == "closed" else max(trial.track.seconds, 1.0))
+        concurrency = trial.load * (max(trial.track.seconds, 1.0) if trial.loop == "open" else 1)
         shares = min(self._processes, max(1, round(concurrency / CLIENTS_PER_PROCESS)))
         self._counts[:] = [0] * len(self._counts)
         start = time.monotonic() + _LEAD_SECONDS

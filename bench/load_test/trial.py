@@ -12,7 +12,7 @@ from ..texts import natural_text, text_longer_than
 from .audio_meters import METERS
 from .websocket_client import upgrade
 
-Loop = Literal["closed", "open"]
+Loop = Literal["closed", "open", "burst"]
 TrackName = Literal["fixed", "natural"]
 PATH, WEBSOCKET_PATH = "/tts/generate", "/ws"
 WEBSOCKET_FORMATS = ("ws", "ws-binary")  # audio as base64 in JSON, and as binary messages
@@ -98,7 +98,8 @@ class Track:
 @dataclass(frozen=True)
 class Trial:
     """One load held for a while. closed loop: `load` clients, each sending its next request when the last has ended.
-    open loop: `load` requests per second as a Poisson process, regardless of how many are active.
+    open loop: `load` requests per second as a Poisson process, regardless of how many are active. burst: `load`
+    requests at once, after the ramp.
 
     Clients of a closed loop start one after another during `ramp`. Requests sent in the following `seconds` are
     measured. The load continues until these have ended or `drain` is over; then remaining streams are aborted.

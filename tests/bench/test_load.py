@@ -75,6 +75,16 @@ def test_a_slow_and_stalling_engine_is_detected(capfd: pytest.CaptureFixture[str
     assert not run["holds"]
 
 
+def test_a_burst_is_sent_at_once_and_measured(capfd: pytest.CaptureFixture[str]) -> None:
+    serve = ["--serve", "fake:frame_seconds=0.01", "--slots", "8", "--loop", "burst", "--track", "fixed"]
+    assert main([*serve, "--loads", "6", *SHORT]) == 0
+    data = json.loads(capfd.readouterr().out.splitlines()[-1])
+    (run,) = data["runs"]
+    assert (run["loop"], run["streams"], run["answered"]) == ("burst", 6, 6)
+    assert data["first_audio_alone_ms"] > 0
+    assert run["first_audio_ms"]["p95"] > 0
+
+
 def test_every_format_is_read_to_its_end() -> None:
     slots = {"CONCURRENT_REQUESTS_PER_WORKER": "4"}
     with running_server("fake:frame_seconds=0.01", slots, 60) as address, LoadGenerator(1) as generator:
