@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -95,13 +96,13 @@ class Prefill:
     start: int
     spans: list[Span]
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Positions that it writes."""
         return sum(map(len, self.spans))
 
-    def split(self, length: int) -> tuple[Prefill, Prefill | None]:
-        """The first `length` positions, and the rest, None if there is none."""
+    def split(self, length: int) -> tuple[Prefill, Prefill]:
+        """The first `length` positions, fewer than all, and the rest."""
         now: list[Span] = []
         later: list[Span] = []
         left = length
@@ -110,7 +111,7 @@ class Prefill:
             if len(span) > left:
                 later.append(span[left:])
             left = max(left - len(span), 0)
-        return Prefill(self.start, now), Prefill(self.start + length, later) if later else None
+        return Prefill(self.start, now), Prefill(self.start + length, later)
 
 
 @dataclass

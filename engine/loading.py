@@ -29,7 +29,7 @@ from .model.fused_prefill import verified_fused_prefills
 from .model.graphs import CudaGraphCapturer
 from .model.int8_linear import quantize
 from .model.packed_linear import pack
-from .model.ragged_attention import verified_prompt_attention, verified_ragged_attention
+from .model.ragged_attention import verified_kv_restore, verified_prompt_attention, verified_ragged_attention
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights
 from .model_runner import MIN_ROWS, ModelRunner
@@ -89,6 +89,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
             model.ragged_attention = verified_ragged_attention(csm.backbone, device, dtype)
             model.prompt_attention = verified_prompt_attention(csm.backbone, device, dtype)
             codec.decoder.operators = verified_operators(codec.decoder)
+            model.kv_restore = verified_kv_restore(csm.backbone, device, dtype)
         timer.finish("weights")
         slots, voice_cache_bytes = config.slots, config.voice_cache_bytes
         if device.type == "cpu":

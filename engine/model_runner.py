@@ -93,7 +93,7 @@ class ModelRunner:
         weights = sum(parameter.nbytes for parameter in self.model.parameters())
         return weights + self.state.backbone.nbytes + self.state.depth.nbytes
 
-    # ---- some rows: prefill and saved voices are launched at once, everything else with the next frame
+    # ---- some rows: prefill is launched at once, saved voices with it, everything else with the next frame
 
     def assign_stream(self, rows: Sequence[int]) -> None:
         """Give the rows of a new request a stream for their voice and their prompt."""
@@ -110,7 +110,7 @@ class ModelRunner:
         self._codec_resets.add(row)
 
     def prefill(self, pieces: Sequence[PromptPiece]) -> None:
-        """Prefill pieces of rows' prompts, packed. Does not wait for the device."""
+        """Prefill pieces of rows' prompts, packed, after the restored voices. Does not wait for the device."""
         self.prefills.launch(pieces, self._stepped)
 
     def copy_kv(self, row: int, length: int) -> SavedKv:
@@ -118,8 +118,8 @@ class ModelRunner:
         return self.prefills.copy_out(row, length)
 
     def restore_kv(self, row: int, saved: SavedKv) -> None:
-        """Put saved keys and values at the start of a row's context."""
-        self.prefills.copy_in(row, saved, self._stepped[row])
+        """Put saved keys and values at the start of a row's context, together with others, by the next `prefill`."""
+        self.prefills.restore(row, saved)
 
     def start_row(self, row: int, position: int) -> None:
         """Make the row ready for steps: all is prefilled but the end-of-text token, the next step's input."""

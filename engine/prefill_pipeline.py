@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -49,15 +49,24 @@ class PrefillPipeline:
             self._launched.popleft()
         return sum(tokens for _, tokens in self._launched)
 
-    def launch(self, pieces: Iterable[PromptPiece], after: Iterable[StreamEvent]) -> StreamEvent:
+    def launch(
+        self,
+        pieces: Iterable[PromptPiece],
+        after: Iterable[StreamEvent],
+        restored: Sequence[tuple[int, Tensor]] = (),
+    ) -> StreamEvent:
         """Launch the passes that prefill these pieces, in order, and return their end without waiting for it.
 
-        after: events that have to complete first.
+        after: events that have to complete first. restored: rows and the saved keys and values that come before.
         """
         tokens = 0
         with self.stream.as_current(), torch.inference_mode():
             for event in after:
                 self.stream.wait_event(event)
+            if restored:
+                for _, tensor in restored:
+                    self.stream.record_use(tensor)  # it may have been allocated, and be evicted, on another stream
+                self._state.backbone.restore(restored, self._model.kv_restore)
             for packed in self._pack(pieces):
                 self._run(packed)
                 tokens += len(packed.tokens)

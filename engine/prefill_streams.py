@@ -72,6 +72,7 @@ class PrefillStreams:
         self.pipelines = [PrefillPipeline(model, state, stream) for stream in streams]
         self._cache = state.backbone
         self._pipeline_of = [self.pipelines[0]] * rows
+        self._restored: dict[int, SavedKv] = {}  # for the next launch
         self._prefilled = [COMPLETED] * rows  # the last prefill or restored voice of each row
 
     @property
@@ -104,17 +105,21 @@ class PrefillStreams:
             self._pipeline_of[row] = pipeline
 
     def launch(self, pieces: Sequence[PromptPiece], stepped: Sequence[StreamEvent]) -> None:
-        """Prefill pieces, packed by stream, and return without waiting for the device.
+        """Restore voices and prefill pieces, packed by stream, and return without waiting for the device.
 
         stepped: by row, the last frame that advanced it.
         """
+        restored, self._restored = self._restored, {}
         for pipeline in self.pipelines:
             own = [piece for piece in pieces if self._pipeline_of[piece.row] is pipeline]
-            if own:
-                after = {event for piece in own for event in (stepped[piece.row], self._prefilled[piece.row])}
-                done = pipeline.launch(own, after)
-                for piece in own:
-                    self._prefilled[piece.row] = done
+            voices = {row: saved for row, saved in restored.items() if self._pipeline_of[row] is pipeline}
+            rows = {piece.row for piece in own} | voices.keys()
+            if rows:
+                after = {event for row in rows for event in (stepped[row], self._prefilled[row])}
+                after |= {saved.written for saved in voices.values()}
+                done = pipeline.launch(own, after, [(row, saved.tensor) for row, saved in voices.items()])
+                for row in rows:
+                    self._prefilled[row] = done
 
     def prefilled(self, rows: Iterable[int]) -> set[StreamEvent]:
         """When the device has prefilled these rows."""
@@ -126,15 +131,9 @@ class PrefillStreams:
         with stream.as_current(), torch.inference_mode():
             return SavedKv(self._cache.copy_out(row, length), stream.record_event())
 
-    def copy_in(self, row: int, saved: SavedKv, stepped: StreamEvent) -> None:
-        """Put saved keys and values at the start of a row's context."""
-        stream = self._pipeline_of[row].stream
-        with stream.as_current(), torch.inference_mode():
-            for event in (stepped, self._prefilled[row], saved.written):
-                stream.wait_event(event)
-            stream.record_use(saved.tensor)  # it may have been allocated, and be evicted, on another stream
-            self._cache.copy_in(row, saved.tensor)
-            self._prefilled[row] = stream.record_event()
+    def restore(self, row: int, saved: SavedKv) -> None:
+        """Put saved keys and values at the start of a row's context, together with others, by the next `launch`."""
+        self._restored[row] = saved
 
     def capture_graphs(self, capturer: Callable[[], GraphCapturer], progress: Callable[[int, int], None]) -> None:
         """Capture every stream's graphs, see PrefillPipeline. A stream without memory for all of them is not used.

@@ -44,8 +44,10 @@ def take(pending: list[Prefill], budget: int) -> list[Prefill]:
     """Remove from `pending` what fits into `budget` positions, and return it."""
     taken = []
     while pending and (length := _cut(pending[0], budget)):
-        now, rest = pending[0].split(length)
-        pending[:1] = [] if rest is None else [rest]
+        now = pending.pop(0)
+        if length < now.length:
+            now, rest = now.split(length)
+            pending.insert(0, rest)
         taken.append(now)
         budget -= length
     return taken

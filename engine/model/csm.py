@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import CsmConfig
-from .kv_cache import DecodeView, DepthView, KvCache, PromptAttention, RaggedAttention
+from .kv_cache import DecodeView, DepthView, KvCache, KvRestore, PromptAttention, RaggedAttention
 from .prompt_tokens import CODES, IS_AUDIO, POSITION
 from .row_record import RowTable
 from .sampling import SamplingInputs, SamplingMode, SamplingState, sample
@@ -47,6 +47,7 @@ class CsmModel(nn.Module):
         self.sampled_vocab = sampled_vocab
         self.ragged_attention: RaggedAttention | None = None  # None: masked attention; set by the loader
         self.prompt_attention: PromptAttention | None = None  # None: row by row; set by the loader
+        self.kv_restore: KvRestore | None = None  # None: voice by voice; set by the loader
         self.text_embeddings = nn.Embedding(config.text_vocab, config.backbone.hidden)
         self.audio_embeddings = nn.Embedding(config.codebooks * config.audio_vocab, config.backbone.hidden)
         self.depth_embeddings = (

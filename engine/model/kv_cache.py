@@ -35,9 +35,23 @@ class KvCache:
         """Copy a row's first `length` positions: (2, layers, kv_heads, length, head_dim)."""
         return self._both[:, :, row, :, :length].clone(memory_format=torch.contiguous_format)
 
-    def copy_in(self, row: int, saved: Tensor) -> None:
-        """Write the result of `copy_out` to the start of any row."""
-        self._both[:, :, row, :, : saved.shape[3]] = saved
+    def restore(self, saved: Sequence[tuple[int, Tensor]], together: KvRestore | None = None) -> None:
+        """Write results of `copy_out` to the starts of any different rows. together: None copies one by one."""
+        if together is not None:
+            together(self._both, saved)
+        else:
+            for row, tensor in saved:
+                self._both[:, :, row, :, : tensor.shape[3]] = tensor
+
+
+class KvRestore(Protocol):
+    """Copies saved keys and values to the starts of several rows in one launch."""
+
+    def __call__(self, both: Tensor, saved: Sequence[tuple[int, Tensor]]) -> None:
+        """both: (2, layers, rows, kv_heads, positions, head_dim); saved: for each row (2, layers, kv_heads, length,
+        head_dim), contiguous. The rows are different ones.
+        """
+        ...
 
 
 class RaggedAttention(Protocol):

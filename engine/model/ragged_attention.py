@@ -1,11 +1,12 @@
-"""Selects the attention kernels over filled positions, of frames and of prompts.
+"""Selects the kernels on filled positions: attention of frames and of prompts, and restored voices.
 
-A kernel is used only if its error against masked attention is within tolerance on this device.
+A kernel is used only if its error against its plain twin is within tolerance on this device.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -13,7 +14,7 @@ from typing import TypeVar
 import torch
 
 from .config import TransformerConfig
-from .kv_cache import DecodeView, KvCache, PackedView, PromptAttention, RaggedAttention, SegmentView
+from .kv_cache import DecodeView, KvCache, KvRestore, PackedView, PromptAttention, RaggedAttention, SegmentView
 from .prompt_tokens import POSITION, ROW, Segment
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,17 @@ def verified_prompt_attention(
         return PackedAttention(), prompt_error(PackedAttention(), config, device, dtype, SPLIT)
 
     return _verified(measured, device, dtype, "attention of packed prompts", "masked attention, one prompt at a time")
+
+
+def verified_kv_restore(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> KvRestore | None:
+    """The kernel that restores voices, under the same conditions as `verified_ragged_attention`."""
+
+    def measured() -> tuple[KvRestore, float]:
+        from .kv_restore_kernel import restore
+
+        return restore, 0.0 if restores_equally(restore, config, device, dtype) else math.inf
+
+    return _verified(measured, device, dtype, "restoring voices together", "one copy for each voice")
 
 
 Kernel = TypeVar("Kernel")
@@ -126,3 +138,18 @@ def prompt_error(
     expected = SegmentView(cache, segments, groups, split).attend(q.to(dtype).double(), keys.double(), values.double())
     actual = PackedView(cache, tokens, attention).attend(q.to(dtype), keys, values)
     return float((actual - expected).abs().max() / values.abs().max())
+
+
+def restores_equally(restore: KvRestore, config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel leaves every bit of a cache as the plain twin does, for rows out of order."""
+    generator = torch.Generator(device).manual_seed(0)
+    lengths = {3: 40, 0: 1, 2: 151}
+    saved = [
+        (row, torch.randn(shape, generator=generator, device=device).to(dtype))
+        for row, shape in ((row, (2, 2, config.kv_heads, each, config.head_dim)) for row, each in lengths.items())
+    ]
+    caches = [KvCache(replace(config, layers=2), 5, 160, device, dtype) for _ in range(2)]
+    caches[0].restore(saved)
+    caches[1].restore(saved, restore)
+    plain, together = caches
+    return torch.equal(plain.keys, together.keys) and torch.equal(plain.values, together.values)

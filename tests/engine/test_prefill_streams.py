@@ -146,6 +146,7 @@ def test_a_restored_voice_waits_until_it_is_saved(loaded: ModelRunner, fakes: li
     saved = runner.copy_kv(0, 10)
     runner.assign_stream([1])
     runner.restore_kv(1, saved)
+    runner.prefill([])
     assert saved.written in first.events
     assert saved.written in second.waited
     keys = runner.state.backbone.keys

@@ -156,6 +156,7 @@ def test_frames_and_prefills_do_not_synchronize(checkpoint: Path) -> None:
         codes = np.zeros((20, runner.model.config.codebooks), np.int64)
         runner.prefill([PromptPiece(1, Prefill(0, [[1] * 10, codes])), PromptPiece(3, Prefill(0, [[1] * 7]))])
         runner.restore_kv(2, runner.copy_kv(1, 20))
+        runner.prefill([PromptPiece(2, Prefill(20, [[1] * 7]))])
         runner.start_row(1, 30)
         runner.reset_codec(2)
         runner.apply_changes()
