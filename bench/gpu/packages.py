@@ -26,8 +26,8 @@ TESTS = FIRST | _names("""
 """)
 # The section http: the service and its clients
 HTTP = FIRST | _names("""
-    annotated-doc annotated-types anyio av click fastapi fastapi-offline gunicorn h11 httpcore httptools httpx nvidia-ml-py
-    opentelemetry-api prometheus-client psutil pydantic pydantic-core pydantic-settings python-dotenv
+    annotated-doc annotated-types anyio av click fastapi fastapi-offline gunicorn h11 httpcore httptools httpx
+    nvidia-ml-py opentelemetry-api prometheus-client psutil pydantic pydantic-core pydantic-settings python-dotenv
     python-multipart starlette typing-inspection uvicorn uvicorn-worker uvloop websockets
 """)
 STAGES = {"first": FIRST, "tests": TESTS, "http": HTTP}
