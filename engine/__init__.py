@@ -5,7 +5,7 @@ Importing this package does not import torch; calling `load_engine` or `load_enc
 
 from __future__ import annotations
 
-from .config import AUTO_SLOTS, CPU_SLOTS, FALLBACK_MODEL, HOW_TO_GET_WEIGHTS, EngineConfig
+from .config import AUTO_SLOTS, CPU_SLOTS, FALLBACK_MODEL, HOW_TO_GET_WEIGHTS, KOKORO_MODEL, EngineConfig
 from .errors import (
     CheckpointError,
     CheckpointNotFound,
@@ -45,6 +45,7 @@ __all__ = [
     "FRAME_MILLISECONDS",
     "FRAME_SAMPLES",
     "HOW_TO_GET_WEIGHTS",
+    "KOKORO_MODEL",
     "SAMPLE_RATE",
     "AudioChunk",
     "CheckpointError",
@@ -99,6 +100,10 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Engin
         from .fallback.espeak import EspeakEngine
 
         return EspeakEngine(config, report)
+    if config.model == KOKORO_MODEL:
+        from .kokoro.engine import KokoroEngine
+
+        return KokoroEngine(config, report)
     from .engine_core import CsmEngine
 
     return CsmEngine.load(config, report)

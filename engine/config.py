@@ -11,6 +11,7 @@ AUTO_SLOTS = 0  # EngineConfig.slots: as many as fit
 CPU_SLOTS = 4  # its value on a CPU, if they fit into memory
 MAX_SLOTS = 512  # its maximum: one Python interpreter serves all of them
 FALLBACK_MODEL = "espeak-ng"  # EngineConfig.model: the fallback engine, which needs no weights
+KOKORO_MODEL = "kokoro"  # EngineConfig.model: the neural fallback voice, whose weights are installed packages
 
 SESAME_REPOSITORY = "sesame/csm-1b"  # on the Hugging Face Hub, behind conditions
 OPEN_COPY = "unsloth/csm-1b"  # of it, in transformers' layout
@@ -25,8 +26,8 @@ HOW_TO_GET_WEIGHTS = (
 class EngineConfig:
     """Parameters of `load_engine`.
 
-    model: a directory or a hub id such as "sesame/csm-1b", of a checkpoint or of a LoRA adapter, or "espeak-ng" for the
-        fallback voice.
+    model: a directory or a hub id such as "sesame/csm-1b", of a checkpoint or of a LoRA adapter, "kokoro" for the
+        neural fallback voice, or "espeak-ng" for the fallback voice that needs no weights.
     device: "auto" (cuda where there is one), "cpu", "cuda", "cuda:N".
     dtype: "auto" (bfloat16, or float32 where the CPU is slow at bfloat16), "float32", "bfloat16", "float16".
     depth_weights: of the depth decoder, which reads them once per codebook: "auto" (the dtype of the other weights) or

@@ -1,4 +1,4 @@
-"""The interface of an engine. Implemented by CSM, the espeak-ng fallback and the fake engine of the tests."""
+"""The interface of an engine. Implemented by CSM, the fallbacks (Kokoro, espeak-ng) and the tests' fake engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Progress = Callable[[float, str], None]  # (fraction done from 0 to 1, current a
 class Engine(Protocol):
     """Synthesizes several requests at once. Every method may be called from any thread."""
 
-    name: str  # value of the X-TTS-Engine header: "csm" or "espeak-ng"
+    name: str  # value of the X-TTS-Engine header: "csm", "kokoro" or "espeak-ng"
     slots: int
     sample_rate: int
     max_voice_seconds: float | None  # of a voice recording; None: no limit

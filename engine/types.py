@@ -169,7 +169,7 @@ class Speech:
 class EngineStatus:
     """An engine's state, for /health and /system-status."""
 
-    engine: str  # "csm" or "espeak-ng"
+    engine: str  # "csm", "kokoro" or "espeak-ng"
     device: str
     slots: int
     active: int = 0  # slots in use

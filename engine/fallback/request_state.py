@@ -9,7 +9,7 @@ from ..text import SpokenChunk, request_chunks
 from ..types import SpeechRequest
 from .audio_slices import AudioSlicer, Resampler
 from .espeak_library import EspeakLibrary, Pcm
-from .voices import EspeakVoice
+from .voices import VoiceSelector
 
 _MAX_CHUNK_CHARACTERS = 150  # bounds how far a slot runs ahead of its reader, and how long other slots wait
 
@@ -20,9 +20,20 @@ class FallbackRequest:
     The first text chunk is planned here, each other one when it is due. Raises InvalidRequest.
     """
 
-    def __init__(self, request: SpeechRequest, queue: AudioQueue) -> None:
+    def __init__(
+        self,
+        request: SpeechRequest,
+        queue: AudioQueue,
+        library: EspeakLibrary,
+        voices: VoiceSelector,
+        stopped: Callable[[], bool],
+    ) -> None:
+        """stopped: returns True once the engine closes."""
         self.request = request
         self.queue = queue
+        self._library = library
+        self._voices = voices
+        self._stopped = stopped
         self._chunks = request_chunks(request, _MAX_CHUNK_CHARACTERS)
         self._chunk: SpokenChunk | None = next(self._chunks)  # to be synthesized next; None after the last
         self._slicer = AudioSlicer(request)
@@ -33,10 +44,10 @@ class FallbackRequest:
         """Samples of silence that the request is, if its text is nothing but pauses."""
         return self._chunk.pause_before if self._chunk is not None and not self._chunk.text else None
 
-    @property
-    def needs_chunk(self) -> bool:
-        """True if all synthesized audio has been emitted and the queue has space."""
-        return self._slicer.needs_chunk and not self.queue.full and not self.queue.done
+    def take_turn(self) -> None:
+        self.emit_slices()
+        if self._slicer.needs_chunk and not self.queue.full and not self.queue.done:
+            self.synthesize_chunk()
 
     def emit_slices(self) -> None:
         """Put ready slices into the queue while it has space; end it with the speech."""
@@ -45,8 +56,8 @@ class FallbackRequest:
         if self._slicer.speech_ended:
             self.queue.end()
 
-    def synthesize_chunk(self, library: EspeakLibrary, voice: EspeakVoice, stopped: Callable[[], bool]) -> None:
-        """Synthesize the next text chunk; stops within milliseconds once the reader leaves or `stopped` returns True.
+    def synthesize_chunk(self) -> None:
+        """Synthesize the next text chunk; stops within milliseconds once the reader leaves or the engine closes.
 
         Raises EngineFailed.
         """
@@ -56,7 +67,7 @@ class FallbackRequest:
             self._has_audio = True
             self._slicer.push(resampler.push(pcm))
             self.emit_slices()
-            return not self.queue.done and not stopped()
+            return not self.queue.done and not self._stopped()
 
         if self._chunk is None:  # with ignore_stop the text is repeated
             self._chunks = request_chunks(self.request, _MAX_CHUNK_CHARACTERS)
@@ -67,7 +78,8 @@ class FallbackRequest:
         # Exaggeration sets the pitch range. The sentence pause goes between chunks, not after the last one, and not
         # before a pause that the text asks for.
         pitch_range, pause = round(100 * self.request.exaggeration), not is_last and not chunk.pause_after
-        library.synthesize(chunk.text, voice, pitch_range, pause=pause, sink=on_audio)
+        voice = self._voices.for_request(self.request)
+        self._library.synthesize(chunk.text, voice, pitch_range, pause=pause, sink=on_audio)
         self._slicer.push(resampler.flush())
         self._slicer.end_chunk(is_last or (chunk.is_last and not self._has_audio), chunk.pause_after)
         self.emit_slices()

@@ -15,7 +15,7 @@ from .pitch import median_pitch
 
 @dataclass(frozen=True)
 class EspeakVoice:
-    """American English with one of espeak-ng's voice variants.
+    """English, American unless `language` says else, with one of espeak-ng's voice variants.
 
     hertz: measured median pitch of the variant at the default setting.
     pitch: espeak-ng's pitch setting, 0 to 99; 50 is the default.
@@ -24,10 +24,11 @@ class EspeakVoice:
     variant: str
     hertz: float
     pitch: int = 50
+    language: str = "en-us"
 
     @property
     def name(self) -> str:
-        return f"en-us+{self.variant}"
+        return f"{self.language}+{self.variant}"
 
     def with_pitch(self, hertz: float) -> EspeakVoice:
         """This voice at about the given pitch, clamped to settings that stay intelligible.

@@ -1,0 +1,1 @@
+"""Kokoro-82M behind the engine's interface: a small neural voice for any CPU, without CSM and without torch."""

@@ -1,0 +1,133 @@
+"""Text to Kokoro's phoneme tokens, through espeak-ng."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ..fallback.espeak_library import EspeakLibrary
+from .voices import ENGLISH
+
+MAX_TOKENS = 500  # of one run of the model, which has a style for each number of tokens up to 510
+
+# The ids of Kokoro's symbols, from its configuration; those that English does not use are left out.
+_IDS = {
+    ";": 1,
+    ":": 2,
+    ",": 3,
+    ".": 4,
+    "!": 5,
+    "?": 6,
+    "—": 9,
+    "…": 10,
+    " ": 16,
+    "A": 24,
+    "I": 25,
+    "O": 31,
+    "Q": 33,
+    "T": 36,
+    "W": 39,
+    "Y": 41,
+    "ᵊ": 42,
+    "a": 43,
+    "b": 44,
+    "d": 46,
+    "e": 47,
+    "f": 48,
+    "h": 50,
+    "i": 51,
+    "j": 52,
+    "k": 53,
+    "l": 54,
+    "m": 55,
+    "n": 56,
+    "o": 57,
+    "p": 58,
+    "s": 61,
+    "t": 62,
+    "u": 63,
+    "v": 64,
+    "w": 65,
+    "z": 68,
+    "ɑ": 69,
+    "ɒ": 71,
+    "æ": 72,
+    "ɔ": 76,
+    "ð": 81,
+    "ʤ": 82,
+    "ə": 83,
+    "ɛ": 86,
+    "ɜ": 87,
+    "ɡ": 92,
+    "ɪ": 102,
+    "ŋ": 112,
+    "θ": 119,
+    "ɹ": 123,
+    "ʃ": 131,
+    "ʧ": 133,
+    "ʊ": 135,
+    "ʌ": 138,
+    "ʒ": 147,
+    "ˈ": 156,
+    "ˌ": 157,
+    "ː": 158,
+    "ᵻ": 177,
+}
+# espeak-ng's phonemes in the symbols that Kokoro was trained on: one letter for a diphthong or an affricate.
+_WHOLE = {"ɜː": "ɜɹ", "əl": "ᵊl", "n̩": "ᵊn", "ɾ": "T", "ʔ": "t", "oː": "O", "o": "ɔ"}
+_WITHIN = (
+    *(("aɪ", "I"), ("aʊ", "W"), ("eɪ", "A"), ("oʊ", "O"), ("ɔɪ", "Y"), ("əʊ", "Q"), ("tʃ", "ʧ"), ("dʒ", "ʤ")),
+    *(("ɚ", "əɹ"), ("ɐ", "ə"), ("r", "ɹ"), ("x", "k"), ("ɬ", "l"), ("g", "ɡ"), ("ç", "k")),
+)
+_STRESS = re.compile("[ˈˌ]")
+_LANGUAGE = re.compile(r"\([a-z-]+\)")  # espeak-ng tells so where it changes to the language of another script
+_MARKS = re.compile(r"[.,;:!?—…]+(?=\s|$)")  # within a word they are no pause
+_PAUSES = str.maketrans({"。": ". ", "，": ", ", "、": ", ", "！": "! ", "？": "? ", "；": "; ", "：": ": ", "–": "—"})
+
+
+def tokens_of(text: str, library: EspeakLibrary) -> list[list[int]]:
+    """Token ids of a text in pieces of at most MAX_TOKENS; none if there is nothing to say. Raises EngineFailed."""
+    text = re.sub(r"\s*—\s*", "— ", text.translate(_PAUSES))
+    marks = [match.group() for match in _MARKS.finditer(text)]
+    runs = [" ".join(run.split()) for run in _MARKS.split(text)]
+    spoken = library.phonemes(runs, ENGLISH)
+    pieces = []
+    for index, transcription in enumerate(spoken):
+        words = [_symbols(word) for word in _LANGUAGE.sub("", transcription).split()]
+        mark = marks[index][-1] if index < len(marks) else ""
+        if any(words):
+            pieces.append(_separated(" ".join(filter(None, words))) + mark)
+    return [[_IDS[symbol] for symbol in piece] for piece in _bounded(" ".join(pieces))]
+
+
+def _symbols(word: str) -> str:
+    """A word of phonemes separated by `_` in Kokoro's symbols, without those that it does not know."""
+    symbols = ""
+    for phoneme in word.split("_"):
+        bare = _STRESS.sub("", phoneme)
+        stress = phoneme[: len(phoneme) - len(phoneme.lstrip("ˈˌ"))]
+        if bare in _WHOLE:
+            bare = _WHOLE[bare]
+        else:
+            for sound, symbol in _WITHIN:
+                bare = bare.replace(sound, symbol)
+        symbols += stress + bare.replace("ː", "")
+    known = "".join(symbol for symbol in symbols if symbol in _IDS)
+    return known.replace("ɹɹ", "ɹ") if _STRESS.sub("", known) else ""
+
+
+def _separated(sounds: str) -> str:
+    """Articles that espeak-ng joins to the word before them, as words of their own."""
+    sounds = re.sub(r"(?<=[ɔəɪɹvtnɛɒ])ðə(?= |$)", " ðə", sounds)
+    return re.sub(r"(?<![^ ])(əv|ɪn|ɔn|ɒn)ə(?= |$)", r"\1 ə", sounds)
+
+
+def _bounded(sounds: str) -> Iterator[str]:
+    """Cut at the last space before MAX_TOKENS."""
+    while len(sounds) > MAX_TOKENS:
+        cut = sounds.rfind(" ", 1, MAX_TOKENS)
+        cut = MAX_TOKENS if cut < 0 else cut
+        yield sounds[:cut]
+        sounds = sounds[cut:].lstrip()
+    if sounds:
+        yield sounds
