@@ -63,8 +63,8 @@ class Settings(BaseSettings):
         default="auto", description="auto (as DTYPE says) or int8 (half the bytes, other codes)"
     )
     compile: Literal["auto", "on", "off"] = Field(default="auto", description="auto (on for a GPU), on or off")
-    fallback_engine: Literal["espeak-ng", "none"] = Field(
-        default="espeak-ng", description="espeak-ng, or none to fail without CSM's weights"
+    fallback_engine: Literal["kokoro", "espeak-ng", "none"] = Field(
+        default="kokoro", description="kokoro, espeak-ng, or none to fail without CSM's weights"
     )
 
     # Voices

@@ -25,6 +25,7 @@ from .exit_status import EXIT_HELP, CommandFailed, ExitStatus, one_line
 from .progress import Progress
 from .text_stream import read_text, utterances
 
+_FALLBACKS = ("kokoro", "espeak-ng")  # names of engines that speak where CSM's weights are missing
 _EXAMPLES = f"""examples:
   csm-serve speak "Hello there."                         to the loudspeaker
   csm-serve speak "Hello there." --voice amy.wav -o hello.mp3
@@ -174,7 +175,7 @@ class _SpeechWriter:
     def _summary(self, seconds: float) -> str:
         where = "" if self._target in (None, STDOUT) else f"{one_line(str(self._target))}: "
         speed = f", {self._samples / SAMPLE_RATE / seconds:.1f} times real time" if where else ""
-        fallback = " (fallback espeak-ng: the service has no CSM weights)" if self._engine == "espeak-ng" else ""
+        fallback = f" (fallback {self._engine}: the service has no CSM weights)" if self._engine in _FALLBACKS else ""
         return f"{where}{self._status()}{speed}{fallback}"
 
 

@@ -58,7 +58,7 @@ class Health:
 
 @dataclass(frozen=True)
 class SpeechHead:
-    """Headers of an audio response. engine: csm, or espeak-ng without weights."""
+    """Headers of an audio response. engine: csm, or kokoro or espeak-ng without weights."""
 
     media_type: str
     sample_rate: int

@@ -27,7 +27,7 @@ INTERVAL_SECONDS = 0.1
 _INTERVALS_PER_COUNT = 10  # CPU time is read less often: it takes one file per thread
 _PARTS = (
     ("encode", "encoding"),
-    *((each, "engine") for each in ("csm-engine", "fake-engine", "espeak-ng")),
+    *((each, "engine") for each in ("csm-engine", "fake-engine", "kokoro", "espeak-ng")),
 )
 _TASKS = Path("/proc/self/task")
 

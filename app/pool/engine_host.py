@@ -16,6 +16,7 @@ from engine import (
     CPU_SLOTS,
     FALLBACK_MODEL,
     HOW_TO_GET_WEIGHTS,
+    KOKORO_MODEL,
     CheckpointNotFound,
     Codes,
     Engine,
@@ -43,6 +44,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_SPEAKER = "speaker_0"
 SMALL_MODEL = Path(__file__).resolve().parents[2] / "models" / "csm-mini"
+FALLBACKS = (KOKORO_MODEL, FALLBACK_MODEL)  # the engines used without CSM's weights, the first that loads
 _LOADED = 0.8  # share of the start's progress for loading the model; the rest is for voices
 
 Loader = Callable[[EngineConfig, Progress], Engine]
@@ -85,7 +87,6 @@ class EngineHost:
     """Loads the engine in a thread, so that /health responds immediately.
 
     loader: builds an engine from a config.
-    small_model: the directory of the small CSM used if CSM's weights are missing; it need not exist.
     components: state of what this worker runs beside the engine.
     on_change: called, from any thread, when `status` or `load` have changed.
     on_voice_encoded: called, from any thread, for each voice on disk that was encoded ahead of its first request.
@@ -98,7 +99,6 @@ class EngineHost:
         assignment: WorkerAssignment,
         voices: VoiceStore,
         loader: Loader = load_engine,
-        small_model: Path = SMALL_MODEL,
         components: Components | None = None,
     ) -> None:
         self._settings = settings
@@ -106,7 +106,6 @@ class EngineHost:
         self._voices = voices
         self._lexicon_file = LexiconFile(settings.lexicon)
         self._loader = loader
-        self._small_model = small_model
         self.on_change: Callable[[], None] = lambda: None
         self.on_voice_encoded: Callable[[], None] = lambda: None
         self.check_components: Callable[[], None] = lambda: None
@@ -291,6 +290,8 @@ class EngineHost:
                 configured, slots, self._settings.audio_queue_slices, self._report_loading
             ), FAKE_MODEL
         model = configured or DEFAULT_MODEL
+        if model == SMALL_MODEL.name and not Path(model).exists():
+            model = str(SMALL_MODEL)
         try:
             return self._loader(self._config(model), self._report_loading), Path(model).name
         except CheckpointNotFound as error:
@@ -302,19 +303,18 @@ class EngineHost:
         return self._build_fallback(reason)
 
     def _build_fallback(self, reason: str) -> tuple[Engine, str]:
-        """The engine used without CSM's weights: the small CSM if it exists, else the fallback voice."""
-        if (self._small_model / "config.json").is_file():
+        """The engine used without CSM's weights: the neural voice, or espeak-ng where it cannot be loaded."""
+        chain = FALLBACKS[FALLBACKS.index(self._settings.fallback_engine) :]
+        for name in chain[:-1]:
             try:
-                engine = self._loader(self._config(str(self._small_model)), self._report_loading)
+                engine = self._loader(self._config(name), self._report_loading)
             except EngineError as error:
-                _log.warning("%s cannot be loaded: %s", self._small_model, error)
+                _log.warning("the fallback voice %s cannot be loaded: %s", name, error)
             else:
-                name = self._small_model.name
-                _log.warning("using %s, a small demonstration model: CSM's weights are missing: %s", name, reason)
+                _log.warning("using the fallback voice, %s: CSM's weights are missing: %s", name, reason)
                 return engine, name
-        fallback = self._settings.fallback_engine
-        _log.warning("using the fallback voice, %s: CSM's weights are missing: %s", fallback, reason)
-        return self._loader(self._config(FALLBACK_MODEL), self._report_loading), fallback
+        _log.warning("using the fallback voice, %s: CSM's weights are missing: %s", chain[-1], reason)
+        return self._loader(self._config(chain[-1]), self._report_loading), chain[-1]
 
     def _report_loading(self, share: float, what: str) -> None:
         self._report(share * _LOADED, what)
@@ -347,6 +347,8 @@ class EngineHost:
             )
             self._report(_LOADED, f"generating the voice of {DEFAULT_SPEAKER}")
             speakers.get(0)
+        elif engine.name in FALLBACKS:
+            _log.warning("%s does not clone: it speaks a recording in the nearest of its own voices", engine.name)
         self._encode_voices(engine)
         self.check_components()
         admission = Admission(

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from ..observability.components import COMPONENTS, ComponentName, ComponentState
+from ..pool.engine_host import FALLBACKS
 from ..pool.worker_registry import WorkerRecord
 from ..state import StateDep
 
@@ -73,6 +74,7 @@ async def health(state: StateDep) -> JSONResponse:
             "error": each.error or None,
             "engine": each.engine or None,
             "model": each.model or None,
+            "clones_voices": each.engine not in FALLBACKS if each.engine else None,
         }
         for each in records
         if each.has_engine

@@ -17,7 +17,17 @@ const WORDS = {
 };
 
 // Models used without CSM-1B's weights, by their names in /health.
-const FALLBACK_MODELS = { "csm-mini": "csm-mini, a small demonstration voice,", "espeak-ng": "espeak-ng" };
+const FALLBACK_MODELS = {
+  kokoro: "Kokoro, a small neural voice,",
+  "csm-mini": "csm-mini, a small demonstration voice,",
+  "espeak-ng": "espeak-ng",
+};
+// How each of them treats a recording.
+const FALLBACK_LIMITS = {
+  kokoro: "Kokoro speaks English and does not clone: it speaks a recording in the nearest of its own voices.",
+  "csm-mini": "This demonstration sounds robotic and follows little more than the pitch of a voice.",
+  "espeak-ng": "This fallback sounds robotic and follows only the pitch of a voice.",
+};
 
 export class ServiceStatus {
   /** Name of the engine, or of all engines in use; null before one is ready. */
@@ -60,6 +70,7 @@ export class ServiceStatus {
     const fallback = engines.flatMap((each) => [each.model, each.engine]).find((name) => name in FALLBACK_MODELS);
     byId("stand-in").hidden = !fallback;
     byId("stand-in-name").textContent = FALLBACK_MODELS[fallback] ?? "";
+    byId("stand-in-limits").textContent = FALLBACK_LIMITS[fallback] ?? "";
     if (this.#state === "ok" || this.#state === "degraded") {
       for (const resolve of this.#waiting.splice(0)) resolve();
     }

@@ -114,6 +114,7 @@ def test_a_fallback_model_is_shown(slow_page: Page) -> None:
     slow_page.press("stand-in-name")
     hint = slow_page.text("stand-in")
     assert "espeak-ng" in hint
+    assert "follows only the pitch of a voice" in hint
     assert 0 < hint.index("make serve MODEL=unsloth/csm-1b") < hint.index("HF_TOKEN")
     assert "sesame/csm-1b" in hint
 

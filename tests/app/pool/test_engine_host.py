@@ -12,7 +12,7 @@ import pytest
 from app.errors import ComponentFailed, Unavailable, UnknownVoice
 from app.observability.components import ComponentStatus
 from app.pool.assignment import WorkerAssignment
-from app.pool.engine_host import DEFAULT_MODEL, EngineHost, with_advice
+from app.pool.engine_host import DEFAULT_MODEL, SMALL_MODEL, EngineHost, with_advice
 from app.pool.worker_registry import RestartDelay
 from app.settings import Settings
 from app.voices.store import VoiceStore
@@ -20,6 +20,7 @@ from engine import (
     AUTO_SLOTS,
     FALLBACK_MODEL,
     HOW_TO_GET_WEIGHTS,
+    KOKORO_MODEL,
     CheckpointError,
     CheckpointNotFound,
     Engine,
@@ -47,7 +48,7 @@ def start(settings: Settings) -> Iterator[Start]:
     def begin(loader: Callable[[EngineConfig, Progress], Engine], **changes: object) -> EngineHost:
         changed = settings.model_copy(update={"model_path": None, **changes})
         voices = VoiceStore(changed.preloaded_voices_dir, changed.voices_dir)
-        host = EngineHost(changed, WorkerAssignment(), voices, loader, changed.voices_dir / "no-small-model")
+        host = EngineHost(changed, WorkerAssignment(), voices, loader)
         hosts.append(host)
         host.start()
         assert host._thread is not None
@@ -93,36 +94,34 @@ def test_missing_weights_use_the_fallback_and_log_how_to_get_them(
     assert (resolved.voice, resolved.speaker) == (None, 7)
 
 
-def test_the_small_csm_is_used_before_the_fallback(
-    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    small = tmp_path / "csm-small"
-    small.mkdir()
-    (small / "config.json").touch()
-
+def test_the_neural_voice_is_used_before_espeak(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     def load(config: EngineConfig, progress: Progress) -> Engine:
         if config.model == DEFAULT_MODEL:
             raise CheckpointNotFound("no access to the hub")
-        return FakeEngine(config.slots, FakeOptions(name=FALLBACK_MODEL if config.model == FALLBACK_MODEL else "csm"))
+        return FakeEngine(config.slots, FakeOptions(name=config.model))
 
     def load_damaged(config: EngineConfig, progress: Progress) -> Engine:
-        if config.model == str(small):
-            raise CheckpointError("a tensor is missing")
+        if config.model == KOKORO_MODEL:
+            raise CheckpointError("a package is missing")
         return load(config, progress)
 
-    found = []
-    for loader in (load, load_damaged):
-        voices = VoiceStore(settings.preloaded_voices_dir, settings.voices_dir)
-        changed = settings.model_copy(update={"model_path": None})
-        host = EngineHost(changed, WorkerAssignment(), voices, loader, small)
-        host.start()
-        assert host._thread is not None
-        host._thread.join(60)
-        found.append((host.status().engine, host.status().model))
-        host.close()
-    assert found == [("csm", "csm-small"), (FALLBACK_MODEL, "espeak-ng")]
-    assert caplog.text.count("HF_TOKEN") == 2  # once for each start: how to hear CSM-1B
-    assert "a tensor is missing" in caplog.text
+    hosts = [start(load), start(load_damaged), start(load, fallback_engine=FALLBACK_MODEL)]
+    names = [KOKORO_MODEL, FALLBACK_MODEL, FALLBACK_MODEL]
+    assert [(host.status().engine, host.status().model) for host in hosts] == list(zip(names, names, strict=True))
+    assert caplog.text.count("HF_TOKEN") == 3  # once for each start: how to hear CSM-1B
+    assert caplog.text.count("a package is missing") == 1
+    assert caplog.text.count("does not clone") == 3
+
+
+def test_csm_mini_is_served_by_its_name(start: Start) -> None:
+    models: list[str] = []
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        models.append(config.model)
+        return FakeEngine(config.slots, FakeOptions(name="csm"))
+
+    assert start(load, model_path="csm-mini").status().model == "csm-mini"
+    assert models == [str(SMALL_MODEL)]
 
 
 @pytest.mark.parametrize("why", ["no access to the hub", f"sesame/csm-1b is gated. {HOW_TO_GET_WEIGHTS}"])
