@@ -46,6 +46,7 @@ UNDECLARED = {
     "pydantic": "fastapi's models; fastapi requires it",
     "triton": "the compiler of torch's wheels, which require it",
     "typing_extensions": "pydantic requires it",
+    "uvloop": "uvicorn[standard] requires it",
     "websockets": "uvicorn[standard] requires it",
 }
 # Imports that requirements.lock does not hold, and why. The development lock does.
