@@ -46,19 +46,34 @@ class ServiceError(Exception):
         return {"detail": self.detail, "code": self.code}
 
     def body_at(self, path: str) -> dict[str, object]:
-        """The response body on a path; under /v1 with OpenAI's `error` too."""
-        return {**self.body, **openai_error(path, self.status, self.detail, self.code)}
+        """The response body on a path, in the format of the clients that call it."""
+        return error_body(path, self.status, self.detail, self.code)
 
 
-def openai_error(path: str, status: int, detail: str, code: str) -> dict[str, object]:
-    """The `error` field that OpenAI's clients expect, under /v1; empty on other paths."""
+def error_body(path: str, status: int, detail: str, code: str) -> dict[str, object]:
+    """The body of an error response on a path.
+
+    On ElevenLabs' paths `detail` is the object that its clients read; elsewhere under /v1 OpenAI's `error` is added.
+    """
+    if path in _ELEVENLABS_PATHS or path.startswith(_ELEVENLABS_PREFIXES):
+        return {"detail": {"status": _ELEVENLABS_STATUSES.get(code, code), "message": detail}, "code": code}
     if not path.startswith("/v1/"):
-        return {}
+        return {"detail": detail, "code": code}
     kind = "server_error" if status >= 500 else _OPENAI_KINDS.get(status, "invalid_request_error")
-    return {"error": {"message": detail, "type": kind, "param": None, "code": code}}
+    return {"detail": detail, "code": code, "error": {"message": detail, "type": kind, "param": None, "code": code}}
 
 
 _OPENAI_KINDS = {401: "authentication_error", 429: "rate_limit_error"}
+_ELEVENLABS_PATHS = frozenset({"/v1/voices", "/v2/voices", "/v1/user/subscription"})
+_ELEVENLABS_PREFIXES = ("/v1/text-to-speech/", "/v1/voices/")
+# Where ElevenLabs has a name of its own for what a code means.
+_ELEVENLABS_STATUSES = {
+    "unauthorized": "invalid_api_key",
+    "unknown_voice": "voice_not_found",
+    "text_too_long": "max_character_limit_exceeded",
+    "unknown_format": "invalid_output_format",
+    "busy": "system_busy",
+}
 
 
 class BadRequest(ServiceError):

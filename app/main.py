@@ -40,6 +40,7 @@ from .pool.worker_gauges import worker_gauges
 from .realtime.service import RealtimeService
 from .routers import (
     docs,
+    elevenlabs,
     health,
     legacy,
     openai,
@@ -116,7 +117,21 @@ def create_app(
         service, choose_language_model(settings), choose_transcriber(settings), settings.realtime_sessions_per_worker
     )
     error_handlers.install(application)
-    for each in (speech, websocket, realtime, transcriptions, legacy, openai, voices, health, system, docs, page):
+    routers = (
+        speech,
+        websocket,
+        realtime,
+        transcriptions,
+        legacy,
+        openai,
+        elevenlabs,
+        voices,
+        health,
+        system,
+        docs,
+        page,
+    )
+    for each in routers:
         for route in each.router.routes:
             if isinstance(route, APIRoute):  # else the reference would show the function's name
                 route.summary = route.description.partition("\n")[0].rstrip(".")
@@ -129,7 +144,7 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     upload_limit = int(settings.max_upload_mb * _MIB) + _MIB  # plus the multipart form
 
     def body_limit(path: str) -> int:
-        takes_uploads = path in ("/voices", "/v1/audio/transcriptions") or path.startswith("/voices/")
+        takes_uploads = path in ("/voices", "/v1/voices/add", "/v1/audio/transcriptions") or path.startswith("/voices/")
         return upload_limit if takes_uploads else settings.json_limit
 
     return [

@@ -17,6 +17,7 @@ from .early_response import refuse
 OPEN_PATHS = frozenset({"/", "/health", "/livez", "/readyz", "/ping"})  # all other paths need a key
 OPEN_FILES = re.compile(r"/static(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")  # no ".." and no escapes
 
+_KEY_HEADERS = (b"x-api-key", b"xi-api-key")  # ElevenLabs' clients send the second
 _QUERY_NAME = b"api_key"
 _KEY_PROTOCOL = "openai-insecure-api-key."
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
@@ -25,9 +26,9 @@ _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 class ApiKeyMiddleware:
     """Passes requests and WebSockets with one of the keys, and requests to an open path; refuses others with 401.
 
-    The key is sent as `X-API-Key`, as `Authorization: Bearer`, or as `api_key` in the query string. It is removed
-    from the query string, so that no later layer can log it. A WebSocket may also send it as the subprotocol
-    `openai-insecure-api-key.KEY`, as OpenAI's clients in browsers do.
+    The key is sent as `X-API-Key` (or `xi-api-key`), as `Authorization: Bearer`, or as `api_key` in the query string.
+    It is removed from the query string, so that no later layer can log it. A WebSocket may also send it as the
+    subprotocol `openai-insecure-api-key.KEY`, as OpenAI's clients in browsers do.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
@@ -68,7 +69,7 @@ def _is_open(scope: Scope) -> bool:
 
 def _sent_keys(scope: Scope) -> Iterator[bytes]:
     for name, value in scope["headers"]:
-        if name == b"x-api-key":
+        if name in _KEY_HEADERS:
             yield value.strip()
         elif name == b"authorization" and value[:7].lower() == b"bearer ":
             yield value[7:].strip()
@@ -102,4 +103,4 @@ async def _deny(scope: Scope, send: Send) -> None:
             "headers": [(b"content-type", b"application/json")],
         }
     )
-    await send({"type": "websocket.http.response.body", "body": json.dumps(error.body).encode()})
+    await send({"type": "websocket.http.response.body", "body": json.dumps(error.body_at(scope["path"])).encode()})

@@ -1,4 +1,4 @@
-"""Error handlers: every error response is {"detail", "code"} (API.md section 7)."""
+"""Error handlers: every error response is {"detail", "code"} (API.md section 7), in the format of its path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.routing import compile_path
 
 import engine
 
-from ..errors import ServiceError, Unprocessable, from_engine, openai_error
+from ..errors import ServiceError, Unprocessable, error_body, from_engine
 from ..observability.request_log import record_of
 
 _MAX_ECHO = 60  # characters of an invalid value that are sent back
@@ -60,8 +60,7 @@ async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request.app, path)) or headers.get("Allow", "")
         detail = f"{path[:_MAX_ECHO]} takes {headers['Allow']}, not {request.method}"
-    body = {"detail": detail, "code": code, **openai_error(path, error.status_code, detail, code)}
-    return JSONResponse(body, error.status_code, headers=headers)
+    return JSONResponse(error_body(path, error.status_code, detail, code), error.status_code, headers=headers)
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Annotated, Literal
 
 import anyio.to_thread
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..audio.encoders import FORMATS, Format, choose_format
@@ -14,6 +14,7 @@ from ..audio.postprocessing import resolve_watermark_key, with_effects
 from ..errors import NotFound
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
+from ..schemas.elevenlabs import ElevenLabsModel
 from ..schemas.errors import SPEECH_ERRORS, error_responses
 from ..schemas.parameters import RequestParameters
 from ..schemas.speech import SampleRate, SpeechParameters, require_text
@@ -136,8 +137,21 @@ async def voices(state: StateDep) -> OpenAIVoices:
 
 
 @router.get("/models")
-async def models(state: StateDep) -> OpenAIModels:
-    """The service's one model."""
+async def models(
+    state: StateDep, xi_api_key: Annotated[str | None, Header(description="ElevenLabs' clients send it.")] = None
+) -> OpenAIModels | list[ElevenLabsModel]:
+    """The service's one model; as ElevenLabs lists it where the key is in `xi-api-key`."""
+    if xi_api_key is not None:
+        name, limit = _model_id(state), state.settings.max_text_length
+        return [
+            ElevenLabsModel(
+                model_id=name,
+                name=name,
+                max_characters_request_free_user=limit,
+                max_characters_request_subscribed_user=limit,
+                maximum_text_length_per_request=limit,
+            )
+        ]
     return OpenAIModels(data=[OpenAIModel(id=_model_id(state))])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 
@@ -24,6 +24,8 @@ from ..voices.voice_id import RULES, canonical_id
 _query_executor = ThreadPoolExecutor(4, thread_name_prefix="query-voices")
 # One thread per recording that is decoded concurrently; each is decoded in a separate process.
 _store_executor = ThreadPoolExecutor(min(2, MachineLimits().cores().threads()), thread_name_prefix="store-voice")
+
+_Result = TypeVar("_Result")
 
 _FORM: dict[str, Any] = {
     "requestBody": {
@@ -72,8 +74,8 @@ async def upload(request: Request, state: StateDep) -> VoiceStored:
         voice_id = form.voice_id or form.file_name
         if not voice_id:
             raise Unprocessable("the file has no name: send a voice_id", code="bad_voice_id")
-        voice = await _store(state.voices.add, voice_id, form)
-    await _prepare_ahead(state, voice.voice_id)
+        voice = await store_recording(state.voices.add, voice_id, form)
+    await prepare_ahead(state, voice.voice_id)
     return VoiceStored(voice_id=voice.voice_id, message="Voice uploaded successfully.", warnings=list(voice.warnings))
 
 
@@ -90,21 +92,21 @@ async def replace(voice_id: str, request: Request, state: StateDep) -> VoiceStor
             raise Unprocessable(
                 "voice_id in the form differs from the one in the path: omit it", code="invalid_parameter"
             )
-        voice = await _store(state.voices.replace, voice_id, form)
-    await _prepare_ahead(state, voice.voice_id)
+        voice = await store_recording(state.voices.replace, voice_id, form)
+    await prepare_ahead(state, voice.voice_id)
     return VoiceStored(voice_id=voice.voice_id, message="Voice replaced successfully.", warnings=list(voice.warnings))
 
 
 @router.get("/voices", response_model=list[str], responses=error_responses(401))
 async def ids(state: StateDep) -> list[str]:
     """The ids of all voices."""
-    return await run_in_executor(_query_executor, state.voices.ids)
+    return await query_voices(state.voices.ids)
 
 
 @router.get("/voices/{voice_id}", response_model=VoiceDetails, responses=error_responses(401, 404, *_UPLOAD_ERRORS))
 async def details(voice_id: str, state: StateDep) -> VoiceDetails:
     """Details of a voice."""
-    voice = await run_in_executor(_query_executor, lambda: state.voices.get(voice_id))
+    voice = await query_voices(lambda: state.voices.get(voice_id))
     return VoiceDetails(
         id=voice.voice_id,
         seconds=round(voice.seconds, 3),
@@ -118,16 +120,21 @@ async def details(voice_id: str, state: StateDep) -> VoiceDetails:
 @router.delete("/voices/{voice_id}", response_model=VoiceDeleted, responses=error_responses(401, 403, 404, 422, 503))
 async def delete(voice_id: str, state: StateDep) -> VoiceDeleted:
     """Delete an uploaded voice."""
-    await run_in_executor(_query_executor, lambda: state.voices.delete(voice_id))
+    await query_voices(lambda: state.voices.delete(voice_id))
     return VoiceDeleted(message=f"Voice '{canonical_id(voice_id)}' deleted successfully.")
 
 
-async def _store(store: Callable[[str, bytes, str], Voice], voice_id: str, form: VoiceUpload) -> Voice:
+async def query_voices(query: Callable[[], _Result]) -> _Result:
+    """Run a query of the voice store in a thread."""
+    return await run_in_executor(_query_executor, query)
+
+
+async def store_recording(store: Callable[[str, bytes, str], Voice], voice_id: str, form: VoiceUpload) -> Voice:
     """Read and store a recording in a thread, so that no more recordings are in memory than there are threads."""
     return await run_in_executor(_store_executor, lambda: store(voice_id, form.recording.file.read(), form.transcript))
 
 
-async def _prepare_ahead(state: AppState, voice_id: str) -> None:
+async def prepare_ahead(state: AppState, voice_id: str) -> None:
     """Have a voice encoded ahead of its first request, in the background."""
     try:
         await state.pool.prepare_voice(voice_id)

@@ -19,3 +19,22 @@ class ErrorBody(BaseModel):
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that can answer with these error statuses."""
     return {status: {"model": ErrorBody} for status in statuses}
+
+
+class ElevenLabsErrorDetail(BaseModel):
+    """status: machine-readable, by ElevenLabs' names where it has one. message: what is wrong and what to do."""
+
+    status: str
+    message: str
+
+
+class ElevenLabsErrorBody(BaseModel):
+    """Every error on ElevenLabs' routes. code: as on all other routes."""
+
+    detail: ElevenLabsErrorDetail
+    code: str
+
+
+def elevenlabs_error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for ElevenLabs' clients that can answer with these error statuses."""
+    return {status: {"model": ElevenLabsErrorBody} for status in statuses}

@@ -98,6 +98,10 @@ class VoiceStore:
         folder, name = self._find(canonical_id(voice_id))
         return self._loader.load(folder, name)
 
+    def is_preloaded(self, voice_id: str) -> bool:
+        """Whether a full id, as `ids` lists it, is of a preloaded voice. Reads no recording."""
+        return self._preloaded.stat_file(canonical_id(voice_id)) is not None
+
     def load_all(self) -> Iterator[tuple[str, Voice | ServiceError]]:
         """Load every voice in turn, with its error if that fails. One decoder makes it faster than `get` for each.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 from python_multipart.multipart import parse_options_header
@@ -17,8 +17,27 @@ from ..observability.request_log import record_of
 from .transcript import MAX_BYTES
 
 UPLOAD_SECONDS = 300.0  # 25 MB take 200 s at 1 Mbit/s
-_FIELDS = ("file", "transcript", "voice_id")
-_EXAMPLE = "for example: curl -F file=@amy.wav -F 'transcript=Its words.'"
+
+
+@dataclass(frozen=True)
+class UploadFields:
+    """The names of a form's fields. others: text fields that the form may hold beside these three."""
+
+    file: str = "file"
+    transcript: str = "transcript"
+    voice_id: str = "voice_id"
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.file, self.transcript, self.voice_id, *self.others)
+
+    @property
+    def example(self) -> str:
+        return f"for example: curl -F {self.file}=@amy.wav -F '{self.transcript}=Its words.'"
+
+
+_VOICES_FORM = UploadFields()
 
 
 class UploadTooSlow(BadRequest):
@@ -37,11 +56,13 @@ class VoiceUpload:
 
     recording: spooled to disk unless small; closed at the end of `read_upload`'s context.
     voice_id: None if the form has none.
+    others: the form's other fields, those it has.
     """
 
     recording: UploadFile
     transcript: str
     voice_id: str | None
+    others: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:
@@ -49,23 +70,25 @@ class VoiceUpload:
 
 
 @asynccontextmanager
-async def read_upload(request: Request) -> AsyncIterator[VoiceUpload]:
+async def read_upload(request: Request, fields: UploadFields = _VOICES_FORM) -> AsyncIterator[VoiceUpload]:
     """Parse the form in a request's body. Its temporary file is unnamed, and always removed.
 
     Raises UnsupportedMedia for another content type, BadRequest if the form is malformed, incomplete or too slow,
     Unprocessable if fields are missing, unknown or repeated.
     """
-    async with read_form(request, len(_FIELDS)) as form:
-        yield _to_upload(form)
+    async with read_form(request, len(fields.names), fields.example) as form:
+        yield _to_upload(form, fields)
 
 
 @asynccontextmanager
-async def read_form(request: Request, max_fields: int) -> AsyncIterator[FormData]:
+async def read_form(request: Request, max_fields: int, example: str = _VOICES_FORM.example) -> AsyncIterator[FormData]:
     """Parse a form with at most one file and max_fields other fields, each of at most MAX_BYTES.
+
+    example: how to send one, for error messages.
 
     Raises UnsupportedMedia for another content type, BadRequest if the form is malformed, incomplete or too slow.
     """
-    _check_type(request.headers.get("content-type", ""))
+    _check_type(request.headers.get("content-type", ""), example)
     try:
         with anyio.fail_after(UPLOAD_SECONDS):
             form = await _FormParser(request, max_fields).parse()
@@ -100,26 +123,34 @@ class _FormParser(MultiPartParser):
             raise MultiPartException("the last boundary is missing")
 
 
-def _check_type(content_type: str) -> None:
+def _check_type(content_type: str, example: str) -> None:
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
-        raise UnsupportedMedia(f"Content-Type must be multipart/form-data, {_EXAMPLE}")
+        raise UnsupportedMedia(f"Content-Type must be multipart/form-data, {example}")
     # Some of Python's codecs take quadratic time, or raise undocumented exceptions.
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8", b"us-ascii"):
         raise UnsupportedMedia("the charset of the form must be utf-8: use it, or leave it out")
 
 
-def _to_upload(form: FormData) -> VoiceUpload:
+def _to_upload(form: FormData, fields: UploadFields) -> VoiceUpload:
     for name in form:
-        if name not in _FIELDS:
+        if name not in fields.names:
             raise Unprocessable(
-                f"{name[:60]!r} is not a field of this form: use {', '.join(_FIELDS)}", code="invalid_parameter"
+                f"{name[:60]!r} is not a field of this form: use {', '.join(fields.names)}", code="invalid_parameter"
             )
         if len(form.getlist(name)) > 1:
             raise Unprocessable(f"{name} is repeated: send it once", code="invalid_parameter")
-    recording, transcript, voice_id = (form.get(name) for name in _FIELDS)
+    recording = form.get(fields.file)
     if not isinstance(recording, UploadFile):
-        raise Unprocessable(f"file is missing: send the recording as a file in that field, {_EXAMPLE}", code="no_file")
-    if isinstance(transcript, UploadFile) or isinstance(voice_id, UploadFile):
-        raise Unprocessable("transcript and voice_id are text, not files", code="invalid_parameter")
-    return VoiceUpload(recording, transcript or "", voice_id or None)
+        raise Unprocessable(
+            f"{fields.file} is missing: send the recording as a file in that field, {fields.example}", code="no_file"
+        )
+    texts: dict[str, str] = {}
+    for name, value in form.items():
+        if name == fields.file:
+            continue
+        if isinstance(value, UploadFile):
+            raise Unprocessable(f"{name} is text, not a file", code="invalid_parameter")
+        texts[name] = value
+    others = {name: texts[name] for name in fields.others if name in texts}
+    return VoiceUpload(recording, texts.get(fields.transcript, ""), texts.get(fields.voice_id) or None, others)

@@ -57,6 +57,9 @@ def check_error_body(status: int, content: bytes) -> None:
         error = json.loads(content)
         error.pop("error", None)  # under /v1: the same error in OpenAI's format
         assert set(error) == {"detail", "code"}
+        if isinstance(error["detail"], dict):  # in ElevenLabs' format
+            assert set(error["detail"]) == {"status", "message"}
+            error = {"code": error["code"], **error["detail"]}
         assert all(isinstance(value, str) and value for value in error.values())
 
 

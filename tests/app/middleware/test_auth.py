@@ -27,6 +27,7 @@ class Inside:
     ("headers", "query"),
     [
         (((b"x-api-key", b"first-key"),), b""),
+        (((b"xi-api-key", b"first-key"),), b""),
         (((b"x-api-key", "zweiter-schlüssel".encode()),), b""),
         (((b"authorization", b"Bearer first-key"),), b""),
         (((b"authorization", b"bearer  first-key"),), b""),

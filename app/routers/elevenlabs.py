@@ -1,0 +1,218 @@
+"""ElevenLabs-compatible routes (API.md section 11)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+
+from ..audio.encoders import FORMATS
+from ..errors import Unprocessable
+from ..responses.streaming import SpeechResponse
+from ..schemas.elevenlabs import (
+    DEFAULT_OUTPUT_FORMAT,
+    ElevenLabsSpeech,
+    ElevenLabsSubscription,
+    ElevenLabsVoice,
+    ElevenLabsVoiceDeleted,
+    ElevenLabsVoicePage,
+    ElevenLabsVoices,
+    ElevenLabsVoiceStored,
+    encoded_format,
+    parse_flag,
+)
+from ..schemas.errors import SPEECH_ERRORS, elevenlabs_error_responses
+from ..state import AppState, StateDep
+from ..voices.openai_voices import OPENAI_VOICES
+from ..voices.recording_decoder import FORMATS as RECORDING_FORMATS
+from ..voices.speakers import speaker_number
+from ..voices.upload import UploadFields, read_upload
+from ..voices.voice_id import is_voice_id, stem_of, suggest_id
+from .voices import prepare_ahead, query_voices, store_recording
+
+_SPEAKERS = tuple(f"speaker_{number}" for number in range(len(OPENAI_VOICES)))  # those that are listed
+_UPLOAD = UploadFields("files", "transcript", "name", ("description", "labels", "remove_background_noise"))
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["name", "files"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "name": {"type": "string", "description": "The voice's id, adapted to the rules of ids."},
+                        "files": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": f"One recording: {RECORDING_FORMATS}.",
+                        },
+                        "transcript": {
+                            "type": "string",
+                            "description": "Beyond ElevenLabs' API: the words spoken in it.",
+                        },
+                        "description": {"type": "string", "description": "Ignored."},
+                        "labels": {"type": "string", "description": "Ignored."},
+                        "remove_background_noise": {"type": "boolean", "description": "true is refused."},
+                    },
+                },
+                "encoding": {"files": {"contentType": "audio/*"}},
+            }
+        },
+    }
+}
+_AUDIO: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The audio, streamed while it is generated.",
+        "content": {audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()},
+    },
+    **elevenlabs_error_responses(*SPEECH_ERRORS),
+}
+_UPLOAD_ERRORS = (400, 401, 409, 413, 415, 422, 429, 503)
+
+OutputFormat = Annotated[str, Query(max_length=64, description="Such as mp3_44100_128, pcm_16000 or ulaw_8000.")]
+
+router = APIRouter(tags=["elevenlabs"])
+
+
+@router.post("/v1/text-to-speech/{voice_id}", status_code=200, response_class=SpeechResponse, responses=_AUDIO)
+async def convert(
+    voice_id: str, body: ElevenLabsSpeech, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
+) -> SpeechResponse:
+    """Generate the speech of a text."""
+    return _speech_response(voice_id, body, state, output_format)
+
+
+@router.post("/v1/text-to-speech/{voice_id}/stream", status_code=200, response_class=SpeechResponse, responses=_AUDIO)
+async def stream(
+    voice_id: str, body: ElevenLabsSpeech, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
+) -> SpeechResponse:
+    """Generate the speech of a text; both routes stream."""
+    return _speech_response(voice_id, body, state, output_format)
+
+
+def _speech_response(voice_id: str, body: ElevenLabsSpeech, state: AppState, output_format: str) -> SpeechResponse:
+    audio_format = encoded_format(output_format, body.voice_settings, state.settings)
+    job = body.to_job(body.text, voice_id, body.voice_settings, state.settings)
+    return SpeechResponse(state.pool, job, audio_format)
+
+
+@router.get("/v1/voices", response_model=ElevenLabsVoices, responses=elevenlabs_error_responses(401))
+async def voices(state: StateDep) -> ElevenLabsVoices:
+    """All voices: recordings first, then the built-in speakers."""
+    return ElevenLabsVoices(voices=await query_voices(lambda: _list_voices(state)))
+
+
+@router.get("/v2/voices", response_model=ElevenLabsVoicePage, responses=elevenlabs_error_responses(401, 422))
+async def search(
+    state: StateDep,
+    page_size: Annotated[int, Query(ge=1, le=100)] = 10,
+    next_page_token: Annotated[str | None, Query(max_length=512, description="Of the previous page.")] = None,
+    search: Annotated[str | None, Query(max_length=128, description="A part of the name.")] = None,
+    category: Annotated[str | None, Query(max_length=64, description="cloned or premade.")] = None,
+    voice_ids: Annotated[list[str] | None, Query(max_length=100)] = None,
+) -> ElevenLabsVoicePage:
+    """A page of the voices that match."""
+    found = [
+        voice
+        for voice in await query_voices(lambda: _list_voices(state))
+        if (not search or search.casefold() in voice.name.casefold())
+        and (not category or voice.category == category)
+        and (not voice_ids or voice.voice_id in voice_ids)
+    ]
+    start = 0
+    if next_page_token:
+        start = next((index + 1 for index, each in enumerate(found) if each.voice_id == next_page_token), -1)
+        if start < 0:
+            raise Unprocessable(
+                f"next_page_token {next_page_token[:60]!r} is not of a voice in this list: start again without it",
+                code="invalid_parameter",
+            )
+    page = found[start : start + page_size]
+    has_more = start + page_size < len(found)
+    return ElevenLabsVoicePage(
+        voices=page,
+        has_more=has_more,
+        total_count=len(found),
+        next_page_token=page[-1].voice_id if has_more else None,
+    )
+
+
+@router.post(
+    "/v1/voices/add",
+    response_model=ElevenLabsVoiceStored,
+    openapi_extra=_FORM,
+    responses=elevenlabs_error_responses(*_UPLOAD_ERRORS),
+)
+async def add(request: Request, state: StateDep) -> ElevenLabsVoiceStored:
+    """Store a new voice from one recording."""
+    async with state.uploads.reserve(), read_upload(request, _UPLOAD) as form:
+        if parse_flag("remove_background_noise", form.others.get("remove_background_noise", "")):
+            raise Unprocessable(
+                "remove_background_noise is not supported: leave it out, and send a clean recording",
+                code="invalid_parameter",
+            )
+        if not form.voice_id:
+            raise Unprocessable("name is missing: send the voice's name", code="bad_voice_id")
+        voice_id = form.voice_id if is_voice_id(form.voice_id) else suggest_id(form.voice_id) or form.voice_id
+        voice = await store_recording(state.voices.add, voice_id, form)
+    await prepare_ahead(state, voice.voice_id)
+    return ElevenLabsVoiceStored(voice_id=voice.voice_id, warnings=list(voice.warnings))
+
+
+@router.get(
+    "/v1/voices/{voice_id}",
+    response_model=ElevenLabsVoice,
+    responses=elevenlabs_error_responses(400, 401, 404, 413, 415, 422, 503),
+)
+async def details(voice_id: str, state: StateDep) -> ElevenLabsVoice:
+    """Details of a voice."""
+    if speaker_number(voice_id) is not None:
+        return _speaker(voice_id)
+    voice = await query_voices(lambda: state.voices.get(voice_id))
+    described = _recorded(voice.voice_id, preloaded=voice.preloaded)
+    return described.model_copy(update={"created_at_unix": int(datetime.fromisoformat(voice.created).timestamp())})
+
+
+@router.delete(
+    "/v1/voices/{voice_id}",
+    response_model=ElevenLabsVoiceDeleted,
+    responses=elevenlabs_error_responses(401, 403, 404, 422, 503),
+)
+async def delete(voice_id: str, state: StateDep) -> ElevenLabsVoiceDeleted:
+    """Delete an uploaded voice."""
+    await query_voices(lambda: state.voices.delete(voice_id))
+    return ElevenLabsVoiceDeleted()
+
+
+@router.get("/v1/user/subscription", response_model=ElevenLabsSubscription, responses=elevenlabs_error_responses(401))
+async def subscription(state: StateDep) -> ElevenLabsSubscription:
+    """A subscription without limits."""
+    listed = await query_voices(lambda: _list_voices(state))
+    return ElevenLabsSubscription(voice_slots_used=sum(each.category == "cloned" for each in listed))
+
+
+def _list_voices(state: AppState) -> list[ElevenLabsVoice]:
+    recorded = [_recorded(each, preloaded=state.voices.is_preloaded(each)) for each in state.voices.ids()]
+    return [*recorded, *map(_speaker, _SPEAKERS)]
+
+
+def _recorded(voice_id: str, *, preloaded: bool) -> ElevenLabsVoice:
+    return ElevenLabsVoice(
+        voice_id=voice_id,
+        name=stem_of(voice_id),
+        category="premade" if preloaded else "cloned",
+        is_owner=not preloaded,
+    )
+
+
+def _speaker(voice_id: str) -> ElevenLabsVoice:
+    return ElevenLabsVoice(
+        voice_id=voice_id,
+        name=f"Speaker {speaker_number(voice_id)}",
+        category="premade",
+        description="A built-in speaker of the model",
+        is_owner=False,
+    )

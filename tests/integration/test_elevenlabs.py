@@ -1,0 +1,179 @@
+"""ElevenLabs' official client against the service."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import httpx
+import pytest
+from elevenlabs import AsyncElevenLabs, ElevenLabs, VoiceSettings
+from elevenlabs.core.api_error import ApiError
+
+from app.schemas.elevenlabs import OUTPUT_FORMATS
+from tests.app.voices.recordings import recording
+from tests.integration.shared import KEY, Server, serving
+
+TEXT = "x" * 50  # four seconds of the fake engine's audio
+SECONDS = 4.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("elevenlabs")
+    (folder / "preloaded").mkdir()
+    (folder / "preloaded" / "house.wav").write_bytes(recording())
+    with serving(folder, MODEL_PATH="fake:frame_seconds=0.001", MAX_TEXT_LENGTH="1000") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[ElevenLabs]:
+    with httpx.Client(timeout=30) as connection:
+        yield ElevenLabs(base_url=server.url, api_key=KEY, httpx_client=connection)
+
+
+def seconds_of(data: bytes, name: str) -> float:
+    kind, rate = name.split("_")[:2]
+    if kind in ("pcm", "ulaw", "alaw"):
+        return len(data) / int(rate) / (2 if kind == "pcm" else 1)
+    with av.open(io.BytesIO(data)) as file:
+        assert file.streams.audio[0].rate == int(rate)
+        return sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
+
+
+def test_every_output_format_contains_the_whole_speech(client: ElevenLabs) -> None:
+    for name in OUTPUT_FORMATS:
+        spoken = b"".join(client.text_to_speech.convert("speaker_0", text=TEXT, output_format=name))
+        assert seconds_of(spoken, name) == pytest.approx(SECONDS, abs=0.2), name
+    spoken = b"".join(client.text_to_speech.convert("speaker_0", text=TEXT))
+    assert seconds_of(spoken, "mp3_44100") == pytest.approx(SECONDS, abs=0.2)
+
+
+def test_speech_is_streamed_while_it_is_generated(server: Server, client: ElevenLabs) -> None:
+    parts = client.text_to_speech.stream("speaker_0", text="x" * 1000, output_format="pcm_24000")
+    first = next(parts)
+    assert "audio_seconds=80" not in server.log  # the log line of this request
+    assert len(first) + sum(map(len, parts)) == 1000 * 3840
+    server.wait_until(lambda: "audio_seconds=80" in server.log)
+
+
+def test_the_async_client_streams_too(server: Server) -> None:
+    async def stream() -> int:
+        async with httpx.AsyncClient(timeout=30) as connection:
+            client = AsyncElevenLabs(base_url=server.url, api_key=KEY, httpx_client=connection)
+            parts = client.text_to_speech.stream("speaker_1", text=TEXT, output_format="pcm_24000")
+            return sum([len(part) async for part in parts])
+
+    assert asyncio.run(stream()) == 50 * 3840
+
+
+def test_speed_changes_the_length_and_a_seed_repeats_the_audio(client: ElevenLabs) -> None:
+    def speak(**parameters: Any) -> bytes:
+        return b"".join(client.text_to_speech.convert("speaker_0", text=TEXT, output_format="pcm_24000", **parameters))
+
+    assert len(speak(voice_settings=VoiceSettings(speed=0.8))) // 2 == round(50 * 1920 / 0.8)
+    assert speak(seed=7) == speak(seed=7) != speak(seed=8)
+
+
+def test_voices_are_listed_added_spoken_and_deleted(client: ElevenLabs) -> None:
+    listed = client.voices.get_all().voices
+    assert [voice.voice_id for voice in listed[:2]] == ["house.wav", "speaker_0"]
+    assert (listed[0].name, listed[0].category, listed[0].is_owner) == ("house", "premade", False)
+
+    added = client.voices.ivc.create(name="Amy: my own", files=[("a.wav", recording())], labels={"accent": "plain"})
+    assert (added.voice_id, added.requires_verification) == ("Amy- my own", False)
+    assert client.user.subscription.get().voice_slots_used == 1
+    voice = client.voices.get(added.voice_id)
+    assert (voice.name, voice.category) == ("Amy- my own", "cloned")
+    assert voice.created_at_unix is not None
+    assert voice.created_at_unix > 1_700_000_000
+    assert b"".join(client.text_to_speech.convert(added.voice_id, text="Hi", output_format="ulaw_8000"))
+
+    first = client.voices.search(page_size=2)
+    assert (len(first.voices), first.has_more, first.total_count) == (2, True, len(listed) + 1)
+    ids = [voice.voice_id for voice in first.voices]
+    while first.has_more:
+        first = client.voices.search(page_size=2, next_page_token=first.next_page_token)
+        ids += [voice.voice_id for voice in first.voices]
+    assert sorted(ids) == sorted([added.voice_id, *(voice.voice_id for voice in listed)])
+    assert [each.voice_id for each in client.voices.search(search="AMY").voices] == [added.voice_id]
+
+    assert client.voices.delete(added.voice_id).status == "ok"
+    with pytest.raises(ApiError) as gone:
+        client.voices.get(added.voice_id)
+    assert gone.value.status_code == 404
+    assert gone.value.body["detail"]["status"] == "voice_not_found"
+
+
+def test_models_are_elevenlabs_own_with_its_header_alone(server: Server, client: ElevenLabs) -> None:
+    (model,) = client.models.list()
+    assert (model.can_do_text_to_speech, model.maximum_text_length_per_request) == (True, 1000)
+    openai = httpx.get(f"{server.url}/v1/models", headers={"Authorization": f"Bearer {KEY}"}, timeout=30).json()
+    assert [each["id"] for each in openai["data"]] == [model.model_id]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "status", "name", "code"),
+    [
+        ({"voice_id": "nobody"}, 404, "voice_not_found", "unknown_voice"),
+        ({"text": "x" * 1001}, 422, "max_character_limit_exceeded", "text_too_long"),
+        ({"output_format": "mp3_1_2"}, 400, "invalid_output_format", "unknown_format"),
+        ({"language_code": "de"}, 422, "invalid_parameter", "invalid_parameter"),
+        (
+            {"pronunciation_dictionary_locators": [{"pronunciation_dictionary_id": "a"}]},
+            422,
+            *["invalid_parameter"] * 2,
+        ),
+        ({"audio_effects": {"distance": 1.0}}, 422, "invalid_parameter", "invalid_parameter"),
+        ({"apply_language_text_normalization": True}, 422, "invalid_parameter", "invalid_parameter"),
+        ({"voice_settings": {"stability": 2}}, 422, "invalid_parameter", "invalid_parameter"),
+        ({"seed": -1}, 422, "invalid_parameter", "invalid_parameter"),
+    ],
+)
+def test_errors_have_elevenlabs_shape_and_name_the_field(
+    client: ElevenLabs, parameters: dict[str, Any], status: int, name: str, code: str
+) -> None:
+    with pytest.raises(ApiError) as refused:
+        b"".join(client.text_to_speech.convert(**{"voice_id": "speaker_0", "text": "Hi", **parameters}))
+    assert refused.value.status_code == status
+    body = refused.value.body
+    assert (body["detail"]["status"], body["code"]) == (name, code)
+    if status == 422 and name == "invalid_parameter":
+        assert body["detail"]["message"].startswith(next(iter(parameters)))
+
+
+def test_a_wrong_key_is_refused_in_elevenlabs_shape(server: Server) -> None:
+    with httpx.Client(timeout=30) as connection, pytest.raises(ApiError) as refused:
+        ElevenLabs(base_url=server.url, api_key="wrong", httpx_client=connection).voices.get_all()
+    assert refused.value.status_code == 401
+    assert refused.value.body["detail"] == {"status": "invalid_api_key", "message": "Invalid or missing API Key"}
+
+
+def test_harmless_fields_are_ignored(client: ElevenLabs) -> None:
+    spoken = client.text_to_speech.convert(
+        "speaker_0",
+        text=TEXT,
+        model_id="eleven_flash_v2_5",
+        language_code="en-GB",
+        enable_logging=False,
+        optimize_streaming_latency=3,
+        previous_text="Before.",
+        next_text="After.",
+        previous_request_ids=["a"],
+        apply_text_normalization="off",
+        voice_settings=VoiceSettings(stability=0.4, similarity_boost=0.9, style=0.2, use_speaker_boost=True),
+        output_format="pcm_24000",
+    )
+    assert len(b"".join(spoken)) == 50 * 3840
+
+
+def test_what_an_upload_cannot_do_is_refused(client: ElevenLabs) -> None:
+    with pytest.raises(ApiError, match="remove_background_noise"):
+        client.voices.ivc.create(name="noisy", files=[("a.wav", recording())], remove_background_noise=True)
+    with pytest.raises(ApiError, match="Maximum number of files is 1"):
+        client.voices.ivc.create(name="two", files=[("a.wav", recording()), ("b.wav", recording())])
+    assert [voice.voice_id for voice in client.voices.search(search="noisy").voices] == []
