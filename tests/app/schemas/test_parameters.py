@@ -8,12 +8,16 @@ import pytest
 from pydantic import ValidationError
 
 from app.routers.openai import OpenAISpeech
+from app.schemas.elevenlabs import ElevenLabsSpeech, SpeechOptions, VoiceSettings
 from app.schemas.legacy import GenerateParameters, SpeakParameters, TextParameters
 from app.schemas.parameters import RequestParameters
 from app.schemas.speech import SpeechBody, SpeechParameters
 from engine import InvalidRequest, SpeechRequest
 
-MODELS = (SpeechParameters, SpeechBody, TextParameters, GenerateParameters, SpeakParameters, OpenAISpeech)
+MODELS = (
+    *(SpeechParameters, SpeechBody, TextParameters, GenerateParameters, SpeakParameters, OpenAISpeech),
+    *(ElevenLabsSpeech, SpeechOptions, VoiceSettings),
+)
 
 
 def subclasses(model: type[RequestParameters]) -> Iterator[type[RequestParameters]]:
