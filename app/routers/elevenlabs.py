@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+import anyio.to_thread
+from fastapi import APIRouter, Query, Request, WebSocket
 
 from ..audio.encoders import FORMATS
-from ..errors import Unprocessable
+from ..errors import ServiceError, Unprocessable
+from ..middleware.error_handlers import response_of
 from ..responses.streaming import SpeechResponse
 from ..schemas.elevenlabs import (
     DEFAULT_OUTPUT_FORMAT,
@@ -19,6 +21,7 @@ from ..schemas.elevenlabs import (
     ElevenLabsVoicePage,
     ElevenLabsVoices,
     ElevenLabsVoiceStored,
+    SpeechOptions,
     encoded_format,
     parse_flag,
 )
@@ -29,7 +32,11 @@ from ..voices.recording_decoder import FORMATS as RECORDING_FORMATS
 from ..voices.speakers import speaker_number
 from ..voices.upload import UploadFields, read_upload
 from ..voices.voice_id import is_voice_id, stem_of, suggest_id
+from ..websocket.elevenlabs_protocol import ElevenLabsProtocol
+from ..websocket.messages import validate
+from ..websocket.session import WebSocketSession
 from .voices import prepare_ahead, query_voices, store_recording
+from .websocket import check_voice
 
 _SPEAKERS = tuple(f"speaker_{number}" for number in range(len(OPENAI_VOICES)))  # those that are listed
 _UPLOAD = UploadFields("files", "transcript", "name", ("description", "labels", "remove_background_noise"))
@@ -97,6 +104,21 @@ def _speech_response(voice_id: str, body: ElevenLabsSpeech, state: AppState, out
     audio_format = encoded_format(output_format, body.voice_settings, state.settings)
     job = body.to_job(body.text, voice_id, body.voice_settings, state.settings)
     return SpeechResponse(state.pool, job, audio_format)
+
+
+@router.websocket("/v1/text-to-speech/{voice_id}/stream-input")
+async def stream_input(websocket: WebSocket, voice_id: str, state: StateDep) -> None:
+    """Speech of a text that is still being written. The handshake is refused if the voice or the query is wrong."""
+    query = dict(websocket.query_params)
+    try:
+        options = validate(SpeechOptions, query)
+        output_format = query.get("output_format", DEFAULT_OUTPUT_FORMAT)
+        protocol = ElevenLabsProtocol(state.settings, state.pool.host.components, voice_id, options, output_format)
+        await anyio.to_thread.run_sync(check_voice, state, voice_id)
+    except ServiceError as error:
+        await websocket.send_denial_response(response_of(error, websocket.scope["path"]))
+        return
+    await WebSocketSession(websocket, state, protocol).run()
 
 
 @router.get("/v1/voices", response_model=ElevenLabsVoices, responses=elevenlabs_error_responses(401))

@@ -36,14 +36,15 @@ async def stream(websocket: WebSocket, state: StateDep) -> None:
 async def api(websocket: WebSocket, voice_name: str, state: StateDep) -> None:
     """Texts in one voice; binary audio. The handshake is refused if the voice is unknown."""
     try:
-        await anyio.to_thread.run_sync(_check_voice, state, voice_name)
+        await anyio.to_thread.run_sync(check_voice, state, voice_name)
     except ServiceError as error:
         await websocket.send_denial_response(response_of(error, websocket.scope["path"]))
         return
     await WebSocketSession(websocket, state, VoiceProtocol(state.settings, voice_name)).run()
 
 
-def _check_voice(state: AppState, voice_name: str) -> None:
+def check_voice(state: AppState, voice_name: str) -> None:
+    """Raises what the store does for a voice that cannot be spoken. Blocks: call it in a thread."""
     try:
         state.voices.get(voice_name)
     except UnknownVoice:

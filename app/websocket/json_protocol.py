@@ -36,6 +36,9 @@ class JsonProtocol:
     def rejected(self, error: ServiceError) -> list[Message]:
         return [error_message(error)]
 
+    def close_code(self, error: ServiceError) -> int | None:
+        return None
+
     def closing(self) -> list[Message]:
         return []
 

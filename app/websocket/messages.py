@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from engine import SAMPLE_RATE
 
+from ..audio.encoders import Format
 from ..errors import BadRequest, Unprocessable
 from ..middleware.error_handlers import describe
 from ..schemas.speech import SpeechJob
@@ -24,6 +25,10 @@ class SpeakCommand:
     binary: send the audio as binary messages.
     sample_rate: of the audio, in Hz.
     watermark_key: None leaves the audio unmarked.
+    audio_format: of the audio that the protocol's writer encodes; None if it sends samples.
+    chunk_lengths: characters that have to be unspoken before the first, second, … piece is spoken; the last one applies
+        to all further pieces. Empty: each sentence is spoken once it is complete.
+    flush: speak all that has been written up to here, whether or not a sentence is complete.
     """
 
     text: str
@@ -32,6 +37,9 @@ class SpeakCommand:
     binary: bool = False
     watermark_key: bytes | None = None
     sample_rate: int = SAMPLE_RATE
+    audio_format: Format | None = None
+    chunk_lengths: tuple[int, ...] = ()
+    flush: bool = False
 
 
 @dataclass(frozen=True)

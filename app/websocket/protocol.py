@@ -72,6 +72,10 @@ class MessageProtocol(Protocol):
         """The response to a message that cannot be parsed or queued."""
         ...
 
+    def close_code(self, error: ServiceError) -> int | None:
+        """The code that the connection is closed with after an error; None if it stays open."""
+        ...
+
     def closing(self) -> list[Message]:
         """The messages to send before the connection closes at the client's request."""
         ...

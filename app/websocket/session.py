@@ -124,6 +124,8 @@ class WebSocketSession:
                 self._execute(self._protocol.parse(text, continuing=self._queue.continuing))
             except ServiceError as error:
                 await self._send(self._protocol.rejected(error))
+                if self._close_after(error):
+                    return
 
     def _execute(self, command: Command) -> None:
         if isinstance(command, CancelCommand):
@@ -138,6 +140,15 @@ class WebSocketSession:
             raise _shutting_down()
         else:
             self._queue.put(command)
+
+    def _close_after(self, error: ServiceError) -> bool:
+        """Whether the protocol closes the connection after an error; its close code is then set."""
+        code = self._protocol.close_code(error)
+        if code is None:
+            return False
+        self._record.outcome = self._record.outcome or "failed"
+        self._close_code, self._close_reason = code, error.code
+        return True
 
     async def _drain(self) -> None:
         """On shutdown: let the current text finish, and fail the queued ones."""
@@ -170,6 +181,9 @@ class WebSocketSession:
                 await self._send(utterance.cancelled())
             elif isinstance(error := task.exception(), ServiceError):
                 await self._send(utterance.failed(error))
+                if error.code != "no_words" and self._close_after(error):
+                    self._queue.clear()
+                    self._queue.finish()
             else:
                 task.result()  # raises any other error
                 await self._send(await run_in_thread(utterance.completed))
@@ -210,7 +224,7 @@ class WebSocketSession:
             if frames <= MAX_HISTORY_FRAMES:
                 codes.append(chunk.codes)
             if chunk.samples.size:
-                in_thread = utterance.effect is not None or chunk.samples.size > _INLINE_SAMPLES
+                in_thread = utterance.is_processed or chunk.samples.size > _INLINE_SAMPLES
                 await self._send_audio(utterance, utterance.postprocess(chunk.samples), in_thread=in_thread)
         return codes if frames <= MAX_HISTORY_FRAMES else None
 

@@ -52,6 +52,9 @@ class StreamProtocol:
     def rejected(self, error: ServiceError) -> list[Message]:
         return [to_json(error=error.detail, code=None if error is _NO_TEXT else error.code)]
 
+    def close_code(self, error: ServiceError) -> int | None:
+        return None
+
     def closing(self) -> list[Message]:
         return [to_json(status="closed")]
 

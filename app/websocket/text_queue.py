@@ -25,9 +25,14 @@ class PendingText:
         self._unspoken = command.text
         self._max_characters = max_characters
         self._changed = asyncio.Event()
+        self._flushed = len(self._unspoken) if command.flush else 0  # unspoken characters that wait for no more
+        self._chunk_lengths = deque(command.chunk_lengths)
 
-    def append(self, piece: str, continues: bool) -> None:
-        """Append a piece. continues: more pieces follow. Raises Unprocessable if too many characters are unspoken."""
+    def append(self, piece: str, continues: bool, flush: bool = False) -> None:
+        """Append a piece. continues: more pieces follow. flush: speak all that is unspoken.
+
+        Raises Unprocessable if too many characters are unspoken.
+        """
         if len(self._unspoken) + len(piece) > self._max_characters:
             raise Unprocessable(
                 f"{len(self._unspoken)} characters of this text are not spoken yet, and {len(piece)} more would exceed "
@@ -36,6 +41,8 @@ class PendingText:
             )
         self._unspoken += piece
         self.open = continues
+        if flush:
+            self._flushed = len(self._unspoken)
         self._changed.set()
 
     def close(self) -> None:
@@ -46,13 +53,15 @@ class PendingText:
     async def pieces(self) -> AsyncIterator[str]:
         """Yield all text that can be spoken now, waiting for more until the text is closed.
 
-        A complete text is one piece. An open one yields complete sentences; if it grows long without a sentence end,
-        it is cut at a clause or between words.
+        A complete text is one piece, and so is what is flushed. An open one yields complete sentences, once it is as
+        long as the command demands; if it grows long without a sentence end, it is cut at a clause or between words.
         """
         while True:
             self._changed.clear()
             piece = self._pop_speakable().strip()
             if piece:
+                if len(self._chunk_lengths) > 1:
+                    self._chunk_lengths.popleft()
                 yield piece
             elif self.open:
                 await self._changed.wait()
@@ -64,7 +73,9 @@ class PendingText:
         if not self.open:
             self._unspoken = ""
             return unspoken
-        end = speakable_end(unspoken, self.command.job.request.chunk_characters)
+        end, self._flushed = self._flushed, 0
+        if not end and (not self._chunk_lengths or len(unspoken) >= self._chunk_lengths[0]):
+            end = speakable_end(unspoken, self.command.job.request.chunk_characters)
         self._unspoken = unspoken[end:]
         return unspoken[:end]
 
@@ -96,7 +107,7 @@ class TextQueue:
         Raises Busy if too many texts are queued, Unprocessable if a text has too many unspoken characters.
         """
         if self._newest is not None and self._newest.open:
-            self._newest.append(command.text, command.continues)
+            self._newest.append(command.text, command.continues, command.flush)
             return
         if len(self._queued) >= self._max_queued:
             raise Busy(

@@ -33,7 +33,12 @@ class UtteranceTask:
         self._speech_timer = 0.0
         self._underruns = UnderrunMeter()
         record.voice = command.job.voice_id or "default"
-        record.format = "float32"
+        record.format = "float32" if command.audio_format is None else command.audio_format.name
+
+    @property
+    def is_processed(self) -> bool:
+        """Whether samples take time before they are sent: for an effect, or an encoder."""
+        return self.effect is not None or self._command.audio_format is not None
 
     def next_job(self, piece: str, history: tuple[SpeechSegment, ...], *, last: bool) -> SpeechJob | None:
         """The job for the next piece, continuing history; None without words, or at the limit of the audio."""

@@ -42,6 +42,9 @@ class VoiceProtocol:
     def rejected(self, error: ServiceError) -> list[Message]:
         return [error_message(error)]
 
+    def close_code(self, error: ServiceError) -> int | None:
+        return None
+
     def closing(self) -> list[Message]:
         return []
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,8 @@ import httpx
 import pytest
 from elevenlabs import AsyncElevenLabs, ElevenLabs, VoiceSettings
 from elevenlabs.core.api_error import ApiError
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 from app.schemas.elevenlabs import OUTPUT_FORMATS
 from tests.app.voices.recordings import recording
@@ -179,3 +183,119 @@ def test_what_an_upload_cannot_do_is_refused(client: ElevenLabs) -> None:
     with pytest.raises(ApiError, match="Maximum number of files is 1"):
         client.voices.ivc.create(name="two", files=[("a.wav", recording()), ("b.wav", recording())])
     assert [voice.voice_id for voice in client.voices.search(search="noisy").voices] == []
+
+
+# ---- WS stream-input
+
+
+def stream_input(server: Server, query: str = "output_format=pcm_24000", voice: str = "speaker_0") -> ClientConnection:
+    url = f"{server.url.replace('http', 'ws', 1)}/v1/text-to-speech/{voice}/stream-input?{query}"
+    return connect(url, additional_headers={"xi-api-key": KEY})
+
+
+def send(socket: ClientConnection, text: str, **fields: Any) -> None:
+    socket.send(json.dumps({"text": text, **fields}))
+
+
+def receive(socket: ClientConnection) -> dict[str, Any]:
+    message = json.loads(socket.recv(timeout=30))
+    assert isinstance(message, dict)
+    return message
+
+
+def receive_all(socket: ClientConnection) -> tuple[bytes, dict[str, Any]]:
+    """The audio up to the last message, and that message."""
+    audio = b""
+    while True:
+        message = receive(socket)
+        if not message.get("audio"):
+            return audio, message
+        assert (message["isFinal"], message["alignment"], message["normalizedAlignment"]) == (None, None, None)
+        audio += base64.b64decode(message["audio"])
+
+
+def test_the_realtime_client_speaks_a_text_as_it_is_written(client: ElevenLabs) -> None:
+    def text() -> Iterator[str]:
+        yield from ("x" * 20, ". ", "y" * 20, ".")
+
+    settings = VoiceSettings(stability=0.5, speed=0.8)
+    parts = list(
+        client.text_to_speech.convert_realtime(
+            "speaker_0", text=text(), model_id="any", output_format="pcm_24000", voice_settings=settings
+        )
+    )
+    assert len(parts) > 1
+    # 20 letters, the full stop and what is between the sentences, at 80 ms each, slowed down.
+    assert sum(map(len, parts)) / 2 / 24_000 * 0.8 == pytest.approx(42 * 0.08, abs=0.4)
+
+
+def test_a_compressed_stream_is_one_file_over_all_messages(server: Server) -> None:
+    with stream_input(server, "output_format=mp3_44100_64") as socket:
+        send(socket, " ")
+        send(socket, "x" * 24 + ". ", flush=True)
+        first = receive(socket)
+        send(socket, "y" * 24 + ". ")
+        send(socket, "")
+        rest, last = receive_all(socket)
+        assert last["isFinal"] is True
+        with pytest.raises(ConnectionClosedOK):
+            socket.recv(timeout=30)
+    assert seconds_of(base64.b64decode(first["audio"]) + rest, "mp3_44100") == pytest.approx(SECONDS, abs=0.3)
+
+
+def test_flush_speaks_an_incomplete_sentence_and_the_connection_stays(server: Server) -> None:
+    with stream_input(server) as socket:
+        send(socket, " ")
+        send(socket, "No sentence end ", flush=True)
+        assert receive(socket)["audio"]  # with nothing more to come from here
+        send(socket, "and on.")
+        send(socket, "")
+        assert receive_all(socket)[1]["isFinal"] is True
+
+
+def test_an_empty_connection_ends_with_is_final(server: Server) -> None:
+    with stream_input(server) as socket:
+        send(socket, " ")
+        send(socket, "")
+        audio, last = receive_all(socket)
+        assert (audio, last["isFinal"]) == (b"", True)
+
+
+@pytest.mark.parametrize(
+    ("messages", "name", "close_code"),
+    [
+        ([{"text": " ", "voice_settings": {"speed": 9}}], "voice_settings.speed", 1008),
+        ([{"text": " ", "pronunciation_dictionary_locators": [{}]}], "pronunciation_dictionary_locators", 1008),
+        ([{"text": " ", "generation_config": {"chunk_length_schedule": [0]}}], "generation_config", 1008),
+        ([{}], "text is missing", 1008),
+        ([{"text": "[raise] fails", "flush": True}], "", 1011),
+    ],
+)
+def test_an_error_is_told_and_closes_the_connection(
+    server: Server, messages: list[dict[str, Any]], name: str, close_code: int
+) -> None:
+    with stream_input(server) as socket:
+        for message in messages:
+            socket.send(json.dumps(message))
+        error = receive_all(socket)[1]
+        assert error["message"].startswith(name)
+        assert error["code"] == close_code
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=30)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (close_code, error["error"])
+
+
+@pytest.mark.parametrize(
+    ("query", "voice", "status", "name"),
+    [
+        ("", "nobody", 404, "voice_not_found"),
+        ("output_format=mp3", "speaker_0", 400, "invalid_output_format"),
+        ("language_code=fr", "speaker_0", 422, "invalid_parameter"),
+    ],
+)
+def test_a_wrong_handshake_is_refused(server: Server, query: str, voice: str, status: int, name: str) -> None:
+    with pytest.raises(InvalidStatus) as refused, stream_input(server, query, voice):
+        pass
+    assert refused.value.response.status_code == status
+    assert json.loads(refused.value.response.body)["detail"]["status"] == name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -100,3 +101,36 @@ async def test_clear_returns_the_queued_texts_and_closes_them() -> None:
     queue.put(speak_command("Three"))
     queue.finish()
     assert [text.command.text async for text in queue] == ["Three"]
+
+
+async def test_a_flush_yields_all_that_is_written_and_nothing_after_it() -> None:
+    text = PendingText(speak_command("One. Two", continues=True), 100)
+    text.append(" thr", True, flush=True)
+    text.append("ee fo", True)
+    pieces = text.pieces()
+    assert await anext(pieces) == "One. Two thr"
+    text.append("ur. Five", True)
+    assert await anext(pieces) == "ee four."
+    text.append("", True, flush=True)
+    assert await anext(pieces) == "Five"
+
+
+async def test_each_piece_waits_for_its_chunk_length_unless_flushed_or_complete() -> None:
+    command = replace(speak_command("One. ", continues=True), chunk_lengths=(10, 20))
+    text = PendingText(command, 100)
+    pieces = text.pieces()
+    text.append("Two.", True)  # 9 characters
+    waiting = asyncio.ensure_future(anext(pieces))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    text.append(" ", True)
+    assert await waiting == "One. Two."
+    text.append("Three. Four. Five", True)  # 18 with the space that is left
+    waiting = asyncio.ensure_future(anext(pieces))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    text.append("", True, flush=True)
+    assert await waiting == "Three. Four. Five"
+    text.append("Six. ", True)
+    text.close()
+    assert await anext(pieces) == "Six."
