@@ -28,7 +28,7 @@ from ..schemas.elevenlabs import SpeechOptions, VoiceSettings, encoded_format, r
 from ..schemas.parameters import RequestParameters
 from ..settings import Settings
 from .messages import CloseCommand, Command, SpeakCommand, parse_object, validate
-from .protocol import Message, UtteranceStats
+from .protocol import PLACEHOLDER_TEXT, Message, UtteranceStats
 
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1: ElevenLabs' close code for what the client did wrong
 _INTERNAL_ERROR = 1011
@@ -91,7 +91,9 @@ class ElevenLabsProtocol:
             config = body.generation_config or GenerationConfig()
             self._first = SpeakCommand(
                 body.text,
-                self.options.to_job(body.text, self.voice_id, body.voice_settings, self.settings),
+                self.options.to_job(
+                    body.text.strip() or PLACEHOLDER_TEXT, self.voice_id, body.voice_settings, self.settings
+                ),
                 continues=True,
                 audio_format=encoded_format(self.output_format, body.voice_settings, self.settings),
                 chunk_lengths=tuple(map(int, config.chunk_length_schedule or ())),

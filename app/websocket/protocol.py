@@ -18,7 +18,7 @@ from .messages import Command, SpeakCommand, pop_flag, validate
 
 Message = str | bytes  # a text message or a binary one
 
-_PLACEHOLDER_TEXT = "a"  # passes validation in place of a blank piece, since more pieces follow
+PLACEHOLDER_TEXT = "a"  # passes validation in place of a blank piece, since more pieces follow
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def parse_speak_command(body: dict[str, Any], settings: Settings, *, continuing:
     continues, binary = pop_flag(body, "continue"), pop_flag(body, "binary")
     text = body.get("text", "") if continuing else body.get("text")
     if (continues or continuing) and isinstance(text, str) and not text.strip():
-        body = {**body, "text": _PLACEHOLDER_TEXT}
+        body = {**body, "text": PLACEHOLDER_TEXT}
     parameters = validate(SpeechBody, body)
     rate = parameters.sample_rate or SAMPLE_RATE
     return SpeakCommand(
