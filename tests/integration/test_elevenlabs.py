@@ -214,6 +214,7 @@ def receive_all(socket: ClientConnection) -> tuple[bytes, dict[str, Any]]:
         audio += base64.b64decode(message["audio"])
 
 
+@pytest.mark.filterwarnings("ignore:ConnectionClosed.code is deprecated:DeprecationWarning")  # the client reads it
 def test_the_realtime_client_speaks_a_text_as_it_is_written(server: Server, client: ElevenLabs) -> None:
     def text() -> Iterator[str]:
         yield from ("x" * 20, ". ", "y" * 20, ".")
