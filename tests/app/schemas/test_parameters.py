@@ -12,11 +12,12 @@ from app.schemas.elevenlabs import ElevenLabsSpeech, SpeechOptions, VoiceSetting
 from app.schemas.legacy import GenerateParameters, SpeakParameters, TextParameters
 from app.schemas.parameters import RequestParameters
 from app.schemas.speech import SpeechBody, SpeechParameters
+from app.websocket.elevenlabs_protocol import GenerationConfig
 from engine import InvalidRequest, SpeechRequest
 
 MODELS = (
     *(SpeechParameters, SpeechBody, TextParameters, GenerateParameters, SpeakParameters, OpenAISpeech),
-    *(ElevenLabsSpeech, SpeechOptions, VoiceSettings),
+    *(ElevenLabsSpeech, SpeechOptions, VoiceSettings, GenerationConfig),
 )
 
 
