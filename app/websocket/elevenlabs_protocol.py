@@ -88,7 +88,7 @@ class ElevenLabsProtocol:
         if self._ended:
             raise Unprocessable("the text has ended: open another connection for the next one", code="text_ended")
         if self._first is None:
-            config = body.generation_config or GenerationConfig()
+            schedule = body.generation_config and body.generation_config.chunk_length_schedule
             self._first = SpeakCommand(
                 body.text,
                 self.options.to_job(
@@ -96,7 +96,7 @@ class ElevenLabsProtocol:
                 ),
                 continues=True,
                 audio_format=encoded_format(self.output_format, body.voice_settings, self.settings),
-                chunk_lengths=tuple(map(int, config.chunk_length_schedule or ())),
+                chunk_lengths=tuple(map(int, schedule or ())),
                 flush=bool(body.flush),
             )
             return self._first
