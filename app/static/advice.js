@@ -1,6 +1,7 @@
 // Describes an error to the user: a title, the service's detail, and what to do on this page.
 
 import { ServiceError, NetworkError } from "./api.js";
+import { MicrophoneError } from "./microphone.js";
 
 /**
  * @returns {{title: string, detail: string, advice: string, focusKey?: boolean, retryAfter?: number, waits?: boolean}}
@@ -11,6 +12,9 @@ export function describeError(error) {
   const detail = error.message;
   if (error instanceof NetworkError) {
     return { title: "No connection", detail, advice: "Check that the service is running, then try again." };
+  }
+  if (error instanceof MicrophoneError) {
+    return { title: "No microphone", detail, advice: "Check that one is connected and allowed for this page, then try again." };
   }
   if (!(error instanceof ServiceError)) {
     return { title: "Playback failed", detail, advice: "Try again, or choose another playback method." };

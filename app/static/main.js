@@ -7,6 +7,7 @@ import { ServiceStatus } from "./service_status.js";
 import * as notice from "./notice.js";
 import { Sound } from "./sound.js";
 import { Speech } from "./speech.js";
+import { Talk } from "./talk.js";
 import { Tuning } from "./tuning.js";
 import { VoiceDialog } from "./voice_dialog.js";
 import { Voices } from "./voices.js";
@@ -16,11 +17,14 @@ const SAMPLE = "This is how I sound. Good to meet you.";
 
 const serviceStatus = new ServiceStatus();
 const tuning = new Tuning();
-const speech = new Speech(new Sound(), serviceStatus, handleError);
+const sound = new Sound();
+const speech = new Speech(sound, serviceStatus, handleError);
+const talk = new Talk(sound, handleError);
 const voices = new Voices({
   play: (id) => speak(SAMPLE, id),
   replace: (id) => voiceDialog.open(id),
   remove: confirmDelete,
+  chosen: () => talk.configure(),
 });
 const voiceDialog = new VoiceDialog(async (id, replaced, warnings) => {
   voices.forget(id);
@@ -63,7 +67,7 @@ async function loadVoices() {
   byId("key-box").open = false;
   byId("key-forget").hidden = false;
   notice.clear();
-  byId("text").focus();
+  byId(byId("mode-talk").checked ? "talk" : "text").focus();
   serviceStatus.refresh();
 }
 
@@ -79,6 +83,21 @@ byId("key-form").onsubmit = (event) => {
 };
 
 byId("docs").onclick = ({ currentTarget }) => (currentTarget.href = urlOf("/docs"));
+
+// ---- modes
+
+function showMode() {
+  const talks = byId("mode-talk").checked;
+  byId("speak-card").hidden = talks;
+  byId("talk-card").hidden = !talks;
+  if (talks) speech.stop();
+  else talk.stop();
+}
+
+byId("modes").onchange = () => {
+  history.replaceState(null, "", byId("mode-talk").checked ? "#talk" : location.pathname);
+  showMode();
+};
 
 // ---- voices
 
@@ -151,10 +170,14 @@ document.querySelector(".ways").addEventListener("change", showFormats);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === byId("text"))
     byId("speech").requestSubmit();
-  if (event.key === "Escape" && !document.querySelector("dialog[open]")) speech.stop();
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+  speech.stop();
+  talk.interrupt();
 });
 byId("seed-keep").onclick = () => tuning.keepSeed(byId("seed").textContent);
 
+byId("mode-talk").checked = location.hash === "#talk";
+showMode();
 showPlaybackModes();
 count();
 serviceStatus.start();

@@ -4,7 +4,8 @@ import { Ring } from "./ring.js";
 
 /**
  * Receives {samples: Float32Array} at the context's rate, {end: true} after the last, and {stop: true}.
- * Sends {event: "started" | "underrun" | "ended"}, and {played: samples} about ten times a second.
+ * Sends {event: "started" | "underrun" | "ended"}, and {played: samples} about ten times a second; after
+ * a stop {stopped: samples played}.
  * processorOptions.lead: samples buffered before playback starts; doubled after each underrun.
  */
 class PcmPlayer extends AudioWorkletProcessor {
@@ -22,7 +23,10 @@ class PcmPlayer extends AudioWorkletProcessor {
     this.port.onmessage = ({ data }) => {
       if (data.samples) this.#ring.push(data.samples);
       if (data.end) this.#complete = true;
-      if (data.stop) this.#stopped = true;
+      if (data.stop) {
+        this.#stopped = true;
+        this.port.postMessage({ stopped: this.#played });
+      }
     };
   }
 

@@ -1,5 +1,7 @@
 // Records a voice from the microphone.
 
+import * as microphone from "./microphone.js";
+
 const TYPES = [
   ["audio/webm;codecs=opus", "webm"],
   ["audio/mp4", "m4a"],
@@ -9,9 +11,7 @@ const MAX_SECONDS = 29.5; // the service accepts 30
 
 /** The reason why recording is unavailable; "" if it is available. */
 export function unavailableReason() {
-  if (!isSecureContext) return "Browsers allow the microphone over https or on localhost only.";
-  if (!navigator.mediaDevices || !globalThis.MediaRecorder) return "This browser cannot record.";
-  return "";
+  return microphone.unavailableReason() || (globalThis.MediaRecorder ? "" : "This browser cannot record.");
 }
 
 export class Recorder {
@@ -20,19 +20,11 @@ export class Recorder {
   #stream;
   #stopped;
 
-  /** onProgress: called with (seconds, level from 0 to 1) while recording. Throws an Error with advice. */
+  /** onProgress: called with (seconds, level from 0 to 1) while recording. Throws MicrophoneError. */
   static async start(onProgress) {
-    let stream;
-    try {
-      // Echo cancellation and noise suppression would change the voice.
-      const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: true };
-      stream = await navigator.mediaDevices.getUserMedia({ audio });
-    } catch (error) {
-      const reason =
-        error.name === "NotAllowedError" ? "permission denied: allow it in the address bar" : error.message;
-      throw new Error(`The microphone is not available (${reason}).`, { cause: error });
-    }
-    return new Recorder(stream, onProgress);
+    // Echo cancellation and noise suppression would change the voice.
+    const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: true };
+    return new Recorder(await microphone.openStream(audio), onProgress);
   }
 
   constructor(stream, onProgress) {

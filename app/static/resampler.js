@@ -1,4 +1,4 @@
-// Streaming resampler from 24 kHz to the output device's rate: a windowed sinc, continuous across blocks.
+// Streaming resampler between 24 kHz and a device's rate: a windowed sinc, continuous across blocks.
 
 const HALF_TAPS = 16; // taps on either side, at the lower of the two rates
 const PHASES = 512; // fractional positions with precomputed taps

@@ -22,6 +22,11 @@ export class Sound {
     return this.#context.sampleRate;
   }
 
+  /** Seconds from a sample that a worklet gives out to the loudspeaker. */
+  get delay() {
+    return this.#context.outputLatency || this.#context.baseLatency || 0;
+  }
+
   /** A new audio element connected to the analyser; replaces the previous one. */
   element() {
     this.#element?.disconnect();

@@ -1,6 +1,7 @@
 // Runs one speech request at a time: request, playback, stop, download.
 
 import { byId } from "./dom.js";
+import { download } from "./download.js";
 import { Meter } from "./meter.js";
 import * as notice from "./notice.js";
 import { Waveform } from "./waveform.js";
@@ -93,9 +94,7 @@ export class Speech {
     const { name, blob } = this.#download;
     byId("save").disabled = true;
     try {
-      const address = URL.createObjectURL(await blob());
-      Object.assign(document.createElement("a"), { href: address, download: name }).click();
-      setTimeout(() => URL.revokeObjectURL(address), 60_000); // after the browser has read it
+      download(name, await blob());
     } catch (error) {
       this.#onError(notice.show(error, () => this.#save()));
     } finally {

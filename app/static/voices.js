@@ -6,9 +6,9 @@ import { byId, make } from "./dom.js";
 const SPEAKERS = 4; // built-in speakers offered
 
 const list = byId("voices");
-const choice = byId("voice");
+const choices = [byId("voice"), byId("talk-voice")]; // of speech and of conversations: they show the same
 
-/** actions: {play, replace, remove}, each called with a voice id. */
+/** actions: {play, replace, remove}, each called with a voice id, and {chosen}, called without. */
 export class Voices {
   #actions;
   #details = new Map(); // id -> GET /voices/{id}
@@ -20,7 +20,7 @@ export class Voices {
     this.#observer = new IntersectionObserver((entries) => {
       for (const { isIntersecting, target } of entries) if (isIntersecting) this.#describe(target);
     });
-    choice.addEventListener("change", () => this.#mark());
+    for (const each of choices) each.addEventListener("change", () => this.choose(each.value));
   }
 
   /** Loads and shows the list. Throws what `call` throws. */
@@ -40,27 +40,33 @@ export class Voices {
     this.#details.delete(id);
   }
 
+  /** The id of the chosen voice; "" for the default. */
+  get chosen() {
+    return choices[0].value;
+  }
+
   choose(id) {
-    choice.value = id;
+    for (const each of choices) each.value = id;
     this.#mark();
+    this.#actions.chosen();
   }
 
   #offer(ids) {
-    const before = choice.value;
+    const before = this.chosen;
     const group = (label, names) => make("optgroup", { label }, ...names.map((name) => new Option(name, name)));
     const speakers = Array.from({ length: SPEAKERS }, (_, number) => `speaker_${number}`);
-    choice.replaceChildren(
-      new Option("Default voice", ""),
-      ...(ids.length ? [group("Recorded", ids)] : []),
-      group("Built-in speakers", speakers),
-    );
-    choice.value = [...choice.options].some((each) => each.value === before) ? before : "";
-    this.#mark();
+    for (const each of choices)
+      each.replaceChildren(
+        new Option("Default voice", ""),
+        ...(ids.length ? [group("Recorded", ids)] : []),
+        group("Built-in speakers", speakers),
+      );
+    this.choose([...ids, ...speakers].includes(before) ? before : "");
   }
 
   #mark() {
     for (const row of list.children)
-      row.querySelector(".name").setAttribute("aria-pressed", String(row.dataset.voice === choice.value));
+      row.querySelector(".name").setAttribute("aria-pressed", String(row.dataset.voice === this.chosen));
   }
 
   #row(id) {

@@ -1,0 +1,65 @@
+// The microphone: permission, and a stream of 16-bit PCM at 24 kHz for a conversation.
+
+const MODULE = "/static/microphone_worklet.js";
+
+/** The microphone cannot be used; the message says why. */
+export class MicrophoneError extends Error {
+  name = "MicrophoneError";
+}
+
+/** The reason why the microphone is unavailable; "" if it is available. */
+export function unavailableReason() {
+  if (!isSecureContext) return "Browsers allow the microphone over https or on localhost only.";
+  if (!navigator.mediaDevices) return "This browser has no access to a microphone.";
+  return "";
+}
+
+/** A MediaStream with these audio constraints. Throws MicrophoneError. */
+export async function openStream(audio) {
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio });
+  } catch (error) {
+    const reason = error.name === "NotAllowedError" ? "permission denied: allow it in the address bar" : error.message;
+    throw new MicrophoneError(`The microphone is not available (${reason}).`, { cause: error });
+  }
+}
+
+export class Microphone {
+  #stream;
+  #context;
+
+  /**
+   * onAudio: called with (pcm, level) 25 times a second: an ArrayBuffer of int16 at 24 kHz, and the peak from 0 to 1.
+   * onLost: called if the device is unplugged or its permission withdrawn. Throws MicrophoneError.
+   */
+  static async open(onAudio, onLost) {
+    const stream = await openStream({ echoCancellation: true, noiseSuppression: true, autoGainControl: true });
+    const microphone = new Microphone(stream);
+    try {
+      await microphone.#listen(onAudio, onLost);
+    } catch (error) {
+      microphone.close();
+      throw new MicrophoneError(`The microphone is not available (${error.message}).`, { cause: error });
+    }
+    return microphone;
+  }
+
+  constructor(stream) {
+    this.#stream = stream;
+    this.#context = new AudioContext(); // at the device's rate: Firefox connects no stream to a context of another
+  }
+
+  async #listen(onAudio, onLost) {
+    await this.#context.audioWorklet.addModule(MODULE);
+    const node = new AudioWorkletNode(this.#context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+    node.port.onmessage = ({ data }) => onAudio(data.pcm, data.level);
+    for (const track of this.#stream.getTracks()) track.onended = onLost;
+    this.#context.createMediaStreamSource(this.#stream).connect(node);
+    await this.#context.resume();
+  }
+
+  close() {
+    for (const track of this.#stream.getTracks()) track.stop();
+    if (this.#context.state !== "closed") this.#context.close();
+  }
+}

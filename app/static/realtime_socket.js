@@ -1,0 +1,82 @@
+// Connection to WS /v1/realtime that comes back by itself.
+
+import { call, urlOf } from "./api.js";
+
+const FIRST_DELAY = 500; // milliseconds before the first new attempt; doubled after each
+const LONGEST_DELAY = 8000;
+const MAX_BACKLOG = 500_000; // bytes that wait to be sent, 8 s of audio: the connection is dead
+
+export class RealtimeSocket {
+  #socket = null;
+  #delay = FIRST_DELAY;
+  #timer = null;
+  #handlers;
+  #leaving = new AbortController();
+
+  /**
+   * onEvent: called with each event of the service. onLost: called when a connection is lost or refused; a new one is
+   * attempted. onRefused: called with a ServiceError, such as an invalid key; none is attempted.
+   */
+  constructor({ onEvent, onLost, onRefused }) {
+    this.#handlers = { onEvent, onLost, onRefused };
+    const { signal } = this.#leaving;
+    addEventListener("offline", () => this.#lost(), { signal }); // else a socket notices only after minutes
+    addEventListener("online", () => this.#timer && this.#connect(), { signal });
+    this.#connect();
+  }
+
+  /** Sends an event. Without a connection it is dropped. */
+  send(type, fields = {}) {
+    if (this.#socket?.readyState !== WebSocket.OPEN) return;
+    if (this.#socket.bufferedAmount > MAX_BACKLOG) this.#lost();
+    else this.#socket.send(JSON.stringify({ type, ...fields }));
+  }
+
+  close() {
+    this.#leaving.abort();
+    clearTimeout(this.#timer);
+    this.#drop();
+  }
+
+  #connect() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#drop();
+    const socket = new WebSocket(urlOf(location.origin.replace(/^http/, "ws") + "/v1/realtime", { model: "csm-1b" }));
+    this.#socket = socket;
+    socket.onmessage = ({ data }) => {
+      const event = JSON.parse(data);
+      if (event.type === "session.created") this.#delay = FIRST_DELAY;
+      this.#handlers.onEvent(event);
+    };
+    socket.onclose = () => this.#lost();
+  }
+
+  async #lost() {
+    this.#drop();
+    if (this.#timer !== null) return;
+    this.#timer = setTimeout(() => this.#connect(), this.#delay);
+    this.#delay = Math.min(2 * this.#delay, LONGEST_DELAY);
+    this.#handlers.onLost();
+    const refusal = await findRefusal();
+    if (refusal && !this.#leaving.signal.aborted) this.#handlers.onRefused(refusal);
+  }
+
+  #drop() {
+    if (this.#socket) {
+      this.#socket.onmessage = this.#socket.onclose = null;
+      this.#socket.close();
+    }
+    this.#socket = null;
+  }
+}
+
+/** A WebSocket does not expose why it was refused; HTTP does. Null if it is worth another attempt. */
+async function findRefusal() {
+  try {
+    await call("/voices");
+    return null;
+  } catch (error) {
+    return error.status === 401 ? error : null;
+  }
+}
