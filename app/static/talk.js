@@ -26,6 +26,7 @@ export class Talk {
   #levels = new Levels();
   #microphone = null;
   #conversation = null;
+  #starts = 0; // also counts ends: a start that was overtaken by one is given up
 
   /** onError: called with the result of describeError. */
   constructor(sound, onError) {
@@ -47,41 +48,53 @@ export class Talk {
 
   /** Opens the microphone and begins a new conversation. */
   async start() {
+    const start = ++this.#starts;
     byId("talk").disabled = true;
     notice.clear();
     showProblem("");
     try {
       await this.#sound.wake();
-      this.#microphone = await microphone.Microphone.open(
-        (pcm, level) => {
-          this.#levels.microphone(level);
-          this.#conversation?.hear(pcm);
-        },
-        () => this.#fail(new microphone.MicrophoneError("The microphone was disconnected.")),
-      );
-      this.#captions.clear();
-      this.#levels.start(this.#sound.analyser);
-      this.#conversation = new Conversation({
-        sound: this.#sound,
-        captions: this.#captions,
-        settings: this.#settings,
-        show: {
-          state: (state) => this.#showState(state),
-          session: showSession,
-          latency: showLatency,
-          problem: showProblem,
-          refused: (error) => this.#fail(error),
-        },
-      });
+      const opened = await this.#openMicrophone();
+      if (start === this.#starts) this.#converse(opened);
+      else opened.close();
     } catch (error) {
-      this.#fail(error);
+      if (start === this.#starts) this.#fail(error);
     } finally {
       byId("talk").disabled = false;
       this.#showButtons();
     }
   }
 
+  #openMicrophone() {
+    return microphone.Microphone.open(
+      (pcm, level) => {
+        this.#levels.microphone(level);
+        this.#conversation?.hear(pcm);
+      },
+      () => this.#fail(new microphone.MicrophoneError("The microphone was disconnected.")),
+    );
+  }
+
+  #converse(opened) {
+    this.#microphone = opened;
+    this.#captions.clear();
+    this.#levels.start(this.#sound.analyser);
+    this.#conversation = new Conversation({
+      sound: this.#sound,
+      captions: this.#captions,
+      settings: this.#settings,
+      show: {
+        state: (state) => this.#showState(state),
+        session: showSession,
+        latency: showLatency,
+        problem: showProblem,
+        refused: (error) => this.#fail(error),
+      },
+    });
+  }
+
   stop() {
+    this.#starts += 1;
     this.#conversation?.close();
     this.#microphone?.close();
     this.#conversation = this.#microphone = null;

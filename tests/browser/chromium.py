@@ -1,4 +1,7 @@
-"""Headless Chromium with a fake microphone and a new profile."""
+"""Headless Chromium with a fake microphone and a new profile.
+
+The microphone hears a file, again and again from its start, which begins anew whenever the microphone is opened.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,11 @@ def find() -> tuple[str, str]:
     return need("chromium", *BROWSERS), need("chromium", "chromedriver")
 
 
-def start(browser: str, driver: str, profile: Path) -> Chrome:
+def start(browser: str, driver: str, profile: Path, microphone: Path) -> Chrome:
     options = ChromeOptions()
     options.binary_location = browser
-    for flag in (*_FLAGS, f"--user-data-dir={profile}", *(["--no-sandbox"] if os.geteuid() == 0 else [])):
+    own = (f"--user-data-dir={profile}", f"--use-file-for-fake-audio-capture={microphone}")
+    for flag in (*_FLAGS, *own, *(["--no-sandbox"] if os.geteuid() == 0 else [])):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     options.add_experimental_option("prefs", {"download.default_directory": str(profile / "downloads")})

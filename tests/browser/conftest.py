@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
+from engine import SAMPLE_RATE
+from tests.app.realtime.harness import silence, speech
 from tests.browser import chromium
 from tests.integration.shared import Server, serving
 
@@ -18,11 +22,23 @@ EXPECTED = ("Failed to load resource", "WebSocket connection to")  # logged by t
 
 
 @pytest.fixture(scope="package")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+def microphone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the microphone hears: three seconds of speech, and three of silence."""
+    path = tmp_path_factory.mktemp("microphone") / "microphone.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(np.concatenate([speech(), silence(3)]).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture(scope="package")
+def driver(tmp_path_factory: pytest.TempPathFactory, microphone: Path) -> Iterator[Chrome]:
     found = chromium.find()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1,localhost")
-        driver = chromium.start(*found, tmp_path_factory.mktemp("chromium"))
+        driver = chromium.start(*found, tmp_path_factory.mktemp("chromium"), microphone)
     yield driver
     driver.quit()
 
@@ -54,6 +70,19 @@ def monitored(page: Page) -> Iterator[Page]:
     assert [address for address in chromium.requested(page.driver) if not address.startswith(own)] == []
     written = [each["message"] for each in page.driver.get_log("browser") if each["level"] in ("SEVERE", "WARNING")]
     assert [each for each in written if not any(expected in each for expected in EXPECTED)] == []
+
+
+@pytest.fixture
+def audio_tap(driver: Chrome) -> Iterator[None]:
+    """Records the page's audio; bypasses the page's content security policy, which forbids the tap's script."""
+    from tests.browser import listening
+
+    driver.execute_cdp_cmd("Page.enable", {})
+    driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
+    script = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": listening.TAP})
+    yield
+    driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+    driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": False})
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,6 @@ from tests.browser.page import PLAYBACK_MODES, Page, active
 TEXT = "x" * 20  # 1.6 seconds: the engine generates 80 ms per character
 
 LONG = "x" * 600  # twelve seconds of generation
-
-
-@pytest.fixture(scope="module")
-def audio_tap(driver) -> Iterator[None]:  # type: ignore[no-untyped-def]
-    """Records the page's audio; bypasses the page's content security policy, which forbids the tap's script."""
-    driver.execute_cdp_cmd("Page.enable", {})
-    driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
-    script = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": listening.TAP})
-    yield
-    driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
-    driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": False})
 
 
 @pytest.fixture

@@ -1,0 +1,213 @@
+"""Conversations on the page: the microphone's speech in, the answer's samples out, interruptions, lost connections."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from selenium.webdriver import ActionChains
+
+from engine import FRAME_SAMPLES, SAMPLE_RATE
+from tests.browser import listening
+from tests.browser.conftest import monitored
+from tests.browser.page import Page, active
+from tests.integration.shared import Server, serving
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+# The fake engine speaks 80 ms per character: 7.8 s, which the next turn, 6 s after the one before, interrupts.
+WORDS = "tell me how long the way is and what there is to see along it for somebody who has never been here"
+
+_REFUSE_MICROPHONE = (
+    "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); }"
+)
+_COLLECT = """
+const send = WebSocket.prototype.send;
+window.sent = [];
+WebSocket.prototype.send = function (data) { window.sent.push(JSON.parse(data)); return send.call(this, data); };
+"""
+
+
+class Recogniser(BaseHTTPRequestHandler):
+    """Hears the same words in every recording."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({"text": WORDS}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def talk_server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Recognises speech, and has no language model."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recogniser) as recogniser:
+        thread = threading.Thread(target=recogniser.serve_forever)
+        thread.start()
+        try:
+            with serving(
+                tmp_path_factory.mktemp("talk"),
+                MODEL_PATH="fake:frame_seconds=0.02",
+                STT_BASE_URL=f"http://127.0.0.1:{recogniser.server_port}/v1",
+                NO_PROXY="127.0.0.1",
+            ) as server:
+                yield server
+        finally:
+            recogniser.shutdown()
+            thread.join(10)
+
+
+@pytest.fixture
+def talk_page(driver: Chrome, talk_server: Server) -> Iterator[Page]:
+    for page in monitored(Page(driver, talk_server)):
+        page.press("mode-talk")
+        yield page
+        if page.text("talk") == "End conversation":
+            page.press("talk")
+
+
+def captions(page: Page, role: str) -> list[tuple[str, str]]:
+    """The words of each turn of a side, and the note behind them."""
+    script = """return [...document.querySelectorAll(`#captions li[data-role=${arguments[0]}]`)]
+      .map((each) => [each.querySelector(".words").textContent, each.querySelector("small").textContent])"""
+    return [(words, note) for words, note in page.run(script, role)]
+
+
+def sent(page: Page, kind: str) -> list[dict[str, Any]]:
+    return [event for event in page.run("return window.sent") if event["type"] == kind]
+
+
+def test_speech_is_answered_and_interrupts_the_answer(audio_tap: None, talk_page: Page) -> None:
+    page = talk_page
+    page.press("talk")
+    page.until(lambda: page.text("talk-state") == "Listening" or captions(page, "user"))
+    assert "repeats what it hears" in page.text("talk-missing")
+    page.until(lambda: captions(page, "user")[:1] == [(WORDS, "")])
+    page.until(lambda: captions(page, "assistant"))
+    page.until(lambda: page.text("talk-state") == "Answering")
+    page.until(lambda: captions(page, "assistant")[0][1] == "interrupted")
+    page.until(lambda: len(captions(page, "assistant")[0][0]) < len(WORDS))  # what was not heard is dropped
+    page.until(lambda: len(captions(page, "user")) > 1)
+    sound = listening.recorded_audio(page)
+
+    loud = np.abs(sound) > 1e-3
+    start = int(np.flatnonzero(loud)[0])
+    quiet = np.flatnonzero(listening.rms(sound[start:]) < 1e-3) * SAMPLE_RATE // 100
+    answer = listening.trim_silence(sound[start : start + int(quiet[0])])
+    assert SAMPLE_RATE < answer.size < len(WORDS) * FRAME_SAMPLES
+    assert listening.discontinuities(answer).size == 0
+    heard = captions(page, "assistant")[0][0].split()
+    assert heard == WORDS.split()[: len(heard)]
+    expected = answer.size / (len(WORDS) * FRAME_SAMPLES) * len(WORDS.split())
+    assert abs(len(heard) - expected) < 3
+    assert int(page.text("talk-total-ms").removesuffix(" ms")) >= int(page.text("talk-silence-ms").removesuffix(" ms"))
+    page.press("talk")
+    assert page.text("talk-state") == "Off"
+    page.server.wait_until(lambda: active(page.server) == 0)
+
+
+def test_a_transcript_is_downloaded(talk_page: Page, tmp_path: Path) -> None:
+    """With the page's content security policy in force, unlike the test with the tap."""
+    page = talk_page
+    assert not page.find("talk-save").is_enabled()
+    page.press("talk")
+    page.until(lambda: captions(page, "assistant"))
+    page.press("talk")
+    page.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.press("talk-save")
+    page.until((tmp_path / "conversation.txt").exists)
+    lines = (tmp_path / "conversation.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[0].endswith(f"You: {WORDS}")
+    assert "Answer: tell me" in lines[1]
+
+
+def test_a_lost_connection_recovers_with_its_history(talk_page: Page) -> None:
+    page = talk_page
+    page.run(_COLLECT)
+    page.press("talk")
+    page.until(lambda: captions(page, "assistant"))
+    for worker in page.server.workers():
+        worker.kill()
+    page.until(lambda: page.text("talk-state").startswith("Connection lost"))
+    turns = len(captions(page, "user"))
+    assert captions(page, "user")[0] == (WORDS, "")
+    page.until(lambda: not page.text("talk-state").startswith("Connection lost"))
+    page.until(lambda: len(captions(page, "user")) > turns)
+    restored = [event["item"] for event in sent(page, "conversation.item.create")]
+    assert restored[0] == {"type": "message", "role": "user", "content": [{"type": "input_text", "text": WORDS}]}
+    assert restored[1]["role"] == "assistant"
+    page.until(lambda: page.text("talk-state") == "Answering")
+
+
+def test_push_to_talk_with_the_keyboard(talk_page: Page) -> None:
+    page = talk_page
+    page.run(_COLLECT)
+    page.press("push-to-talk")
+    page.press("talk")
+    page.until(lambda: page.find("talk-hold").is_enabled())
+    page.run("document.getElementById('talk-hold').focus()")
+    for turn in (1, 2):  # the second interrupts the answer to the first
+        before = len(sent(page, "input_audio_buffer.append"))
+        ActionChains(page.driver).key_down(" ").perform()
+        assert page.text("talk-state") == "You speak"
+        page.until(lambda: len(sent(page, "input_audio_buffer.append")) > before + 25)  # noqa: B023 - within the turn
+        ActionChains(page.driver).key_up(" ").perform()
+        page.until(lambda: page.text("talk-state") == "Answering")
+        assert len(captions(page, "user")) == len(captions(page, "assistant")) == turn
+    page.until(lambda: captions(page, "assistant")[0][1] == "interrupted")
+    count = len(sent(page, "input_audio_buffer.append"))
+    page.press_keys("\ue00c")  # Escape interrupts
+    page.until(lambda: captions(page, "assistant")[1][1] == "interrupted")
+    assert len(sent(page, "input_audio_buffer.append")) == count
+
+
+def test_the_voice_is_changed_within_a_conversation(talk_page: Page) -> None:
+    page = talk_page
+    page.run(_COLLECT)
+    page.press("talk")
+    page.until(lambda: captions(page, "user"))
+    page.choose("talk-voice", "speaker_2")
+    assert page.value("voice") == "speaker_2"
+    assert sent(page, "session.update")[-1]["session"]["audio"]["output"]["voice"] == "speaker_2"
+
+
+def test_a_refused_microphone_is_explained(talk_page: Page) -> None:
+    page = talk_page
+    page.run(_REFUSE_MICROPHONE)
+    page.press("talk")
+    page.until(lambda: "permission denied" in page.notice)
+    assert "address bar" in page.notice
+    assert page.text("talk-state") == "Off"
+
+
+def test_an_outdated_key_ends_the_conversation(talk_page: Page) -> None:
+    page = talk_page
+    page.run("sessionStorage.setItem('csm-serve-key', 'old')")
+    page.press("talk")
+    page.until(lambda: "Invalid or missing API Key" in page.notice)
+    assert page.focused == "key"
+    assert page.text("talk-state") == "Off"
+
+
+def test_without_https_talking_is_explained(talk_page: Page) -> None:
+    page = talk_page
+    source = "Object.defineProperty(window, 'isSecureContext', { value: false })"
+    script = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+    page.open()
+    page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+    page.press("mode-talk")
+    assert "https or on localhost" in page.text("talk-missing")
+    assert not page.find("talk").is_enabled()
