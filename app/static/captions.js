@@ -8,6 +8,13 @@ export class Captions {
   #box = byId("captions-box");
   #list = byId("captions");
   #turns = new Map(); // item id -> {role, time, text, note, row}
+  #follows = true; // a reader who scrolls back stays there
+
+  constructor() {
+    this.#box.onscroll = () => {
+      this.#follows = this.#box.scrollHeight - this.#box.scrollTop - this.#box.clientHeight < 40;
+    };
+  }
 
   /** The turns with words, oldest first: [{role, text}]. */
   get turns() {
@@ -23,7 +30,8 @@ export class Captions {
   /** Begins a turn of the "user" or the "assistant", if it has not begun. */
   begin(id, role) {
     if (this.#turns.has(id)) return;
-    const row = make("li", { data: { role } }, make("b", { textContent: NAMES[role] }), make("span", { className: "words" }), make("small"));
+    const name = make("b", { textContent: NAMES[role] });
+    const row = make("li", { data: { role } }, name, make("span", { className: "words" }), make("small"));
     this.#turns.set(id, { role, time: new Date(), text: "", note: "…", row });
     this.#list.append(row);
     this.#show(id);
@@ -58,10 +66,9 @@ export class Captions {
 
   #show(id) {
     const { text, note, row } = this.#turns.get(id);
-    const atEnd = this.#box.scrollHeight - this.#box.scrollTop - this.#box.clientHeight < 40;
     row.querySelector(".words").textContent = text;
     row.querySelector("small").textContent = note;
-    if (atEnd) this.#box.scrollTop = this.#box.scrollHeight; // a reader who scrolled back stays there
+    if (this.#follows) this.#box.scrollTop = this.#box.scrollHeight;
   }
 
   #showEmpty() {

@@ -51,7 +51,8 @@ export class Microphone {
 
   async #listen(onAudio, onLost) {
     await this.#context.audioWorklet.addModule(MODULE);
-    const node = new AudioWorkletNode(this.#context, "microphone", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+    const mono = { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" };
+    const node = new AudioWorkletNode(this.#context, "microphone", mono);
     node.port.onmessage = ({ data }) => onAudio(data.pcm, data.level);
     for (const track of this.#stream.getTracks()) track.onended = onLost;
     this.#context.createMediaStreamSource(this.#stream).connect(node);

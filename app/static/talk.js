@@ -26,13 +26,14 @@ export class Talk {
   #levels = new Levels();
   #microphone = null;
   #conversation = null;
+  #talking = false; // from the start on, until the end
   #starts = 0; // also counts ends: a start that was overtaken by one is given up
 
   /** onError: called with the result of describeError. */
   constructor(sound, onError) {
     this.#sound = sound;
     this.#onError = onError;
-    byId("talk").onclick = () => (this.#conversation ? this.stop() : this.start());
+    byId("talk").onclick = () => (this.#talking ? this.stop() : this.start());
     byId("talk-save").onclick = () => download("conversation.txt", this.#captions.file());
     byId("push-to-talk").onchange = () => this.configure();
     this.#holdWith(byId("talk-hold"));
@@ -49,7 +50,9 @@ export class Talk {
   /** Opens the microphone and begins a new conversation. */
   async start() {
     const start = ++this.#starts;
-    byId("talk").disabled = true;
+    this.#talking = true;
+    this.#showState("connecting");
+    this.#showButtons();
     notice.clear();
     showProblem("");
     try {
@@ -59,9 +62,6 @@ export class Talk {
       else opened.close();
     } catch (error) {
       if (start === this.#starts) this.#fail(error);
-    } finally {
-      byId("talk").disabled = false;
-      this.#showButtons();
     }
   }
 
@@ -95,6 +95,7 @@ export class Talk {
 
   stop() {
     this.#starts += 1;
+    this.#talking = false;
     this.#conversation?.close();
     this.#microphone?.close();
     this.#conversation = this.#microphone = null;
@@ -153,10 +154,9 @@ export class Talk {
   }
 
   #showButtons() {
-    const talking = this.#conversation !== null;
-    byId("talk").textContent = talking ? "End conversation" : "Start talking";
-    byId("talk").classList.toggle("main", !talking);
-    byId("talk-hold").hidden = !talking || !this.#settings.pushToTalk;
+    byId("talk").textContent = this.#talking ? "End conversation" : "Start talking";
+    byId("talk").classList.toggle("main", !this.#talking);
+    byId("talk-hold").hidden = !this.#talking || !this.#settings.pushToTalk;
   }
 }
 

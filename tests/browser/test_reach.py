@@ -74,8 +74,12 @@ def test_every_control_has_an_accessible_name(page: Page) -> None:
         assert [each for each in operable if not each.get("name", {}).get("value")] == []
         if shown == "dialog":
             page.press("voice-cancel")
+    page.press("mode-talk")
+    nodes = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    names = {each["name"]["value"] for each in nodes if not each["ignored"] and each["role"]["value"] == "button"}
+    assert {"Start talking", "Download the transcript"} < names
     levels = page.run("return [...document.querySelectorAll('main h2, h1')].map((each) => each.tagName)")
-    assert levels == ["H1", "H2", "H2", "H2"]
+    assert levels == ["H1", "H2", "H2", "H2", "H2"]
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
@@ -90,6 +94,10 @@ def test_the_page_fits_the_screen_width(resizable_page: Page, width: int) -> Non
     small = """return [...document.querySelectorAll("button, select, input:not([hidden])")]
       .map((each) => [each.id, each.getBoundingClientRect()])
       .filter(([, box]) => box.width && (box.height < 17 || box.width < 17)).map(([id]) => id)"""
+    assert page.run(small) == []
+    page.run("document.getElementById('voice-dialog').close(); document.getElementById('mode-talk').click()")
+    page.run("document.getElementById('talk-hold').hidden = false")
+    assert page.run("return document.documentElement.scrollWidth") <= width
     assert page.run(small) == []
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from selenium.webdriver import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 from engine import FRAME_SAMPLES, SAMPLE_RATE
 from tests.browser import listening
@@ -155,10 +156,16 @@ def test_a_lost_connection_recovers_with_its_history(talk_page: Page) -> None:
 def test_push_to_talk_with_the_keyboard(talk_page: Page) -> None:
     page = talk_page
     page.run(_COLLECT)
-    page.press("push-to-talk")
-    page.press("talk")
+    page.run("document.getElementById('talk').focus()")
+    page.press_keys(Keys.TAB, Keys.TAB)  # past the voice
+    assert page.focused == "push-to-talk"
+    page.press_keys(" ")
+    ActionChains(page.driver).key_down(Keys.SHIFT).send_keys(Keys.TAB, Keys.TAB).key_up(Keys.SHIFT).perform()
+    assert page.focused == "talk"
+    page.press_keys(Keys.ENTER)
     page.until(lambda: page.find("talk-hold").is_enabled())
-    page.run("document.getElementById('talk-hold').focus()")
+    page.press_keys(Keys.TAB)
+    assert page.focused == "talk-hold"
     for turn in (1, 2):  # the second interrupts the answer to the first
         before = len(sent(page, "input_audio_buffer.append"))
         ActionChains(page.driver).key_down(" ").perform()
@@ -169,7 +176,7 @@ def test_push_to_talk_with_the_keyboard(talk_page: Page) -> None:
         assert len(captions(page, "user")) == len(captions(page, "assistant")) == turn
     page.until(lambda: captions(page, "assistant")[0][1] == "interrupted")
     count = len(sent(page, "input_audio_buffer.append"))
-    page.press_keys("\ue00c")  # Escape interrupts
+    page.press_keys(Keys.ESCAPE)
     page.until(lambda: captions(page, "assistant")[1][1] == "interrupted")
     assert len(sent(page, "input_audio_buffer.append")) == count
 
