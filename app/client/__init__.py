@@ -6,17 +6,38 @@
             for data in speech:
                 player.write(data)
 
-Nothing here imports FastAPI, numpy or torch.
+`client.converse()` is a voice conversation. Nothing here imports FastAPI, numpy or torch.
 """
 
 from __future__ import annotations
 
 from .async_client import AsyncCsmClient
+from .conversation import AsyncConversation, Conversation
+from .conversation_events import (
+    AudioCommitted,
+    AudioDelta,
+    ConversationEvent,
+    ErrorReceived,
+    FunctionCall,
+    ItemAdded,
+    ItemTruncated,
+    ResponseCreated,
+    ResponseDone,
+    SessionChanged,
+    SpeechStarted,
+    SpeechStopped,
+    TextDelta,
+    TranscriptDelta,
+    TranscriptionFailed,
+    UserTranscript,
+)
+from .conversation_requests import ConversationOptions
 from .errors import (
     ApiError,
     BadRequest,
     Busy,
     Conflict,
+    ConversationError,
     CsmError,
     Forbidden,
     Misconfigured,
@@ -38,28 +59,48 @@ from .sync_client import CsmClient
 
 __all__ = [
     "ApiError",
+    "AsyncConversation",
     "AsyncCsmClient",
     "AsyncSpeechStream",
+    "AudioCommitted",
+    "AudioDelta",
     "AudioFormat",
     "BadRequest",
     "Busy",
     "Conflict",
+    "Conversation",
+    "ConversationError",
+    "ConversationEvent",
+    "ConversationOptions",
     "CsmClient",
     "CsmError",
+    "ErrorReceived",
     "Forbidden",
+    "FunctionCall",
     "Health",
+    "ItemAdded",
+    "ItemTruncated",
     "Misconfigured",
     "NotFound",
+    "ResponseCreated",
+    "ResponseDone",
     "ServerFailed",
+    "SessionChanged",
     "SpeechOptions",
+    "SpeechStarted",
+    "SpeechStopped",
     "SpeechStream",
     "StreamCut",
+    "TextDelta",
     "TooLarge",
+    "TranscriptDelta",
+    "TranscriptionFailed",
     "Unauthorized",
     "Unavailable",
     "UnexpectedAnswer",
     "Unprocessable",
     "Unreachable",
     "UnsupportedMedia",
+    "UserTranscript",
     "Voice",
 ]

@@ -13,7 +13,10 @@ import httpx
 from anyio import to_thread
 
 from . import endpoints
+from .conversation import AsyncConversation
+from .conversation_requests import ConversationOptions
 from .endpoints import Call, Progress, Recording, Warn
+from .errors import Busy, Unavailable
 from .options import AudioFormat, SpeechOptions
 from .responses import Health, Voice, error_of
 from .speech import AsyncSpeechStream
@@ -74,6 +77,23 @@ class AsyncCsmClient:
             aclosing(AsyncSpeechStream(response, call.read(response), self._server, started)) as speech,
         ):
             yield speech
+
+    @asynccontextmanager
+    async def converse(self, **options: Unpack[ConversationOptions]) -> AsyncIterator[AsyncConversation]:
+        """Begin a voice conversation, on asyncio alone. Leaving the `async with` ends it."""
+        for attempt in count():
+            try:
+                conversation = await AsyncConversation.connect(self._server)
+            except (Busy, Unavailable) as error:
+                delay = self._retry.delay(error, attempt)
+                if delay is None:
+                    raise
+                await anyio.sleep(delay)
+            else:
+                break
+        async with conversation:
+            await conversation.begin(options)
+            yield conversation
 
     async def voices(self) -> list[str]:
         """Ids of all voices."""

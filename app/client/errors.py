@@ -4,7 +4,8 @@ CsmError
 ├── Misconfigured         the address or the key is invalid: nothing was sent
 ├── Unreachable           connection error or timeout
 ├── UnexpectedAnswer      the response is not from csm-serve
-├── StreamCut             the connection was aborted during the audio, which is incomplete
+├── StreamCut             the connection was aborted during the audio, which is incomplete, or a conversation
+├── ConversationError     an event or a response of a conversation failed: code, detail; the conversation goes on
 └── ApiError              an error response: status, code, detail, retry_after, request_id
     ├── BadRequest 400         ├── TooLarge 413
     ├── Unauthorized 401       ├── UnsupportedMedia 415
@@ -34,7 +35,21 @@ class UnexpectedAnswer(CsmError):
 
 
 class StreamCut(CsmError):
-    """The connection was aborted during the audio, which is incomplete."""
+    """The connection was aborted during the audio, which is incomplete, or during a conversation."""
+
+
+class ConversationError(CsmError):
+    """An event was rejected or a response failed; the conversation goes on.
+
+    detail: what is wrong and what to do. code: a stable name for programs, in snake_case.
+    event_id: the rejected event's id, as the method that sent it returned it; None for a response.
+    """
+
+    def __init__(self, detail: str, *, code: str = "unknown", event_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code
+        self.event_id = event_id
 
 
 class ApiError(CsmError):

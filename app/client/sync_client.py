@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx
 
 from . import endpoints
+from .conversation import Conversation
+from .conversation_requests import ConversationOptions
 from .endpoints import Call, Progress, Recording, Warn
+from .errors import Busy, Unavailable
 from .options import AudioFormat, SpeechOptions
 from .responses import Health, Voice, error_of
 from .speech import SpeechStream
@@ -79,6 +82,23 @@ class CsmClient:
             closing(SpeechStream(response, call.read(response), self._server, started)) as speech,
         ):
             yield speech
+
+    @contextmanager
+    def converse(self, **options: Unpack[ConversationOptions]) -> Iterator[Conversation]:
+        """Begin a voice conversation. Leaving the `with` ends it. Raises ConversationError for a rejected setting."""
+        for attempt in count():
+            try:
+                conversation = Conversation(self._server)
+            except (Busy, Unavailable) as error:
+                delay = self._retry.delay(error, attempt)
+                if delay is None:
+                    raise
+                time.sleep(delay)
+            else:
+                break
+        with conversation:
+            conversation.begin(options)
+            yield conversation
 
     def voices(self) -> list[str]:
         """Ids of all voices."""

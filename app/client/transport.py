@@ -58,6 +58,10 @@ class Server:
         url = httpx.URL(self.base_url)
         return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path.rstrip('/')}"
 
+    @property
+    def is_loopback(self) -> bool:
+        return _is_loopback(httpx.URL(self.base_url).host)
+
     def http_options(self, timeout: float) -> dict[str, Any]:
         """Keyword arguments of httpx's clients. Redirects stay off, so that no other server gets the key."""
         headers: dict[str, str | bytes] = {"User-Agent": "csm-serve-client", "Accept-Encoding": "identity"}
@@ -67,7 +71,7 @@ class Server:
             "base_url": self.base_url,
             "headers": headers,
             "timeout": httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
-            "trust_env": not _is_loopback(httpx.URL(self.base_url).host),  # no proxy for loopback
+            "trust_env": not self.is_loopback,  # no proxy for loopback
         }
 
     @contextmanager
