@@ -60,9 +60,9 @@ def targets() -> set[str]:
 
 
 def requirements() -> list[Requirement]:
-    """Without the extra `stt`, which nothing here installs: its recogniser is loaded only where it is there."""
+    """Without the extras `stt` and `talk`, which nothing here installs: they are loaded only where they are there."""
     optional = PROJECT["project"]["optional-dependencies"]
-    extras = [optional[name] for name in optional if name != "stt"]
+    extras = [optional[name] for name in optional if name not in ("stt", "talk")]
     return [
         Requirement(line)
         for line in [*PROJECT["project"]["dependencies"], *(each for extra in extras for each in extra)]

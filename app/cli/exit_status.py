@@ -8,7 +8,17 @@ import sys
 from collections.abc import Callable
 from enum import IntEnum
 
-from ..client import ApiError, Busy, CsmError, Misconfigured, StreamCut, Unauthorized, Unavailable, Unreachable
+from ..client import (
+    ApiError,
+    Busy,
+    ConversationError,
+    CsmError,
+    Misconfigured,
+    StreamCut,
+    Unauthorized,
+    Unavailable,
+    Unreachable,
+)
 
 _MAX_LINE = 600  # characters
 
@@ -53,6 +63,7 @@ _STATUS: tuple[tuple[type[Exception], ExitStatus], ...] = (  # the first match a
     (Busy, ExitStatus.BUSY),
     (Unavailable, ExitStatus.BUSY),
     (ApiError, ExitStatus.REFUSED),
+    (ConversationError, ExitStatus.REFUSED),
     (CsmError, ExitStatus.UNREACHABLE),
 )
 

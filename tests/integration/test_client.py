@@ -243,6 +243,61 @@ def test_every_error_is_one_line(
     assert list(work_dir.iterdir()) == []
 
 
+# ---- chat
+
+
+def test_piped_lines_are_turns_whose_answers_are_written(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = "Hello there.\n/voice speaker_3\n\nAnd you?\n/history\n/save said.txt\n/quit\nNever.\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    assert cli.main(["chat", "-o", "spoken"]) == 0
+    shown = capfd.readouterr()
+    history = "You: Hello there.\nAssistant: Hello there.\nYou: And you?\nAssistant: And you?\n"
+    assert shown.out == f"Hello there.\nAnd you?\n{history}"
+    assert "repeats" in shown.err
+    assert (work_dir / "said.txt").read_text(encoding="utf-8") == history
+    for name, characters in (("001.wav", 12), ("002.wav", 8)):
+        with wave.open(str(work_dir / "spoken" / name)) as file:
+            assert (file.getframerate(), file.getnframes()) == (24_000, characters * 1920)
+
+
+def test_chat_without_speech_or_loudspeaker(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    for options in (["--text-only"], []):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hi.\n"))
+        assert cli.main(["chat", *options]) == 0
+        shown = capfd.readouterr()
+        assert shown.out == "Hi.\n"
+        assert (work_dir / "csm-chat" / "001.wav").exists() == (options == [])
+    assert "pip install sounddevice" in shown.err
+    assert "csm-chat/" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "words"),
+    [
+        ("Hi.", ["--voice", "nobody"], "nobody"),
+        ("/voice nobody", [], "nobody"),
+        ("/sing", [], "/help"),
+        ("[raise@1]Hi.", ["-o", "x"], "engine"),
+    ],
+)
+def test_chat_fails_in_one_line(
+    line: str,
+    options: list[str],
+    words: str,
+    work_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{line}\n"))
+    assert cli.main(["chat", *(options or ["--text-only"])]) in (ExitStatus.FAILED, ExitStatus.REFUSED)
+    assert words in capfd.readouterr().err.splitlines()[-1]
+
+
 # ---- voices
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sys
 import threading
+import wave
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +18,7 @@ import openai
 import pytest
 
 from app.audio.encoders.wav import wav_file
+from app.cli import main as cli
 from tests.app.realtime.harness import encoded, silence, speech
 from tests.integration.shared import KEY, Server, serving
 
@@ -143,3 +146,44 @@ async def test_a_recording_is_transcribed(client: openai.AsyncOpenAI) -> None:
     events = [event async for event in stream]
     assert [event.type for event in events] == ["transcript.text.delta", "transcript.text.done"]
     await client.close()
+
+
+def test_talking_with_recordings_and_an_interruption(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CSM_URL", server.url)
+    monkeypatch.setenv("API_KEY", KEY)
+    turn = speech()[:36_000]
+    recording = np.concatenate([silence(0.3), turn, silence(1.8), turn])  # the answer takes 3.2 s
+    (tmp_path / "in.wav").write_bytes(wav_file(recording.astype(np.float32) / 32768))
+    command = ["talk", "--input", str(tmp_path / "in.wav"), "--output", str(tmp_path / "out.wav")]
+    assert cli.main(command) == 0
+    answers = capfd.readouterr().out.splitlines()
+    assert answers == [
+        "You: What can you do?",
+        "Assistant: You said 1 things, and I heard them all.",
+        "You: What can you do?",
+        "Assistant: You said 2 things, and I heard them all.",
+    ]
+    with wave.open(str(tmp_path / "out.wav")) as file:
+        played = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    sounding = np.flatnonzero([np.any(block) for block in np.array_split(played, len(played) // 480)])
+    starts = sounding[np.flatnonzero(np.diff(sounding, prepend=-100) > 20)]  # after 0.4 s of silence or more
+    assert len(starts) == 2
+    whole = 1920 / 480 * len("You said 1 things, and I heard them all.")
+    first, second = np.sum(sounding < starts[1]), np.sum(sounding >= starts[1])
+    assert whole / 8 < first < whole / 2  # it fell silent when the user spoke
+    assert second > whole * 0.95
+
+
+def test_what_is_no_recording_is_refused(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CSM_URL", server.url)
+    monkeypatch.setenv("API_KEY", KEY)
+    (tmp_path / "in.wav").write_bytes(wav_file(np.zeros(480, np.float32), 16_000))
+    assert cli.main(["talk", "--input", str(tmp_path / "in.wav")]) == 2
+    assert "16000 Hz" in capfd.readouterr().err
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert cli.main(["talk"]) == 1
+    assert "pip install sounddevice" in capfd.readouterr().err
