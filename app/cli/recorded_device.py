@@ -57,7 +57,7 @@ def _read(source: Path) -> bytes:
     try:
         with wave.open(str(source)) as file:
             kind = (file.getnchannels(), file.getsampwidth(), file.getframerate())
-            samples = file.readframes(file.getnframes())
+            samples: bytes = file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
         kind, samples, reason = (0, 0, 0), b"", str(error)
     else:
