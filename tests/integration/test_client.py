@@ -298,37 +298,6 @@ def test_chat_fails_in_one_line(
     assert words in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_an_interrupt_on_a_terminal_ends_the_answer_alone(server: Server, work_dir: Path) -> None:
-    ended = len(server.outcomes())
-    master, terminal = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli.main", "chat", "-o", "spoken"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"},
-        stdin=terminal,
-        stdout=terminal,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  as above
-    )
-    os.close(terminal)
-
-    def read_until(words: bytes, times: int) -> None:
-        output = b""
-        while output.count(words) < times:
-            output += os.read(master, 65536)
-
-    read_until(b"> ", 1)
-    os.write(master, f"Stop here. {'x' * 300}\n".encode())
-    read_until(b"Stop here.", 2)  # as it was typed, and as the answer
-    process.send_signal(signal.SIGINT)
-    read_until(b"> ", 1)
-    os.write(master, b"/quit\n")
-    assert process.wait(30) == 0
-    os.close(master)
-    server.wait_until(lambda: server.outcomes()[ended:] == ["left"])
-    with wave.open(str(work_dir / "spoken" / "001.wav")) as file:
-        assert 0 < file.getnframes() < 300 * 1920
-
-
 # ---- voices
 
 
