@@ -24,7 +24,7 @@ from .errors import ComponentFailed
 from .llm.choice import choose_language_model
 from .middleware import error_handlers
 from .middleware.auth import ApiKeyMiddleware
-from .middleware.body_limit import BodyLimitMiddleware
+from .middleware.body_limit import BodyLimit, BodyLimitMiddleware
 from .observability.components import Components
 from .observability.event_loop_lag import EventLoopMonitor
 from .observability.metrics import Metrics
@@ -36,6 +36,7 @@ from .pool.assignment import WorkerAssignment
 from .pool.engine_host import EngineHost, Loader
 from .pool.http_host import HttpHost
 from .pool.pool import Pool
+from .pool.references import ReferenceResolver
 from .pool.worker_gauges import worker_gauges
 from .realtime.service import RealtimeService
 from .routers import (
@@ -55,6 +56,7 @@ from .routers import (
 from .settings import ENV_FILE, Settings, load_settings
 from .state import AppState
 from .stt.choice import choose_transcriber
+from .voices.references import ReferenceVoices
 from .voices.store import VoiceStore
 
 if TYPE_CHECKING:
@@ -76,10 +78,11 @@ def create_app(
     context = master.current_context() if assignment is None else master.standalone_context(assignment)
     assignment = context.assignment
     components = Components()
+    max_recording = int(settings.max_upload_mb * _MIB)
     store = VoiceStore(
         settings.preloaded_voices_dir,
         settings.voices_dir,
-        max_upload_bytes=int(settings.max_upload_mb * _MIB),
+        max_upload_bytes=max_recording,
         max_seconds=settings.max_voice_seconds,
         report_decoder=components.reporter("voice_decoder"),
     )
@@ -97,6 +100,7 @@ def create_app(
         settings,
         assignment,
         store,
+        ReferenceResolver(ReferenceVoices(store.decode, max_recording)),
         host,
         pool,
         metrics,
@@ -141,11 +145,14 @@ def create_app(
 
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the outermost on. The key is checked before any of the body is read."""
-    upload_limit = int(settings.max_upload_mb * _MIB) + _MIB  # plus the multipart form
+    max_recording = int(settings.max_upload_mb * _MIB)
+    upload = BodyLimit(max_recording + _MIB)  # plus the multipart form
+    with_recording = BodyLimit(settings.json_limit + max_recording * 4 // 3, settings.json_limit)  # in base64
 
-    def body_limit(path: str) -> int:
-        takes_uploads = path in ("/voices", "/v1/voices/add", "/v1/audio/transcriptions") or path.startswith("/voices/")
-        return upload_limit if takes_uploads else settings.json_limit
+    def body_limit(path: str) -> BodyLimit:
+        if path in ("/voices", "/v1/voices/add", "/v1/audio/transcriptions") or path.startswith("/voices/"):
+            return upload
+        return with_recording if path in ("/tts/generate", "/v1/audio/speech") else BodyLimit(settings.json_limit)
 
     return [
         Middleware(RequestLogMiddleware, observers=[metrics]),

@@ -16,6 +16,7 @@ from .pool.assignment import WorkerAssignment
 from .pool.engine_host import EngineHost
 from .pool.http_host import HttpHost
 from .pool.pool import Pool
+from .pool.references import ReferenceResolver
 from .settings import Settings
 from .voices.store import VoiceStore
 
@@ -27,6 +28,7 @@ class AppState:
     settings: Settings
     assignment: WorkerAssignment
     voices: VoiceStore
+    references: ReferenceResolver
     host: EngineHost | HttpHost
     pool: Pool
     metrics: Metrics

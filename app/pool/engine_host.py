@@ -199,7 +199,8 @@ class EngineHost:
 
         Raises UnknownVoice, Unavailable and EngineError.
         """
-        resolved = self.resolve_voice(job.voice_id)
+        voice = job.request.voice
+        resolved = self.resolve_voice(job.voice_id) if voice is None else ResolvedVoice(voice, voice.speaker or 0)
         lexicon = self._lexicon_file.with_entries(job.request.lexicon)
         request = replace(job.request, voice=resolved.voice, speaker=resolved.speaker, lexicon=lexicon)
         return self.engine.stream(request)

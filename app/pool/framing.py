@@ -1,7 +1,7 @@
 """Wire format between two workers: a job one way, its speech the other.
 
-A message is its kind (1 byte), the payload's length (4 bytes), and the payload: JSON, or for audio a header, the codes
-and the samples. Integers are in the machine's byte order.
+A message is its kind (1 byte), the payload's length (4 bytes), and the payload: JSON, after it the samples of a
+voice that the job brings, or for audio a header, the codes and the samples. Integers are in the machine's byte order.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from .. import errors
 from ..errors import ServiceError
 from ..schemas.speech import SpeechJob
 
-MESSAGE_LIMIT = 64 << 20  # bytes: a text of MAX_TEXT_LENGTH, or a slice of 125 frames (0.96 MB) and its pauses
+# Bytes: a text of MAX_TEXT_LENGTH with a voice of the longest MAX_VOICE_SECONDS (58 MB), or a slice of 125 frames
+# (0.96 MB) and its pauses.
+MESSAGE_LIMIT = 64 << 20
 
 _HEADER = struct.Struct("=BI")
+_JOB = struct.Struct("=I")  # bytes of JSON; the samples of a voice follow
 _AUDIO = struct.Struct("=IBIH")  # text_chunk, flags, frames, codebooks; codes (frames, codebooks) and samples follow
 _LAST_CHUNK, _ENDS_CHUNK, _ENDS_SPEECH = 1, 2, 4
 
@@ -60,25 +63,34 @@ def message(kind: Kind, payload: bytes = b"") -> bytes:
 
 
 def job_message(job: SpeechJob, wait: float) -> bytes:
+    """job: with its recording made a voice, whose samples are sent exactly: they decide the audio of a seed."""
+    assert job.reference is None, "the worker that receives a recording decodes it"
+    voice = job.request.voice
     speech = {each.name: getattr(job.request, each.name) for each in dataclasses.fields(job.request)}
-    del speech["voice"]  # the other worker resolves it
+    speech["voice"] = None if voice is None else [voice.transcript, voice.sample_rate, voice.speaker]
     lexicon = job.request.lexicon
     speech["lexicon"] = None if lexicon is None else lexicon.entries
     speech["history"] = [
         {"text": each.text, "speaker": each.speaker, "codes": each.codes.tolist()} for each in job.request.history
     ]
-    return message(Kind.JOB, json.dumps({"speech": speech, "voice_id": job.voice_id, "wait": round(wait, 3)}).encode())
+    fields = json.dumps({"speech": speech, "voice_id": job.voice_id, "wait": round(wait, 3)}).encode()
+    samples = b"" if voice is None else voice.samples.astype("<f4", copy=False).tobytes()
+    return message(Kind.JOB, b"".join([_JOB.pack(len(fields)), fields, samples]))
 
 
 def read_job(payload: bytes) -> tuple[SpeechJob, float]:
-    fields = json.loads(payload)
+    (size,) = _JOB.unpack_from(payload)
+    fields = json.loads(payload[_JOB.size : _JOB.size + size])
+    voice = fields["speech"]["voice"]
+    if voice is not None:
+        voice = VoicePrompt(np.frombuffer(payload, "<f4", offset=_JOB.size + size), *voice)
     history = tuple(
         SpeechSegment(each["text"], np.array(each["codes"], np.int64), each["speaker"])
         for each in fields["speech"]["history"]
     )
     entries = fields["speech"]["lexicon"]
     lexicon = None if entries is None else Lexicon(entries)
-    request = SpeechRequest(**{**fields["speech"], "history": history, "lexicon": lexicon})
+    request = SpeechRequest(**{**fields["speech"], "history": history, "lexicon": lexicon, "voice": voice})
     return SpeechJob(request, fields["voice_id"]), fields["wait"]
 
 

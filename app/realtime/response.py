@@ -115,7 +115,7 @@ class Response:
         self._speech_timer = 0.0
         self._encoder = create_encoder(plan.config.audio.output.format)
         self._effect = make_effect(plan.config.audio.output.speed, resolve_watermark_key(service.state.settings))
-        record.voice = plan.job.voice_id or "default"
+        record.voice = plan.job.voice_name
         record.format = "float32" if plan.config.speaks else None
 
     @property

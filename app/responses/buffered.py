@@ -24,7 +24,7 @@ async def collect_speech(
 
     Raises what `Dispatcher.dispatch` raises, and Unprocessable if no audio is left.
     """
-    record.voice = job.voice_id or "default"
+    record.voice = job.voice_name
     chunks: list[Samples] = []
     async with pool.dispatcher.dispatch(job) as speech:
         record.admit()

@@ -58,7 +58,7 @@ class SpeechResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
-        record.voice = self._job.voice_id or "default"
+        record.voice = self._job.voice_name
         record.format = self._format.name
         writer = _StreamWriter(self, send, record)
         speaking = asyncio.create_task(self._speak(writer))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Header
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel
 
 from ..audio.encoders import FORMATS, Format, choose_format
 from ..audio.postprocessing import resolve_watermark_key, with_effects
@@ -16,8 +16,8 @@ from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
 from ..schemas.elevenlabs import ElevenLabsModel
 from ..schemas.errors import SPEECH_ERRORS, error_responses
-from ..schemas.parameters import RequestParameters
-from ..schemas.speech import SampleRate, SpeechParameters, require_text
+from ..schemas.openai_speech import OpenAISpeech
+from ..schemas.speech import SpeechBody
 from ..settings import Settings
 from ..state import AppState, StateDep
 from ..voices.openai_voices import OPENAI_VOICES, resolve_voice_id
@@ -29,45 +29,13 @@ _MODEL_CREATED = 1_741_824_000  # 2025-03-13, when CSM-1B was published
 router = APIRouter(prefix="/v1", tags=["openai"], responses=error_responses(*SPEECH_ERRORS))
 
 
-class VoiceReference(BaseModel):
-    """A custom voice, as OpenAI's newer clients refer to it."""
-
-    id: str = Field(min_length=1, max_length=128)
-
-
-class OpenAISpeech(RequestParameters):
-    """The body of /v1/audio/speech. OpenAI's other parameters, such as `instructions`, are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str = Field("csm-1b", max_length=128, description="Ignored: the service has one model.")
-    input: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
-    voice: Annotated[str, Field(min_length=1, max_length=128)] | VoiceReference = Field(
-        "alloy", description="A voice of GET /v1/audio/voices: one of GET /voices, speaker_N, or a name of OpenAI's."
+def _audio_format(body: OpenAISpeech, settings: Settings) -> Format:
+    """The format of the response, effects and events included. Raises UnknownFormat."""
+    audio_format = choose_format(
+        _FORMAT_ALIASES.get(body.response_format, body.response_format), None, body.sample_rate
     )
-    response_format: str = Field(
-        "mp3", max_length=64, description="mp3, opus, aac, flac, wav, pcm, or a format of /tts/generate."
-    )
-    speed: float = Field(1.0, ge=0.25, le=4, description="2 takes half the time; the pitch stays.")
-    stream_format: Literal["audio", "sse"] = "audio"
-    sample_rate: SampleRate | None = Field(None, description="Beyond OpenAI's API: as on /tts/generate.")
-
-    @field_validator("input")
-    @classmethod
-    def _require_text(cls, text: str) -> str:
-        return require_text(text)
-
-    @property
-    def voice_name(self) -> str:
-        return self.voice if isinstance(self.voice, str) else self.voice.id
-
-    def audio_format(self, settings: Settings) -> Format:
-        """The format of the response, effects and events included. Raises UnknownFormat."""
-        audio_format = choose_format(
-            _FORMAT_ALIASES.get(self.response_format, self.response_format), None, self.sample_rate
-        )
-        audio_format = with_effects(audio_format, self.speed, resolve_watermark_key(settings))
-        return as_events(audio_format, len(self.input)) if self.stream_format == "sse" else audio_format
+    audio_format = with_effects(audio_format, body.speed, resolve_watermark_key(settings))
+    return as_events(audio_format, len(body.input)) if body.stream_format == "sse" else audio_format
 
 
 class OpenAIVoice(BaseModel):
@@ -108,21 +76,24 @@ class AudioModels(OpenAIModels):
     status_code=200,
     response_class=SpeechResponse,
     responses={
+        **error_responses(415),
         200: {
             "description": "The audio, streamed while it is generated; as events if stream_format is sse.",
             "content": {
                 **{audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()},
                 "text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}},
             },
-        }
+        },
     },
 )
 async def speech(body: OpenAISpeech, state: StateDep) -> SpeechResponse:
     """Generate the speech of a text, streamed."""
-    audio_format = body.audio_format(state.settings)
-    voice_id = await anyio.to_thread.run_sync(resolve_voice_id, state.voices, body.voice_name)
-    parameters = SpeechParameters.model_construct(text=body.input, voice_id=voice_id)
-    return SpeechResponse(state.pool, parameters.to_job(state.settings), audio_format)
+    audio_format, reference, voice_id = _audio_format(body, state.settings), body.reference, None
+    if reference is None:
+        voice_id = await anyio.to_thread.run_sync(resolve_voice_id, state.voices, body.voice_name)
+    parameters = SpeechBody.model_construct(text=body.input, voice_id=voice_id, reference=reference)
+    job = await state.references.resolve(parameters.to_job(state.settings))
+    return SpeechResponse(state.pool, job, audio_format)
 
 
 @router.get("/audio/voices")

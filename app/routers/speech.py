@@ -37,10 +37,10 @@ async def generate_from_query(
         # Chromium's <audio> sends such requests for the rest of a broken stream: up to 30, each generated from the
         # start. It stops at status 400; it would take 416 for the end of the stream.
         raise BadRequest("partial content is not supported, since speech is generated live", code="no_ranges")
-    return _speech_response(parameters, request, state)
+    return await _speech_response(parameters, request, state)
 
 
-@router.post("/tts/generate", status_code=200, response_class=SpeechResponse)
+@router.post("/tts/generate", status_code=200, response_class=SpeechResponse, responses=error_responses(415))
 async def generate_from_body(
     parameters: Annotated[SpeechBody, Body()], request: Request, state: StateDep
 ) -> SpeechResponse:
@@ -50,11 +50,12 @@ async def generate_from_body(
             f"{next(iter(request.query_params))[:60]} is in the query: POST takes its parameters as a JSON body",
             code="invalid_parameter",
         )
-    return _speech_response(parameters, request, state)
+    return await _speech_response(parameters, request, state)
 
 
-def _speech_response(parameters: SpeechParameters, request: Request, state: AppState) -> SpeechResponse:
+async def _speech_response(parameters: SpeechParameters, request: Request, state: AppState) -> SpeechResponse:
     job = parameters.to_job(state.settings)
     audio_format = choose_format(parameters.format, request.headers.get("accept"), parameters.sample_rate)
     watermark_key = resolve_watermark_key(state.settings)
+    job = await state.references.resolve(job)
     return SpeechResponse(state.pool, job, with_effects(audio_format, watermark_key=watermark_key))

@@ -13,6 +13,7 @@ from ..audio.encoders.formats import FORMATS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from ..errors import Unprocessable
 from ..settings import Settings
 from .parameters import MAX_MILLISECONDS, AudioLength, RequestParameters
+from .reference import ReferenceRecording
 
 MAX_LEXICON_ENTRIES = 1000  # of one request
 SampleRate = Annotated[int, Field(ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE)]
@@ -23,11 +24,20 @@ _Number = TypeVar("_Number", int, float)
 class SpeechJob:
     """A validated speech request whose voice is still an id: the worker that generates it resolves the voice.
 
-    voice_id: None is the default voice.
+    voice_id: None is the default voice, unless the request has a voice.
+    reference: a recording that came with the request; the worker that received it makes it the request's voice.
     """
 
     request: SpeechRequest
     voice_id: str | None
+    reference: ReferenceRecording | None = None
+
+    @property
+    def voice_name(self) -> str:
+        """For logs."""
+        if self.reference is not None or self.request.voice is not None:
+            return "reference"
+        return self.voice_id or "default"
 
     @property
     def permits(self) -> int:
@@ -135,20 +145,36 @@ class SpeechParameters(RequestParameters):
                 self.remove_trailing_milliseconds, settings.tts_remove_trailing_milliseconds
             ),
         )
-        return SpeechJob(request, self.voice_id)
+        return SpeechJob(request, self.voice_id, self._get_reference())
 
     def _make_lexicon(self) -> Lexicon | None:
         return None
 
+    def _get_reference(self) -> ReferenceRecording | None:
+        return None
+
 
 class SpeechBody(SpeechParameters):
-    """The parameters as JSON, which may hold a lexicon."""
+    """The parameters as JSON, which may hold a lexicon and the recording of a voice."""
 
     lexicon: dict[str, str] | None = Field(
         None,
         max_length=MAX_LEXICON_ENTRIES,
         description="Words and what is said in their place; an entry in lower case stands for any case.",
     )
+
+    reference: ReferenceRecording | None = Field(
+        None, description="A one-off voice, in place of voice_id: never listed, nor kept on disk."
+    )
+
+    @model_validator(mode="after")
+    def _check_one_voice(self) -> SpeechBody:
+        if self.reference is not None and self.voice_id is not None:
+            raise ValueError("voice_id and reference are two voices: send one of them")
+        return self
+
+    def _get_reference(self) -> ReferenceRecording | None:
+        return self.reference
 
     def _make_lexicon(self) -> Lexicon | None:
         try:

@@ -125,7 +125,7 @@ class VoiceStore:
         self._check_id(voice_id)
         transcript = clean_transcript(transcript)
         self._check_available(voice_id)
-        decoded = self._decode(recording)
+        decoded = self.decode(recording)
         sha256 = hashlib.sha256(recording).hexdigest()
         with self._write_lock(recording) as staged:
             self._check_available(voice_id)
@@ -143,7 +143,7 @@ class VoiceStore:
         voice_id = canonical_id(voice_id)
         transcript = clean_transcript(transcript)
         self._check_changeable(voice_id)
-        decoded = self._decode(recording)
+        decoded = self.decode(recording)
         sha256 = hashlib.sha256(recording).hexdigest()
         with self._write_lock(recording) as staged:
             self._check_changeable(voice_id)
@@ -241,7 +241,10 @@ class VoiceStore:
                 code="storage_failed",
             ) from error
 
-    def _decode(self, recording: bytes) -> DecodedRecording:
-        """Decode an upload in a new process, which is not shared with other recordings."""
+    def decode(self, recording: bytes) -> DecodedRecording:
+        """Decode a client's recording in a new process, which is not shared with others.
+
+        Raises Busy, and what VoiceDecoder.decode raises.
+        """
         with self._loader.decoder() as decoder:
             return decoder.decode(recording)

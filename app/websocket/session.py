@@ -195,6 +195,7 @@ class WebSocketSession:
     async def _speak_pieces(self, text: PendingText, utterance: UtteranceTask) -> None:
         if not self._protocol.keeps_history:
             self._history = ()
+        utterance.job = await self._state.references.resolve(utterance.job)
         async for piece in text.pieces():
             job = utterance.next_job(piece, self._history, last=not text.open)
             if job is None:

@@ -27,12 +27,13 @@ class UtteranceTask:
         self.started = False  # the started message has been sent
         self.samples_sent = 0
         self._command = command
+        self.job = command.job  # as it is spoken, once its voice is resolved
         self._record = record
         self._samples_generated = 0  # by the engine, over all pieces
         self.pieces = 0  # that were generated
         self._speech_timer = 0.0
         self._underruns = UnderrunMeter()
-        record.voice = command.job.voice_id or "default"
+        record.voice = command.job.voice_name
         record.format = "float32" if command.audio_format is None else command.audio_format.name
 
     @property
@@ -42,7 +43,7 @@ class UtteranceTask:
 
     def next_job(self, piece: str, history: tuple[SpeechSegment, ...], *, last: bool) -> SpeechJob | None:
         """The job for the next piece, continuing history; None without words, or at the limit of the audio."""
-        job, request = self._command.job, self._command.job.request
+        job, request = self.job, self.job.request
         if request.normalize and not has_words(piece):
             return None
         max_frames = None

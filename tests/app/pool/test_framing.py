@@ -20,7 +20,7 @@ from app.pool.framing import (
     receive,
 )
 from app.schemas.speech import SpeechJob
-from engine import AudioChunk, SpeechRequest, SpeechSegment
+from engine import AudioChunk, SpeechRequest, SpeechSegment, VoicePrompt
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +37,16 @@ async def test_a_job_survives_a_round_trip() -> None:
     kind, payload = await receive_bytes(job_message(SpeechJob(speech, "amy.wav"), 1.5))
     assert kind is Kind.JOB
     assert read_job(payload) == (SpeechJob(speech, "amy.wav"), 1.5)
+
+
+async def test_the_voice_of_a_job_arrives_exactly() -> None:
+    samples = np.random.default_rng(0).normal(size=24_001).astype(np.float32)
+    for voice in (VoicePrompt(samples, "Grüße"), VoicePrompt(samples[:1], sample_rate=8_000, speaker=3)):
+        _, payload = await receive_bytes(job_message(SpeechJob(SpeechRequest("Hi.", voice=voice), None), 1.0))
+        received = read_job(payload)[0].request.voice
+        assert received is not None
+        assert np.array_equal(received.samples, voice.samples)
+        assert received.key == voice.key
 
 
 async def test_the_history_of_a_job_survives_a_round_trip() -> None:

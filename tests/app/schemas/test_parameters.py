@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.routers.openai import OpenAISpeech
 from app.schemas.elevenlabs import ElevenLabsSpeech, SpeechOptions, VoiceSettings
 from app.schemas.legacy import GenerateParameters, SpeakParameters, TextParameters
+from app.schemas.openai_speech import OpenAISpeech
 from app.schemas.parameters import RequestParameters
 from app.schemas.speech import SpeechBody, SpeechParameters
 from app.websocket.elevenlabs_protocol import GenerationConfig
