@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import signal
@@ -123,6 +124,19 @@ def test_requests_are_spread_over_engines_and_beyond_capacity_are_busy(server: S
         crowd[0].leave()
         server.wait_until(lambda: late.ask("Hi").status == 200 or late.rest() == b"")
         assert late.worker == crowd[0].worker
+
+
+def test_the_voice_in_a_request_reaches_the_engine_as_an_uploaded_one(server: Server) -> None:
+    audio, request = recording(pitch=440.0), {"text": "Hi", "format": "raw_pcm"}
+    reference = {"audio": base64.b64encode(audio).decode(), "transcript": "Hello."}
+    with httpx.Client(base_url=server.url, headers=HEADERS, timeout=60) as client:
+        inline = client.post("/tts/generate", json={**request, "reference": reference})
+        assert (inline.status_code, client.get("/voices").json()) == (200, [])
+        client.post("/voices", files={"file": ("inline.wav", audio)}, data={"transcript": "Hello."})
+        uploaded = client.post("/tts/generate", json={**request, "voice_id": "inline.wav"})
+        client.delete("/voices/inline.wav")
+        default = client.post("/tts/generate", json=request)
+    assert inline.content == uploaded.content != default.content
 
 
 def test_errors_reach_the_client_as_from_one_process(server: Server, crowd: list[Listener]) -> None:

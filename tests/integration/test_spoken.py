@@ -123,6 +123,20 @@ def test_the_words_are_recognised_from_the_openai_route(server: Server, recognis
     assert recogniser.choose(decode("raw_pcm", plain)) == WORDS
 
 
+def test_the_words_are_recognised_in_the_voice_of_a_recording_in_the_request(
+    server: Server, recogniser: Recogniser
+) -> None:
+    spoken = post(server, "/tts/generate", {"text": f"{TEXT} {TEXT} {TEXT}", "voice_id": "speaker_1", "format": "flac"})
+    reference = {"audio": base64.b64encode(spoken).decode(), "transcript": f"{TEXT} {TEXT} {TEXT}"}
+    request = {"text": TEXT, "format": "raw_pcm"}
+    audio = post(server, "/tts/generate", request | {"reference": reference})
+    assert recogniser.choose(decode("raw_pcm", audio)) == WORDS
+    openai = {"ref_audio": reference["audio"], "ref_text": reference["transcript"]}
+    assert post(server, "/v1/audio/speech", {"input": TEXT, "voice": VOICE, "response_format": "pcm"} | openai) == audio
+    if ENGINE == "csm":  # the fallback voice cannot be cloned
+        assert audio != post(server, "/tts/generate", request | {"voice_id": VOICE})
+
+
 def test_the_words_are_recognised_from_the_voice_websocket(server: Server, recogniser: Recogniser) -> None:
     with connect_to(server, f"/api/{VOICE}") as socket:
         socket.send(TEXT)

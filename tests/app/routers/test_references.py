@@ -51,7 +51,7 @@ async def test_a_recording_in_the_request_sounds_as_the_uploaded_voice_and_leave
         assert [inline.status_code, same.status_code] == [200, 200]
         assert decoded == [AMY]
         assert (await client.get("/voices")).json() == []
-        assert [each.name for each in settings.voices_dir.iterdir() if each.is_file()] == []
+        assert {each.name for each in settings.voices_dir.iterdir() if each.is_file()} <= {".lock"}
 
         await client.post("/voices", files={"file": ("amy.wav", AMY)}, data={"transcript": "I am Amy."})
         uploaded = await client.post("/tts/generate", json={**body, "voice_id": "amy.wav"})
@@ -67,10 +67,10 @@ async def test_a_recording_in_the_request_sounds_as_the_uploaded_voice_and_leave
         ({"audio": "https://example.org/a.wav"}, 422, "invalid_parameter", "no URL is fetched"),
         ({"audio": " file:///etc/passwd"}, 422, "invalid_parameter", "no URL is fetched"),
         ({"audio": ""}, 400, "undecodable_audio", "empty"),
-        ({"audio": "nothing of the kind"}, 400, "undecodable_audio", "not base64"),
+        ({"audio": "no base64!"}, 400, "undecodable_audio", "not base64"),
         ({"audio": base64.b64encode(AMY[:60]).decode()}, 400, "undecodable_audio", "cannot be decoded"),
         ({"audio": base64.b64encode(b"plain text").decode()}, 415, "not_audio", "supported audio format"),
-        ({"audio": base64.b64encode(AMY + bytes(2 << 20)).decode()}, 413, "too_large", "MAX_UPLOAD_MB"),
+        ({"audio": base64.b64encode(AMY + bytes(1 << 20)).decode()}, 413, "too_large", "MAX_UPLOAD_MB"),
         ({"audio": base64.b64encode(bytes(8 << 20)).decode()}, 413, "too_large", "limit of this route"),
         ({"audio": base64.b64encode(recording(seconds=0.4)).decode()}, 422, "voice_too_short", "too short"),
         ({"audio": AUDIO, "transcript": "a" * 2001}, 422, "bad_transcript", "2001"),
@@ -100,6 +100,7 @@ async def test_a_recording_that_cannot_be_used_is_refused_as_an_upload_is(
         ("/v1/audio/speech", {"input": "Hi", "ref_text": "Its words."}, "ref_audio, which is missing"),
         ("/v1/audio/speech", {"input": "Hi", "ref_audio": AUDIO, "task_type": "VoiceDesign"}, "task_type"),
         ("/v1/audio/speech", {"input": "Hi", "task_type": "Base"}, "task_type"),
+        ("/tts/generate?reference=UklGRg", {"text": "Hi"}, "reference is in the query"),
         ("/generate", {"text": "Hi", "reference": REFERENCE}, "reference is not a parameter"),
     ],
 )
@@ -110,8 +111,6 @@ async def test_what_is_ambiguous_or_incomplete_is_refused(
         response = await client.post(path, json=body)
         assert response.status_code == 422
         assert expected in response.json()["detail"]
-        query = await client.get("/tts/generate", params={"text": "Hi", "reference": AUDIO})
-        assert query.status_code == 422
 
 
 async def test_fields_that_would_change_the_speech_are_refused_by_name_and_others_ignored(
@@ -163,7 +162,7 @@ def test_the_voice_of_a_text_on_a_websocket(settings: Settings) -> None:
             pass
         end, audio = speak(text="Hello.", reference=REFERENCE)
         assert end["type"] == "completion"
-        socket.send_text(json.dumps({"text": "Hello. ", "reference": REFERENCE, "continue": True}))
+        socket.send_text(json.dumps({"text": "Hello. ", "reference": REFERENCE, "continue": True, "binary": True}))
         assert speak(text="")[1] == audio  # of its first message
         assert speak(text="Hello.")[1] not in (b"", audio)
         for changes, code in (
