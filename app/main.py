@@ -33,7 +33,7 @@ from .observability.startup_banner import curl_line, speak_line
 from .observability.system_status import SystemMonitor
 from .pool import master
 from .pool.assignment import WorkerAssignment
-from .pool.engine_host import EngineHost, Loader
+from .pool.engine_host import EngineHost, Loader, preloaded_voices_of
 from .pool.http_host import HttpHost
 from .pool.pool import Pool
 from .pool.references import ReferenceResolver
@@ -80,7 +80,7 @@ def create_app(
     components = Components()
     max_recording = int(settings.max_upload_mb * _MIB)
     store = VoiceStore(
-        settings.preloaded_voices_dir,
+        preloaded_voices_of(settings),
         settings.voices_dir,
         max_upload_bytes=max_recording,
         max_seconds=settings.max_voice_seconds,

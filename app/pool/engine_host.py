@@ -50,6 +50,14 @@ _LOADED = 0.8  # share of the start's progress for loading the model; the rest i
 Loader = Callable[[EngineConfig, Progress], Engine]
 
 
+def preloaded_voices_of(settings: Settings) -> Path:
+    """The folder of preloaded voices: of csm-mini the recordings it was trained on, since it imitates no others."""
+    is_default = settings.preloaded_voices_dir == Settings.model_fields["preloaded_voices_dir"].default
+    if is_default and settings.model_path in (SMALL_MODEL.name, str(SMALL_MODEL)):
+        return SMALL_MODEL / "voices"
+    return settings.preloaded_voices_dir
+
+
 @dataclass(frozen=True)
 class HostStatus:
     """The state of the engine.

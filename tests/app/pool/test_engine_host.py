@@ -12,7 +12,7 @@ import pytest
 from app.errors import ComponentFailed, Unavailable, UnknownVoice
 from app.observability.components import ComponentStatus
 from app.pool.assignment import WorkerAssignment
-from app.pool.engine_host import DEFAULT_MODEL, SMALL_MODEL, EngineHost, with_advice
+from app.pool.engine_host import DEFAULT_MODEL, SMALL_MODEL, EngineHost, preloaded_voices_of, with_advice
 from app.pool.worker_registry import RestartDelay
 from app.settings import Settings
 from app.voices.store import VoiceStore
@@ -342,3 +342,20 @@ def test_loading_without_progress_counts_as_stalled(settings: Settings) -> None:
     assert states[-1] == "ready"
     host.close()
     assert host.load() == (0, 0, 0)
+
+
+def test_csm_mini_preloads_its_own_recordings_and_other_models_the_users(settings: Settings, tmp_path: Path) -> None:
+    default = Settings.model_fields["preloaded_voices_dir"].default
+
+    def folder(model: str | None, preloaded: Path) -> Path:
+        return preloaded_voices_of(settings.model_copy(update={"model_path": model, "preloaded_voices_dir": preloaded}))
+
+    assert folder("csm-mini", default) == SMALL_MODEL / "voices"
+    assert sorted(path.stem for path in folder(str(SMALL_MODEL), default).glob("*.wav")) == [
+        "anna",
+        "bruno",
+        "clara",
+        "david",
+    ]
+    assert folder("csm-mini", tmp_path) == tmp_path
+    assert folder(None, default) == default

@@ -20,7 +20,7 @@ from app.websocket.socket_control import SocketControl
 
 Event = dict[str, Any]
 Pcm = npt.NDArray[np.int16]
-RECORDING = Path(__file__).resolve().parents[3] / "preloaded-voices" / "anna.wav"
+RECORDING = Path(__file__).resolve().parents[3] / "models" / "csm-mini" / "voices" / "anna.wav"
 
 
 def speech() -> Pcm:
