@@ -166,6 +166,8 @@ class DispatchedSpeech:
                 refusal = refusal or error
             except ConnectionBroken as error:
                 _log.warning("worker %s did not take a request: %s", self.worker_id, error)
+                if self._admitted:
+                    self._use_restart()
             self._excluded.add(self._target)
         raise refusal or self._dispatcher.unavailable()
 
@@ -184,10 +186,14 @@ class DispatchedSpeech:
         """After a worker died before the first chunk: try the others, once. The request may be what killed it."""
         self._excluded.add(self._target)
         await self.aclose()
+        self._use_restart()
+        await self.start()
+
+    def _use_restart(self) -> None:
+        """Raises Unavailable if one worker that had admitted this request has died already."""
         if not self._may_restart:
             raise Unavailable("two workers died before this speech began: try again soon", code="worker_died")
         self._may_restart = False
-        await self.start()
 
     def _reserve(self, *, only_free: bool = False) -> int | None:
         """Reserve the permits on the least-loaded worker; None if no worker is left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ def test_shell_examples_write_the_files_they_name(work_dir: Path) -> None:
 
 @pytest.mark.parametrize("source", examples("python"))
 def test_python_examples_run(source: str, work_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in re.findall(r'add_voice\("([^"]+)"', source):
+        shutil.copy(ROOT / "models" / "csm-mini" / "voices" / "anna.wav", work_dir / name)
     exec(compile(source, str(PAGE), "exec"), {"__name__": "__main__"})
     output = capfd.readouterr().out
     files = [path for path in work_dir.iterdir() if path.is_file()]

@@ -251,14 +251,14 @@ async def test_its_own_echo_does_not_interrupt_the_assistant(
             client.send("response.create")
             await client.next("response.output_audio.delta")
             started, sent = time.monotonic(), 0
-            while time.monotonic() - started < 2.6:
+            while sent <= 48_000:
+                assert time.monotonic() - started < 60
                 await asyncio.sleep(0.02)
                 at = int((time.monotonic() - started - 0.12) * 24_000)
                 heard = client.audio()[max(sent, 0) : max(at, 0)]
                 if heard.size:
                     client.send("input_audio_buffer.append", audio=encoded((heard * 0.1).astype(np.int16)))
                     sent += heard.size
-            assert sent > 48_000
             assert "input_audio_buffer.speech_started" not in client.kinds()
             # the same sound when nothing is played is speech
             await asyncio.sleep(0.6)
