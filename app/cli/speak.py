@@ -16,7 +16,7 @@ from engine import SAMPLE_RATE, InvalidRequest
 from ..audio.encoders.base import Samples
 from ..audio.encoders.formats import FORMATS, format_at
 from ..audio.encoders.pcm import FULL_SCALE
-from ..client import CsmClient, SpeechOptions, SpeechStream, StreamCut
+from ..client import CsmClient, Reference, SpeechOptions, SpeechStream, StreamCut, reference
 from ..errors import ServiceError
 from ..lexicon_file import read_lexicon
 from . import connection
@@ -54,6 +54,13 @@ def _lexicon(path: str) -> dict[str, str]:
         raise argparse.ArgumentTypeError(f"{path}: {error}") from None
 
 
+def _reference(path: str) -> Reference:
+    try:
+        return reference(path)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
 _TUNING: tuple[tuple[str, Callable[[str], object], str], ...] = (  # the service's parameter names
     ("sample_rate", int, "of a file, in Hz: 8000 to 48000; by default 24000, and 8000 for mulaw and alaw"),
     ("synthesis_temperature", float, "0 (greedy) to 2"),
@@ -83,6 +90,13 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="the text to speak; - or nothing reads stdin")
     parser.add_argument("--voice", metavar="ID", help="one of `csm-serve voices list`, or speaker_0, speaker_1, …")
+    parser.add_argument(
+        "--reference",
+        type=_reference,
+        metavar="FILE",
+        help="speak in the voice of this recording, in place of --voice; nothing of it is kept",
+    )
+    parser.add_argument("--reference-text", metavar="WORDS", default="", help="the words spoken in that recording")
     parser.add_argument(
         "-o",
         "--output",
@@ -135,6 +149,8 @@ class _SpeechWriter:
         self._voice: str | None = parsed.voice
         names = [name for name, _, _ in _TUNING if name != "sample_rate"]  # resampled here
         given = {name: getattr(parsed, name) for name in (*names, "lexicon")}
+        if parsed.reference is not None:
+            given["reference"] = parsed.reference | {"transcript": parsed.reference_text}
         self._options = cast(SpeechOptions, {name: value for name, value in given.items() if value is not None})
         self._target: str | None = parsed.output
         self._progress = Progress(sys.stderr)

@@ -52,7 +52,7 @@ from .errors import (
     Unreachable,
     UnsupportedMedia,
 )
-from .options import AudioFormat, SpeechOptions
+from .options import AudioFormat, Reference, SpeechOptions, reference
 from .responses import Health, Voice
 from .speech import AsyncSpeechStream, SpeechStream
 from .sync_client import CsmClient
@@ -82,6 +82,7 @@ __all__ = [
     "ItemTruncated",
     "Misconfigured",
     "NotFound",
+    "Reference",
     "ResponseCreated",
     "ResponseDone",
     "ServerFailed",
@@ -103,4 +104,5 @@ __all__ = [
     "UnsupportedMedia",
     "UserTranscript",
     "Voice",
+    "reference",
 ]

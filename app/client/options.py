@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+import base64
+from pathlib import Path
+from typing import Literal, NotRequired, TypedDict
 
 AudioFormat = Literal[
     "wav", "mp3", "fmp4", "raw_pcm", "webm", "opus", "flac", "aac", "mulaw", "alaw", "wav_mulaw", "wav_alaw"
 ]
+
+
+class Reference(TypedDict):
+    """The recording of a voice that comes with its request: base64, and the words spoken in it."""
+
+    audio: str
+    transcript: NotRequired[str]
+
+
+def reference(recording: str | Path | bytes, transcript: str = "") -> Reference:
+    """The option `reference` from a file or its bytes. Raises OSError if the file cannot be read."""
+    data = recording if isinstance(recording, bytes) else Path(recording).read_bytes()
+    return {"audio": base64.b64encode(data).decode(), "transcript": transcript}
 
 
 class SpeechOptions(TypedDict, total=False):
@@ -26,4 +41,5 @@ class SpeechOptions(TypedDict, total=False):
     max_audio_length_ms: int  # 80 to 600000, or 0 for no limit
     normalize: bool  # whether text is normalised to spoken English first
     lexicon: dict[str, str]  # words, and what is said in their place
+    reference: Reference  # in place of a voice; `reference("amy.wav", "Its words.")` reads a file
     seed: int  # the same seed, request and voice give the same audio

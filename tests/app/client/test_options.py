@@ -9,7 +9,7 @@ import pytest
 
 from app.audio.encoders import FORMATS
 from app.cli.main import _parser
-from app.client import AudioFormat, SpeechOptions
+from app.client import AudioFormat, SpeechOptions, reference
 from app.schemas.speech import SpeechBody
 
 OTHERS = {"text", "voice_id", "format", "chunk_overlap_strategy"}  # separate arguments, and an alias
@@ -49,4 +49,14 @@ def test_a_lexicon_is_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert _parser().parse_args(["speak", "Hi", "--lexicon", str(file)]).lexicon == {"sql": "sequel"}
     with pytest.raises(SystemExit):
         _parser().parse_args(["speak", "Hi", "--lexicon", str(tmp_path / "none")])
+    assert "none cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_a_reference_is_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "amy.wav"
+    file.write_bytes(b"RIFF\xff")
+    assert reference(file, "Its words.") == {"audio": "UklGRv8=", "transcript": "Its words."}
+    assert _parser().parse_args(["speak", "Hi", "--reference", str(file)]).reference == reference(b"RIFF\xff")
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["speak", "Hi", "--reference", str(tmp_path / "none")])
     assert "none cannot be read: No such file" in capsys.readouterr().err
