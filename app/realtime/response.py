@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -27,13 +27,13 @@ from .audio_codec import create_encoder
 from .clauses import ClauseSplitter
 from .config import SessionConfig
 from .conversation import Conversation, Entry, SpokenClause, chat_messages, speech_history
-from .items import ContentPart, FunctionCallItem, MessageItem, item_json
+from .items import MessageItem
 from .latency import TurnLatency
 from .playback import PlaybackClock
-from .server_events import new_id
+from .response_output import ResponseOutput
+from .server_events import Send, new_id
 from .service import RealtimeService
 
-Send = Callable[[events.ServerEvent], Awaitable[None]]
 CancelReason = Literal["turn_detected", "client_cancelled"]
 
 MAX_METADATA = 16  # pairs, as in the protocol
@@ -99,7 +99,6 @@ class Response:
     ) -> None:
         self.id = new_id("resp")
         self.plan = plan
-        self.entry: Entry | None = None  # its message, once there is one
         self.playback = PlaybackClock()
         self.status = "in_progress"
         self.on_audio: Callable[[Samples], None] = lambda samples: None  # called with what was sent
@@ -109,10 +108,12 @@ class Response:
         self._cancelled: CancelReason | None = None
         self._error: ServiceError | None = None
         self._finish_reason = "stop"
-        self._output: list[Entry] = []
         self._usage = _Usage()
         self._underruns = UnderrunMeter()
         self._speech_timer = 0.0
+        self._output = ResponseOutput(
+            self.id, conversation if plan.in_conversation else None, send, plan.config.audio.output.speed
+        )
         self._encoder = create_encoder(plan.config.audio.output.format)
         self._effect = make_effect(plan.config.audio.output.speed, resolve_watermark_key(service.state.settings))
         record.voice = plan.job.voice_name
@@ -121,6 +122,11 @@ class Response:
     @property
     def active(self) -> bool:
         return self.status == "in_progress"
+
+    @property
+    def entry(self) -> Entry | None:
+        """Its message, once there is one."""
+        return self._output.message
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -158,7 +164,7 @@ class Response:
             except ServiceError as error:
                 self._error = error
             self.status = self._final_status()
-            await self._end_output()
+            await self._output.end(completed=self.status == "completed")
             await self._send_event(events.ResponseEvent(type="response.done", response=self._json()))
         finally:
             self._end_record()
@@ -205,7 +211,6 @@ class Response:
     async def _read_answer(self, request: ChatRequest, clauses: asyncio.Queue[str | None]) -> None:
         """Pass the model's text on: as clauses to speak, or as text; and its function calls."""
         splitter = ClauseSplitter(self.plan.job.request.chunk_characters)
-        calls: dict[int, Entry] = {}
         speaks = self.plan.config.speaks
         answer = self._service.language_model.stream(request)
         try:
@@ -213,14 +218,13 @@ class Response:
                 if isinstance(piece, TextDelta) and speaks:
                     self._put(clauses, splitter.push(piece.text))
                 elif isinstance(piece, TextDelta):
-                    await self._write(piece.text)
+                    await self._output.add_text(piece.text)
                 elif isinstance(piece, ToolCallDelta):
-                    await self._add_to_call(calls, piece)
+                    await self._output.add_to_call(piece)
                 else:
                     self._finish(piece)
             self._put(clauses, [splitter.flush()])
-            for call in calls.values():
-                await self._end_call(call)
+            await self._output.end_calls()
         finally:
             clauses.put_nowait(None)
             await answer.aclose()
@@ -235,14 +239,6 @@ class Response:
         self._finish_reason = end.reason
         self._usage.input_text, self._usage.output_text = end.input_tokens or 0, end.output_tokens or 0
 
-    # ---- text
-
-    async def _write(self, text: str) -> None:
-        entry = await self._message("output_text")
-        part = _part(entry)
-        part.text = (part.text or "") + text
-        await self._send_event(events.OutputDelta(type="response.output_text.delta", **self._place(entry), delta=text))
-
     # ---- speech
 
     async def _speak(self, text: str) -> None:
@@ -251,7 +247,7 @@ class Response:
         text_to_read, spoken = await run_in_thread(lambda: _readable(text, normalizes=job.request.normalize))
         if not spoken:
             return
-        entry = await self._message("output_audio")
+        entry = await self._output.begin_message("output_audio")
         history = speech_history(
             [*self.plan.entries, entry],
             self.plan.assistant,
@@ -268,17 +264,10 @@ class Response:
             async for chunk in speech:
                 if not announced:  # the caption of a clause comes with its sound
                     announced = True
-                    await self._caption(entry, text)
+                    await self._output.add_transcript(entry, text)
                 clause.codes.append(chunk.codes)
                 await self._send_audio(entry, chunk.samples)
         clause.complete = True
-
-    async def _caption(self, entry: Entry, text: str) -> None:
-        part = _part(entry)
-        part.transcript = (part.transcript or "") + text
-        await self._send_event(
-            events.OutputDelta(type="response.output_audio_transcript.delta", **self._place(entry), delta=text)
-        )
 
     async def _send_audio(self, entry: Entry, samples: Samples, *, last: bool = False) -> None:
         effect, encoder = self._effect, self._encoder
@@ -299,9 +288,7 @@ class Response:
             self.plan.latency.first_audio = now
             self._record.first_audio_seconds = now - self._record.started
         self._underruns.ready(now)
-        await self._send_event(
-            events.OutputDelta(type="response.output_audio.delta", **self._place(entry), delta=audio)
-        )
+        await self._output.add_audio(entry, audio)
         now = time.monotonic()
         self.playback.sent(out.size / SAMPLE_RATE, now)
         self._underruns.sent(now, self.playback.sent_seconds)
@@ -315,111 +302,6 @@ class Response:
         """Send what effects and encoder hold back."""
         if self.entry is not None and self.plan.config.speaks:
             await self._send_audio(self.entry, _NOTHING, last=True)
-
-    # ---- output items
-
-    async def _message(self, kind: Literal["output_text", "output_audio"]) -> Entry:
-        """The response's message, begun with its first words."""
-        if self.entry is None:
-            part = ContentPart(type=kind)
-            item = MessageItem(id=new_id("item"), role="assistant", status="in_progress", content=[])
-            self.entry = Entry(item, speed=self.plan.config.audio.output.speed)
-            await self._begin_item(self.entry)
-            item.content.append(part)
-            await self._send_event(
-                events.ContentPartEvent(
-                    type="response.content_part.added", **self._place(self.entry), part=_part_json(part)
-                )
-            )
-        return self.entry
-
-    async def _begin_item(self, entry: Entry) -> None:
-        self._output.append(entry)
-        await self._send_event(
-            events.OutputItem(
-                type="response.output_item.added",
-                response_id=self.id,
-                output_index=len(self._output) - 1,
-                item=item_json(entry.item),
-            )
-        )
-        if self.plan.in_conversation:
-            before = self._conversation.add(entry)
-            await self._send_event(
-                events.ItemEvent(type="conversation.item.added", previous_item_id=before, item=item_json(entry.item))
-            )
-
-    async def _add_to_call(self, calls: dict[int, Entry], piece: ToolCallDelta) -> None:
-        entry = calls.get(piece.index)
-        if entry is None:
-            call_id = piece.call_id or new_id("call")
-            item = FunctionCallItem(id=new_id("item"), call_id=call_id, name=piece.name, status="in_progress")
-            entry = calls[piece.index] = Entry(item)
-            await self._begin_item(entry)
-        call = entry.item
-        assert isinstance(call, FunctionCallItem)
-        if piece.arguments:
-            call.arguments += piece.arguments
-            await self._send_event(
-                events.ArgumentsDelta(
-                    response_id=self.id,
-                    item_id=call.id,
-                    output_index=self._output.index(entry),
-                    call_id=call.call_id,
-                    delta=piece.arguments,
-                )
-            )
-
-    async def _end_call(self, entry: Entry) -> None:
-        call = entry.item
-        assert isinstance(call, FunctionCallItem)
-        call.status = "completed"
-        await self._send_event(
-            events.ArgumentsDone(
-                response_id=self.id,
-                item_id=call.id,
-                output_index=self._output.index(entry),
-                call_id=call.call_id,
-                name=call.name,
-                arguments=call.arguments,
-            )
-        )
-
-    async def _end_output(self) -> None:
-        """End all items, as complete as they are."""
-        for index, entry in enumerate(self._output):
-            item = entry.item
-            if item.status == "in_progress":
-                item.status = "completed" if self.status == "completed" else "incomplete"
-            if isinstance(item, MessageItem):
-                await self._end_message(entry)
-            if self.plan.in_conversation:
-                await self._send_event(
-                    events.ItemEvent(
-                        type="conversation.item.done",
-                        previous_item_id=self._conversation.previous_id(item.id),
-                        item=item_json(item),
-                    )
-                )
-            await self._send_event(
-                events.OutputItem(
-                    type="response.output_item.done", response_id=self.id, output_index=index, item=item_json(item)
-                )
-            )
-
-    async def _end_message(self, entry: Entry) -> None:
-        part, place = _part(entry), self._place(entry)
-        if part.type == "output_audio":
-            await self._send_event(events.AudioDone(**place))
-            await self._send_event(events.TranscriptDone(**place, transcript=part.transcript or ""))
-        else:
-            await self._send_event(events.TextDone(**place, text=part.text or ""))
-        await self._send_event(
-            events.ContentPartEvent(type="response.content_part.done", **place, part=_part_json(part))
-        )
-
-    def _place(self, entry: Entry) -> dict[str, Any]:
-        return {"response_id": self.id, "item_id": entry.item.id, "output_index": self._output.index(entry)}
 
     # ---- the end
 
@@ -456,7 +338,7 @@ class Response:
             "object": "realtime.response",
             "status": self.status,
             "status_details": self._status_details(),
-            "output": [item_json(entry.item) for entry in self._output],
+            "output": self._output.to_json(),
             "conversation_id": self._conversation.id if self.plan.in_conversation else None,
             "output_modalities": config.output_modalities,
             "max_output_tokens": config.max_output_tokens,
@@ -485,18 +367,6 @@ class Response:
 
 def _words(entry: Entry) -> str:
     return entry.item.words if isinstance(entry.item, MessageItem) else ""
-
-
-def _part(entry: Entry) -> ContentPart:
-    assert isinstance(entry.item, MessageItem)
-    return entry.item.content[0]
-
-
-def _part_json(part: ContentPart) -> dict[str, Any]:
-    """A part as the events of content parts have it, under the names without `output_`."""
-    if part.type == "output_audio":
-        return {"type": "audio", "transcript": part.transcript or ""}
-    return {"type": "text", "text": part.text or ""}
 
 
 def _chat_tool(tool: dict[str, Any]) -> dict[str, Any]:

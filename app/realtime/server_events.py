@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -20,6 +21,9 @@ class ServerEvent(BaseModel):
 
     def to_json(self) -> str:
         return self.model_dump_json()
+
+
+Send = Callable[[ServerEvent], Awaitable[None]]
 
 
 class SessionEvent(ServerEvent):
@@ -127,10 +131,13 @@ class OutputItem(ServerEvent):
     item: dict[str, Any]
 
 
-class _OutputPart(ServerEvent):
+class _OutputPlace(ServerEvent):
     response_id: str
     item_id: str
     output_index: int
+
+
+class _OutputPart(_OutputPlace):
     content_index: int = 0
 
 
@@ -160,20 +167,14 @@ class TextDone(_OutputPart):
     text: str
 
 
-class ArgumentsDelta(ServerEvent):
+class ArgumentsDelta(_OutputPlace):
     type: Literal["response.function_call_arguments.delta"] = "response.function_call_arguments.delta"
-    response_id: str
-    item_id: str
-    output_index: int
     call_id: str
     delta: str
 
 
-class ArgumentsDone(ServerEvent):
+class ArgumentsDone(_OutputPlace):
     type: Literal["response.function_call_arguments.done"] = "response.function_call_arguments.done"
-    response_id: str
-    item_id: str
-    output_index: int
     call_id: str
     name: str
     arguments: str

@@ -30,8 +30,8 @@ from .echo_guard import EchoGuard
 from .input_audio import InputAudio
 from .items import ContentPart, Item, MessageItem, item_json
 from .latency import TurnLatency
-from .response import Response, ResponsePlan, Send
-from .server_events import new_id
+from .response import Response, ResponsePlan
+from .server_events import Send, new_id
 from .service import RealtimeService
 from .turn_detector import TurnEvent
 
