@@ -6,12 +6,9 @@ keep 8 kHz speech flat to 3.7 kHz and everything that would alias 120 dB below t
 
 from __future__ import annotations
 
-import av
-import numpy as np
-from av.audio.frame import AudioFrame
-
 from engine import SAMPLE_RATE
 
+from ..filter_graph import FilterGraph
 from .base import Samples
 
 MIN_RATE, MAX_RATE = 8_000, 48_000  # Hz
@@ -29,42 +26,12 @@ class Resampler:
         if not MIN_RATE <= rate <= MAX_RATE:
             raise ValueError(f"rate must be from {MIN_RATE} to {MAX_RATE} Hz, not {rate}")
         self._rate = rate
-        self._samples_in = self._samples_out = 0
-        self._graph = av.filter.Graph()
-        self._source = self._graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono")
-        self._sink = self._graph.add("abuffersink")
-        resample = self._graph.add("aresample", f"{rate}:{_FILTER}")
-        self._source.link_to(resample)
-        resample.link_to(self._sink)
-        self._graph.configure()
+        self._graph = FilterGraph([("aresample", f"{rate}:{_FILTER}")])
 
     def push(self, samples: Samples) -> Samples:
         """Push float32 (samples,) at 24 kHz; return the samples that are ready."""
-        if not samples.size:
-            return samples
-        frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples[np.newaxis]), format="flt", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        frame.pts = self._samples_in
-        self._samples_in += samples.size
-        self._source.push(frame)
-        return self._pull()
+        return self._graph.push(samples)
 
     def flush(self) -> Samples:
         """The remaining samples. Must not be used afterwards."""
-        self._source.push(None)
-        before = self._samples_out
-        tail = self._pull()
-        missing = round(self._samples_in * self._rate / SAMPLE_RATE) - before
-        return np.concatenate([tail[:missing], np.zeros(max(missing - tail.size, 0), np.float32)])
-
-    def _pull(self) -> Samples:
-        pulled: list[Samples] = []
-        while True:
-            try:
-                frame = self._sink.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                ready = np.concatenate(pulled) if pulled else np.zeros(0, np.float32)
-                self._samples_out += ready.size
-                return ready
-            assert isinstance(frame, AudioFrame)
-            pulled.append(np.asarray(frame.to_ndarray().reshape(-1), np.float32))
+        return self._graph.flush(round(self._graph.samples_in * self._rate / SAMPLE_RATE))
