@@ -55,10 +55,6 @@ class InputAudio:
         return self._detector is not None and self._detector.in_turn
 
     @property
-    def received_ms(self) -> int:
-        return self._milliseconds(self._received)
-
-    @property
     def buffered_ms(self) -> int:
         return self._milliseconds(self._buffered)
 

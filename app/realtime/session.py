@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-
-from anyio import CancelScope, move_on_after
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from ..errors import BadRequest, ServiceError, Unavailable
-from ..observability.request_log import RequestRecord, record_of
-from ..responses.streaming import STALL_SECONDS
-from ..responses.write_timeout import WriteTimeout
-from ..websocket.socket_control import socket_control
+from ..observability.request_log import RequestRecord
+from ..websocket.connection import INTERNAL_ERROR, WebSocketConnection
 from .client_events import event_id_of, parse_event
 from .server_events import ServerEvent, error_event
 from .service import RealtimeService
 from .turn_taking import TurnTaking
 
-_log = logging.getLogger(__name__)
-
 SUBPROTOCOL = "realtime"
-_NORMAL, _GOING_AWAY, _INTERNAL_ERROR, _SERVICE_RESTART = 1000, 1001, 1011, 1012  # RFC 6455, 7.4.1
-
-
-class _WriteTimeoutError(Exception):
-    """The client has stopped reading."""
 
 
 class RealtimeSession:
@@ -40,66 +25,35 @@ class RealtimeSession:
     def __init__(self, websocket: WebSocket, service: RealtimeService) -> None:
         self._websocket = websocket
         self._service = service
-        self._control = socket_control(websocket.scope)
-        self._record = record_of(websocket.scope)
-        self._write_timeout = WriteTimeout(STALL_SECONDS)
+        self._connection = WebSocketConnection(websocket, is_busy=lambda: self._turns.responding)
         self._responses = 0
         self._turns = TurnTaking(service, self._send, self._new_record)
-        self._close_code, self._close_reason = _NORMAL, ""
 
     async def run(self) -> None:
         """Accept the connection and serve it until it ends."""
         offered = self._websocket.scope.get("subprotocols", ())
-        await self._websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
-        tasks = [
-            asyncio.create_task(self._guard(task))
-            for task in (self._receive_events, self._drain, self._watch_write_timeout)
-        ]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._record.outcome, self._close_code = "drained", _SERVICE_RESTART
-            raise
-        finally:
-            for task in tasks:
-                task.cancel()
-            with CancelScope(shield=True):
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await self._turns.close()
-                with move_on_after(1), suppress(RuntimeError, WebSocketDisconnect):  # the client closed it first
-                    await self._websocket.close(self._close_code, self._close_reason)
-
-    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run a task and record why the connection ends."""
-        try:
-            await task()
-        except WebSocketDisconnect:
-            self._record.outcome = self._record.outcome or ("left" if self._turns.responding else "ok")
-        except _WriteTimeoutError:
-            self._record.outcome = "stalled"
-            self._control.abort()
-        except Exception:
-            _log.exception("unexpected error on connection %s", self._record.request_id)
-            self._record.outcome, self._close_code = "failed", _INTERNAL_ERROR
+        await self._connection.run(
+            self._receive_events,
+            self._drain,
+            subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None,
+            clean_up=self._turns.close,
+        )
 
     async def _receive_events(self) -> None:
         try:
             await self._turns.start()
         except ServiceError as error:
             await self._send(error_event(error))
-            self._close_code, self._close_reason = _INTERNAL_ERROR, error.code
+            self._connection.close_with(INTERNAL_ERROR, error.code)
             return
         idle_seconds = self._service.state.settings.websocket_idle_seconds
         while True:
-            with move_on_after(idle_seconds) as scope:
-                message = await self._websocket.receive()
-            if scope.cancelled_caught:
+            message = await self._connection.receive(idle_seconds)
+            if message is None:
                 if self._turns.responding:
                     continue
-                self._close_code, self._close_reason = _GOING_AWAY, f"idle for {idle_seconds:g} seconds"
+                self._connection.close_as_idle(idle_seconds)
                 return
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message.get("code") or 1005)
             await self._handle(message.get("text"))
 
     async def _handle(self, message: str | None) -> None:
@@ -107,7 +61,7 @@ class RealtimeSession:
         try:
             if message is None:
                 raise BadRequest("binary messages are not supported: send JSON as text", code="invalid_json")
-            if self._control.shutting_down.is_set():
+            if self._connection.shutting_down:
                 raise Unavailable("the service is shutting down: connect again soon", code="draining")
             await self._turns.handle(parse_event(message))
         except ServiceError as error:
@@ -115,18 +69,12 @@ class RealtimeSession:
 
     async def _drain(self) -> None:
         """On shutdown: let the current response finish, then close."""
-        await self._control.shutting_down.wait()
-        self._close_code, self._close_reason = _SERVICE_RESTART, "the service is shutting down"
-        self._record.outcome = "drained"
+        await self._connection.wait_for_shutdown()
         await self._turns.drain()
 
     def _new_record(self) -> RequestRecord:
         self._responses += 1
-        return self._record.part(self._responses)
+        return self._connection.record.part(self._responses)
 
     async def _send(self, event: ServerEvent) -> None:
-        await self._write_timeout.send(self._websocket.send_text(event.to_json()))
-
-    async def _watch_write_timeout(self) -> None:
-        await self._write_timeout.wait()
-        raise _WriteTimeoutError
+        await self._connection.send(event.to_json())

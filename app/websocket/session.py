@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from anyio import CancelScope, move_on_after
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from engine import SpeechSegment, spoken_text
 
 from ..audio.encoders.base import Samples
 from ..audio.thread_pool import run_in_thread
 from ..errors import BadRequest, ServiceError, Unavailable, Unprocessable
-from ..observability.request_log import record_of
 from ..pool.dispatcher import DispatchedSpeech
-from ..responses.streaming import STALL_SECONDS
-from ..responses.write_timeout import WriteTimeout
 from ..schemas.speech import SpeechJob
 from ..state import AppState
 from ..voices.speakers import speaker_number
+from .connection import WebSocketConnection
 from .messages import CancelCommand, CloseCommand, Command
 from .protocol import Message, MessageProtocol
-from .socket_control import socket_control
 from .text_queue import PendingText, TextQueue
 from .utterance_task import UtteranceTask
 
-_log = logging.getLogger(__name__)
-
 MAX_QUEUED_TEXTS = 64
 MAX_HISTORY_FRAMES = 500  # 40 s: about what fits in the context beside a voice and a text
-_NORMAL, _GOING_AWAY, _INTERNAL_ERROR, _SERVICE_RESTART = 1000, 1001, 1011, 1012  # RFC 6455, 7.4.1
 Codes = npt.NDArray[np.int64]  # (frames, codebooks)
 _INLINE_SAMPLES = 48_000  # 2 s: serialising up to this many takes less time than a switch to a thread and back
-
-
-class _WriteTimeoutError(Exception):
-    """The client has stopped reading."""
 
 
 class WebSocketSession:
@@ -53,51 +40,19 @@ class WebSocketSession:
     """
 
     def __init__(self, websocket: WebSocket, state: AppState, protocol: MessageProtocol) -> None:
-        self._websocket = websocket
+        self._connection = WebSocketConnection(websocket, is_busy=lambda: self._generating)
         self._state = state
         self._protocol = protocol
-        self._control = socket_control(websocket.scope)
-        self._record = record_of(websocket.scope)
-        self._write_timeout = WriteTimeout(STALL_SECONDS)
+        self._record = self._connection.record
         self._queue = TextQueue(MAX_QUEUED_TEXTS, state.settings.max_text_length)
         self._current_task: asyncio.Task[None] | None = None  # speaks the current text
         self._generating = False  # a piece of text is being generated, or waits for a slot
         self._last_generated = time.monotonic()
         self._history: tuple[SpeechSegment, ...] = ()  # of the next text, oldest first
-        self._close_code, self._close_reason = _NORMAL, ""
 
     async def run(self) -> None:
         """Accept the connection and serve it until it ends."""
-        await self._websocket.accept()
-        tasks = [
-            asyncio.create_task(self._guard(task))
-            for task in (self._receive_messages, self._speak_texts, self._drain, self._watch_write_timeout)
-        ]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._record.outcome, self._close_code = "drained", _SERVICE_RESTART
-            raise
-        finally:
-            for task in tasks:
-                task.cancel()
-            with CancelScope(shield=True):
-                await asyncio.gather(*tasks, return_exceptions=True)
-                with move_on_after(1), suppress(RuntimeError, WebSocketDisconnect):  # the client closed it first
-                    await self._websocket.close(self._close_code, self._close_reason)
-
-    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run a task and record why the connection ends."""
-        try:
-            await task()
-        except WebSocketDisconnect:
-            self._record.outcome = self._record.outcome or ("left" if self._generating else "ok")
-        except _WriteTimeoutError:
-            self._record.outcome = "stalled"
-            self._control.abort()
-        except Exception:
-            _log.exception("unexpected error on connection %s", self._record.request_id)
-            self._record.outcome, self._close_code = "failed", _INTERNAL_ERROR
+        await self._connection.run(self._receive_messages, self._speak_texts, self._drain)
 
     # ---- receiving
 
@@ -106,16 +61,13 @@ class WebSocketSession:
         last_received = time.monotonic()
         while True:
             deadline = max(last_received, self._last_generated) + idle_seconds
-            with move_on_after(deadline - time.monotonic()) as scope:
-                message = await self._websocket.receive()
-            if scope.cancelled_caught:
+            message = await self._connection.receive(deadline - time.monotonic())
+            if message is None:
                 if self._generating:
                     last_received = time.monotonic()
                     continue
-                self._close_code, self._close_reason = _GOING_AWAY, f"idle for {idle_seconds:g} seconds"
+                self._connection.close_as_idle(idle_seconds)
                 return
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message.get("code") or 1005)
             last_received = time.monotonic()
             text = message.get("text")
             try:
@@ -136,7 +88,7 @@ class WebSocketSession:
                 self._current_task.cancel()
         elif isinstance(command, CloseCommand):
             self._queue.finish()
-        elif self._control.shutting_down.is_set():
+        elif self._connection.shutting_down:
             raise _shutting_down()
         else:
             self._queue.put(command)
@@ -147,14 +99,12 @@ class WebSocketSession:
         if code is None:
             return False
         self._record.outcome = self._record.outcome or "failed"
-        self._close_code, self._close_reason = code, error.code
+        self._connection.close_with(code, error.code)
         return True
 
     async def _drain(self) -> None:
         """On shutdown: let the current text finish, and fail the queued ones."""
-        await self._control.shutting_down.wait()
-        self._close_code, self._close_reason = _SERVICE_RESTART, "the service is shutting down"
-        self._record.outcome = "drained"
+        await self._connection.wait_for_shutdown()
         for text in self._queue.clear():
             await self._send(self._protocol.create_writer(text.command).failed(_shutting_down()))
         self._queue.finish()
@@ -168,7 +118,7 @@ class WebSocketSession:
             number += 1
             writer = self._protocol.create_writer(text.command)
             await self._speak_text(text, UtteranceTask(text.command, writer, self._record.part(number)))
-        if not self._control.shutting_down.is_set():
+        if not self._connection.shutting_down:
             await self._send(self._protocol.closing())
 
     async def _speak_text(self, text: PendingText, utterance: UtteranceTask) -> None:
@@ -258,16 +208,7 @@ class WebSocketSession:
 
     async def _send(self, messages: list[Message]) -> None:
         for message in messages:
-            send = (
-                self._websocket.send_bytes(message)
-                if isinstance(message, bytes)
-                else self._websocket.send_text(message)
-            )
-            await self._write_timeout.send(send)
-
-    async def _watch_write_timeout(self) -> None:
-        await self._write_timeout.wait()
-        raise _WriteTimeoutError
+            await self._connection.send(message)
 
 
 def _shutting_down() -> Unavailable:

@@ -57,7 +57,7 @@ def slow(settings: Settings) -> Settings:
 async def test_a_client_that_stops_reading_is_aborted_and_holds_no_slot(
     settings: Settings, run: Any, wait: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.websocket.session.STALL_SECONDS", 0.05)
+    monkeypatch.setattr("app.websocket.connection.STALL_SECONDS", 0.05)
     async with run(slow(settings)) as app:
         client = FakeClient(app)
         client.send_text("x" * 4000)
