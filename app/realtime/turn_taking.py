@@ -186,14 +186,7 @@ class TurnTaking:
         self._listen(entry, pcm, speculation)
         before = self.conversation.add(entry)
         await self._send(events.Committed(previous_item_id=before, item_id=item_id))
-        for kind in ("added", "done"):
-            await self._send(
-                events.ItemEvent(
-                    type=f"conversation.item.{kind}",  # type: ignore[arg-type]  # both are there
-                    previous_item_id=before,
-                    item=item_json(item),
-                )
-            )
+        await self._announce(item, before)
         return entry
 
     def _listen(self, entry: Entry, pcm: Pcm, speculation: asyncio.Task[str] | None = None) -> None:
@@ -326,14 +319,12 @@ class TurnTaking:
             except ServiceError:
                 self.conversation.delete(item.id)
                 raise
-        for kind in ("added", "done"):
-            await self._send(
-                events.ItemEvent(
-                    type=f"conversation.item.{kind}",  # type: ignore[arg-type]  # both are there
-                    previous_item_id=before,
-                    item=item_json(item),
-                )
-            )
+        await self._announce(item, before)
+
+    async def _announce(self, item: Item, before: str | None) -> None:
+        """Tell of a new item that is complete."""
+        for event in ("conversation.item.added", "conversation.item.done"):
+            await self._send(events.ItemEvent(type=event, previous_item_id=before, item=item_json(item)))
 
     def _take_audio(self, entry: Entry, item: MessageItem) -> None:
         """Listen to audio that came with an item. Raises Unprocessable if it is invalid."""
