@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from threading import Lock
 
 import numpy as np
 
@@ -26,10 +27,11 @@ _KEPT_SECONDS = 2.5  # of what was played
 
 
 class EchoGuard:
-    """Not thread-safe: one session's events reach it one after the other."""
+    """One session's. One thread says what is played, another what is heard."""
 
     def __init__(self) -> None:
         self._resampler: RateConverter | None = None
+        self._lock = Lock()  # of what is played
         self._played: deque[tuple[float, Samples]] = deque()  # (when it begins to play, samples at 16 kHz)
         self._ends_at = 0.0
         self._heard: deque[Samples] = deque(maxlen=_WINDOWS)  # of the microphone
@@ -39,18 +41,20 @@ class EchoGuard:
         now = time.monotonic()
         if self._resampler is None or now > self._ends_at:
             self._resampler = RateConverter(SAMPLE_RATE, RATE)
-        pieces = self._resampler.push(samples)
-        start = max(self._ends_at, now)
-        self._ends_at = start + samples.size / SAMPLE_RATE
-        if pieces.size:
-            self._played.append((start, _sharpened(pieces).astype(np.float16)))
+        pieces = _sharpened(self._resampler.push(samples)).astype(np.float16)
+        with self._lock:
+            start = max(self._ends_at, now)
+            self._ends_at = start + samples.size / SAMPLE_RATE
+            if pieces.size:
+                self._played.append((start, pieces))
 
     def stopped(self) -> None:
         """What has not been played yet will not be."""
         now = time.monotonic()
-        while self._played and self._played[-1][0] > now:
-            self._played.pop()
-        self._ends_at = min(self._ends_at, now)
+        with self._lock:
+            while self._played and self._played[-1][0] > now:
+                self._played.pop()
+            self._ends_at = min(self._ends_at, now)
 
     def listen(self, window: Samples) -> None:
         """Take a window of the microphone, float32 (512,) at 16 kHz."""
@@ -59,23 +63,26 @@ class EchoGuard:
     def is_echo(self) -> bool:
         """Whether the newest windows of the microphone are what was played."""
         now = time.monotonic()
-        while self._played and self._played[0][0] + _seconds(self._played[0][1]) < now - _KEPT_SECONDS:
-            self._played.popleft()
-        if not self._played or not self._heard:
+        with self._lock:
+            while self._played and self._played[0][0] + _seconds(self._played[0][1]) < now - _KEPT_SECONDS:
+                self._played.popleft()
+            played = list(self._played)
+        if not played or not self._heard:
             return False
         heard = _sharpened(np.concatenate(self._heard))
-        reference = self._reference(now - len(heard) / RATE - _DELAY_SECONDS, now + _EARLY_SECONDS)
+        reference = _on_the_clock(played, now - len(heard) / RATE - _DELAY_SECONDS, now + _EARLY_SECONDS)
         return _likeness(heard, reference) > _THRESHOLD
 
-    def _reference(self, start: float, end: float) -> Samples:
-        """What is played between two points in time, as laid on the clock."""
-        reference = np.zeros(int((end - start) * RATE), np.float32)
-        for begins, samples in self._played:
-            at = int((begins - start) * RATE)
-            first, last = max(at, 0), min(at + len(samples), len(reference))
-            if first < last:
-                reference[first:last] = samples[first - at : last - at]
-        return reference
+
+def _on_the_clock(played: list[tuple[float, Samples]], start: float, end: float) -> Samples:
+    """What is played between two points in time."""
+    reference = np.zeros(int((end - start) * RATE), np.float32)
+    for begins, samples in played:
+        at = int((begins - start) * RATE)
+        first, last = max(at, 0), min(at + len(samples), len(reference))
+        if first < last:
+            reference[first:last] = samples[first - at : last - at]
+    return reference
 
 
 def _seconds(samples: Samples) -> float:
