@@ -6,14 +6,11 @@ import argparse
 import importlib
 import sys
 import threading
-import wave
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
-
-from engine import SAMPLE_RATE
 
 from ..client import (
     AudioDelta,
@@ -32,6 +29,7 @@ from . import connection
 from .exit_status import EXIT_HELP, CommandFailed, one_line
 from .playback import Playback
 from .sound_device import load_sounddevice, loudspeaker
+from .wav_file import write_wav
 
 DEFAULT_FOLDER = "csm-chat"
 _KEEP_ALIVE_SECONDS = 30.0
@@ -231,11 +229,7 @@ class _Chat:
         assert self._folder is not None
         self._folder.mkdir(parents=True, exist_ok=True)
         path = next(path for number in count(1) if not (path := self._folder / f"{number:03}.wav").exists())
-        with wave.open(str(path), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(SAMPLE_RATE)
-            file.writeframes(pcm)
+        write_wav(path, pcm)
 
     def _transcript(self) -> str:
         return "".join(f"{who}: {one_line(words)}\n" for who, words in self._history)

@@ -14,6 +14,7 @@ from engine import SAMPLE_RATE
 from .exit_status import CommandFailed, ExitStatus
 from .playback import Playback
 from .sound_device import BLOCK_SAMPLES
+from .wav_file import write_wav
 
 
 @contextmanager
@@ -46,11 +47,7 @@ def recorded_headset(
         stopped.set()
         thread.join()
         if target is not None:
-            with wave.open(str(target), "wb") as file:
-                file.setnchannels(1)
-                file.setsampwidth(2)
-                file.setframerate(SAMPLE_RATE)
-                file.writeframes(played)
+            write_wav(target, played)
 
 
 def _read(source: Path) -> bytes:

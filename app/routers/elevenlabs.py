@@ -26,6 +26,7 @@ from ..schemas.elevenlabs import (
     parse_flag,
 )
 from ..schemas.errors import SPEECH_ERRORS, elevenlabs_error_responses
+from ..schemas.forms import recording_form
 from ..state import AppState, StateDep
 from ..voices.openai_voices import OPENAI_VOICES
 from ..voices.recording_decoder import FORMATS as RECORDING_FORMATS
@@ -40,36 +41,18 @@ from .websocket import check_voice
 
 _SPEAKERS = tuple(f"speaker_{number}" for number in range(len(OPENAI_VOICES)))  # those that are listed
 _UPLOAD = UploadFields("files", "transcript", "name", ("description", "labels", "remove_background_noise"))
-_FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["name", "files"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "name": {"type": "string", "description": "The voice's id, adapted to the rules of ids."},
-                        "files": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": f"One recording: {RECORDING_FORMATS}.",
-                        },
-                        "transcript": {
-                            "type": "string",
-                            "description": "Beyond ElevenLabs' API: the words spoken in it.",
-                        },
-                        "description": {"type": "string", "description": "Ignored."},
-                        "labels": {"type": "string", "description": "Ignored."},
-                        "remove_background_noise": {"type": "boolean", "description": "true is refused."},
-                    },
-                },
-                "encoding": {"files": {"contentType": "audio/*"}},
-            }
-        },
-    }
-}
+_FORM = recording_form(
+    "files",
+    f"One recording: {RECORDING_FORMATS}.",
+    {
+        "name": {"type": "string", "description": "The voice's id, adapted to the rules of ids."},
+        "transcript": {"type": "string", "description": "Beyond ElevenLabs' API: the words spoken in it."},
+        "description": {"type": "string", "description": "Ignored."},
+        "labels": {"type": "string", "description": "Ignored."},
+        "remove_background_noise": {"type": "boolean", "description": "true is refused."},
+    },
+    required=("name",),
+)
 _AUDIO: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The audio, streamed while it is generated.",

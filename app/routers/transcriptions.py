@@ -16,6 +16,7 @@ from engine import SAMPLE_RATE, MachineLimits
 from ..audio.thread_pool import run_in_executor
 from ..errors import TooLarge, Unprocessable
 from ..schemas.errors import error_responses
+from ..schemas.forms import recording_form
 from ..state import AppState, StateDep
 from ..stt.transcriber import Samples
 from ..voices.recording_decoder import VoiceDecoder
@@ -30,28 +31,18 @@ _MEBIBYTE = 1 << 20
 
 _decode_executor = ThreadPoolExecutor(min(2, MachineLimits().cores().threads()), thread_name_prefix="decode-recording")
 
-_FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "The recording."},
-                        "model": {"type": "string", "description": "Ignored: the service has one recogniser."},
-                        "language": {"type": "string", "description": "A code such as en."},
-                        "prompt": {"type": "string", "description": "Words to expect."},
-                        "response_format": {"type": "string", "enum": list(_FORMATS), "default": "json"},
-                        "stream": {"type": "boolean", "default": False, "description": "Server-sent events."},
-                    },
-                },
-                "encoding": {"file": {"contentType": "audio/*"}},
-            }
-        },
-    }
-}
+_FORM = recording_form(
+    "file",
+    "The recording.",
+    {
+        "model": {"type": "string", "description": "Ignored: the service has one recogniser."},
+        "language": {"type": "string", "description": "A code such as en."},
+        "prompt": {"type": "string", "description": "Words to expect."},
+        "response_format": {"type": "string", "enum": list(_FORMATS), "default": "json"},
+        "stream": {"type": "boolean", "default": False, "description": "Server-sent events."},
+    },
+    others=True,
+)
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import APIRouter, Request
 
@@ -13,6 +13,7 @@ from engine import MachineLimits
 from ..audio.thread_pool import run_in_executor, thread_pool
 from ..errors import Unprocessable
 from ..schemas.errors import error_responses
+from ..schemas.forms import recording_form
 from ..schemas.voices import VoiceDeleted, VoiceDetails, VoiceStored
 from ..state import AppState, StateDep
 from ..voices.recording_decoder import FORMATS
@@ -27,33 +28,14 @@ _store_executor = ThreadPoolExecutor(min(2, MachineLimits().cores().threads()), 
 
 _Result = TypeVar("_Result")
 
-_FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "file": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": f"The recording: {FORMATS}.",
-                        },
-                        "transcript": {"type": "string", "description": "The words spoken in it."},
-                        "voice_id": {
-                            "type": "string",
-                            "description": f"The default is the file name; {RULES}.",
-                        },
-                    },
-                },
-                "encoding": {"file": {"contentType": "audio/*"}},
-            }
-        },
-    }
-}
+_FORM = recording_form(
+    "file",
+    f"The recording: {FORMATS}.",
+    {
+        "transcript": {"type": "string", "description": "The words spoken in it."},
+        "voice_id": {"type": "string", "description": f"The default is the file name; {RULES}."},
+    },
+)
 
 
 _UPLOAD_ERRORS = (400, 413, 415, 422, 429, 503)
