@@ -12,6 +12,7 @@ from collections import deque
 from threading import Lock
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine import SAMPLE_RATE
 
@@ -25,6 +26,8 @@ _EARLY_SECONDS = 0.2  # at most, that a client plays before the time reckoned
 _THRESHOLD = 0.33  # two voices reach 0.28, an echo in a small room 0.4, without a room 1
 _KEPT_SECONDS = 2.5  # of what was played
 
+_Played = tuple[float, NDArray[np.float16]]  # when it begins to play, samples at 16 kHz
+
 
 class EchoGuard:
     """One session's. One thread says what is played, another what is heard."""
@@ -32,7 +35,7 @@ class EchoGuard:
     def __init__(self) -> None:
         self._resampler: RateConverter | None = None
         self._lock = Lock()  # of what is played
-        self._played: deque[tuple[float, Samples]] = deque()  # (when it begins to play, samples at 16 kHz)
+        self._played: deque[_Played] = deque()
         self._ends_at = 0.0
         self._heard: deque[Samples] = deque(maxlen=_WINDOWS)  # of the microphone
 
@@ -64,7 +67,7 @@ class EchoGuard:
         """Whether the newest windows of the microphone are what was played."""
         now = time.monotonic()
         with self._lock:
-            while self._played and self._played[0][0] + _seconds(self._played[0][1]) < now - _KEPT_SECONDS:
+            while self._played and self._played[0][0] + len(self._played[0][1]) / RATE < now - _KEPT_SECONDS:
                 self._played.popleft()
             played = list(self._played)
         if not played or not self._heard:
@@ -74,7 +77,7 @@ class EchoGuard:
         return _likeness(heard, reference) > _THRESHOLD
 
 
-def _on_the_clock(played: list[tuple[float, Samples]], start: float, end: float) -> Samples:
+def _on_the_clock(played: list[_Played], start: float, end: float) -> Samples:
     """What is played between two points in time."""
     reference = np.zeros(int((end - start) * RATE), np.float32)
     for begins, samples in played:
@@ -83,10 +86,6 @@ def _on_the_clock(played: list[tuple[float, Samples]], start: float, end: float)
         if first < last:
             reference[first:last] = samples[first - at : last - at]
     return reference
-
-
-def _seconds(samples: Samples) -> float:
-    return len(samples) / RATE
 
 
 def _sharpened(samples: Samples) -> Samples:
