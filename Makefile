@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast check format soak bench trace lock test-fresh test-image clean
+.PHONY: help install serve test test-fast check format soak bench trace site lock test-fresh test-image clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ trace: $(INSTALLED) ## Every step of one request, from socket to sound, in ms (A
 
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate --quiet
+
+site: $(INSTALLED_DEV) ## Build the documentation as a site, in build/site
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lock: $(INSTALLED) ## Update both locks (ARGS=--upgrade takes newer releases)
 	$(COMPILE) pyproject.toml --extra train --extra dev $(ARGS) --output-file requirements-dev.lock

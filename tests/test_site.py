@@ -1,0 +1,49 @@
+"""The documentation builds as a site (mkdocs.yml), without a warning and without anything from another host."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_every_page_is_in_it(site: Path) -> None:
+    names = {"index" if page.stem == "README" else page.stem for page in (ROOT / "docs").glob("*.md")}
+    assert names <= {page.stem for page in site.glob("*.html")}
+    for page in set(site.glob("*.html")) - {site / "404.html"}:
+        navigation = page.read_text(encoding="utf-8")
+        assert [name for name in names - {"index"} if f'href="{name}.html"' not in navigation] == [], page.name
+
+
+def test_it_loads_nothing_from_another_host(site: Path) -> None:
+    for page in site.glob("*.html"):
+        loaded = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"([^\"]+)\"", page.read_text("utf-8"))
+        assert loaded
+        assert [address for address in loaded if "//" in address] == [], page.name
+
+
+def test_the_reference_has_routes_and_their_parameters(site: Path) -> None:
+    page = (site / "reference.html").read_text(encoding="utf-8")
+    text = unescape(re.sub(r"<[^>]+>", "", page))
+    for route in ("GET /tts/generate", "POST /v1/audio/speech", "PUT /voices/{voice_id}", "GET /metrics"):
+        assert route in text
+    row = page.partition("<code>audio_tokens_per_slice</code>")[2].partition("</tr>")[0]
+    assert "<td>integer</td>" in row  # a parameter that may be null shows its type
+    assert "Frames of 80 ms per emitted slice" in row
