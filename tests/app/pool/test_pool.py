@@ -241,7 +241,7 @@ async def test_requests_that_wait_at_a_stopped_worker_move_to_the_queue_of_anoth
             waiting = [asyncio.create_task(collect(pools[0], job("Hi"))) for _ in range(4)]
             await wait(lambda: [each.host.admission.queued for each in pools] == [2, 2])
             pools[1]._heartbeats.cancel()
-            pools[1].host.on_change = lambda: None  # nor does it answer
+            pools[1].host.admission._on_change = lambda: None  # nor does it say what has changed
             await wait(lambda: [each.host.admission.queued for each in pools] == [4, 0])
         assert {worker for worker, _ in await asyncio.gather(*waiting)} == {"0"}
         await wait(lambda: idle(pools))
