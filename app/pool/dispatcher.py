@@ -195,10 +195,10 @@ class DispatchedSpeech:
             raise Unavailable("two workers died before this speech began: try again soon", code="worker_died")
         self._may_restart = False
 
-    def _reserve(self, *, only_free: bool = False) -> int | None:
-        """Reserve the permits on the least-loaded worker; None if no worker is left."""
+    def _reserve(self, *, instead_of: int | None = None) -> int | None:
+        """Reserve the permits on the least-loaded worker; None if no worker is left. instead_of: as of the registry."""
         target = self._registry.reserve(
-            self._dispatcher.index, self._job.permits, self._excluded | self._reserved, only_free=only_free
+            self._dispatcher.index, self._job.permits, self._excluded | self._reserved, instead_of=instead_of
         )
         if target is not None:
             self._reserved.add(target)
@@ -230,7 +230,7 @@ class DispatchedSpeech:
                 self._check_alive(target)
                 if self._admitted:
                     continue
-                if (other := self._reserve(only_free=True)) is not None:
+                if (other := self._reserve(instead_of=target)) is not None:
                     return other
                 if time.monotonic() > self._deadline + _OVERTIME_SECONDS:
                     raise Busy("no worker had a free slot in time: try again soon")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Pool:
             self._server = SpeechServer(self._engine, socket_path(sockets, index))
         self.dispatcher = Dispatcher(registry, index, self._engine, sockets, max_wait)
         self._heartbeats: asyncio.Task[None] | None = None
+        self._publishing = threading.Lock()  # else what one thread has read could replace what another wrote since
 
     async def start(self, on_ready: Callable[[], None]) -> None:
         """Listen for the other workers, begin to load the engine, and publish heartbeats.
@@ -139,6 +141,10 @@ class Pool:
 
     def publish(self) -> None:
         """Write this worker's state and load to the registry. Thread-safe."""
+        with self._publishing:
+            self._publish()
+
+    def _publish(self) -> None:
         status = self.host.status()
         state: State = "draining" if self.draining or status.state == "closed" else status.state
         capacity, active, queued = self.host.load()

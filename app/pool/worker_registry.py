@@ -27,6 +27,7 @@ State = Literal["empty", "starting", "restarting", "loading", "ready", "draining
 STATES: tuple[State, ...] = ("empty", "starting", "restarting", "loading", "ready", "draining", "failed")
 
 STALE_SECONDS = 5.0  # a worker whose heartbeat is older is given no requests
+LATE_SECONDS = 1.5  # a worker whose heartbeat is older may have hung
 FAILED_AFTER = 4  # consecutive crashes after which a worker counts as failed; it is still restarted
 PENDING_PID = -1  # the master is about to fork this worker
 
@@ -232,12 +233,14 @@ class WorkerRegistry:
     # ---- permits
 
     def reserve(
-        self, holder: int, permits: int, excluded: Collection[int] = (), *, only_free: bool = False
+        self, holder: int, permits: int, excluded: Collection[int] = (), *, instead_of: int | None = None
     ) -> int | None:
         """Choose a worker and count the permits on it from now on; None if no worker can take them.
 
         holder: the index of the worker that holds the permits. excluded: indices that have refused already.
-        only_free: only workers with that many free slots.
+        instead_of: index of a worker on which they are reserved and that has not admitted them. Then only a worker with
+            that many free slots is chosen, and only one that they make no fuller than `instead_of` is: that one may
+            just be slow. If its heartbeat is late, any free one will do.
         """
         now = time.monotonic()
         with self._locked():
@@ -249,7 +252,12 @@ class WorkerRegistry:
                 and STATES[(fields := self._read(index)).state] == "ready"
                 and (index == holder or now - fields.heartbeat < STALE_SECONDS)
             ]
-            chosen = choose(candidates, permits, only_free=only_free)
+            if instead_of is not None:
+                current = self._read(instead_of)
+                if now - current.heartbeat < LATE_SECONDS:
+                    limit = self._load(instead_of) / max(current.capacity, 1)
+                    candidates = [each for each in candidates if (each.load + permits) / max(each.capacity, 1) <= limit]
+            chosen = choose(candidates, permits, only_free=instead_of is not None)
             if chosen is not None:
                 self._loads[holder * self._size + chosen] += permits
                 (turn,) = _COUNTER.unpack_from(self._memory, self._counter_at)

@@ -11,7 +11,14 @@ import pytest
 
 from app.observability.components import COMPONENTS, ComponentStatus
 from app.pool.assignment import WorkerAssignment
-from app.pool.worker_registry import FAILED_AFTER, PENDING_PID, STALE_SECONDS, WorkerRegistry, restart_delay
+from app.pool.worker_registry import (
+    FAILED_AFTER,
+    LATE_SECONDS,
+    PENDING_PID,
+    STALE_SECONDS,
+    WorkerRegistry,
+    restart_delay,
+)
 
 # Newer Pythons warn of any fork beside threads, which other tests may have left; what is forked here uses none of them.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -113,6 +120,23 @@ def test_only_who_is_ready_and_was_heard_of_is_chosen(
     monkeypatch.setattr(time, "monotonic", lambda: later)
     assert registry.reserve(0, 1) is None
     assert registry.reserve(1, 1) == 1  # its own heartbeat does not matter
+
+
+def test_a_waiting_request_moves_only_where_it_crowds_nobody_unless_its_worker_is_late(
+    registry: WorkerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [registry.reserve(2, 1) for _ in range(2)] == [0, 1]
+    assert registry.reserve(2, 1, {0}, instead_of=0) is None  # one each: worker 0 is slow, not full
+    later = time.monotonic() + 2 * LATE_SECONDS
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: later)
+        assert registry.reserve(2, 1, {0}, instead_of=0) == 1
+    registry.release(2, 1, 2)
+    assert registry.reserve(2, 1, {0}, instead_of=0) == 1  # where it is alone
+    for _ in range(4):
+        registry.reserve(2, 1, {1})
+    assert registry.reserve(2, 3, {0}, instead_of=0) == 1  # from a queue to the last free slots
+    assert registry.reserve(2, 1, {0}, instead_of=0) is None
 
 
 def test_concurrent_reservations_are_all_counted(registry: WorkerRegistry) -> None:
