@@ -16,6 +16,18 @@ SENTENCES = (
     "Nobody had told the children that the train would stop for so long, and yet they were the only patient ones.",
     "Good morning, and thank you for waiting. How can I help you?",
 )
+HARVARD = (  # IEEE's sentences for measurements of speech quality (1969), list 1
+    "The birch canoe slid on the smooth planks.",
+    "Glue the sheet to the dark blue background.",
+    "It's easy to tell the depth of a well.",
+    "These days a chicken leg is a rare dish.",
+    "Rice is often served in round bowls.",
+    "The juice of lemons makes fine punch.",
+    "The box was thrown beside the parked truck.",
+    "The hogs were fed chopped corn and garbage.",
+    "Four hours of steady work faced us.",
+    "A large size in stockings is hard to sell.",
+)
 # Twice the fastest speaking rate, so that a cut answer never ends before its limit.
 _CHARACTERS_PER_SECOND = 40
 

@@ -19,7 +19,7 @@ _MAX_THREADS = 4  # of one phrase: more do not make it faster
 class KokoroEngine(SlotEngine):
     """English in the voices of voices.py. It does not clone: a recording is spoken by the nearest of them.
 
-    A turn is one window of 0.4 to 2.5 s of audio; a cancelled request frees its slot after it. Sampling parameters
+    A turn is one window of 0.4 to 4 s of audio; a cancelled request frees its slot after it. Sampling parameters
     (temperature, top_k, guidance, exaggeration, seed) have no effect; equal requests give equal audio.
     """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _DATA = Path(__file__).parent / "data"
 WEIGHTS = "weights"  # the external file that the graphs name
 _PARTS = 4
 _SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
+_PROSODY, _DECODER = "prosody", "decoder"
 ASR, PITCH, ENERGY = "/encoder/MatMul_1_output_0", "/encoder/Reshape_output_0", "/encoder/Reshape_1_output_0"
 
 Style = npt.NDArray[np.float32]  # (1, 256)
@@ -57,16 +59,22 @@ class Prosody:
 class KokoroModel:
     """Loads the graphs, the weights and the voices. Its methods may be called from several threads at once.
 
+    A run that is alone uses all `threads`, so that a single listener waits less. Beside other runs it uses one,
+    because threads that wait for each other cost throughput (bench/LOG.md). Both give the same audio bit for bit.
     Raises CheckpointError if a package is missing or its weights are damaged.
     """
 
     def __init__(self, threads: int) -> None:
+        self._running = 0
+        self._lock = threading.Lock()  # guards _running
         try:
             onnxruntime = import_onnxruntime()
             weights = read_weights()
             self._styles = read_styles()
-            self._prosody = _session(onnxruntime, "prosody", weights, threads)
-            self._decoder = _session(onnxruntime, "decoder", weights, threads)
+            self._sessions = [
+                {graph: _session(onnxruntime, graph, weights, count) for graph in (_PROSODY, _DECODER)}
+                for count in sorted({1, threads})
+            ]
         except CheckpointError:
             raise
         except Exception as error:
@@ -79,7 +87,8 @@ class KokoroModel:
         """Durations, pitch and energy of up to 510 tokens in a mix of styles, given as their names and weights."""
         row = min(len(tokens), _MAX_TOKENS) - 1
         style = np.asarray(sum(weight * self._styles[name][row] for name, weight in mix.items()), np.float32)[None]
-        phonemes, pitch, energy = self._prosody.run(
+        phonemes, pitch, energy = self._run(
+            _PROSODY,
             [ASR, PITCH, ENERGY],
             {"tokens": np.array([[0, *tokens, 0]]), "style": style, "speed": np.ones(1, np.float32)},
         )
@@ -87,7 +96,8 @@ class KokoroModel:
 
     def decode(self, prosody: Prosody, begin: int, end: int) -> Samples:
         """The audio of the frames from begin to end: float32 (FRAME_SAMPLES * frames,) at 24 kHz."""
-        (audio,) = self._decoder.run(
+        (audio,) = self._run(
+            _DECODER,
             None,
             {
                 ASR: prosody.phonemes[:, :, begin:end],
@@ -97,6 +107,17 @@ class KokoroModel:
             },
         )
         return np.asarray(audio, np.float32).ravel()
+
+    def _run(self, graph: str, outputs: list[str] | None, inputs: dict[str, npt.NDArray[Any]]) -> list[Any]:
+        with self._lock:
+            sessions = self._sessions[0 if self._running else -1]
+            self._running += 1
+        try:
+            results: list[Any] = sessions[graph].run(outputs, inputs)
+            return results
+        finally:
+            with self._lock:
+                self._running -= 1
 
 
 def read_weights() -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,15 @@ import numpy.typing as npt
 from ..types import Samples
 from .model import FRAME_SAMPLES, Curve
 
-LEFT_CONTEXT, RIGHT_CONTEXT = 20, 12  # frames decoded with a window and thrown away: the decoder looks around itself
+LEFT_CONTEXT, RIGHT_CONTEXT = 16, 8  # frames decoded with a window and thrown away: the decoder looks around itself
 FADE_SAMPLES = 480
 _MAX_LAG = 120  # samples by which a window is shifted so that its waveform continues that before it
 
 _SILENT = -4.0  # energy below which a frame has no speech
 _LEAD, _TAIL = 2, 5  # frames kept before the first and after the last frame with speech
-_FIRST = (14, 24)  # fewest and most frames of the first window: short, for a short wait
-_REST = (40, 100)
+# Fewest and most frames of the first windows, and of all after them: short for a short wait, then longer, because each
+# window costs its context, and sounds the more like the whole phrase the longer it is.
+_SIZES = ((14, 24), (40, 80), (80, 160))
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ def windows_of(energy: Curve) -> Iterator[Window]:
     if not loud.size:
         return
     begin, last = max(int(loud[0]) - _LEAD, 0), min(int(loud[-1]) + 1 + _TAIL, level.size)
-    fewest, most = _FIRST
-    while last - begin > most + _FIRST[0]:
+    for fewest, most in chain(_SIZES, repeat(_SIZES[-1])):
+        if last - begin <= most + _SIZES[0][0]:  # else the last one would be too short
+            yield Window(begin, last)
+            return
         end = begin + fewest + int(level[begin + fewest : begin + most + 1].argmin())
         yield Window(begin, end)
-        begin, (fewest, most) = end, _REST
-    yield Window(begin, last)
+        begin = end
 
 
 class WindowJoiner:

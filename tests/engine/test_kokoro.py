@@ -177,6 +177,9 @@ def test_windows_cover_the_speech_without_a_gap_and_begin_short() -> None:
     assert windows[0].end == 39  # where it is quietest
     assert [each.begin for each in windows[1:]] == [each.end for each in windows[:-1]]
     assert windows[-1].end == 375
+    sizes = [each.end - each.begin for each in windows]
+    assert all(14 <= size <= 160 for size in sizes[:-1])
+    assert sizes[1] <= 80  # ready before the first one has been played
     assert list(windows_of(np.full((1, 100), -9.0, np.float32))) == []
 
 
@@ -193,5 +196,7 @@ def test_windows_join_without_a_jump() -> None:
 def test_the_halves_make_what_the_whole_makes(model: KokoroModel) -> None:
     prosody = model.prosody([50, 156, 86, 54, 31, 4], VOICES[0].mix)
     audio = model.decode(prosody, 0, prosody.frames)
+    with_threads = KokoroModel(threads=2)  # as a run that is alone, where the others are beside each other
+    assert np.array_equal(with_threads.decode(prosody, 0, prosody.frames), audio)
     assert audio.size == prosody.frames * FRAME_SAMPLES
     assert 0.1 < np.abs(audio).max() < 1.5

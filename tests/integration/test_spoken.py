@@ -20,6 +20,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from app.audio.encoders import FORMATS
+from bench.texts import HARVARD
 from models.csm_mini_recipe.asr_check import Recogniser, word_errors
 from models.csm_mini_recipe.texts import CLOSED_SET
 from tests.app.audio.encoders.test_formats import decode
@@ -33,18 +34,6 @@ WORDS = CLOSED_SET[2]
 TEXT = f"{WORDS.capitalize()}."
 VOICE = "speaker_0"
 ENGINE = "csm"
-HARVARD = (  # IEEE's sentences for measurements of speech quality (1969), list 1
-    "The birch canoe slid on the smooth planks.",
-    "Glue the sheet to the dark blue background.",
-    "It's easy to tell the depth of a well.",
-    "These days a chicken leg is a rare dish.",
-    "Rice is often served in round bowls.",
-    "The juice of lemons makes fine punch.",
-    "The box was thrown beside the parked truck.",
-    "The hogs were fed chopped corn and garbage.",
-    "Four hours of steady work faced us.",
-    "A large size in stockings is hard to sell.",
-)
 
 
 @pytest.fixture(scope="module")
