@@ -11,6 +11,7 @@ from ..errors import Busy
 from ..middleware.error_handlers import response_of
 from ..realtime.service import RealtimeService
 from ..realtime.session import RealtimeSession
+from ..realtime.telephone_session import TelephoneSession
 
 router = APIRouter()
 
@@ -26,9 +27,20 @@ RealtimeDep = Annotated[RealtimeService, Depends(_get_service)]
 
 @router.websocket("/v1/realtime")
 async def realtime(websocket: WebSocket, service: RealtimeDep) -> None:
-    """A conversation over OpenAI's Realtime protocol. The handshake is refused if the worker has too many."""
+    """A conversation over OpenAI's Realtime protocol."""
+    await _run(RealtimeSession(websocket, service), websocket, service)
+
+
+@router.websocket("/twilio")
+async def twilio(websocket: WebSocket, service: RealtimeDep) -> None:
+    """A telephone call over Twilio's Media Streams: a conversation as at /v1/realtime."""
+    await _run(TelephoneSession(websocket, service), websocket, service)
+
+
+async def _run(session: RealtimeSession | TelephoneSession, websocket: WebSocket, service: RealtimeService) -> None:
+    """Refuses the handshake if the worker has too many conversations."""
     try:
         with service.session():
-            await RealtimeSession(websocket, service).run()
+            await session.run()
     except Busy as error:
         await websocket.send_denial_response(response_of(error, websocket.scope["path"]))

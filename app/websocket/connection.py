@@ -18,7 +18,7 @@ from .socket_control import socket_control
 
 _log = logging.getLogger(__name__)
 
-NORMAL, GOING_AWAY, INTERNAL_ERROR, SERVICE_RESTART = 1000, 1001, 1011, 1012  # RFC 6455, 7.4.1
+NORMAL, GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR, SERVICE_RESTART = 1000, 1001, 1008, 1011, 1012  # RFC 6455, 7.4.1
 
 Task = Callable[[], Awaitable[None]]
 

@@ -87,7 +87,9 @@ class StubTranscriber:
 class RealtimeClient:
     """Sends and reads the events of one connection."""
 
-    def __init__(self, app: FastAPI, subprotocols: tuple[str, ...] = (), headers: Any = None) -> None:
+    def __init__(
+        self, app: FastAPI, subprotocols: tuple[str, ...] = (), headers: Any = None, path: str = "/v1/realtime"
+    ) -> None:
         self.events: list[Event] = []
         self.messages: list[dict[str, Any]] = []  # of ASGI
         self.control = SocketControl()
@@ -98,7 +100,7 @@ class RealtimeClient:
         scope = {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "path": "/v1/realtime",
+            "path": path,
             "query_string": b"model=gpt-realtime",
             "headers": [(b"authorization", b"Bearer first-key")] if headers is None else headers,
             "subprotocols": list(subprotocols),
