@@ -24,6 +24,7 @@ from .prompt_builder import PromptBuilder
 from .prompt_packing import PromptPiece
 from .request_state import RequestState
 from .scheduler import Scheduler
+from .stored_codes import StoredCodes
 from .stream import AudioQueue, SpeechStream, silent_stream
 from .types import FRAME_MILLISECONDS, SAMPLE_RATE, Codes, EngineStatus, Speech, SpeechRequest, VoicePrompt
 from .voice_cache import VoiceCache
@@ -63,7 +64,7 @@ class CsmEngine:
         self._runner = loaded.runner
         self._changed = threading.Condition()
         self._encoder = VoiceEncoder(
-            lambda voice: self._runner.encode(voice.samples, voice.sample_rate),
+            StoredCodes(self._runner).encode,
             self._wake,
             niceness=_ENCODER_NICENESS[self._runner.device.type],
         )

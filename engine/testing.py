@@ -229,6 +229,7 @@ class FakeEngine:
         self.max_voice_seconds = options.max_voice_seconds or None
         self.histories: deque[tuple[SpeechSegment, ...]] = deque(maxlen=64)  # of the newest requests, oldest first
         self.prepared: list[tuple[str, int]] = []  # (key, speaker) of prepared voices, in order
+        self.encoded: list[str] = []  # keys of those whose codes no store had, in order
         self._options = options
         self._audio_queue_slices = audio_queue_slices
         self._fault = fault
@@ -287,6 +288,12 @@ class FakeEngine:
 
     def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
         self._check_voice(voice)
+        store = voice.codes_store
+        if store is None or store.load(voice.key, self.name) is None:
+            codes = self.encode(voice)
+            self.encoded.append(voice.key)
+            if store is not None and codes is not None:
+                store.save(voice.key, self.name, codes)
         self.prepared.append((voice.key, speaker))
 
     def encode(self, voice: VoicePrompt) -> Codes | None:

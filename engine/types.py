@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,21 @@ Samples = npt.NDArray[np.float32]  # (samples,) in -1..1
 Codes = npt.NDArray[np.int64]  # (frames, codebooks)
 
 
+class CodesStore(Protocol):
+    """Keeps codes of recordings for engines elsewhere. Called on the thread that encodes; may block briefly.
+
+    content: VoicePrompt.key of the recording. codec: identifies the codec that the codes belong to.
+    """
+
+    def load(self, content: str, codec: str) -> Codes | None:
+        """The codes, not checked; None if there are none, or they cannot be read."""
+        ...
+
+    def save(self, content: str, codec: str, codes: Codes) -> None:
+        """Keep the codes; an error is the store's own matter."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class VoicePrompt:
     """A recording of the voice to clone, best with its transcript.
@@ -29,12 +44,14 @@ class VoicePrompt:
     transcript: the words of the recording; empty if unknown.
     sample_rate: of the recording in Hz; the engine resamples to 24 kHz.
     speaker: the speaker id of the prompt's segment; None: the request's.
+    codes_store: where codes of the recording may be found, and are kept once it is encoded.
     """
 
     samples: Samples
     transcript: str = ""
     sample_rate: int = SAMPLE_RATE
     speaker: int | None = None
+    codes_store: CodesStore | None = None
 
     def __post_init__(self) -> None:
         samples = np.asarray(self.samples, dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -18,7 +19,7 @@ class MimiEncoder:
         self._codec = codec
         self.codebooks = codebooks
         self.codebook_size = codec.codebook_size
-        self.fingerprint = _fingerprint(codec, codebooks)
+        self.fingerprint = weights_fingerprint(codec.state(), codebooks)
 
     @torch.inference_mode()
     def encode(self, samples: Samples, sample_rate: int = SAMPLE_RATE) -> Codes:
@@ -26,10 +27,10 @@ class MimiEncoder:
         return cast(Codes, self._codec.encode(samples, sample_rate).cpu().numpy())
 
 
-def _fingerprint(codec: MimiCodec, codebooks: int) -> str:
-    """A short hash of the codec's weights, equal in every checkpoint with the same codec."""
+def weights_fingerprint(weights: Mapping[str, torch.Tensor], codebooks: int) -> str:
+    """A short hash of a codec's weights, equal in every checkpoint with the same codec."""
     digest = hashlib.sha256(f"{codebooks}\0".encode())
-    for name, tensor in sorted(codec.state().items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

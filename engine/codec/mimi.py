@@ -82,6 +82,11 @@ class MimiCodec:
         assert self._decoder is None, "the decoder has taken its weights"
         return self._mimi.state_dict()
 
+    def encoder_state(self) -> dict[str, Tensor]:
+        """The weights and buffers that `encode` uses, by moshi's names."""
+        decoding = ("decoder", "decoder_transformer", "upsample")
+        return {name: each for name, each in self._mimi.state_dict().items() if name.split(".")[0] not in decoding}
+
     def decode(self, codes: Tensor, active: Tensor) -> Tensor:
         """Decode one frame of the first rows: codes (rows, codebooks), active bool (rows,) -> samples (rows, 1920).
 
