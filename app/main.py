@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -57,6 +58,7 @@ from .settings import ENV_FILE, Settings, load_settings
 from .state import AppState
 from .stt.choice import choose_transcriber
 from .voices.references import ReferenceVoices
+from .voices.shared_store import SharedVoicesConfig, SharedVoiceStore
 from .voices.store import VoiceStore
 
 if TYPE_CHECKING:
@@ -79,13 +81,7 @@ def create_app(
     assignment = context.assignment
     components = Components()
     max_recording = int(settings.max_upload_mb * _MIB)
-    store = VoiceStore(
-        preloaded_voices_of(settings),
-        settings.voices_dir,
-        max_upload_bytes=max_recording,
-        max_seconds=settings.max_voice_seconds,
-        report_decoder=components.reporter("voice_decoder"),
-    )
+    store = _voice_store(settings, components, max_recording)
     metrics = Metrics(context.counters, context.index, lambda: worker_gauges(context.registry.records()))
     host: EngineHost | HttpHost = HttpHost(components)
     if assignment.has_engine:
@@ -143,6 +139,35 @@ def create_app(
     return application
 
 
+def _voice_store(settings: Settings, components: Components, max_recording: int) -> VoiceStore:
+    """The voices of this machine, or with VOICES_URL those of all that share it."""
+    report = components.reporter("voice_decoder")
+    if settings.voices_url is None:
+        return VoiceStore(
+            preloaded_voices_of(settings),
+            settings.voices_dir,
+            max_upload_bytes=max_recording,
+            max_seconds=settings.max_voice_seconds,
+            report_decoder=report,
+        )
+    shared = SharedVoicesConfig(
+        settings.voices_url,
+        settings.voices_dir / ".shared",
+        settings.storage_options,
+        mirror_bytes=int(settings.voices_mirror_mb * _MIB),
+        check_seconds=settings.voices_check_seconds,
+        timeout=settings.voices_timeout_seconds,
+    )
+    return SharedVoiceStore(
+        preloaded_voices_of(settings),
+        shared,
+        max_upload_bytes=max_recording,
+        max_seconds=settings.max_voice_seconds,
+        report_decoder=report,
+        report_storage=components.reporter("voice_storage"),
+    )
+
+
 def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the outermost on. The key is checked before any of the body is read."""
     max_recording = int(settings.max_upload_mb * _MIB)
@@ -185,6 +210,7 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
         await service.pool.close()
         await service.event_loop_monitor.close()
         service.system_monitor.close()
+        await asyncio.to_thread(service.voices.close)
 
 
 def _log_limits() -> None:

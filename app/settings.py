@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -23,6 +24,7 @@ _SECRETS = (
     "csm_watermark_key",
     "llm_api_key",
     "stt_api_key",
+    "voices_storage_options",
 )  # never shown, not even if invalid
 
 
@@ -71,6 +73,21 @@ class Settings(BaseSettings):
     voices_dir: Path = Field(default=Path("voices"), description="a directory for uploads; created if missing")
     preloaded_voices_dir: Path = Field(
         default=Path("preloaded-voices"), description="a directory of voices that cannot be changed over HTTP"
+    )
+    voices_url: str | None = Field(
+        default=None, description="uploads of many machines: s3://, gs:// or az://bucket/folder, file:///folder"
+    )
+    voices_storage_options: SecretStr | None = Field(
+        default=None, description='fsspec\'s options for VOICES_URL as JSON, such as {"endpoint_url": "https://…"}'
+    )
+    voices_check_seconds: float = Field(
+        default=0.0, ge=0, le=3600, description="seconds from 0 (each request) that a shared voice counts as unchanged"
+    )
+    voices_timeout_seconds: float = Field(
+        default=3.0, gt=0, le=60, description="seconds, above 0, that VOICES_URL may take for an answer"
+    )
+    voices_mirror_mb: float = Field(
+        default=1024.0, gt=0, description="megabytes, above 0, of copies of shared voices in VOICES_DIR"
     )
     max_voice_seconds: float = Field(default=30.0, gt=0, le=600, description="seconds, above 0 and at most 600")
     max_upload_mb: float = Field(default=25.0, gt=0, le=1024, description="megabytes, above 0 and at most 1024")
@@ -205,6 +222,13 @@ class Settings(BaseSettings):
             raise ValueError("it is less than one frame of 80 ms")
         return value
 
+    @field_validator("voices_storage_options")
+    @classmethod
+    def _check_storage_options(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not isinstance(_json(value), dict):
+            raise ValueError("it is not a JSON object")
+        return value
+
     @field_validator("csm_watermark_key")
     @classmethod
     def _check_watermark_key(cls, value: SecretStr | None) -> SecretStr | None:
@@ -219,8 +243,15 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no log may show."""
-        others = (self.hf_token, self.llm_api_key, self.stt_api_key)
-        return (*self.keys, *(each.get_secret_value() for each in others if each is not None))
+        others = (self.hf_token, self.llm_api_key, self.stt_api_key, self.voices_storage_options)
+        options = (each for each in self.storage_options.values() if isinstance(each, str) and "://" not in each)
+        return (*self.keys, *(each.get_secret_value() for each in others if each is not None), *options)
+
+    @property
+    def storage_options(self) -> dict[str, object]:
+        """VOICES_STORAGE_OPTIONS, parsed."""
+        options = self.voices_storage_options
+        return {} if options is None else cast("dict[str, object]", _json(options))
 
     @property
     def watermark_key(self) -> bytes:
@@ -276,6 +307,14 @@ class ModelSettings(BaseSettings):
     @property
     def hub_token(self) -> str | None:
         return None if self.hf_token is None else self.hf_token.get_secret_value()
+
+
+def _json(value: SecretStr) -> object:
+    """Raises ValueError."""
+    try:
+        return json.loads(value.get_secret_value())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
 
 
 def local_url(host: str, port: int) -> str:

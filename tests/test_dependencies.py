@@ -37,11 +37,12 @@ EXTRAS_OF = {
     "bench": ["dev", "train"],
     "scripts": ["dev"],
 }
-FORBIDDEN = ("sphn", "bitsandbytes", "sounddevice", "aiohttp")
+FORBIDDEN = ("sphn", "bitsandbytes", "sounddevice")
 
 # Imports whose distribution pyproject.toml does not declare, and why it is there.
 UNDECLARED = {
     "anyio": "starlette's interface to the event loop; starlette requires it",
+    "fsspec": "torch requires it; what it needs for a kind of bucket comes with the extras s3, gcs and azure",
     "dotenv": "pydantic-settings reads .env with it, and requires it",
     "pydantic": "fastapi's models; fastapi requires it",
     "triton": "the compiler of torch's wheels, which require it",
@@ -152,6 +153,11 @@ def test_a_lock_has_one_version_of_each_package_and_none_that_is_forbidden(lock:
     assert found
     assert {name: versions for name, versions in found.items() if len(versions) > 1} == {}
     assert not set(FORBIDDEN) & set(found)
+
+
+def test_serving_needs_no_storage_packages() -> None:
+    """They come with extras; aiohttp, which moshi declares, too."""
+    assert not {"aiohttp", "boto3", "botocore", "gcsfs", "adlfs", "s3fs"} & set(pins(SERVING))
 
 
 def test_what_serves_is_locked_alike_for_development() -> None:

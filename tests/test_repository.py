@@ -60,9 +60,9 @@ def targets() -> set[str]:
 
 
 def requirements() -> list[Requirement]:
-    """Without the extras `stt` and `talk`, which nothing here installs: they are loaded only where they are there."""
+    """Without the extras that nothing here installs: they are loaded only where they are there."""
     optional = PROJECT["project"]["optional-dependencies"]
-    extras = [optional[name] for name in optional if name not in ("stt", "talk")]
+    extras = [optional[name] for name in optional if name not in ("stt", "talk", "gcs", "azure")]
     return [
         Requirement(line)
         for line in [*PROJECT["project"]["dependencies"], *(each for extra in extras for each in extra)]

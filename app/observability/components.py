@@ -6,12 +6,12 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 _log = logging.getLogger(__name__)
 
-ComponentName = Literal["voice_decoder", "speaker_voices", "encoders", "threads"]
-COMPONENTS: tuple[ComponentName, ...] = ("voice_decoder", "speaker_voices", "encoders", "threads")
+ComponentName = Literal["voice_decoder", "speaker_voices", "voice_storage", "encoders", "threads"]
+COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
 
 ComponentState = Literal["unchecked", "ok", "failed"]
 COMPONENT_STATES: tuple[ComponentState, ...] = ("unchecked", "ok", "failed")

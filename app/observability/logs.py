@@ -94,5 +94,5 @@ def configure_logging(settings: Settings) -> None:
         logger.handlers = []
         logger.propagate = True
     logging.getLogger("uvicorn.error").addFilter(_without_traceback)  # added once: it is the same object each time
-    for name in ("httpx", "httpcore", "urllib3", "filelock"):  # they log each of their requests
+    for name in ("httpx", "httpcore", "urllib3", "filelock", "aiobotocore", "azure"):  # they log each of their requests
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

@@ -13,6 +13,7 @@ from engine import InvalidRequest
 
 from ..lexicon_file import read_lexicon
 from ..settings import Settings, SettingsError
+from ..voices.object_storage import url_problem
 
 _FIRST_UNPRIVILEGED_PORT = 1024  # Linux requires CAP_NET_BIND_SERVICE below it
 
@@ -24,7 +25,7 @@ def check(settings: Settings, addresses: Iterable[tuple[str, int]]) -> None:
     """
     problems = [cannot_listen(host, port) for host, port in addresses]
     problems += [_not_writable(settings.voices_dir), _not_readable(settings.preloaded_voices_dir)]
-    problems += [_no_lexicon(settings.lexicon)]
+    problems += [_no_lexicon(settings.lexicon), _no_storage(settings.voices_url)]
     if lines := [line for line in problems if line is not None]:
         raise SettingsError("\n".join(lines))
 
@@ -97,6 +98,12 @@ def _not_readable(folder: Path) -> str | None:
             "service may read, or to one that does not exist where there are no such voices."
         )
     return None
+
+
+def _no_storage(url: str | None) -> str | None:
+    """Whether the storage answers is not asked: a service starts without it."""
+    problem = None if url is None else url_problem(url)
+    return None if problem is None else f"VOICES_URL={url} cannot be used: {problem}."
 
 
 def _no_lexicon(path: Path | None) -> str | None:

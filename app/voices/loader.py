@@ -7,11 +7,12 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from engine import VoicePrompt
+from engine import CodesStore, VoicePrompt
 
 from ..errors import ServiceError, Unavailable, UnknownVoice
 from ..observability.components import Report, report_nothing
@@ -46,6 +47,21 @@ class Voice:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class SharedRecording:
+    """A recording that is not a file here. Equal sha256 and transcript mean an equal voice.
+
+    created: ISO 8601 in UTC. read: returns its bytes, which have that sha256; what it raises, `load_shared` raises.
+    """
+
+    voice_id: str
+    sha256: str
+    transcript: str
+    created: str
+    read: Callable[[], bytes]
+    codes_store: CodesStore
+
+
 class _VoiceStats(NamedTuple):
     """Stats of a voice's recording and of the files that its transcript may come from."""
 
@@ -55,7 +71,7 @@ class _VoiceStats(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
-    stats: _VoiceStats
+    stats: _VoiceStats | None  # None: of a SharedRecording
     stable: bool  # equal stats mean equal contents
     sha256: str
     audio: PreparedRecording | ServiceError
@@ -152,6 +168,43 @@ class VoiceLoader:
             self._store(key, entry)
             return entry.result()
 
+    def load_shared(
+        self,
+        shared: SharedRecording,
+        *,
+        decoder: VoiceDecoder | None = None,
+        decoded: DecodedRecording | None = None,
+    ) -> Voice:
+        """Load the voice of a shared recording: read and decoded unless its content is cached.
+
+        decoded: its samples, if they are known. Raises what VoiceDecoder.decode raises.
+        """
+        key = (False, shared.voice_id)
+        with self._lock:
+            loading = self._loading.setdefault(key, threading.Lock())
+        with loading:
+            with self._lock:
+                entry = self._cache.get(key)
+                if entry is not None:
+                    self._cache.move_to_end(key)
+            audio: PreparedRecording | ServiceError
+            if entry is not None and entry.sha256 == shared.sha256:
+                voice = entry.voice
+                if voice is None or (entry.transcript, voice.created) == (shared.transcript, shared.created):
+                    return entry.result()
+                audio = entry.audio
+            elif decoded is not None:
+                audio = prepare(decoded)
+            else:
+                audio = self._decode(shared.voice_id, shared.read(), decoder)
+            voice = None
+            if not isinstance(audio, ServiceError):
+                prompt = VoicePrompt(audio.samples, shared.transcript, codes_store=shared.codes_store)
+                voice = _voice(shared.voice_id, audio, prompt, False, shared.created, shared.sha256)
+            entry = _Entry(None, True, shared.sha256, audio, shared.transcript, voice)
+            self._store(key, entry)
+            return entry.result()
+
     def _cached(self, key: _Key, folder: VoiceFolder) -> _Entry | None:
         with self._lock:
             entry = self._cache.get(key)
@@ -193,8 +246,7 @@ class VoiceLoader:
             else:
                 prompt = VoicePrompt(audio.samples, transcript)
             created = datetime.fromtimestamp(stat.mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
-            warnings = audio.warnings if transcript else (*audio.warnings, NO_TRANSCRIPT)
-            voice = Voice(name, prompt, audio.seconds, bool(transcript), folder.preloaded, created, sha256, warnings)
+            voice = _voice(name, audio, prompt, folder.preloaded, created, sha256)
         return _Entry(stats, stable, sha256, audio, transcript, voice)
 
     def _decode(self, name: str, recording: bytes, decoder: VoiceDecoder | None) -> PreparedRecording | ServiceError:
@@ -217,6 +269,14 @@ class VoiceLoader:
             while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
                 _, oldest = self._cache.popitem(last=False)
                 self._cached_bytes -= oldest.size
+
+
+def _voice(
+    name: str, audio: PreparedRecording, prompt: VoicePrompt, preloaded: bool, created: str, sha256: str
+) -> Voice:
+    has_transcript = bool(prompt.transcript)
+    warnings = audio.warnings if has_transcript else (*audio.warnings, NO_TRANSCRIPT)
+    return Voice(name, prompt, audio.seconds, has_transcript, preloaded, created, sha256, warnings)
 
 
 def _transcript(folder: VoiceFolder, name: str, sha256: str) -> str | ServiceError:

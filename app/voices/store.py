@@ -23,7 +23,7 @@ import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -39,7 +39,7 @@ from ..errors import (
 from ..observability.components import Report, report_nothing
 from .folder import VoiceFolder
 from .loader import Voice, VoiceLoader
-from .recording_decoder import DecodedRecording
+from .recording_decoder import DecodedRecording, VoiceDecoder
 from .transcript import clean_transcript, transcript_names, write_sidecar
 from .voice_id import RULES, canonical_id, is_voice_id, same_file, stem_of, suggest_id
 
@@ -51,7 +51,8 @@ _log = logging.getLogger(__name__)
 class VoiceStore:
     """Lists, loads and changes voices. Thread-safe; methods block on files and on the decoder process.
 
-    preloaded: read-only directory; uploads: the directory that add, replace and delete change.
+    preloaded: read-only directory; uploads: the directory that add, replace and delete change, None for a subclass
+        that keeps them elsewhere.
     max_upload_bytes, max_seconds: limits of a recording, encoded and decoded.
     cache_bytes: limit of all cached decoded recordings, LRU.
     report_decoder: called with the result of every decoder start.
@@ -60,7 +61,7 @@ class VoiceStore:
     def __init__(
         self,
         preloaded: Path,
-        uploads: Path,
+        uploads: Path | None,
         *,
         max_upload_bytes: int = 25 << 20,
         max_seconds: float = 30.0,
@@ -68,8 +69,12 @@ class VoiceStore:
         report_decoder: Report = report_nothing,
     ) -> None:
         self._preloaded = VoiceFolder(preloaded, preloaded=True)
-        self._uploads = VoiceFolder(uploads)
+        self._folders: tuple[VoiceFolder, ...] = (self._preloaded,)
         self._loader = VoiceLoader(max_upload_bytes, max_seconds, cache_bytes, report_decoder)
+        if uploads is None:
+            return
+        self._uploads = VoiceFolder(uploads)
+        self._folders = (self._preloaded, self._uploads)
         try:
             uploads.mkdir(parents=True, exist_ok=True)
             for name in self._uploads.remove_stale_files():
@@ -81,13 +86,15 @@ class VoiceStore:
 
     def ids(self) -> list[str]:
         """Ids of all voices, sorted; without files that are not audio or have failed to load."""
-        found = {name for name in self._preloaded.voice_ids() if self._loader.is_voice(self._preloaded, name)}
-        found |= {
+        found = self._preloaded_ids() | {
             name
             for name in self._uploads.voice_ids()
             if not self._preloaded.stat_file(name) and self._loader.is_voice(self._uploads, name)
         }
         return sorted(found)
+
+    def _preloaded_ids(self) -> set[str]:
+        return {name for name in self._preloaded.voice_ids() if self._loader.is_voice(self._preloaded, name)}
 
     def get(self, voice_id: str) -> Voice:
         """Load a voice from its current files; "amy" finds amy.wav if no other recording has that stem.
@@ -110,12 +117,21 @@ class VoiceStore:
         with self._loader.decoder() as decoder:
             with contextlib.suppress(ComponentFailed):  # reported already; every voice that needs it raises again
                 decoder.start()
-            for voice_id in self.ids():
-                try:
-                    folder, name = self._find(voice_id)
-                    yield voice_id, self._loader.load(folder, name, decoder=decoder)
-                except ServiceError as error:
-                    yield voice_id, error
+            yield from self._load_each(decoder)
+
+    def _load_each(self, decoder: VoiceDecoder) -> Iterator[tuple[str, Voice | ServiceError]]:
+        yield from self._load_files(self.ids(), decoder)
+
+    def _load_files(self, ids: Iterable[str], decoder: VoiceDecoder) -> Iterator[tuple[str, Voice | ServiceError]]:
+        for voice_id in ids:
+            try:
+                folder, name = self._find(voice_id)
+                yield voice_id, self._loader.load(folder, name, decoder=decoder)
+            except ServiceError as error:
+                yield voice_id, error
+
+    def close(self) -> None:
+        """End what runs in the background: nothing here, where the files are the only state."""
 
     # ---- changing
 
@@ -183,10 +199,10 @@ class VoiceStore:
     def _find(self, voice_id: str) -> tuple[VoiceFolder, str]:
         """Directory and file name of a voice: full ids before stems, preloaded before uploads. Raises UnknownVoice."""
         if is_voice_id(voice_id):
-            for folder in (self._preloaded, self._uploads):
+            for folder in self._folders:
                 if folder.stat_file(voice_id):
                     return folder, voice_id
-            for folder in (self._preloaded, self._uploads):
+            for folder in self._folders:
                 matches = [
                     name
                     for name in folder.voice_ids()
@@ -195,8 +211,8 @@ class VoiceStore:
                 if len(matches) == 1:
                     return folder, matches[0]
                 if matches:
-                    raise UnknownVoice(f"voice '{voice_id}' is ambiguous: use one of {', '.join(matches)}")
-        raise UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists all voices")
+                    raise ambiguous(voice_id, matches)
+        raise unknown(voice_id)
 
     def _exists_error(self, voice_id: str) -> VoiceExists:
         return VoiceExists(
@@ -209,17 +225,24 @@ class VoiceStore:
         preloaded = {same_file(name) for name in self._preloaded.voice_ids()}
         if wanted in preloaded or wanted in {stem_of(name) for name in preloaded}:
             raise VoiceExists(f"voice '{voice_id}' is preloaded and cannot be replaced: use another voice_id")
-        for name in self._uploads.list_names():
+        for name in self._upload_names():
             if same_file(name) == wanted:
                 raise self._exists_error(canonical_id(name))
+
+    def _upload_names(self) -> list[str]:
+        """The names of all uploads, and of whatever else is beside them."""
+        return self._uploads.list_names()
+
+    def _is_upload(self, voice_id: str) -> bool:
+        return self._uploads.stat_file(voice_id) is not None
 
     def _check_changeable(self, voice_id: str) -> None:
         if is_voice_id(voice_id):
             if self._preloaded.stat_file(voice_id):
                 raise PreloadedVoice(f"voice '{voice_id}' is preloaded: it can be neither replaced nor deleted")
-            if self._uploads.stat_file(voice_id):
+            if self._is_upload(voice_id):
                 return
-        raise UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists all voices")
+        raise unknown(voice_id)
 
     # ---- files
 
@@ -248,3 +271,11 @@ class VoiceStore:
         """
         with self._loader.decoder() as decoder:
             return decoder.decode(recording)
+
+
+def unknown(voice_id: str) -> UnknownVoice:
+    return UnknownVoice(f"voice {voice_id[:140]!r} is unknown: GET /voices lists all voices")
+
+
+def ambiguous(voice_id: str, matches: list[str]) -> UnknownVoice:
+    return UnknownVoice(f"voice '{voice_id}' is ambiguous: use one of {', '.join(matches)}")

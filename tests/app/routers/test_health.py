@@ -95,6 +95,7 @@ async def test_when_every_component_works(settings: Settings, run: Any) -> None:
             "encoders": ok,
             "threads": ok,
             "speaker_voices": {**ok, "state": "unchecked"},  # the fake engine has built-in voices
+            "voice_storage": {**ok, "state": "unchecked"},  # there is none
         }
 
 
