@@ -51,7 +51,11 @@ UNDECLARED = {
     "websockets": "uvicorn[standard] requires it",
 }
 # Imports that requirements.lock does not hold, and why. The development lock does.
-UNLOCKED = {"pocketsphinx": "csm-mini's recipe alone takes its pronunciations; no wheels for every Python and machine"}
+UNLOCKED = {
+    "pocketsphinx": "csm-mini's recipe alone takes its pronunciations; no wheels for every Python and machine",
+    "wyoming": "the bridge for Home Assistant, an extra",
+    "zeroconf": "announces that bridge",
+}
 # What a locked package loads only where something else has installed it.
 LOADED_IF_THERE = {"socks": "urllib3's SOCKS proxies; selenium brings it"}
 

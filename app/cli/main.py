@@ -15,7 +15,7 @@ try:
     from ..pool.gpus import visible_gpus
     from ..server.preflight import cannot_start, check
     from ..settings import Settings, SettingsError, load_settings
-    from . import chat, dataset, speak, talk, train, voices
+    from . import chat, dataset, speak, talk, train, voices, wyoming
     from .exit_status import run
 except ImportError as missing:  # instead of a traceback
     sys.stderr.write(f"csm-serve cannot start: {missing} (the Python environment is not complete: `make install`)\n")
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_parser(commands)
     talk.add_parser(commands)
     voices.add_parser(commands)
+    wyoming.add_parser(commands)
     dataset.add_parsers(commands)
     train.add_parsers(commands)
     return parser
