@@ -124,6 +124,11 @@ class Response:
         return self.status == "in_progress"
 
     @property
+    def ended(self) -> bool:
+        """Whether its last event has been sent, or its connection is gone."""
+        return self._task is not None and self._task.done()
+
+    @property
     def entry(self) -> Entry | None:
         """Its message, once there is one."""
         return self._output.message

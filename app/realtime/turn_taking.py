@@ -236,12 +236,6 @@ class TurnTaking:
     async def _respond(
         self, latency: TurnLatency, parameters: client.ResponseParameters | None = None, turn: Entry | None = None
     ) -> None:
-        if self.responding:
-            assert self._response is not None
-            raise Conflict(
-                f"response {self._response.id} is in progress: wait for its response.done, or cancel it",
-                code="conversation_already_has_active_response",
-            )
         asked = parameters or client.ResponseParameters()
         config = self.config.for_response(asked.model_extra or {})
         voice, speaker = self._voice, self._voice_speaker
@@ -249,6 +243,14 @@ class TurnTaking:
             voice, speaker = await anyio.to_thread.run_sync(
                 _resolve_voice, self._service.state.voices, config.audio.output.voice_name
             )
+        while self._response is not None and not self._response.ended:
+            if self._response.active:
+                raise Conflict(
+                    f"response {self._response.id} is in progress: wait for its response.done, or cancel it",
+                    code="conversation_already_has_active_response",
+                )
+            await self._response.wait()  # its last events come before those of the next
+        # Nothing is awaited from here on: another task could start a response meanwhile.
         settings = self._service.state.settings
         job = SpeechParameters.model_construct(text="a", voice_id=voice).to_job(settings)
         # Clauses are spoken one after the other; fading each into the next would need both at once.
