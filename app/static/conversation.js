@@ -19,7 +19,9 @@ export class Conversation {
   #show;
   #response = null; // id of the one in progress
   #silenced = null; // id of the one that was interrupted: more of it may be on its way
+  #asked = false; // for one that has not been created yet
   #waiting = false; // another is to be asked for when that one is done
+  #typed = 0; // messages so far
   #held = null; // since when the button is held, in push-to-talk
   #state = "connecting";
 
@@ -62,14 +64,13 @@ export class Conversation {
 
   /** Takes audio of the microphone: an ArrayBuffer of int16 at 24 kHz. */
   hear(pcm) {
-    const ready = this.#state !== "connecting" && this.#state !== "lost";
-    if (ready && (!this.#settings.pushToTalk || this.#held !== null))
+    if (this.#connected && (!this.#settings.pushToTalk || this.#held !== null))
       this.#socket.send("input_audio_buffer.append", { audio: btoa(String.fromCharCode(...new Uint8Array(pcm))) });
   }
 
   /** Begins a turn, in push-to-talk. */
   press() {
-    if (this.#held !== null || this.#state === "connecting" || this.#state === "lost") return;
+    if (this.#held !== null || !this.#connected) return;
     this.interrupt();
     this.#socket.send("input_audio_buffer.clear");
     this.#held = performance.now();
@@ -88,8 +89,40 @@ export class Conversation {
     }
     this.#socket.send("input_audio_buffer.commit");
     this.#enter("thinking");
-    if (this.#response) this.#waiting = true;
-    else this.#socket.send("response.create");
+    this.#ask();
+  }
+
+  /** Adds a typed message and asks for an answer to it. Without a connection it is kept until there is one. */
+  async say(text) {
+    const id = `typed_${Date.now()}_${++this.#typed}`;
+    this.#captions.begin(id, "user");
+    this.#captions.set(id, text);
+    if (!this.#connected) {
+      this.#waiting = true; // the captions are restored then, this one with them
+      return;
+    }
+    this.#socket.send("conversation.item.create", { item: typedMessage("user", text, id) });
+    if (this.#response) this.#socket.send("response.cancel");
+    await this.#fallSilent(); // what was heard of the last answer is part of the question
+    if (this.#connected) {
+      this.#enter("thinking");
+      this.#ask();
+    } else {
+      this.#waiting = true;
+    }
+  }
+
+  get #connected() {
+    return this.#state !== "connecting" && this.#state !== "lost";
+  }
+
+  #ask() {
+    if (this.#response || this.#asked) {
+      this.#waiting = true;
+      return;
+    }
+    this.#asked = true;
+    this.#socket.send("response.create");
   }
 
   /** Ends the answer that is being given. */
@@ -115,7 +148,8 @@ export class Conversation {
         this.#show.session(event.session.csm ?? {});
         this.configure(this.#settings);
         this.#restore();
-        return this.#enter("listening");
+        this.#enter("listening");
+        return this.#askAgain();
       case "input_audio_buffer.speech_started":
         this.#fallSilent();
         this.#captions.begin(event.item_id, "user");
@@ -132,6 +166,11 @@ export class Conversation {
         return this.#captions.note(event.item_id, `not understood: ${event.error.message}`);
       case "response.created":
         this.#response = event.response.id;
+        this.#asked = false;
+        if (this.#waiting) {
+          this.#silenced = this.#response; // there is more to answer by now
+          this.#socket.send("response.cancel");
+        }
         return;
       case "response.output_audio_transcript.delta":
         if (event.response_id === this.#silenced) return;
@@ -148,6 +187,7 @@ export class Conversation {
       case "conversation.item.retrieved":
         return this.#captions.set(event.item.id, event.item.content[0]?.transcript ?? "", "interrupted");
       case "error":
+        this.#asked = false;
         return this.#show.problem(event.error.message);
     }
   }
@@ -158,25 +198,30 @@ export class Conversation {
     if (metadata?.total_ms) this.#show.latency(metadata);
     if (status === "failed") this.#show.problem(`No answer: ${details?.error?.message ?? "the service failed"}`);
     if (this.#waiting) {
-      this.#waiting = false;
-      this.#socket.send("response.create");
+      this.#askAgain();
     } else if (this.#state === "thinking" && !this.#player.playing && status !== "cancelled") {
       this.#enter("listening");
     }
   }
 
+  #askAgain() {
+    if (!this.#waiting) return;
+    this.#waiting = false;
+    this.#enter("thinking");
+    this.#ask();
+  }
+
   /** A new connection knows nothing of what was said on the one before. */
   #restore() {
     for (const { role, text } of this.#captions.turns.slice(-RESTORED_TURNS)) {
-      const content = [{ type: role === "user" ? "input_text" : "output_text", text }];
-      this.#socket.send("conversation.item.create", { item: { type: "message", role, content } });
+      this.#socket.send("conversation.item.create", { item: typedMessage(role, text) });
     }
   }
 
   #onLost() {
     this.#player.stop();
     this.#response = this.#held = null;
-    this.#waiting = false;
+    this.#waiting = this.#asked = false;
     this.#enter("lost");
   }
 
@@ -184,4 +229,9 @@ export class Conversation {
     this.#state = state;
     this.#show.state(state);
   }
+}
+
+function typedMessage(role, text, id) {
+  const content = [{ type: role === "user" ? "input_text" : "output_text", text }];
+  return { type: "message", role, content, ...(id && { id }) };
 }

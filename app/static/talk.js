@@ -37,8 +37,13 @@ export class Talk {
     byId("talk-save").onclick = () => download("conversation.txt", this.#captions.file());
     byId("push-to-talk").onchange = () => this.configure();
     this.#holdWith(byId("talk-hold"));
+    byId("talk-typing").onsubmit = (event) => {
+      event.preventDefault();
+      this.#sendLine();
+    };
     const reason = unavailableReason();
     byId("talk").disabled = reason !== "";
+    byId("talk-line").disabled = byId("talk-send").disabled = !globalThis.AudioWorkletNode; // it needs no microphone
     showMissing(reason ? [reason] : []);
     this.#showState("off");
   }
@@ -47,8 +52,8 @@ export class Talk {
     return { voice: byId("talk-voice").value, pushToTalk: byId("push-to-talk").checked };
   }
 
-  /** Opens the microphone and begins a new conversation. */
-  async start() {
+  /** Begins a new conversation: with the microphone, or with a typed message in its place. */
+  async start(typed = "") {
     const start = ++this.#starts;
     this.#talking = true;
     this.#showState("connecting");
@@ -57,9 +62,13 @@ export class Talk {
     showProblem("");
     try {
       await this.#sound.wake();
-      const opened = await this.#openMicrophone();
-      if (start === this.#starts) this.#converse(opened);
-      else opened.close();
+      const opened = typed ? null : await this.#openMicrophone();
+      if (start !== this.#starts) {
+        opened?.close();
+        return;
+      }
+      this.#converse(opened);
+      if (typed) this.#conversation.say(typed);
     } catch (error) {
       if (start === this.#starts) this.#fail(error);
     }
@@ -77,6 +86,7 @@ export class Talk {
 
   #converse(opened) {
     this.#microphone = opened;
+    this.#showButtons();
     this.#captions.clear();
     this.#levels.start(this.#sound.analyser);
     this.#conversation = new Conversation({
@@ -91,6 +101,17 @@ export class Talk {
         refused: (error) => this.#fail(error),
       },
     });
+  }
+
+  /** Sends the typed line. */
+  #sendLine() {
+    const text = byId("talk-line").value.trim();
+    if (!text) return;
+    if (this.#conversation) this.#conversation.say(text);
+    else if (!this.#talking) this.start(text);
+    else return; // the microphone is being opened: the line stays
+    byId("talk-line").value = "";
+    showProblem("");
   }
 
   stop() {
@@ -156,7 +177,7 @@ export class Talk {
   #showButtons() {
     byId("talk").textContent = this.#talking ? "End conversation" : "Start talking";
     byId("talk").classList.toggle("main", !this.#talking);
-    byId("talk-hold").hidden = !this.#talking || !this.#settings.pushToTalk;
+    byId("talk-hold").hidden = !this.#microphone || !this.#settings.pushToTalk;
   }
 }
 

@@ -143,6 +143,8 @@ def test_a_lost_connection_recovers_with_its_history(talk_page: Page) -> None:
     for worker in page.server.workers():
         worker.kill()
     page.until(lambda: page.text("talk-state").startswith("Connection lost"))
+    page.type("talk-line", "Are you there?")
+    page.press("talk-send")  # kept until there is a connection
     turns = len(captions(page, "user"))
     assert captions(page, "user")[0] == (WORDS, "")
     page.until(lambda: not page.text("talk-state").startswith("Connection lost"))
@@ -150,6 +152,7 @@ def test_a_lost_connection_recovers_with_its_history(talk_page: Page) -> None:
     restored = [event["item"] for event in sent(page, "conversation.item.create")]
     assert restored[0] == {"type": "message", "role": "user", "content": [{"type": "input_text", "text": WORDS}]}
     assert restored[1]["role"] == "assistant"
+    assert any(each["content"][0]["text"] == "Are you there?" for each in restored)
     page.until(lambda: page.text("talk-state") == "Answering")
 
 
@@ -179,6 +182,42 @@ def test_push_to_talk_with_the_keyboard(talk_page: Page) -> None:
     page.press_keys(Keys.ESCAPE)
     page.until(lambda: captions(page, "assistant")[1][1] == "interrupted")
     assert len(sent(page, "input_audio_buffer.append")) == count
+
+
+def test_typed_lines_need_no_microphone_and_interrupt(talk_page: Page) -> None:
+    page = talk_page
+    page.run(_REFUSE_MICROPHONE)
+    page.run(_COLLECT)
+    page.run("document.getElementById('talk-line').focus()")
+    page.press_keys(Keys.ENTER)  # an empty line is none
+    assert page.text("talk-state") == "Off"
+    page.press_keys(WORDS, Keys.ENTER)
+    page.until(lambda: page.text("talk-state") == "Answering")
+    assert captions(page, "user") == [(WORDS, "")]
+    assert page.focused == "talk-line"
+    page.press_keys("Thank you.", Keys.ENTER)
+    page.until(lambda: captions(page, "assistant")[0][1] == "interrupted")
+    page.until(lambda: len(captions(page, "assistant")) == 2)
+    assert captions(page, "user") == [(WORDS, ""), ("Thank you.", "")]
+    assert captions(page, "assistant")[1][0] == "Thank you."
+    assert len(captions(page, "assistant")[0][0]) < len(WORDS)
+    kinds = [event["type"] for event in page.run("return window.sent")]
+    assert kinds.index("conversation.item.truncate") < len(kinds) - 1 - kinds[::-1].index("response.create")
+    assert sent(page, "input_audio_buffer.append") == []
+    page.until(lambda: page.text("talk-state") == "Listening")
+    page.press_keys(Keys.TAB, Keys.TAB, Keys.ENTER)
+    assert page.focused == "talk"
+    assert page.text("talk-state") == "Off"
+
+
+def test_a_line_is_typed_beside_the_microphone(talk_page: Page) -> None:
+    page = talk_page
+    page.press("talk")
+    page.until(lambda: captions(page, "user"))
+    page.type("talk-line", "Thank you.")
+    page.press("talk-send")
+    page.until(lambda: ("Thank you.", "") in captions(page, "user"))
+    page.until(lambda: any(words == "Thank you." for words, _ in captions(page, "assistant")))
 
 
 def test_the_voice_is_changed_within_a_conversation(talk_page: Page) -> None:
