@@ -176,7 +176,8 @@ async def follow(conversation: AsyncConversation, interrupts: bool) -> Turn:
 
 
 def interruptions(server: Server) -> float:
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as response:
+    request = urllib.request.Request(f"{server.url}/metrics", headers={"X-API-Key": KEY})
+    with urllib.request.urlopen(request, timeout=30) as response:
         text = response.read().decode()
     return sum(
         float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("csm_interruptions_total")
