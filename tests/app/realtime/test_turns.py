@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -68,19 +69,22 @@ async def test_a_spoken_turn_is_heard_understood_and_answered(app: FastAPI) -> N
     assert heard[0] < words["usage"]["seconds"]
 
 
-async def test_the_service_adds_little_to_the_silence(app: FastAPI) -> None:
-    """Recognition is done when the silence is long enough; spans tell where time goes."""
-    async with talking(app) as client:
-        client.hear(turn())
-        done = (await client.next("response.done"))["response"]
+async def test_spans_tell_where_time_goes(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    """In the answer's metadata, in the metrics, and in the log."""
+    with caplog.at_level(logging.INFO, "app.requests"):
+        async with talking(app) as client:
+            client.hear(turn())
+            done = (await client.next("response.done"))["response"]
     spans = {name: float(value) for name, value in done["metadata"].items()}
     assert spans["silence_ms"] == pytest.approx(500, abs=1)
     assert spans["total_ms"] == pytest.approx(
         spans["silence_ms"] + spans["stt_ms"] + spans["llm_ms"] + spans["first_frame_ms"], abs=1
     )
     metrics = app.state.service.metrics.render()[0].decode()
-    assert "csm_turn_latency_seconds_count 1.0" in metrics
-    assert "csm_turn_stt_seconds_count 1.0" in metrics
+    for span in ("latency", "silence", "stt", "llm", "first_frame"):
+        assert f"csm_turn_{span}_seconds_count 1.0" in metrics
+    [logged] = [line.fields for line in caplog.records if "total_ms" in getattr(line, "fields", ())]
+    assert {name: logged[name] for name in spans} == pytest.approx(spans, abs=0.6)  # whole milliseconds
 
 
 async def test_a_pause_within_a_turn_is_recognised_again_with_all_of_it(app: FastAPI) -> None:
