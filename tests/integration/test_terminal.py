@@ -107,8 +107,8 @@ class Terminal:
             assert self._read(ends), self.output
         return start + found.end()
 
-    def wait(self) -> int:
-        """Read to the end. Returns the exit status."""
+    def read_to_the_end(self) -> int:
+        """Returns the exit status."""
         ends = time.monotonic() + SECONDS
         while self._read(ends):
             pass
@@ -125,7 +125,7 @@ class Terminal:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.wait(SECONDS)
         os.close(self._master)
 
 
@@ -156,7 +156,7 @@ def test_an_interrupt_ends_an_answer_of_a_chat_and_another_the_chat(server: Serv
         chat.read_until("Assistant: ", prompt)
         prompt = chat.read_until("> ", prompt)
         chat.type("\x03")
-        assert chat.wait() == INTERRUPTED, chat.output
+        assert chat.read_to_the_end() == INTERRUPTED, chat.output
         assert b"Traceback" not in chat.output
         assert b"KeyboardInterrupt" not in chat.output
 
@@ -168,7 +168,7 @@ def test_an_interrupt_ends_a_talk_and_its_recording_is_written(server: Server, t
         begun = talk.read_until("You: Hello there.")
         talk.read_until(f"Assistant: {re.escape(BEGINNING)}", begun)
         talk.type("\x03")
-        assert talk.wait() == INTERRUPTED, talk.output
+        assert talk.read_to_the_end() == INTERRUPTED, talk.output
         assert b"Traceback" not in talk.output
         assert b"KeyboardInterrupt" not in talk.output
     with wave.open(str(tmp_path / "out.wav")) as file:
