@@ -32,6 +32,7 @@ from typing import Any
 import psutil
 import uvicorn
 from fastapi import FastAPI
+from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -41,6 +42,7 @@ from app.server.websocket_protocol import SpeechWebSocketProtocol
 from app.settings import Settings
 from engine import SAMPLE_RATE
 
+KEY = "bench"
 SESSIONS = 20
 SETTLE_SECONDS = 30.0
 # Allowed growth: memory that the allocator keeps, and threads of pools that were not full.
@@ -139,7 +141,7 @@ class Soak:
         await asyncio.gather(*(visitor() for _ in range(SESSIONS)))
 
     async def _converse(self, ends: float) -> None:
-        connection = await connect(self._url, additional_headers={"X-API-Key": "bench"}, max_size=None)
+        connection = await connect(self._url, additional_headers={"X-API-Key": KEY}, max_size=None)
         client = Client(connection, self.counts)
         end = self._rng.choice(["closed", "vanished", "vanished"])
         try:
@@ -194,7 +196,7 @@ async def soak(minutes: float, seed: int, warm_up: float = 10.0) -> dict[str, An
     ):
         app = create_app(
             Settings(
-                api_key="bench",
+                api_key=(SecretStr(KEY),),
                 model_path="fake:frame_seconds=0.03",
                 concurrent_requests_per_worker=SESSIONS,
                 voices_dir=Path(folder) / "voices",

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio.to_thread
 from pydantic import TypeAdapter, ValidationError
+from starlette.websockets import WebSocketDisconnect
 
 from engine import SAMPLE_RATE, Codes, VoicePrompt
 
@@ -363,7 +364,10 @@ class TurnTaking:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ServiceError):
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, (ServiceError, WebSocketDisconnect)):
             _log.error("a task of a conversation failed", exc_info=error)
 
 

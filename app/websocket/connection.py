@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from anyio import CancelScope, move_on_after
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..observability.request_log import record_of
 from ..responses.streaming import STALL_SECONDS
@@ -19,6 +19,8 @@ from .socket_control import socket_control
 _log = logging.getLogger(__name__)
 
 NORMAL, GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR, SERVICE_RESTART = 1000, 1001, 1008, 1011, 1012  # RFC 6455, 7.4.1
+
+_ABORTED = 1006  # no close frame came
 
 Task = Callable[[], Awaitable[None]]
 
@@ -91,8 +93,16 @@ class WebSocketConnection:
         self.close_with(GOING_AWAY, f"idle for {seconds:g} seconds")
 
     async def send(self, message: str | bytes) -> None:
-        send = self._websocket.send_bytes(message) if isinstance(message, bytes) else self._websocket.send_text(message)
-        await self._write_timeout.send(send)
+        """Raises WebSocketDisconnect, also where another task's message has found out before that the client left."""
+        await self._write_timeout.send(self._transmit(message))
+
+    async def _transmit(self, message: str | bytes) -> None:
+        if self._websocket.application_state is WebSocketState.DISCONNECTED:
+            raise WebSocketDisconnect(_ABORTED)
+        if isinstance(message, bytes):
+            await self._websocket.send_bytes(message)
+        else:
+            await self._websocket.send_text(message)
 
     async def _guard(self, task: Task) -> None:
         """Run a task and record why the connection ends."""

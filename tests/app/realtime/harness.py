@@ -93,6 +93,7 @@ class RealtimeClient:
         self.events: list[Event] = []
         self.messages: list[dict[str, Any]] = []  # of ASGI
         self.control = SocketControl()
+        self.gone = False  # without a word: what is sent to it fails
         self._changed = asyncio.Event()
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._inbox.put_nowait({"type": "websocket.connect"})
@@ -111,6 +112,8 @@ class RealtimeClient:
         self.task.add_done_callback(lambda task: self._changed.set())
 
     async def _take(self, message: dict[str, Any]) -> None:
+        if self.gone and message["type"] == "websocket.send":
+            raise OSError("the connection is gone")
         self.messages.append(message)
         if message["type"] == "websocket.send":
             self.events.append(json.loads(message["text"]))

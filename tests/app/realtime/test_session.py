@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -318,6 +319,43 @@ async def test_an_idle_session_costs_under_two_megabytes_and_leaves_nothing(app:
         await client.leave()
     assert service(app).sessions == 0
     assert len(asyncio.all_tasks()) == tasks
+
+
+async def test_a_client_that_vanishes_is_no_error(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer finds out first, and then an event of the client's that came before."""
+    async with talking(app) as client:
+        client.gone = True
+        client.send("response.create")
+        client.say("Are you there?")
+        client.say("Hello?")
+        async with asyncio.timeout(30):
+            await client.task
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert service(app).sessions == 0
+
+
+async def test_words_that_are_recognised_for_nobody_are_no_error(
+    app: FastAPI, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, recognised = asyncio.Event(), asyncio.Event()
+
+    async def transcribe(samples: Any, language: str | None = None, prompt: str | None = None) -> str:
+        asked.set()
+        await recognised.wait()
+        return "Hello."
+
+    monkeypatch.setattr(service(app).transcriber, "transcribe", transcribe)
+    audio = {"input": {"turn_detection": None, "transcription": {"model": "whisper-1"}}}
+    async with asyncio.timeout(30), talking(app, audio=audio) as client:
+        client.hear(silence(0.5))
+        client.send("input_audio_buffer.commit")
+        await client.next("conversation.item.done")
+        await asked.wait()
+        client.gone = True
+        recognised.set()
+        client.say("Are you there?")
+        await client.task
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_shutdown_lets_the_answer_finish(settings: Settings, run: Any) -> None:
