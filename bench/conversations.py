@@ -185,7 +185,7 @@ def _read_speech() -> bytes:
     with wave.open(str(_RECORDING)) as file:
         if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (SAMPLE_RATE, 1, 2):
             raise ValueError(f"{_RECORDING} must be mono, 16 bits, {SAMPLE_RATE} Hz")
-        return file.readframes(int(_SPEECH_SECONDS * SAMPLE_RATE)) + bytes(2 * SAMPLE_RATE)
+        return bytes(file.readframes(int(_SPEECH_SECONDS * SAMPLE_RATE))) + bytes(2 * SAMPLE_RATE)
 
 
 async def soak(minutes: float, seed: int, warm_up: float = 10.0) -> dict[str, Any]:
