@@ -25,6 +25,12 @@ class LexiconFile:
         base = self._current()
         return Lexicon(own.entries, base) if own and base else own or base
 
+    @property
+    def version(self) -> tuple[int, int, int] | None:
+        """Of the file whose entries were last read: its time of modification, size and inode; None without one."""
+        with self._lock:
+            return self._version
+
     def _current(self) -> Lexicon | None:
         if self._path is None:
             return None

@@ -90,6 +90,8 @@ def create_app(
     if assignment.serves_http:
         host.check_components = partial(_check_components, components)
     pool = Pool(context.registry, context.index, host, context.sockets, settings.queue_timeout_seconds)
+    pool.dispatcher.resumes = settings.resume == "on"
+    pool.dispatcher.on_resume = metrics.resumed
     gpus = dict.fromkeys(each.gpu for each in context.registry.assignments if each.gpu is not None)
     system_monitor = SystemMonitor(gpus)
     service = AppState(

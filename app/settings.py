@@ -113,6 +113,7 @@ class Settings(BaseSettings):
         default=300.0, gt=0, description="seconds, above 0, that a WebSocket may be idle"
     )
     queue_timeout_seconds: float = Field(default=30.0, gt=0, description="seconds, above 0")
+    resume: Literal["on", "off"] = Field(default="on", description="on or off")
     graceful_timeout_seconds: int = Field(default=30, ge=1, description="whole seconds from 1")
     start_timeout_seconds: float = Field(
         default=600.0, gt=0, description="seconds, above 0, that loading may make no progress"
@@ -209,6 +210,7 @@ class Settings(BaseSettings):
         "compile",
         "tts_chunk_overlap_strategy",
         "tts_normalize",
+        "resume",
         mode="before",
     )
     @classmethod

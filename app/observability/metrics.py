@@ -66,6 +66,11 @@ FAILED = Counter(
     "Admitted requests that failed: an engine error, or the worker died.",
     {"reason": ("engine_failed", "out_of_memory", "worker_died", OTHER)},
 )
+RESUMED = Counter(
+    "csm_streams_resumed_total",
+    "Streams whose worker died in mid-stream: another worker spoke on, or they were cut.",
+    {"outcome": ("resumed", "cut")},
+)
 FIRST_AUDIO = Histogram(
     "csm_first_audio_seconds",
     "From the arrival of a request to its first audio, including the wait for a slot.",
@@ -104,7 +109,8 @@ VOICES_ENCODED = Counter("csm_voices_encoded_total", "Voices encoded ahead of re
 RESTARTS = Counter("csm_worker_restarts_total", "Workers started to replace one that exited.")
 
 FAMILIES: tuple[Family, ...] = (
-    *(REQUESTS, ADMITTED, FINISHED, ABORTED, FAILED, FIRST_AUDIO, REAL_TIME_FACTOR, UNDERRUN, UNDERRUNS, AUDIO),
+    *(REQUESTS, ADMITTED, FINISHED, ABORTED, FAILED, RESUMED),
+    *(FIRST_AUDIO, REAL_TIME_FACTOR, UNDERRUN, UNDERRUNS, AUDIO),
     *TURN_SPANS.values(),
     *(INTERRUPTIONS, VOICES_ENCODED, RESTARTS, CPU, LOOP_LAG),
 )
@@ -185,6 +191,10 @@ class Metrics(Collector):
 
     def interrupted(self) -> None:
         self._counters.add(self._row, INTERRUPTIONS)
+
+    def resumed(self, goes_on: bool) -> None:
+        """Count a stream whose worker died. goes_on: another worker spoke on."""
+        self._counters.add(self._row, RESUMED, outcome="resumed" if goes_on else "cut")
 
     def voice_encoded(self) -> None:
         """Thread-safe."""

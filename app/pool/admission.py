@@ -14,6 +14,7 @@ from ..errors import Busy, Unavailable, Unprocessable
 @dataclass(eq=False)
 class _Waiter:
     permits: int
+    first: bool
     granted: asyncio.Future[None]
 
 
@@ -48,15 +49,18 @@ class Admission:
         return len(self._waiters)
 
     @asynccontextmanager
-    async def reserve(self, permits: int = 1, timeout: float | None = None) -> AsyncIterator[None]:
+    async def reserve(
+        self, permits: int = 1, timeout: float | None = None, *, first: bool = False
+    ) -> AsyncIterator[None]:
         """Hold permits while the context lasts.
 
         timeout: how long this request may wait, in seconds; None: the limit of all requests.
-        Strictly first in, first out: requests for one permit do not starve one that needs two.
+        first: before all that wait without it, and however many those are: a listener waits for the rest of a speech.
+        Among equals strictly first in, first out: requests for one permit do not starve one that needs two.
         Raises Busy if the queue is full or the wait has timed out, Unprocessable if `permits` exceeds the capacity,
         Unavailable once the admission is closed. A cancelled waiter leaves the queue and holds nothing.
         """
-        await self._acquire(permits, self._timeout if timeout is None else max(timeout, 0.0))
+        await self._acquire(permits, self._timeout if timeout is None else max(timeout, 0.0), first)
         self._on_change()
         try:
             yield
@@ -73,7 +77,7 @@ class Admission:
         self._waiters.clear()
         self._on_change()
 
-    async def _acquire(self, permits: int, timeout: float) -> None:
+    async def _acquire(self, permits: int, timeout: float, first: bool) -> None:
         if self._closed:
             raise _draining()
         if permits > self.capacity:
@@ -82,14 +86,15 @@ class Admission:
                 "send cfg_guidance_weight=0, or raise CONCURRENT_REQUESTS_PER_WORKER",
                 code="too_many_slots",
             )
-        if not self._waiters and permits <= self._free:
+        ahead = sum(each.first for each in self._waiters) if first else len(self._waiters)
+        if not ahead and permits <= self._free:
             self._free -= permits
             return
-        if len(self._waiters) >= self._max_queued:
+        if not first and ahead >= self._max_queued:
             raise Busy(f"all {self.capacity} slots are taken and {self._max_queued} requests wait: try again soon")
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(permits, loop.create_future())
-        self._waiters.append(waiter)
+        waiter = _Waiter(permits, first, loop.create_future())
+        self._waiters.insert(ahead, waiter)
         deadline = loop.call_later(timeout, self._time_out, waiter)
         self._on_change()
         try:

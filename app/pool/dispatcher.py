@@ -1,18 +1,21 @@
-"""Dispatches one speech request to the least-loaded worker and retries until the first chunk."""
+"""Dispatches one speech request to the least-loaded worker, and to another one if that worker dies."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from engine import AudioChunk
+from engine import SAMPLE_RATE, AudioChunk
 
 from ..errors import Busy, EngineBroke, ServiceError, Unavailable
 from ..schemas.speech import SpeechJob
+from .delivered_audio import DeliveredAudio, Replay, SpeechDiffers
 from .engine_host import EngineHost
 from .framing import ConnectionBroken
 from .local import LocalSpeech, open_local_speech
@@ -25,6 +28,9 @@ _log = logging.getLogger(__name__)
 RECHECK_SECONDS = 0.1  # how often a waiting request checks whether another worker has a free slot
 _OVERTIME_SECONDS = 1.0  # beyond the deadline, for a worker to report the timeout itself; one that hangs does not
 
+MAX_RESUMES = 3  # of one stream
+MIN_PROGRESS = SAMPLE_RATE  # samples between two deaths; with fewer the request itself may be what kills its workers
+
 
 class Dispatcher:
     """Sends speech requests to the workers of the pool, this one included.
@@ -32,7 +38,9 @@ class Dispatcher:
     index: of this worker in the registry; its requests hold their permits under it.
     host: the engine of this worker; None: all requests go to other workers.
     sockets: a private folder with a socket for each worker; None if there is only one worker.
-    max_wait: seconds that a request may wait for a slot, over all workers together.
+    max_wait: seconds that a request may wait for a slot, over all workers together; a resumed stream as long again.
+    resumes: a stream whose worker died goes on at another one.
+    on_resume: called when a stream goes on (True), or had to be cut after its worker died (False).
     """
 
     def __init__(
@@ -42,6 +50,8 @@ class Dispatcher:
         self.index = index
         self.max_wait = max_wait
         self.active = 0  # requests that wait for a slot or stream speech
+        self.resumes = True
+        self.on_resume: Callable[[bool], None] = lambda goes_on: None
         self.draining = False  # this worker is shutting down: `unavailable` then reports that
         self._host = host
         self._sockets = sockets
@@ -51,20 +61,27 @@ class Dispatcher:
         """Stream the speech of a job from the least-loaded worker: `async with dispatcher.dispatch(job) as speech`.
 
         Entering waits until a worker has given it a slot; leaving, at any time, frees that slot at once. A worker
-        that refuses, dies or hangs before the first chunk, is skipped, and the next one is tried.
-        `async for chunk in speech` yields engine.AudioChunk. From the first chunk on, `speech.engine_name` and
-        `speech.worker_id` (X-TTS-Engine, X-Worker-ID) no longer change.
+        that refuses, dies or hangs before the first chunk, is skipped, and the next one is tried. If the worker dies
+        later, another one speaks the same job from the start, and the stream goes on behind what was delivered.
+        `async for chunk in speech` yields engine.AudioChunk. From the first chunk on, `speech.engine_name`
+        (X-TTS-Engine) no longer changes, and `speech.worker_id` (X-Worker-ID) only if the stream is resumed.
         Entering and iterating raise ServiceError and nothing else: Busy if all workers are full, Unavailable if none
         is ready, UnknownVoice, Unprocessable or EngineBroke. Before the first chunk that is an error response; after
         it the stream is broken and has to be cut.
         """
         self.active += 1
         try:
-            async with aclosing(DispatchedSpeech(self, job)) as speech:
+            async with aclosing(DispatchedSpeech(self, self._with_seed(job))) as speech:
                 await speech.start()
                 yield speech
         finally:
             self.active -= 1
+
+    def _with_seed(self, job: SpeechJob) -> SpeechJob:
+        """The job with a seed, so that another worker can speak it again; the engine would draw one."""
+        if job.request.seed is not None or not self.resumes or self._sockets is None:
+            return job
+        return replace(job, request=replace(job.request, seed=random.getrandbits(63)))
 
     def open_source(
         self, target: int, job: SpeechJob, wait: float, on_admitted: Callable[[], None]
@@ -96,7 +113,7 @@ class DispatchedSpeech:
 
     It holds a slot of that worker and the request's permits in the registry until it is closed.
     Iterating raises ServiceError if the speech does not reach its end.
-    engine_name, worker_id: of the worker that serves it; fixed from the first chunk on.
+    engine_name, worker_id: of the worker that serves it.
     """
 
     def __init__(self, dispatcher: Dispatcher, job: SpeechJob) -> None:
@@ -112,6 +129,11 @@ class DispatchedSpeech:
         self._admitted = False
         self._may_restart = True
         self._has_audio = False
+        self._delivered = DeliveredAudio()
+        self._replay: Replay | None = None  # while another worker speaks again what was delivered
+        self._resumes = 0
+        self._resumed_at = 0  # samples that were delivered when the stream was last resumed
+        self._died_at = 0.0  # time.monotonic()
 
     @property
     def engine_name(self) -> str:
@@ -125,15 +147,27 @@ class DispatchedSpeech:
         return self
 
     async def __anext__(self) -> AudioChunk:
+        while (chunk := await self._next_chunk()) is None:
+            pass
+        self._has_audio = True
+        self._delivered.add(chunk)
+        return chunk
+
+    async def _next_chunk(self) -> AudioChunk | None:
+        """The next chunk; None if it was delivered already, or another worker has taken over."""
         try:
             chunk = await (anext(self._opened) if self._has_audio else self._first_chunk())
-        except ConnectionBroken:
+            return chunk if self._replay is None else self._skip(self._replay, chunk)
+        except ConnectionBroken as error:
             if self._has_audio:
-                raise EngineBroke("the worker that generated this speech has died", code="worker_died") from None
-            await self._restart()
-            return await anext(self)
-        self._has_audio = True
-        return chunk
+                await self._resume(error)
+            else:
+                await self._restart()
+            return None
+        except StopAsyncIteration:
+            if self._replay is not None and not self._replay.done():
+                raise self._cut("the same request and seed gave less audio") from None
+            raise
 
     async def _first_chunk(self) -> AudioChunk:
         """Wait for the first chunk. Raises ConnectionBroken if the worker hangs; another one can then start over."""
@@ -150,6 +184,59 @@ class DispatchedSpeech:
         """Raises ConnectionBroken if another worker hangs or is stopped: it would hold the request for ever."""
         if target != self._dispatcher.index and self._registry.is_silent(target):
             raise ConnectionBroken(f"it has not responded for {STALE_SECONDS:g} s")
+
+    def _skip(self, replay: Replay, chunk: AudioChunk) -> AudioChunk | None:
+        try:
+            rest = replay.skip(chunk)
+        except SpeechDiffers as error:
+            raise self._cut(str(error)) from None
+        if rest is not None:
+            self._replay = None
+            self._dispatcher.on_resume(True)
+            _log.warning(
+                "a stream goes on at worker %s after %.2f s, behind %.2f s of audio",
+                self.worker_id,
+                time.monotonic() - self._died_at,
+                self._delivered.samples / SAMPLE_RATE,
+            )
+        return rest
+
+    async def _resume(self, death: ConnectionBroken) -> None:
+        """After a worker died in mid-stream: have another one speak the job from the start. Raises EngineBroke.
+
+        Raises StopAsyncIteration if all of the speech was delivered before.
+        """
+        if self._delivered.complete:
+            raise StopAsyncIteration
+        dead, spoke, self._died_at = self._target, self._opened, time.monotonic()
+        _log.warning("worker %s died in mid-stream: %s", self.worker_id, death)
+        if not self._dispatcher.resumes:
+            raise self._cut("RESUME is off")
+        if self._resumes == MAX_RESUMES:
+            raise self._cut(f"it was resumed {MAX_RESUMES} times already")
+        if self._resumes and self._delivered.samples - self._resumed_at < MIN_PROGRESS:
+            raise self._cut("two workers died at the same place: the request itself may be what kills them")
+        self._resumes, self._resumed_at = self._resumes + 1, self._delivered.samples
+        await self.aclose()
+        self._excluded = {dead}
+        self._job = replace(self._job, resumed=True)
+        self._deadline = self._died_at + self._dispatcher.max_wait
+        self._may_restart = False
+        try:
+            await self.start()
+        except ServiceError as error:
+            raise self._cut(str(error)) from None
+        if self._opened.engine_name != spoke.engine_name:
+            raise self._cut(f"worker {self.worker_id} has another engine, {self._opened.engine_name}")
+        if self._opened.fingerprint != spoke.fingerprint:
+            raise self._cut("its voice or the lexicon has changed since it began")
+        self._replay = self._delivered.replay()
+
+    def _cut(self, reason: str) -> EngineBroke:
+        """The error of a stream that is not resumed."""
+        self._dispatcher.on_resume(False)
+        _log.warning("a stream is cut, since its worker died and it is not resumed: %s", reason)
+        return EngineBroke("the worker that generated this speech has died", code="worker_died")
 
     async def start(self) -> None:
         """Wait for a slot of any worker. Raises ServiceError if none gives one."""

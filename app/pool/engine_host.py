@@ -83,6 +83,18 @@ class ResolvedVoice:
 
 
 @dataclass(frozen=True)
+class StartedSpeech:
+    """The stream of a job.
+
+    fingerprint: of the recording and the lexicon file that the job was resolved to on this worker. Where it is equal on
+        another worker, the same job and seed give the same audio there.
+    """
+
+    stream: SpeechStream
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class _ReadyEngine:
     """A loaded engine with its admission and its speakers."""
 
@@ -202,7 +214,7 @@ class EngineHost:
         """
         return self._require_ready().engine.encode(recording)
 
-    def start_speech(self, job: SpeechJob) -> SpeechStream:
+    def start_speech(self, job: SpeechJob) -> StartedSpeech:
         """Start a job: look up its voice and read its text up to the first chunk. Blocks: call it in a thread.
 
         Raises UnknownVoice, Unavailable and EngineError.
@@ -211,7 +223,9 @@ class EngineHost:
         resolved = self.resolve_voice(job.voice_id) if voice is None else ResolvedVoice(voice, voice.speaker or 0)
         lexicon = self._lexicon_file.with_entries(job.request.lexicon)
         request = replace(job.request, voice=resolved.voice, speaker=resolved.speaker, lexicon=lexicon)
-        return self.engine.stream(request)
+        # A recording that the job brings is the same on every worker.
+        recording = "" if voice is not None or resolved.voice is None else resolved.voice.key
+        return StartedSpeech(self.engine.stream(request), f"{recording} {self._lexicon_file.version}")
 
     def _require_ready(self) -> _ReadyEngine:
         status, ready = self.status(), self._ready_engine

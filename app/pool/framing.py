@@ -33,7 +33,7 @@ _LAST_CHUNK, _ENDS_CHUNK, _ENDS_SPEECH = 1, 2, 4
 class Kind(IntEnum):
     JOB = 1  # the request and how long it may wait
     ADMITTED = 2  # it has a slot
-    STARTED = 3  # the engine's name
+    STARTED = 3  # the engine's name and the fingerprint
     AUDIO = 4
     END = 5  # the speech is complete
     ERROR = 6  # the last message
@@ -73,7 +73,9 @@ def job_message(job: SpeechJob, wait: float) -> bytes:
     speech["history"] = [
         {"text": each.text, "speaker": each.speaker, "codes": each.codes.tolist()} for each in job.request.history
     ]
-    fields = json.dumps({"speech": speech, "voice_id": job.voice_id, "wait": round(wait, 3)}).encode()
+    fields = json.dumps(
+        {"speech": speech, "voice_id": job.voice_id, "resumed": job.resumed, "wait": round(wait, 3)}
+    ).encode()
     samples = b"" if voice is None else voice.samples.astype("<f4", copy=False).tobytes()
     return message(Kind.JOB, b"".join([_JOB.pack(len(fields)), fields, samples]))
 
@@ -91,7 +93,7 @@ def read_job(payload: bytes) -> tuple[SpeechJob, float]:
     entries = fields["speech"]["lexicon"]
     lexicon = None if entries is None else Lexicon(entries)
     request = SpeechRequest(**{**fields["speech"], "history": history, "lexicon": lexicon, "voice": voice})
-    return SpeechJob(request, fields["voice_id"]), fields["wait"]
+    return SpeechJob(request, fields["voice_id"], resumed=fields["resumed"]), fields["wait"]
 
 
 def encode_message(recording: VoicePrompt) -> bytes:

@@ -15,10 +15,14 @@ from .engine_host import EngineHost
 
 
 class LocalSpeech:
-    """The audio of an engine in this process, for one reader. Engine errors are raised as ServiceError."""
+    """The audio of an engine in this process, for one reader. Engine errors are raised as ServiceError.
 
-    def __init__(self, stream: SpeechStream, engine_name: str) -> None:
+    fingerprint: of what the job was resolved to; see `StartedSpeech`.
+    """
+
+    def __init__(self, stream: SpeechStream, engine_name: str, fingerprint: str = "") -> None:
         self.engine_name = engine_name
+        self.fingerprint = fingerprint
         self._stream = stream
 
     def __aiter__(self) -> LocalSpeech:
@@ -42,13 +46,13 @@ async def open_local_speech(
     Raises Unavailable, Busy, UnknownVoice, and the ServiceError of an EngineError.
     """
     engine = host.engine
-    async with host.admission.reserve(job.permits, wait):
+    async with host.admission.reserve(job.permits, wait, first=job.resumed):
         on_admitted()
         try:
             # Abandoned on cancel: a disconnect does not wait until the voice is made. A stream that nobody takes frees
             # its slot by itself.
-            stream = await anyio.to_thread.run_sync(host.start_speech, job, abandon_on_cancel=True)
+            started = await anyio.to_thread.run_sync(host.start_speech, job, abandon_on_cancel=True)
         except EngineError as error:
             raise from_engine(error) from error
-        with stream:
-            yield LocalSpeech(stream, engine.name)
+        with started.stream:
+            yield LocalSpeech(started.stream, engine.name, started.fingerprint)

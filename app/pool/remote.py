@@ -20,11 +20,13 @@ READ_AHEAD_BYTES = 32 << 10  # asyncio buffers up to twice as much
 class RemoteSpeech:
     """The audio of another worker, for one reader. Not reading it pauses the slot of that worker.
 
+    engine_name, fingerprint: as of `LocalSpeech`.
     Iterating raises the ServiceError that the other worker sent, and ConnectionBroken if it died.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, engine_name: str) -> None:
+    def __init__(self, reader: asyncio.StreamReader, engine_name: str, fingerprint: str) -> None:
         self.engine_name = engine_name
+        self.fingerprint = fingerprint
         self._reader = reader
 
     def __aiter__(self) -> RemoteSpeech:
@@ -55,7 +57,8 @@ async def open_remote_speech(
         await _read_message(reader)
         on_admitted()
         _, payload = await _read_message(reader)
-        yield RemoteSpeech(reader, json.loads(payload)["engine"])
+        started = json.loads(payload)
+        yield RemoteSpeech(reader, started["engine"], started["fingerprint"])
     finally:
         writer.transport.abort()  # nothing more to send; frees the slot of the other worker at once
 

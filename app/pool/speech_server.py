@@ -99,12 +99,15 @@ class SpeechServer:
             async with open_local_speech(
                 self._host, job, wait=wait, on_admitted=lambda: _write(writer, message(Kind.ADMITTED))
             ) as speech:
-                _write(writer, message(Kind.STARTED, json.dumps({"engine": speech.engine_name}).encode()))
+                started = {"engine": speech.engine_name, "fingerprint": speech.fingerprint}
+                _write(writer, message(Kind.STARTED, json.dumps(started).encode()))
                 async for chunk in speech:
                     _write(writer, audio_message(chunk))
                     await writer.drain()
             _write(writer, message(Kind.END))
         except ServiceError as error:
+            if self._host.broken:  # for good: this process ends, and another worker may speak the job
+                raise ConnectionBroken(f"the engine broke: {error}") from error
             _write(writer, error_message(error))
         await writer.drain()
 

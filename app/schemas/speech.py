@@ -26,11 +26,13 @@ class SpeechJob:
 
     voice_id: None is the default voice, unless the request has a voice.
     reference: a recording that came with the request; the worker that received it makes it the request's voice.
+    resumed: its speech has begun, at a worker that died: it goes before new ones.
     """
 
     request: SpeechRequest
     voice_id: str | None
     reference: ReferenceRecording | None = None
+    resumed: bool = False
 
     @property
     def voice_name(self) -> str:

@@ -10,14 +10,15 @@ import pytest
 
 from app.errors import Busy, EngineBroke, ServiceError, Unavailable, UnknownVoice, Unprocessable
 from app.pool import worker_registry
-from app.pool.dispatcher import DispatchedSpeech
+from app.pool.dispatcher import DispatchedSpeech, Dispatcher
+from app.pool.engine_host import ResolvedVoice
 from app.pool.framing import ConnectionBroken
 from app.pool.local import LocalSpeech
 from app.pool.pool import Pool
 from app.pool.remote import encode_remotely
 from app.pool.speech_server import socket_path
 from app.schemas.speech import SpeechJob
-from engine import FRAME_SAMPLES, AudioChunk, VoicePrompt
+from engine import FRAME_SAMPLES, AudioChunk, EngineFailed, SpeechRequest, VoicePrompt
 
 pytestmark = pytest.mark.anyio
 
@@ -195,18 +196,175 @@ async def test_a_death_before_the_first_chunk_is_retried_once(workers: Any, job:
         await wait(lambda: idle(pools))
 
 
-async def test_a_death_after_the_first_chunk_is_not_retried(workers: Any, job: Any, wait: Any) -> None:
+@pytest.fixture
+def resumes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What the dispatchers reported: whether each stream whose worker died goes on."""
+    reported: list[bool] = []
+    create = Dispatcher.__init__
+
+    def init(self: Dispatcher, *args: Any, **options: Any) -> None:
+        create(self, *args, **options)
+        self.on_resume = reported.append
+
+    monkeypatch.setattr(Dispatcher, "__init__", init)
+    return reported
+
+
+async def drop(pool: Pool) -> None:
+    """Have a worker vanish, as if it had died: its streams break off, and it takes no more."""
+    assert pool._server is not None
+    await pool._server.close()
+
+
+async def read(speech: DispatchedSpeech, frames: int) -> list[AudioChunk]:
+    """At least so many frames."""
+    chunks: list[AudioChunk] = []
+    while sum(each.samples.size for each in chunks) < frames * FRAME_SAMPLES:
+        chunks.append(await anext(speech))
+    return chunks
+
+
+def assert_same_speech(chunks: list[AudioChunk], undisturbed: list[AudioChunk]) -> None:
+    for part in ("samples", "codes"):
+        parts = [np.concatenate([getattr(chunk, part) for chunk in each]) for each in (chunks, undisturbed)]
+        assert np.array_equal(*parts)
+    for each in (chunks, undisturbed):
+        assert [chunk.ends_speech for chunk in each] == [*[False] * (len(each) - 1), True]
+    ends = [[chunk.text_chunk for chunk in each if chunk.ends_text_chunk] for each in (chunks, undisturbed)]
+    assert ends[0] == ends[1]
+
+
+TWO_CHUNKS = "x" * 70 + ". " + "y" * 90 + "."  # 163 frames
+
+
+@pytest.mark.parametrize(
+    "effects",
+    [{}, {"crossfade_milliseconds": 200, "trim_start_milliseconds": 130, "trim_end_milliseconds": 1130}],
+)
+async def test_a_stream_goes_on_at_other_workers_as_if_none_had_died(
+    workers: Any, job: Any, wait: Any, resumes: list[bool], effects: dict[str, int]
+) -> None:
+    request = job(TWO_CHUNKS, "speaker_3", chunk_characters=100, **effects)
+    async with workers(3) as pools:
+        async with pools[0].dispatcher.dispatch(request) as speech:
+            undisturbed = await read(speech, 1) + [chunk async for chunk in speech]
+        async with pools[0].dispatcher.dispatch(request) as speech:
+            chunks: list[AudioChunk] = []
+            for dead, frames in ((1, 1), (2, 20)):
+                while speech.worker_id != str(dead):  # what the last one had sent comes first
+                    chunks.append(await anext(speech))
+                chunks += await read(speech, frames)
+                await drop(pools[dead])
+            chunks += [chunk async for chunk in speech]
+            assert speech.worker_id == "0"
+        assert_same_speech(chunks, undisturbed)
+        assert resumes == [True, True]
+        await wait(lambda: idle(pools))
+
+
+async def test_a_worker_that_dies_after_the_last_chunk_is_not_missed(
+    workers: Any, job: Any, wait: Any, resumes: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with workers(2) as pools:
         await collect(pools[0], job("Hi"))
-        async with pools[0].dispatcher.dispatch(job("[hang@2]" + "x" * 50)) as speech:
-            await anext(speech)
-            assert pools[1]._server is not None
-            await pools[1]._server.close()
-            with pytest.raises(EngineBroke) as caught:
-                async for _ in speech:
-                    pass
-            assert caught.value.code == "worker_died"
+        async with pools[0].dispatcher.dispatch(job("Hello.")) as speech:
+            read_chunk = type(speech._opened).__anext__
+
+            async def die_at_the_end(self: Any) -> AudioChunk:
+                try:
+                    return await read_chunk(self)
+                except StopAsyncIteration:
+                    raise ConnectionBroken("as scripted") from None
+
+            monkeypatch.setattr(type(speech._opened), "__anext__", die_at_the_end)
+            chunks = [chunk async for chunk in speech]
+        assert sum(chunk.samples.size for chunk in chunks) == 6 * FRAME_SAMPLES
+        assert resumes == []
         await wait(lambda: idle(pools))
+
+
+async def test_a_request_that_kills_two_workers_at_the_same_place_kills_no_third(
+    workers: Any, job: Any, wait: Any, resumes: list[bool]
+) -> None:
+    async with workers(4) as pools:
+        await collect(pools[0], job("Hi"))
+        async with pools[0].dispatcher.dispatch(job("[hang@40]" + "x" * 50)) as speech:
+            reading = asyncio.ensure_future(_collect(speech))
+            for dead in (1, 2):
+                await wait(lambda dead=dead: any(row.made == 40 for row in pools[dead].host.engine._running))
+                await drop(pools[dead])
+            with pytest.raises(EngineBroke) as caught:
+                await reading
+            assert caught.value.code == "worker_died"
+            assert speech.worker_id == "2"
+        assert resumes == [False]
+        await wait(lambda: idle(pools))
+
+
+async def _collect(speech: DispatchedSpeech) -> list[AudioChunk]:
+    return [chunk async for chunk in speech]
+
+
+@pytest.mark.parametrize("trouble", ["off", "voice", "full"])
+async def test_a_stream_that_cannot_be_resumed_is_cut(
+    workers: Any, job: Any, wait: Any, resumes: list[bool], trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with workers(2, queue_seconds=0.5, concurrent_requests_per_worker=1) as pools, AsyncExitStack() as stack:
+        pools[0].dispatcher.resumes = trouble != "off"
+        if trouble == "full":
+            await stack.enter_async_context(pools[0].dispatcher.dispatch(job()))
+        else:
+            await collect(pools[0], job("Hi"))
+        async with pools[0].dispatcher.dispatch(job("x" * 100)) as speech:
+            assert speech.worker_id == "1"
+            await read(speech, 10)
+            if trouble == "voice":  # replaced meanwhile
+                voice = VoicePrompt(np.ones(48_000, np.float32))
+                monkeypatch.setattr(pools[0].host, "resolve_voice", lambda voice_id: ResolvedVoice(voice, 0))
+            await drop(pools[1])
+            with pytest.raises(EngineBroke) as caught:
+                await _collect(speech)
+            assert caught.value.code == "worker_died"
+        assert resumes == [False]
+        await stack.aclose()
+        await wait(lambda: idle(pools))
+
+
+async def test_a_resumed_stream_goes_before_requests_that_wait(
+    workers: Any, job: Any, wait: Any, resumes: list[bool]
+) -> None:
+    async with workers(2, concurrent_requests_per_worker=1, max_queued_requests=1) as pools:
+        async with pools[0].dispatcher.dispatch(job()) as first:
+            async with pools[0].dispatcher.dispatch(job("x" * 100)) as speech:
+                assert (first.worker_id, speech.worker_id) == ("0", "1")
+                await read(speech, 10)
+                new = asyncio.create_task(collect(pools[0], job("Hi")))
+                await wait(lambda: sum(each.host.admission.queued for each in pools) == 1)
+                await drop(pools[1])
+                rest = asyncio.create_task(_collect(speech))
+                await wait(lambda: pools[0].host.admission.queued == 2)
+                await first.aclose()
+                await rest
+                assert not new.done()
+            await new
+        assert resumes == [True]
+        await wait(lambda: idle(pools))
+
+
+async def test_an_engine_that_breaks_for_good_is_a_death(
+    workers: Any, job: Any, wait: Any, resumes: list[bool]
+) -> None:
+    async with workers(2) as pools:
+        await collect(pools[0], job("Hi"))
+        async with pools[0].dispatcher.dispatch(job("x" * 1000)) as speech:
+            assert speech.worker_id == "1"
+            chunks = await read(speech, 10)
+            with pytest.raises(EngineFailed):
+                pools[1].host.engine.generate(SpeechRequest("[break]"))
+            chunks += await _collect(speech)
+        assert sum(chunk.samples.size for chunk in chunks) == 1000 * FRAME_SAMPLES
+        assert resumes == [True]
+        await wait(lambda: not any(loads(pools)))
 
 
 async def test_a_draining_worker_finishes_streams_and_passes_on_waiting_requests(
