@@ -21,6 +21,7 @@ class Listener:
     def __init__(self, server: Server) -> None:
         self._connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
         self._response: HTTPResponse | None = None
+        self._port = 0
         self.status = 0
         self.headers: dict[str, str] = {}
 
@@ -36,10 +37,17 @@ class Listener:
         self._connection.request(
             "POST", "/tts/generate", body, {**HEADERS, "Content-Type": "application/json", "X-Request-ID": text[:40]}
         )
+        assert self._connection.sock is not None
+        self._port = self._connection.sock.getsockname()[1]  # the socket is gone once a cut stream has been read
         self._response = self._connection.getresponse()
         self.status = self._response.status
         self.headers = {name.lower(): value for name, value in self._response.getheaders()}
         return self
+
+    @property
+    def port(self) -> int:
+        """Of this end of the connection."""
+        return self._port
 
     @property
     def worker(self) -> str:
