@@ -22,7 +22,6 @@ from tests.integration.shared import Server, serving
 from tests.integration.test_http_workers import process_of, workers
 
 ENGINES, FRAMES = 3, 150
-FRAME_BYTES = 1920 * 2
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +50,10 @@ def speakers(server: Server) -> list[str]:
     return [name for name, each in workers(server).items() if each["active"]]
 
 
-def kill_speaker(server: Server, dead: str = "") -> str:
-    """Kill the worker that speaks the only stream, once that is another than the dead one. Returns its id."""
-    server.wait_until(lambda: bool(speakers(server)) and dead not in speakers(server))
+def kill_speaker(server: Server) -> None:
+    """Kill the worker that speaks the only stream."""
     (speaker,) = speakers(server)
     process_of(server, speaker).kill()
-    return speaker
 
 
 def resumed(server: Server) -> dict[str, float]:
@@ -130,21 +127,6 @@ def test_every_stream_is_whole_in_every_format_and_with_effects(server: Server) 
     after = resumed(server)
     assert after["resumed"] >= before["resumed"] + 2  # two or three streams spoke at the first
     assert after["cut"] == before["cut"]
-
-
-def test_a_stream_outlives_two_workers(server: Server) -> None:
-    with ExitStack() as stack:
-        body = {"text": "x" * 2 * FRAMES, "format": "raw_pcm"}
-        before, stream = resumed(server), Stream(server, stack, body)
-        first = kill_speaker(server)
-        stream.read(40 * FRAME_BYTES)  # over a second: what kills workers sooner may be the request
-        assert kill_speaker(server, first) != first
-        stream.rest()
-    assert resumed(server) == {**before, "resumed": before["resumed"] + 2}
-    # The tone of a voice repeats every second: undisturbed, every second is the same.
-    audio = np.frombuffer(stream.data, np.int16)
-    assert audio.size == 2 * FRAMES * 1920
-    assert all(np.array_equal(audio[:24_000], audio[at : at + 24_000]) for at in range(0, audio.size - 24_000, 24_000))
 
 
 def test_a_text_of_a_websocket_goes_on(server: Server) -> None:
