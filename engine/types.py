@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .errors import InvalidRequest
 from .lexicon import Lexicon
+from .timing import TextTiming
 
 SAMPLE_RATE = 24_000
 FRAME_SAMPLES = 1920  # 80 ms: one frame of Mimi at 12.5 Hz
@@ -122,6 +123,7 @@ class SpeechRequest:
     crossfade_milliseconds: int = 0
     trim_start_milliseconds: int = 0
     trim_end_milliseconds: int = 0
+    timestamps: bool = False  # tell when each text chunk and its words are said
     ignore_stop: bool = False  # generate exactly max_frames, ignoring stop frames; for benchmarks
 
     def __post_init__(self) -> None:
@@ -157,6 +159,8 @@ class AudioChunk:
     ends_text_chunk: it is the last piece of its text chunk.
     ends_speech: it is the last piece of the speech; it may have no samples.
     pause_before, pause_after: samples of silence around it; SpeechStream turns them into samples.
+    timings: of the text chunks that end with it, if the request asks for timestamps. An engine counts from the text
+        chunk's first sample; SpeechStream from the first sample of this object.
     """
 
     samples: Samples
@@ -167,6 +171,7 @@ class AudioChunk:
     ends_speech: bool = False
     pause_before: int = 0
     pause_after: int = 0
+    timings: tuple[TextTiming, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ TORCH_FREE = {
     *(f"engine.text.{name}" for name in ("say_as", "splitting", "ssml")),
     "engine.prompt_packing",
 }
-ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.lexicon", "engine.types"}
+ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.lexicon", "engine.timing", "engine.types"}
 # The files that may use the environment, and why.
 ENVIRONMENT = {
     "app/settings.py": "reads it: every setting comes from here",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import NoWords
 from ..lexicon import Lexicon
+from ..timing import Word
 from ..types import SpeechRequest
 from .normalization import has_words, normalize_window, windows
+from .source import OriginQueue, count, trace
 from .splitting import best_cut
 from .ssml import FIXED_END, FIXED_START, Part, parse_markup
 
@@ -23,36 +25,46 @@ class SpokenChunk:
 
     text: empty if the whole text is pauses.
     pause_before: samples of silence before the first chunk. pause_after: after any chunk.
+    words: where its words stand in the request's text, if that was asked for.
     """
 
     text: str
     pause_before: int = 0
     pause_after: int = 0
     is_last: bool = False
+    words: tuple[Word, ...] = ()
 
 
 def spoken_chunks(
-    text: str, max_characters: int, *, normalizes: bool = False, lexicon: Lexicon | None = None
+    text: str,
+    max_characters: int,
+    *,
+    normalizes: bool = False,
+    lexicon: Lexicon | None = None,
+    locates_words: bool = False,
 ) -> Iterator[SpokenChunk]:
     """The chunks of a text, each made when it is asked for: the work before the first does not depend on the length.
 
     They are split as by `split_text`; besides, each pause ends a chunk.
     Raises InvalidMarkup and NoWords before the first chunk.
     """
-    pieces = _split(_spoken(parse_markup(text), normalizes, lexicon), max_characters)
+    written, said = (OriginQueue(), OriginQueue()) if locates_words else (None, None)
+    pieces = _split(_spoken(parse_markup(text, written), normalizes, lexicon, written, said), max_characters)
     before, wordless, held = 0, "", None
     for piece in pieces:
         if isinstance(piece, int):
             if held is None:
                 before += piece
             else:
-                held = SpokenChunk(held.text, held.pause_before, held.pause_after + piece)
-        elif not any(map(str.isalnum, piece)):
+                held = replace(held, pause_after=held.pause_after + piece)
+            continue
+        words = said.words(piece) if said is not None else ()
+        if not any(map(str.isalnum, piece)):
             wordless = wordless or piece
         else:
             if held is not None:
                 yield held
-            held, before = SpokenChunk(piece, before), 0
+            held, before = SpokenChunk(piece, before, words=words), 0
     if held is None and not wordless and not before:
         raise NoWords(
             "text has no words once it is normalised (emoji, Markdown and punctuation are not spoken): send words, "
@@ -61,13 +73,19 @@ def spoken_chunks(
             else "text has no words and no pauses: send words"
         )
     held = held or SpokenChunk(wordless, before)
-    yield SpokenChunk(held.text, held.pause_before, held.pause_after, is_last=True)
+    yield replace(held, is_last=True)
 
 
 def request_chunks(request: SpeechRequest, max_characters: int | None = None) -> Iterator[SpokenChunk]:
     """The chunks of a request's text, of at most its chunk_characters, and at most `max_characters`."""
     limit = request.chunk_characters if max_characters is None else min(request.chunk_characters, max_characters)
-    return spoken_chunks(request.text, limit, normalizes=request.normalize, lexicon=request.lexicon)
+    return spoken_chunks(
+        request.text,
+        limit,
+        normalizes=request.normalize,
+        lexicon=request.lexicon,
+        locates_words=request.timestamps,
+    )
 
 
 def spoken_text(text: str, *, normalizes: bool = False, lexicon: Lexicon | None = None) -> str:
@@ -76,18 +94,31 @@ def spoken_text(text: str, *, normalizes: bool = False, lexicon: Lexicon | None 
     return " ".join(piece for piece in pieces if isinstance(piece, str))
 
 
-def _spoken(parts: list[Part], normalizes: bool, lexicon: Lexicon | None) -> Iterator[Part]:
-    """The parts as they are said, in windows."""
+def _spoken(
+    parts: list[Part],
+    normalizes: bool,
+    lexicon: Lexicon | None,
+    written: OriginQueue | None = None,
+    spoken: OriginQueue | None = None,
+) -> Iterator[Part]:
+    """The parts as they are said, in windows.
+
+    written: the origins of the parts. spoken: receives the origins of what is said.
+    """
     for part in parts:
         if isinstance(part, int):
             yield part
             continue
         for window in windows(part):
+            origins = written.take(count(window)) if written is not None else []
             if normalizes and not has_words(window):
                 yield " "
                 continue
             said = _pronounce(window, lexicon)
-            yield normalize_window(said) if normalizes else said
+            said = normalize_window(said) if normalizes else said
+            if spoken is not None:
+                spoken.add(trace(window, origins, said))
+            yield said
 
 
 def _pronounce(text: str, lexicon: Lexicon | None) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 from xml.parsers import expat
 
 from ..errors import InvalidMarkup
 from ..types import SAMPLE_RATE
 from .say_as import say_as
+from .source import Origin, OriginQueue, count, verbatim
+from .xml_source import XmlSource
 
 Part = str | int  # text to say, or samples of silence
 
@@ -39,24 +42,49 @@ _FIXED = re.compile(f"[{FIXED_START}{FIXED_END}]")
 _SENTENCE_ENDS = ".!?:;,…。！？"
 
 
-def parse_markup(text: str) -> list[Part]:
+def parse_markup(text: str, origins: OriginQueue | None = None) -> list[Part]:
     """The parts of a text in order. Raises InvalidMarkup for a pause or an element that is not known.
 
     `<speak>` may stand anywhere; whatever contains "<" outside of it is text.
+    origins: receives where in `text` stands what the parts say.
     """
     if "<speak" not in text:
-        return _with_pauses(text)
+        return _plain_parts(text, 0, origins)
     parts: list[Part] = []
-    text = _PROLOG.sub("", text, count=1)
+    done, prolog = 0, _PROLOG.search(text)
+    if prolog:
+        parts += _plain_parts(text[: prolog.start()], 0, origins)
+        done = prolog.end()
     closed, unclosed = speak_spans(text)
-    if unclosed is not None and not text[:unclosed].strip():
+    if unclosed is not None and not parts and not text[done:unclosed].strip():
         raise InvalidMarkup("<speak> is not closed: end it with </speak>")
-    done = 0
     for start, end in closed:
-        parts += _with_pauses(text[done:start])
-        parts += _SpeakParser().parse(text[start:end])
+        parts += _plain_parts(text[done:start], done, origins)
+        parser = _SpeakParser(text[start:end], start)
+        parts += parser.parse()
+        if origins is not None:
+            origins.add(parser.origins)
         done = end
-    return parts + _with_pauses(text[done:])
+    return parts + _plain_parts(text[done:], done, origins)
+
+
+def _plain_parts(text: str, at: int, origins: OriginQueue | None) -> list[Part]:
+    """The parts of a text outside of `<speak>` that begins at this character of the request's text."""
+    if origins is not None:
+        origins.add(_without_pauses(text, verbatim(text, at)))
+    return _with_pauses(text)
+
+
+def _without_pauses(text: str, origins: Iterable[Origin]) -> list[Origin]:
+    """The origins of a text without those of its pauses, which are not said."""
+    if "[" not in text:
+        return list(origins)
+    queue, kept, done = OriginQueue(origins), [], 0
+    for pause in _PAUSE.finditer(text):
+        kept += queue.take(count(text[done : pause.start()]))
+        queue.take(count(pause[0]))
+        done = pause.end()
+    return kept + queue.take(count(text[done:]))
 
 
 def speak_spans(text: str) -> tuple[list[tuple[int, int]], int | None]:
@@ -105,9 +133,17 @@ def _samples(time: str, shown: str) -> int:
 
 
 class _SpeakParser:
-    """Reads one `<speak>` element into parts."""
+    """Reads one `<speak>` element, which begins at this character of the request's text, into parts.
 
-    def __init__(self) -> None:
+    origins: of what the parts say.
+    """
+
+    def __init__(self, xml: str, at: int) -> None:
+        self.origins: list[Origin] = []
+        self._xml = xml
+        self._source = XmlSource(xml, at)
+        self._parser = expat.ParserCreate()
+        self._text_origins: list[Origin] = []  # of _text
         self._parts: list[Part] = []
         self._text: list[str] = []  # since the last pause
         self._open: list[str] = []  # elements, from the outermost on
@@ -115,15 +151,15 @@ class _SpeakParser:
         self._attributes: dict[str, str] = {}  # of the same
         self._paragraph_ended = False  # a pause is due as soon as there is more to say
 
-    def parse(self, xml: str) -> list[Part]:
-        parser = expat.ParserCreate()
+    def parse(self) -> list[Part]:
+        parser = self._parser
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = self._refuse_doctype
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._characters
         try:
-            parser.Parse(xml.encode("utf-8", "replace"), True)
+            parser.Parse(self._xml.encode("utf-8", "replace"), True)
         except expat.ExpatError as error:
             raise InvalidMarkup(
                 f"<speak> is not well formed ({expat.ErrorString(error.code)} at character {error.offset} of line "
@@ -145,11 +181,13 @@ class _SpeakParser:
             if attribute not in _ATTRIBUTES[name] and not attribute.startswith(_IGNORED):
                 raise InvalidMarkup(f"<{name} {attribute[:40]}> is not supported")
         self._open.append(name)
+        self._source.move(self._parser.CurrentByteIndex)
         if name in ("sub", "say-as"):
             required = "alias" if name == "sub" else "interpret-as"
             if not attributes.get(required, "").strip():
                 raise InvalidMarkup(f"<{name}> needs the attribute {required}")
             self._content, self._attributes = [], attributes
+            self._source.open_content()
         elif name in ("p", "s"):
             self._end_sentence()
         elif name == "break":
@@ -157,6 +195,7 @@ class _SpeakParser:
 
     def _end(self, name: str) -> None:
         self._open.pop()
+        self._source.move(self._parser.CurrentByteIndex)
         if name == "sub":
             self._say_fixed(self._attributes["alias"])
         elif name == "say-as":
@@ -167,31 +206,38 @@ class _SpeakParser:
             self._paragraph_ended = self._paragraph_ended or name == "p"
 
     def _characters(self, text: str) -> None:
+        said = _FIXED.sub("", text)
+        origins = self._source.characters(said, self._parser.CurrentByteIndex)
         if self._open[-1] in ("sub", "say-as"):
             self._content.append(text)
         elif self._open[-1] == "break":
             if text.strip():
                 raise InvalidMarkup("<break> cannot hold a text: write <break/>")
         else:
-            self._say(_FIXED.sub("", text))
+            self._say(said, origins)
 
     def _say_fixed(self, text: str) -> None:
-        self._say(f"{FIXED_START}{_FIXED.sub('', text)}{FIXED_END}")
+        said = f"{FIXED_START}{_FIXED.sub('', text)}{FIXED_END}"
+        self._say(said, [self._source.content(said)])
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, origins: list[Origin]) -> None:
         if self._paragraph_ended and text.strip():
             self._paragraph_ended = False
             self._flush()
             if self._parts:
                 self._parts.append(round(PARAGRAPH_SECONDS * SAMPLE_RATE))
         self._text.append(" ".join(f"|{text}|".split())[1:-1])  # a line end is a space
+        self._text_origins += origins
 
     def _end_sentence(self) -> None:
         """Close the sentence so far with a full stop, unless it is closed."""
         for text in reversed(self._text):
             said = text.rstrip(f" {FIXED_END}\"'”’)")
             if said.strip(f" {FIXED_START}"):
-                self._text.append(" " if said[-1] in _SENTENCE_ENDS else ". ")
+                ended = said[-1] in _SENTENCE_ENDS
+                self._text.append(" " if ended else ". ")
+                if not ended:
+                    self._text_origins.append(Origin(1, self._source.position, self._source.position))
                 return
 
     def _pause(self, attributes: dict[str, str]) -> None:
@@ -209,8 +255,10 @@ class _SpeakParser:
 
     def _flush(self) -> None:
         text, self._text = "".join(self._text), []
+        origins, self._text_origins = self._text_origins, []
         if text.strip():
             self._parts += _with_pauses(text)
+            self.origins += _without_pauses(text, origins)
 
 
 _LIST = ", ".join(f"<{name}>" for name in _ATTRIBUTES if name != "speak")
