@@ -25,6 +25,7 @@ from .machine_limits import Cores, MachineLimits, Memory
 from .onnx import import_onnxruntime
 from .stream import SpeechStream
 from .text import has_words, normalize, sentences_end, speakable_end, split_text, split_written, spoken_text
+from .timing import TextTiming, Word
 from .types import (
     FRAME_MILLISECONDS,
     FRAME_SAMPLES,
@@ -75,7 +76,9 @@ __all__ = [
     "SpeechRequest",
     "SpeechSegment",
     "SpeechStream",
+    "TextTiming",
     "VoicePrompt",
+    "Word",
     "has_words",
     "import_onnxruntime",
     "load_encoder",

@@ -15,6 +15,7 @@ import numpy as np
 
 from .errors import PromptTooLong
 from .text import SpokenChunk, max_frames_for, split_text
+from .timing import Word, share_words
 from .types import Codes
 
 Tokens = list[int]
@@ -27,6 +28,7 @@ class TextChunk:
     """A piece of the text: its tokens, and the limit on its audio in frames.
 
     pause_before: samples of silence before the first chunk. pause_after: after any chunk.
+    words: where its words stand in the request's text, if that was asked for.
     """
 
     text: str
@@ -35,6 +37,7 @@ class TextChunk:
     pause_before: int = 0
     pause_after: int = 0
     is_last: bool = False
+    words: tuple[Word, ...] = ()
 
 
 def plan_chunks(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> Iterator[TextChunk]:
@@ -50,7 +53,8 @@ def plan_chunks(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) ->
 def _plan_each(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> Iterator[TextChunk]:
     for chunk in chunks:
         parts = _fit(chunk.text, free, tokenize) if chunk.text else [("", [])]
-        for number, (text, tokens) in enumerate(parts, start=1):
+        shares = share_words(chunk.words, [text for text, _ in parts])
+        for number, ((text, tokens), words) in enumerate(zip(parts, shares, strict=True), start=1):
             yield TextChunk(
                 text,
                 tokens,
@@ -58,6 +62,7 @@ def _plan_each(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> 
                 pause_before=chunk.pause_before if number == 1 else 0,
                 pause_after=chunk.pause_after if number == len(parts) else 0,
                 is_last=chunk.is_last and number == len(parts),
+                words=words,
             )
 
 

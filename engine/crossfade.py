@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .timing import TextTiming
 from .types import SAMPLE_RATE, AudioChunk, Codes, Samples, SpeechRequest
 
 _EMPTY: Samples = np.zeros(0, np.float32)
@@ -33,14 +34,22 @@ class Crossfader:
         self._head = _EMPTY  # the start of this text chunk, while it is shorter than the tail
         self._codes: list[Codes] = []  # of chunks whose samples are all held back
         self._silence = 0  # samples of a pause that go before the next samples
+        self._emitted = 0  # samples so far
+        self._kept = 0  # samples of this text chunk so far, without those that were trimmed
+        self._timings: list[TextTiming] = []  # of text chunks whose ends are held back, in samples of the output
 
     def push(self, chunk: AudioChunk) -> AudioChunk | None:
         """The chunk with the samples that can be emitted now; None if there are none yet."""
         self._silence += chunk.pause_before
         if chunk.in_last_text_chunk and self._passthrough and not chunk.pause_after:
-            return chunk
-        fresh = self._crossfade_tail(self._trim_start(chunk.samples), chunk.ends_text_chunk)
+            self._kept += chunk.samples.size
+            self._locate(chunk, self._emitted + chunk.samples.size)
+            return self._with_timings(chunk)
+        trimmed = self._trim_start(chunk.samples)
+        self._kept += trimmed.size
+        fresh = self._crossfade_tail(trimmed, chunk.ends_text_chunk)
         pending = np.concatenate([self._held, fresh]) if self._held.size else fresh
+        self._locate(chunk, self._emitted + self._silence + pending.size)
         if chunk.ends_speech:
             hold, drop = 0, self._trim_end
         elif chunk.pause_after:
@@ -62,7 +71,24 @@ class Crossfader:
             return None
         codes = np.concatenate(self._codes) if len(self._codes) > 1 else chunk.codes
         self._codes = []
-        return replace(chunk, samples=ready, codes=codes, pause_before=0, pause_after=0)
+        return self._with_timings(replace(chunk, samples=ready, codes=codes, pause_before=0, pause_after=0))
+
+    def _locate(self, chunk: AudioChunk, end: int) -> None:
+        """Note where the text chunks that end with it are: their last sample is before sample `end` of the output."""
+        for timing in chunk.timings:
+            self._timings.append(timing.moved(end - timing.end).clipped(end - self._kept, end))
+        if chunk.ends_text_chunk:
+            self._kept = 0
+
+    def _with_timings(self, chunk: AudioChunk) -> AudioChunk:
+        """The chunk to emit with the timings of the text chunks whose last samples have been emitted with it."""
+        first, self._emitted = self._emitted, self._emitted + chunk.samples.size
+        if not self._timings:
+            return chunk
+        complete = [each for each in self._timings if chunk.ends_speech or each.end <= self._emitted]
+        self._timings = self._timings[len(complete) :]
+        placed = (each.clipped(each.begin, self._emitted).moved(-first) for each in complete)
+        return replace(chunk, timings=tuple(placed))
 
     @property
     def _passthrough(self) -> bool:

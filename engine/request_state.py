@@ -10,7 +10,8 @@ from .chunk_plan import ChunkPlan
 from .context import Context, Prefill, TextChunk, Tokens
 from .slice_policy import SlicePolicy
 from .stream import AudioQueue
-from .types import AudioChunk, Codes, Samples, SpeechRequest
+from .timing import TextTiming
+from .types import FRAME_SAMPLES, AudioChunk, Codes, Samples, SpeechRequest
 from .voice_cache import VoiceKey
 from .voice_encoder import Encoding
 
@@ -137,9 +138,13 @@ class RequestState:
                 ends_speech=ends_speech,
                 pause_before=self._pause_before,
                 pause_after=self.chunks.current.pause_after if ends_text_chunk else 0,
+                timings=self._timings() if ends_text_chunk and self.request.timestamps else (),
             )
         )
         self._pause_before = 0
+
+    def _timings(self) -> tuple[TextTiming, ...]:
+        return (TextTiming(self.chunks.current.words, 0, len(self._chunk_codes) * FRAME_SAMPLES),)
 
     def _codes(self, count: int) -> Codes:
         """The last `count` frames of the current text chunk, (count, codebooks)."""

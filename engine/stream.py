@@ -178,7 +178,8 @@ class SpeechStream:
         if not chunk.ends_speech:
             self.close()
         samples = chunk.samples[: chunk.samples.size + self._samples_left]
-        return replace(chunk, samples=samples, ends_speech=True)
+        timings = tuple(each.clipped(each.begin, samples.size) for each in chunk.timings if each.begin < samples.size)
+        return replace(chunk, samples=samples, ends_speech=True, timings=timings)
 
     def __enter__(self) -> SpeechStream:
         return self

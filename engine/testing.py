@@ -25,6 +25,7 @@ from .interface import Progress
 from .slice_policy import SlicePolicy
 from .stream import AudioQueue, SpeechStream, silent_stream
 from .text import SpokenChunk, request_chunks
+from .timing import TextTiming, Word
 from .types import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
@@ -82,6 +83,7 @@ class FakeOptions:
     trouble: path of a file with one word, read at each load, that names a fault: fails (CheckpointError), memory
         (EngineOutOfMemory), exits (the process ends with EXIT_STATUS), hangs. Without the file loading succeeds.
     max_voice_seconds: limit on a voice prompt; 0 is none.
+    hides_words: the engine does not tell when it says which word, as CSM does not.
     """
 
     name: str = "fake"
@@ -94,6 +96,7 @@ class FakeOptions:
     load_fails: bool = False
     trouble: str = ""
     max_voice_seconds: float = 0.0
+    hides_words: bool = False
 
     @staticmethod
     def parse(model: str) -> FakeOptions:
@@ -150,6 +153,7 @@ class _Stream:
     queue: AudioQueue
     fault: Fault | None
     frame_seconds: float
+    hides_words: bool
     made: int = 0  # frames, including those of the unfinished slice
     emitted: int = 0  # frames
     not_before: float = 0.0  # earliest time of its next frame
@@ -201,10 +205,26 @@ class _Stream:
                 ends_speech=last,
                 pause_before=self._pause_before,
                 pause_after=self.chunk.pause_after if ends_chunk else 0,
+                timings=self._timings() if ends_chunk and self.request.timestamps else (),
             ),
         )
         self.emitted, self._pause_before = self.made, 0
         self.slice_policy.emitted()
+
+    def _timings(self) -> tuple[TextTiming, ...]:
+        """Of the text chunk that ends now; its words have places unless the options hide them."""
+        frames = len(self.chunk.text) - (self._chunk_end - self.made)
+        words = self.chunk.words if self.hides_words else tuple(_placed_words(self.chunk))
+        return (TextTiming(words, 0, frames * FRAME_SAMPLES).clipped(0, frames * FRAME_SAMPLES),)
+
+
+def _placed_words(chunk: SpokenChunk) -> Iterator[Word]:
+    """Each word of a text chunk at its frames, one for each character."""
+    at = 0
+    for word in chunk.words:
+        at = chunk.text.index(word.text, at)
+        yield replace(word, begin=at * FRAME_SAMPLES, end=(at + len(word.text)) * FRAME_SAMPLES)
+        at += len(word.text)
 
 
 class FakeEngine:
@@ -267,7 +287,13 @@ class FakeEngine:
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
         queue = AudioQueue(self._audio_queue_slices, lambda: self._inbox.put(None))
-        row = _Stream(request, queue, Fault.of(request.text) or self._fault, self._options.frame_seconds)
+        row = _Stream(
+            request,
+            queue,
+            Fault.of(request.text) or self._fault,
+            self._options.frame_seconds,
+            self._options.hides_words,
+        )
         if not row.chunk.text:
             return silent_stream(request, row.chunk.pause_before)
         if row.slots > self.slots:

@@ -1,7 +1,8 @@
 """Wire format between two workers: a job one way, its speech the other.
 
 A message is its kind (1 byte), the payload's length (4 bytes), and the payload: JSON, after it the samples of a
-voice that the job brings, or for audio a header, the codes and the samples. Integers are in the machine's byte order.
+voice that the job brings, or for audio a header, the timings of text chunks, the codes and the samples. Integers are
+in the machine's byte order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from engine import AudioChunk, Lexicon, SpeechRequest, SpeechSegment, VoicePrompt
+from engine import AudioChunk, Lexicon, SpeechRequest, SpeechSegment, TextTiming, VoicePrompt, Word
 
 from .. import errors
 from ..errors import ServiceError
@@ -26,7 +27,8 @@ MESSAGE_LIMIT = 64 << 20
 
 _HEADER = struct.Struct("=BI")
 _JOB = struct.Struct("=I")  # bytes of JSON; the samples of a voice follow
-_AUDIO = struct.Struct("=IBIH")  # text_chunk, flags, frames, codebooks; codes (frames, codebooks) and samples follow
+# text_chunk, flags, frames, codebooks, bytes of timings (JSON); these, codes (frames, codebooks) and samples follow
+_AUDIO = struct.Struct("=IBIHI")
 _LAST_CHUNK, _ENDS_CHUNK, _ENDS_SPEECH = 1, 2, 4
 
 
@@ -109,21 +111,31 @@ def audio_message(chunk: AudioChunk) -> bytes:
     flags = (
         _LAST_CHUNK * chunk.in_last_text_chunk + _ENDS_CHUNK * chunk.ends_text_chunk + _ENDS_SPEECH * chunk.ends_speech
     )
-    header = _AUDIO.pack(chunk.text_chunk, flags, *chunk.codes.shape)
+    timings = json.dumps([dataclasses.asdict(each) for each in chunk.timings]).encode() if chunk.timings else b""
+    header = _AUDIO.pack(chunk.text_chunk, flags, *chunk.codes.shape, len(timings))
     codes, samples = chunk.codes.astype("<i4"), chunk.samples.astype("<f4", copy=False)
-    return message(Kind.AUDIO, b"".join([header, codes.tobytes(), samples.tobytes()]))
+    return message(Kind.AUDIO, b"".join([header, timings, codes.tobytes(), samples.tobytes()]))
 
 
 def read_audio(payload: bytes) -> AudioChunk:
-    text_chunk, flags, frames, codebooks = _AUDIO.unpack_from(payload)
-    codes = np.frombuffer(payload, "<i4", frames * codebooks, offset=_AUDIO.size)
+    text_chunk, flags, frames, codebooks, size = _AUDIO.unpack_from(payload)
+    at = _AUDIO.size + size
+    codes = np.frombuffer(payload, "<i4", frames * codebooks, offset=at)
     return AudioChunk(
-        samples=np.frombuffer(payload, "<f4", offset=_AUDIO.size + codes.nbytes),
+        samples=np.frombuffer(payload, "<f4", offset=at + codes.nbytes),
         codes=codes.reshape(frames, codebooks).astype(np.int64),
         text_chunk=text_chunk,
         in_last_text_chunk=bool(flags & _LAST_CHUNK),
         ends_text_chunk=bool(flags & _ENDS_CHUNK),
         ends_speech=bool(flags & _ENDS_SPEECH),
+        timings=_read_timings(payload[_AUDIO.size : at]) if size else (),
+    )
+
+
+def _read_timings(data: bytes) -> tuple[TextTiming, ...]:
+    return tuple(
+        TextTiming(tuple(Word(**word) for word in each["words"]), each["begin"], each["end"])
+        for each in json.loads(data)
     )
 
 

@@ -7,6 +7,7 @@ from collections import deque
 import av
 import numpy as np
 
+from ..timing import TextTiming, Word
 from ..types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, Samples, SpeechRequest
 from .espeak_library import RATE, Pcm
 
@@ -42,6 +43,9 @@ class AudioSlicer:
         self._frames_left = request.max_frames
         self._pieces: deque[Samples] = deque()
         self._buffered = 0  # samples in _pieces
+        self._timestamps = request.timestamps
+        self.chunk_samples = 0  # pushed of this text chunk
+        self.words: list[Word] = []  # of this text chunk, as far as they are in the samples or not placed
         self._text_chunk = -1
         self._is_last = False
         self._chunk_ended = True
@@ -51,6 +55,7 @@ class AudioSlicer:
     def begin_chunk(self, is_last: bool, pause_before: int = 0) -> None:
         """pause_before: samples of silence before the first chunk."""
         self._text_chunk += 1
+        self.chunk_samples, self.words = 0, []
         self._is_last, self._chunk_ended = is_last, False
         self._pause_before += pause_before + self._pause_after  # of a chunk without any audio
         self._pause_after = 0
@@ -59,6 +64,7 @@ class AudioSlicer:
         if samples.size:
             self._pieces.append(samples)
             self._buffered += samples.size
+            self.chunk_samples += samples.size
 
     def end_chunk(self, is_last: bool, pause_after: int = 0) -> None:
         """Mark the text chunk as complete. `is_last` overrides the value given to `begin_chunk`.
@@ -96,8 +102,10 @@ class AudioSlicer:
         self.speech_ended = ends_speech
         before, self._pause_before = self._pause_before, 0
         after = 0
+        timings: tuple[TextTiming, ...] = ()
         if ends_chunk:
             after, self._pause_after = self._pause_after, 0
+            timings = self._timings(self.chunk_samples - self._buffered + size)
         return AudioChunk(
             samples=self._pop(size),
             codes=np.zeros((frames, 0), np.int64),
@@ -107,7 +115,14 @@ class AudioSlicer:
             ends_speech=ends_speech,
             pause_before=before,
             pause_after=after,
+            timings=timings,
         )
+
+    def _timings(self, samples: int) -> tuple[TextTiming, ...]:
+        """Of the text chunk, which ends after so many samples."""
+        if not self._timestamps:
+            return ()
+        return (TextTiming(tuple(self.words), 0, self.chunk_samples).clipped(0, samples),)
 
     def _pop(self, size: int) -> Samples:
         taken: list[Samples] = []

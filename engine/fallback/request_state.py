@@ -75,6 +75,7 @@ class FallbackRequest:
         chunk = self._chunk
         is_last = chunk.is_last and not self.request.ignore_stop
         self._slicer.begin_chunk(is_last, chunk.pause_before)
+        self._slicer.words.extend(chunk.words)
         # Exaggeration sets the pitch range. The sentence pause goes between chunks, not after the last one, and not
         # before a pause that the text asks for.
         pitch_range, pause = round(100 * self.request.exaggeration), not is_last and not chunk.pause_after

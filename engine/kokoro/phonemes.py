@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import numpy as np
 
 from ..fallback.espeak_library import EspeakLibrary
+from ..timing import is_word
 from .voices import ENGLISH
 
 MAX_TOKENS = 500  # of one run of the model, which has a style for each number of tokens up to 510
@@ -85,19 +90,73 @@ _MARKS = re.compile(r"[.,;:!?—…]+(?=\s|$)")  # within a word they are no pau
 _PAUSES = str.maketrans({"。": ". ", "，": ", ", "、": ", ", "！": "! ", "？": "? ", "；": "; ", "：": ": ", "–": "—"})
 
 
-def tokens_of(text: str, library: EspeakLibrary) -> list[list[int]]:
-    """Token ids of a text in pieces of at most MAX_TOKENS; none if there is nothing to say. Raises EngineFailed."""
+@dataclass(frozen=True)
+class Run:
+    """Words between two marks. sounds: their phonemes, words separated by spaces. mark: what follows them, if any."""
+
+    words: tuple[str, ...]
+    sounds: str
+    mark: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """The tokens of a word, from begin to end."""
+
+    begin: int
+    end: int
+
+
+def transcribe(text: str, library: EspeakLibrary) -> list[Run]:
+    """A text in Kokoro's phonemes; runs without any are left out. Raises EngineFailed."""
     text = re.sub(r"\s*—\s*", "— ", text.translate(_PAUSES))
     marks = [match.group() for match in _MARKS.finditer(text)]
-    runs = [" ".join(run.split()) for run in _MARKS.split(text)]
-    spoken = library.phonemes(runs, ENGLISH)
-    pieces = []
-    for index, transcription in enumerate(spoken):
-        words = [_symbols(word) for word in _LANGUAGE.sub("", transcription).split()]
+    runs = [run.split() for run in _MARKS.split(text)]
+    spoken = library.phonemes([" ".join(run) for run in runs], ENGLISH)
+    transcribed = []
+    for index, (words, transcription) in enumerate(zip(runs, spoken, strict=True)):
         mark = marks[index][-1] if index < len(marks) else ""
-        if any(words):
-            pieces.append(_separated(" ".join(filter(None, words))) + mark)
-    return [[_IDS[symbol] for symbol in piece] for piece in _bounded(" ".join(pieces))]
+        if sounds := _sounds(transcription):
+            transcribed.append(Run(tuple(filter(is_word, words)), _separated(sounds), mark))
+    return transcribed
+
+
+def tokens_of(runs: Iterable[Run]) -> list[list[int]]:
+    """Token ids of a text in pieces of at most MAX_TOKENS; none if there is nothing to say."""
+    return [[_IDS[symbol] for symbol in piece] for piece in _bounded(" ".join(run.sounds + run.mark for run in runs))]
+
+
+def places_of(runs: Iterable[Run], library: EspeakLibrary) -> list[Place]:
+    """Where each word of the runs is in the tokens of a text that is one piece. Raises EngineFailed."""
+    places, at = [], 0
+    for run in runs:
+        places += [Place(at + first, at + last) for first, last in _word_spans(run, library)]
+        at += len(run.sounds) + len(run.mark) + 1
+    return places
+
+
+def _word_spans(run: Run, library: EspeakLibrary) -> list[tuple[int, int]]:
+    """Where each word is in the sounds of its run. Joined words ("have been") are parted as they sound alone."""
+    spans = [found.span() for found in re.finditer(r"\S+", run.sounds)]
+    if len(spans) == len(run.words):
+        return spans
+    alone = [_sounds(each).replace(" ", "") for each in library.phonemes(run.words, ENGLISH)]
+    letters = [index for index, symbol in enumerate(run.sounds) if symbol != " "]
+    together = run.sounds.replace(" ", "")
+    matcher = SequenceMatcher(None, "".join(alone), together, autojunk=False)
+    points = [(0, 0)]
+    for block in matcher.get_matching_blocks():
+        points += [(block.a, block.b), (block.a + block.size, block.b + block.size)]
+    sizes = np.cumsum([0, *map(len, alone)])
+    cuts = np.rint(np.interp(sizes, *zip(*points, strict=True))).astype(int)
+    letters.append(len(run.sounds))
+    ends = [letters[max(cut - 1, 0)] + 1 if cut else 0 for cut in cuts[1:]]
+    return [(letters[begin], max(end, letters[begin])) for begin, end in zip(cuts, ends, strict=False)]
+
+
+def _sounds(transcription: str) -> str:
+    """espeak-ng's phonemes in Kokoro's symbols, words separated by spaces."""
+    return " ".join(filter(None, map(_symbols, _LANGUAGE.sub("", transcription).split())))
 
 
 def _symbols(word: str) -> str:

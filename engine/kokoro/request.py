@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -12,9 +12,11 @@ from ..fallback.espeak_library import EspeakLibrary
 from ..stream import AudioQueue
 from ..text import SpokenChunk, request_chunks
 from ..text.splitting import best_cut
+from ..timing import Word, share_words
 from ..types import SAMPLE_RATE, Samples, SpeechRequest
-from .model import FRAME_SAMPLES, KokoroModel
-from .phonemes import tokens_of
+from .durations import PhraseClock, token_ends
+from .model import FRAME_SAMPLES, KokoroModel, Prosody
+from .phonemes import Run, places_of, tokens_of, transcribe
 from .voices import GAIN, VoiceMatcher
 from .windows import LEFT_CONTEXT, RIGHT_CONTEXT, WindowJoiner, windows_of
 
@@ -75,9 +77,10 @@ class KokoroRequest:
                 is_last = chunk.is_last and not self._request.ignore_stop
                 self._slicer.begin_chunk(is_last, chunk.pause_before)
                 phrases = _phrases(chunk.text) if is_first else [chunk.text]
+                words = share_words(chunk.words, phrases)
                 is_first = False
                 for index, phrase in enumerate(phrases):
-                    for piece in self._phrase(phrase):
+                    for piece in self._phrase(phrase, words[index]):
                         has_audio = True
                         yield piece
                     if index < len(phrases) - 1 or not (is_last or chunk.pause_after):
@@ -89,17 +92,32 @@ class KokoroRequest:
             has_audio = False
             chunks = self._chunks()
 
-    def _phrase(self, text: str) -> Iterator[Samples]:
+    def _phrase(self, text: str, words: Sequence[Word]) -> Iterator[Samples]:
         voice = self._voices.for_request(self._request)
-        for tokens in tokens_of(text, self._library):
+        runs = transcribe(text, self._library)
+        pieces = tokens_of(runs)
+        for tokens in pieces:
             prosody = self._model.prosody(tokens, voice.mix)
+            clock = self._clock(words, runs, prosody, len(tokens)) if words and len(pieces) == 1 else None
+            if clock is None and tokens is pieces[0]:
+                self._slicer.words.extend(words)  # said somewhere in this text chunk
             joiner = WindowJoiner()
-            for window in windows_of(prosody.energy):
+            windows = list(windows_of(prosody.energy))
+            for window in windows:
                 begin = max(window.begin - LEFT_CONTEXT, 0)
                 end = min(window.end + RIGHT_CONTEXT, prosody.frames)
                 audio = self._model.decode(prosody, begin, end)
                 start = (window.begin - begin) * FRAME_SAMPLES
-                yield np.clip(joiner.push(audio, start, window.end - window.begin) * GAIN, -1.0, 1.0)
+                piece = joiner.push(audio, start, window.end - window.begin)
+                if clock is not None:
+                    ended = self._slicer.chunk_samples + piece.size
+                    self._slicer.words.extend(clock.advance(window, ended, is_last=window is windows[-1]))
+                yield np.clip(piece * GAIN, -1.0, 1.0)
+
+    def _clock(self, words: Sequence[Word], runs: list[Run], prosody: Prosody, tokens: int) -> PhraseClock | None:
+        """Places the words by Kokoro's durations; None if it is not clear which of its tokens are which word's."""
+        ends, places = token_ends(prosody, tokens), places_of(runs, self._library)
+        return PhraseClock(words, places, ends) if ends is not None and len(places) == len(words) else None
 
 
 def _phrases(text: str) -> list[str]:
