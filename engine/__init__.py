@@ -39,6 +39,7 @@ from .types import (
     SpeechSegment,
     VoicePrompt,
 )
+from .word_times import estimate_word_times
 
 __all__ = [
     "AUTO_SLOTS",
@@ -79,6 +80,7 @@ __all__ = [
     "TextTiming",
     "VoicePrompt",
     "Word",
+    "estimate_word_times",
     "has_words",
     "import_onnxruntime",
     "load_encoder",

@@ -27,10 +27,10 @@ TORCH_FREE = {
     "engine",
     *(f"engine.{name}" for name in ("config", "context", "crossfade", "errors", "interface", "loop_bridge")),
     *(f"engine.{name}" for name in ("machine_limits", "prefill_budget", "scheduler", "slice_policy", "stream")),
-    *(f"engine.{name}" for name in ("chunk_plan", "lexicon", "testing", "types")),
+    *(f"engine.{name}" for name in ("chunk_plan", "lexicon", "testing", "timing", "types", "word_times")),
     *(f"engine.text{name}" for name in ("", ".abbreviations", ".addresses", ".amounts", ".dates", ".languages")),
     *(f"engine.text.{name}" for name in ("growing", "markup", "normalization", "numbers", "reading", "rules")),
-    *(f"engine.text.{name}" for name in ("say_as", "splitting", "ssml")),
+    *(f"engine.text.{name}" for name in ("say_as", "source", "splitting", "ssml", "xml_source")),
     "engine.prompt_packing",
 }
 ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.lexicon", "engine.timing", "engine.types"}

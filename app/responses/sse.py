@@ -10,6 +10,7 @@ from engine import FRAME_SAMPLES
 
 from ..audio.encoders import Encoder, Format
 from ..audio.encoders.base import Samples
+from ..audio.timeline import ChunkMark
 
 
 def as_events(audio_format: Format, characters: int) -> Format:
@@ -34,6 +35,9 @@ class _EventEncoder:
     def encode(self, samples: Samples) -> bytes:
         self._samples += samples.size
         return _delta(self._encoder.encode(samples))
+
+    def mark(self, mark: ChunkMark) -> bytes:
+        return _event({"type": "speech.audio.mark", **mark.as_fields()})
 
     def flush(self) -> bytes:
         frames = -(-self._samples // FRAME_SAMPLES)

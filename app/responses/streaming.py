@@ -10,11 +10,12 @@ from functools import partial
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from engine import SAMPLE_RATE
+from engine import SAMPLE_RATE, AudioChunk
 
 from ..audio.encoder_factory import create_encoder
-from ..audio.encoders import Format
+from ..audio.encoders import Encoder, Format
 from ..audio.thread_pool import run_in_thread
+from ..audio.timeline import Timeline
 from ..errors import ServiceError, Unprocessable
 from ..middleware import timeouts
 from ..observability.logs import PlainError
@@ -23,6 +24,7 @@ from ..observability.underruns import UnderrunMeter
 from ..pool.pool import Pool
 from ..schemas.speech import SpeechJob
 from .disconnect import wait_for_disconnect
+from .timestamps import MarkEncoder
 from .write_timeout import WriteTimeout
 
 # Shorter than the write timeout of the HTTP protocol, which would be reported as a client disconnect.
@@ -46,13 +48,15 @@ class SpeechResponse(Response):
     disconnect itself.
     """
 
-    def __init__(self, pool: Pool, job: SpeechJob, audio_format: Format) -> None:
+    def __init__(self, pool: Pool, job: SpeechJob, audio_format: Format, timeline: Timeline | None = None) -> None:
+        """timeline: of a job with timestamps, whose marks the format's encoder writes (MarkEncoder)."""
         self.status_code = 200
         self.media_type = audio_format.media_type
         self.background = None
         self._pool = pool
         self._job = job
         self._format = audio_format
+        self._timeline = timeline
         self._inline = audio_format.name in _INLINE_FORMATS and audio_format.sample_rate == SAMPLE_RATE
         self.init_headers({"X-Sample-Rate": str(audio_format.sample_rate), "X-Accel-Buffering": "no"})
 
@@ -88,8 +92,8 @@ class SpeechResponse(Response):
                     if not writer.started:
                         self.headers["X-TTS-Engine"] = speech.engine_name
                         self.headers["X-Worker-ID"] = speech.worker_id
-                    if chunk.samples.size:
-                        data = await self._encode(partial(encoder.encode, chunk.samples))
+                    if chunk.samples.size or chunk.timings:
+                        data = await self._encode(partial(self._encode_chunk, encoder, chunk))
                         await writer.write(data, chunk.samples.size, started)
             except ServiceError as error:
                 record.code = error.code
@@ -105,6 +109,13 @@ class SpeechResponse(Response):
                 code="nothing_left",
             )
         await writer.finish(await self._encode(encoder.flush))
+
+    def _encode_chunk(self, encoder: Encoder, chunk: AudioChunk) -> bytes:
+        data = encoder.encode(chunk.samples) if chunk.samples.size else b""
+        if self._timeline is not None:
+            assert isinstance(encoder, MarkEncoder)
+            data += b"".join(map(encoder.mark, self._timeline.push(chunk)))
+        return data
 
     async def _encode(self, encode: Callable[[], bytes]) -> bytes:
         return encode() if self._inline else await run_in_thread(encode)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request, WebSocket
 
 from ..audio.encoders import FORMATS
+from ..audio.timeline import Timeline
 from ..errors import ServiceError, Unprocessable
 from ..middleware.error_handlers import response_of
 from ..responses.streaming import SpeechResponse
+from ..responses.timestamps import with_alignment
 from ..schemas.elevenlabs import (
     DEFAULT_OUTPUT_FORMAT,
     ElevenLabsSpeech,
@@ -24,6 +26,7 @@ from ..schemas.elevenlabs import (
     SpeechOptions,
     encoded_format,
     parse_flag,
+    speed_of,
 )
 from ..schemas.errors import SPEECH_ERRORS, elevenlabs_error_responses
 from ..schemas.forms import recording_form
@@ -60,6 +63,13 @@ _AUDIO: dict[int | str, dict[str, Any]] = {
     },
     **elevenlabs_error_responses(*SPEECH_ERRORS),
 }
+_TIMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Audio in base64, and when each character of the text is said.",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    },
+    **elevenlabs_error_responses(*SPEECH_ERRORS),
+}
 _UPLOAD_ERRORS = (400, 401, 409, 413, 415, 422, 429, 503)
 
 OutputFormat = Annotated[str, Query(max_length=64, description="Such as mp3_44100_128, pcm_16000 or ulaw_8000.")]
@@ -83,10 +93,46 @@ async def stream(
     return _speech_response(voice_id, body, state, output_format)
 
 
-def _speech_response(voice_id: str, body: ElevenLabsSpeech, state: AppState, output_format: str) -> SpeechResponse:
+@router.post(
+    "/v1/text-to-speech/{voice_id}/with-timestamps",
+    status_code=200,
+    response_class=SpeechResponse,
+    responses=_TIMED,
+)
+async def convert_with_timestamps(
+    voice_id: str, body: ElevenLabsSpeech, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
+) -> SpeechResponse:
+    """Generate the speech of a text; the answer is one JSON object with its audio and its alignment."""
+    return _speech_response(voice_id, body, state, output_format, timestamps="whole")
+
+
+@router.post(
+    "/v1/text-to-speech/{voice_id}/stream/with-timestamps",
+    status_code=200,
+    response_class=SpeechResponse,
+    responses=_TIMED,
+)
+async def stream_with_timestamps(
+    voice_id: str, body: ElevenLabsSpeech, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
+) -> SpeechResponse:
+    """Generate the speech of a text as lines of JSON, with the alignment of each text chunk after its audio."""
+    return _speech_response(voice_id, body, state, output_format, timestamps="streamed")
+
+
+def _speech_response(
+    voice_id: str,
+    body: ElevenLabsSpeech,
+    state: AppState,
+    output_format: str,
+    timestamps: Literal["whole", "streamed"] | None = None,
+) -> SpeechResponse:
     audio_format = encoded_format(output_format, body.voice_settings, state.settings)
     job = body.to_job(body.text, voice_id, body.voice_settings, state.settings)
-    return SpeechResponse(state.pool, job, audio_format)
+    if timestamps is None:
+        return SpeechResponse(state.pool, job, audio_format)
+    aligned = with_alignment(audio_format, body.text, streamed=timestamps == "streamed")
+    timeline = Timeline(body.text, speed_of(body.voice_settings))
+    return SpeechResponse(state.pool, job.with_timestamps(), aligned, timeline)
 
 
 @router.websocket("/v1/text-to-speech/{voice_id}/stream-input")
@@ -96,7 +142,9 @@ async def stream_input(websocket: WebSocket, voice_id: str, state: StateDep) -> 
     try:
         options = validate(SpeechOptions, query)
         output_format = query.get("output_format", DEFAULT_OUTPUT_FORMAT)
-        protocol = ElevenLabsProtocol(state.settings, state.pool.host.components, voice_id, options, output_format)
+        aligned = parse_flag("sync_alignment", query.get("sync_alignment", ""))
+        components = state.pool.host.components
+        protocol = ElevenLabsProtocol(state.settings, components, voice_id, options, output_format, aligned)
         await anyio.to_thread.run_sync(check_voice, state, voice_id)
     except ServiceError as error:
         await websocket.send_denial_response(response_of(error, websocket.scope["path"]))

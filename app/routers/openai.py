@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from ..audio.encoders import FORMATS, Format, choose_format
 from ..audio.postprocessing import resolve_watermark_key, with_effects
+from ..audio.timeline import Timeline
 from ..errors import NotFound
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
@@ -93,6 +94,8 @@ async def speech(body: OpenAISpeech, state: StateDep) -> SpeechResponse:
         voice_id = await anyio.to_thread.run_sync(resolve_voice_id, state.voices, body.voice_name)
     parameters = SpeechBody.model_construct(text=body.input, voice_id=voice_id, reference=reference)
     job = await state.references.resolve(parameters.to_job(state.settings))
+    if body.timestamps:
+        return SpeechResponse(state.pool, job.with_timestamps(), audio_format, Timeline(body.input, body.speed))
     return SpeechResponse(state.pool, job, audio_format)
 
 

@@ -9,8 +9,11 @@ from fastapi import APIRouter, Body, Query, Request
 
 from ..audio.encoders import FORMATS, choose_format
 from ..audio.postprocessing import resolve_watermark_key, with_effects
+from ..audio.timeline import Timeline
 from ..errors import BadRequest, Unprocessable
+from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
+from ..responses.timestamps import as_subtitles
 from ..schemas.errors import SPEECH_ERRORS, error_responses
 from ..schemas.speech import SpeechBody, SpeechParameters
 from ..state import AppState, StateDep
@@ -18,11 +21,16 @@ from ..state import AppState, StateDep
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The audio, streamed while it is generated.",
-        "content": {audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()},
+        "content": {
+            **{audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()},
+            "text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}},
+            **{subtitles: {"schema": {"type": "string"}} for subtitles in ("application/x-subrip", "text/vtt")},
+        },
     },
     **error_responses(*SPEECH_ERRORS),
 }
 
+_EVENTS = "text/event-stream"
 _PARTIAL_RANGE = re.compile(r"bytes=0*[1-9]")
 
 router = APIRouter(tags=["speech"], responses=_RESPONSES)
@@ -58,4 +66,11 @@ async def _speech_response(parameters: SpeechParameters, request: Request, state
     audio_format = choose_format(parameters.format, request.headers.get("accept"), parameters.sample_rate)
     watermark_key = resolve_watermark_key(state.settings)
     job = await state.references.resolve(job)
-    return SpeechResponse(state.pool, job, with_effects(audio_format, watermark_key=watermark_key))
+    audio_format = with_effects(audio_format, watermark_key=watermark_key)
+    if parameters.subtitles is not None:
+        audio_format = as_subtitles(audio_format, parameters.subtitles)
+    elif _EVENTS in request.headers.get("accept", ""):
+        audio_format = as_events(audio_format, len(parameters.text))
+    else:
+        return SpeechResponse(state.pool, job, audio_format)
+    return SpeechResponse(state.pool, job.with_timestamps(), audio_format, Timeline(parameters.text))

@@ -137,8 +137,11 @@ class ElevenLabsSpeech(SpeechOptions):
 
 def encoded_format(name: str | None, voice: VoiceSettings | None, settings: Settings) -> Format:
     """The format of a response, speed and watermark included. Raises UnknownFormat."""
-    speed = 1.0 if voice is None or voice.speed is None else voice.speed
-    return with_effects(output_format(name), speed, resolve_watermark_key(settings))
+    return with_effects(output_format(name), speed_of(voice), resolve_watermark_key(settings))
+
+
+def speed_of(voice: VoiceSettings | None) -> float:
+    return 1.0 if voice is None or voice.speed is None else voice.speed
 
 
 # ---- responses

@@ -60,6 +60,9 @@ class OpenAISpeech(RequestParameters):
     )
     speed: float = Field(1.0, ge=0.25, le=4, description="2 takes half the time; the pitch stays.")
     stream_format: Literal["audio", "sse"] = "audio"
+    timestamps: bool = Field(
+        False, description="Beyond OpenAI's API: also send speech.audio.mark events, with stream_format sse."
+    )
     sample_rate: SampleRate | None = Field(None, description="Beyond OpenAI's API: as on /tts/generate.")
 
     @model_validator(mode="before")
@@ -79,6 +82,12 @@ class OpenAISpeech(RequestParameters):
     def _check_reference(self) -> OpenAISpeech:
         if self.ref_text and self.ref_audio is None:
             raise ValueError("ref_text is the transcript of ref_audio, which is missing: send both")
+        return self
+
+    @model_validator(mode="after")
+    def _check_timestamps(self) -> OpenAISpeech:
+        if self.timestamps and self.stream_format != "sse":
+            raise ValueError("timestamps are events: send stream_format sse with it")
         return self
 
     @field_validator("input")

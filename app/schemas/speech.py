@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
@@ -33,6 +33,10 @@ class SpeechJob:
     voice_id: str | None
     reference: ReferenceRecording | None = None
     resumed: bool = False
+
+    def with_timestamps(self) -> SpeechJob:
+        """The same job, which also tells when each word is said."""
+        return replace(self, request=replace(self.request, timestamps=True))
 
     @property
     def voice_name(self) -> str:
@@ -95,6 +99,9 @@ class SpeechParameters(RequestParameters):
         description="Normalise the text (numbers, dates, abbreviations, Markdown; English); default TTS_NORMALIZE.",
     )
     max_audio_length_ms: AudioLength | None = None
+    subtitles: Literal["srt", "vtt"] | None = Field(
+        None, description="Answer with the subtitles of the speech in place of its audio."
+    )
     seed: int | None = Field(
         None, ge=-(2**63), lt=2**63, description="The same seed, request and voice give the same audio."
     )

@@ -4,16 +4,19 @@
     {"text": "Once upon a ti"}, {"text": "me. ", "flush": true}                                    pieces
     {"text": ""}                                                                                   end
     {"audio": "base64", "isFinal": null, "alignment": null, "normalizedAlignment": null}           answers
+    {"audio": "", "alignment": {"chars": [], "charStartTimesMs": [], "charDurationsMs": []}, …}    sync_alignment=true
     {"audio": null, "isFinal": true, …}                                                            last
 
 One connection is one text and one stream of audio in the format of the query. Without a schedule each sentence is
-spoken once it is complete. There is no alignment, since the model does not tell when it says which word.
+spoken once it is complete. An alignment follows the audio of each text chunk. Its times begin at the end of the one
+before it, so that clients which add them up have the time in the whole audio.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +25,11 @@ from pydantic import ConfigDict, Field, field_validator
 from ..audio.encoder_factory import create_encoder
 from ..audio.encoders import Encoder, Format
 from ..audio.encoders.base import Samples
+from ..audio.timeline import ChunkMark
 from ..errors import ServiceError, Unprocessable
 from ..observability.components import Components
-from ..schemas.elevenlabs import SpeechOptions, VoiceSettings, encoded_format, refuse_dictionaries
+from ..responses.timestamps import SpacedWords
+from ..schemas.elevenlabs import SpeechOptions, VoiceSettings, encoded_format, refuse_dictionaries, speed_of
 from ..schemas.parameters import RequestParameters
 from ..settings import Settings
 from .messages import CloseCommand, Command, SpeakCommand, parse_object, validate
@@ -66,13 +71,14 @@ class TextMessage(RequestParameters):
 
 @dataclass
 class ElevenLabsProtocol:
-    """options, output_format: of the query. Raises UnknownFormat."""
+    """options, output_format, sync_alignment: of the query. Raises UnknownFormat."""
 
     settings: Settings
     components: Components
     voice_id: str
     options: SpeechOptions
     output_format: str
+    sync_alignment: bool = False
     keeps_history: bool = field(default=False, init=False)
     _first: SpeakCommand | None = field(default=None, init=False)
     _ended: bool = field(default=False, init=False)
@@ -88,16 +94,20 @@ class ElevenLabsProtocol:
         if self._ended:
             raise Unprocessable("the text has ended: open another connection for the next one", code="text_ended")
         if self._first is None:
+            speed = speed_of(body.voice_settings)
             schedule = body.generation_config and body.generation_config.chunk_length_schedule
+            job = self.options.to_job(
+                body.text.strip() or PLACEHOLDER_TEXT, self.voice_id, body.voice_settings, self.settings
+            )
             self._first = SpeakCommand(
                 body.text,
-                self.options.to_job(
-                    body.text.strip() or PLACEHOLDER_TEXT, self.voice_id, body.voice_settings, self.settings
-                ),
+                job.with_timestamps() if self.sync_alignment else job,
                 continues=True,
                 audio_format=encoded_format(self.output_format, body.voice_settings, self.settings),
                 chunk_lengths=tuple(map(int, schedule or ())),
                 flush=bool(body.flush),
+                speed=speed,
+                timestamps=self.sync_alignment,
             )
             return self._first
         return SpeakCommand(body.text, self._first.job, continues=True, flush=bool(body.flush))
@@ -121,6 +131,7 @@ class ElevenLabsResponseWriter:
         self._format = audio_format
         self._components = components
         self._encoder: Encoder | None = None
+        self._written, self._said = SpacedWords(), SpacedWords()
 
     def started(self, request_id: str, engine: str) -> list[Message]:
         return []
@@ -129,6 +140,11 @@ class ElevenLabsResponseWriter:
         if self._encoder is None:
             self._encoder = create_encoder(self._format, self._components)
         return _audio_messages(self._encoder.encode(samples))
+
+    def mark(self, mark: ChunkMark) -> list[Message]:
+        words = [(word.text, word.begin, word.end) for word in mark.words]
+        fields = [_aligned(*each) for each in ((self._written, words), (self._said, mark.spoken))]
+        return [_to_json(audio="", isFinal=None, alignment=fields[0], normalizedAlignment=fields[1])]
 
     def completed(self, stats: UtteranceStats) -> list[Message]:
         tail = b"" if self._encoder is None else self._encoder.flush()
@@ -144,8 +160,21 @@ def _audio_messages(data: bytes) -> list[Message]:
     return [_to_json(audio=base64.b64encode(data).decode(), isFinal=None)] if data else []
 
 
+def _aligned(text: SpacedWords, words: Iterable[tuple[str, float, float]]) -> dict[str, object]:
+    """The characters of the next words, with times from the end of those before them."""
+    start = text.end
+    next_characters = text.push(words)
+    begins = [round(1000 * (begin - start)) for begin in next_characters.begins]
+    ends = [round(1000 * (end - start)) for end in next_characters.ends]
+    return {
+        "chars": next_characters.characters,
+        "charStartTimesMs": begins,
+        "charDurationsMs": [end - begin for begin, end in zip(begins, ends, strict=True)],
+    }
+
+
 def _to_json(**fields: object) -> str:
-    return json.dumps({**fields, "alignment": None, "normalizedAlignment": None})
+    return json.dumps({"alignment": None, "normalizedAlignment": None, **fields}, ensure_ascii=False)
 
 
 def _error_message(error: ServiceError) -> str:

@@ -2,6 +2,7 @@
 
     {"text": "Hello.", "voice_id": "amy", "seed": 1}            a text, with any parameter of /tts/generate
     {"text": "Once upon a ti", "continue": true}                a text in pieces, spoken sentence by sentence
+    {"text": "Hello.", "timestamps": true}                      also when each word is said: {"type": "mark", …}
     {"text": "me. The end."}                                    ... its last piece; "text": "" ends it too
     {"type": "cancel"}, {"type": "cancel", "all": true}         stop the current text; drop the queued ones too
 
@@ -15,6 +16,7 @@ import base64
 from dataclasses import dataclass
 
 from ..audio.encoders.base import Samples
+from ..audio.timeline import ChunkMark
 from ..errors import ServiceError
 from ..settings import Settings
 from .messages import Command, SpeakCommand, parse_control, parse_object
@@ -71,6 +73,9 @@ class JsonResponseWriter:
             return [data]
         audio, rate = base64.b64encode(data).decode(), self._command.sample_rate
         return [f'{{"type":"audio_chunk","audio":"{audio}","sample_rate":{rate},"index":{index}}}']
+
+    def mark(self, mark: ChunkMark) -> list[Message]:
+        return [to_json(type="mark", **mark.as_fields())]
 
     def completed(self, stats: UtteranceStats) -> list[Message]:
         seconds = stats.duration_ms / 1000

@@ -28,6 +28,8 @@ class SpeakCommand:
     audio_format: of the audio that the protocol's writer encodes; None if it sends samples.
     chunk_lengths: characters that have to be unspoken before the first, second, … piece is spoken; the last one applies
         to all further pieces. Empty: each sentence is spoken once it is complete.
+    speed: of the audio that the protocol's writer encodes.
+    timestamps: tell the writer when each word is said.
     flush: speak all that has been written up to here, whether or not a sentence is complete.
     """
 
@@ -40,6 +42,8 @@ class SpeakCommand:
     audio_format: Format | None = None
     chunk_lengths: tuple[int, ...] = ()
     flush: bool = False
+    speed: float = 1.0
+    timestamps: bool = False
 
 
 @dataclass(frozen=True)

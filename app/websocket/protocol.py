@@ -11,7 +11,8 @@ from engine import SAMPLE_RATE
 from ..audio.encoders.base import Samples
 from ..audio.encoders.pcm import to_unit_range
 from ..audio.postprocessing import resolve_watermark_key
-from ..errors import ServiceError
+from ..audio.timeline import ChunkMark
+from ..errors import ServiceError, Unprocessable
 from ..schemas.speech import SpeechBody
 from ..settings import Settings
 from .messages import Command, SpeakCommand, pop_flag, validate
@@ -44,6 +45,10 @@ class ResponseWriter(Protocol):
 
     def chunk(self, samples: Samples) -> list[Message]:
         """The messages of some audio, float32 (samples,) at the rate of the command."""
+        ...
+
+    def mark(self, mark: ChunkMark) -> list[Message]:
+        """The messages that tell when a text chunk was said, after its audio; only for a command with timestamps."""
         ...
 
     def completed(self, stats: UtteranceStats) -> list[Message]:
@@ -84,13 +89,26 @@ class MessageProtocol(Protocol):
 def parse_speak_command(body: dict[str, Any], settings: Settings, *, continuing: bool) -> SpeakCommand:
     """Parse a text, or a piece of one, with any parameter of /tts/generate. Raises ServiceError."""
     continues, binary = pop_flag(body, "continue"), pop_flag(body, "binary")
+    timestamps = pop_flag(body, "timestamps")
     text = body.get("text", "") if continuing else body.get("text")
     if (continues or continuing) and isinstance(text, str) and not text.strip():
         body = {**body, "text": PLACEHOLDER_TEXT}
     parameters = validate(SpeechBody, body)
+    if parameters.subtitles is not None:
+        raise Unprocessable(
+            'subtitles: they come in place of audio, on /tts/generate; send "timestamps": true for marks here',
+            code="invalid_parameter",
+        )
     rate = parameters.sample_rate or SAMPLE_RATE
+    job = parameters.to_job(settings)
     return SpeakCommand(
-        str(text), parameters.to_job(settings), continues, binary, resolve_watermark_key(settings), rate
+        str(text),
+        job.with_timestamps() if timestamps else job,
+        continues,
+        binary,
+        resolve_watermark_key(settings),
+        rate,
+        timestamps=timestamps,
     )
 
 

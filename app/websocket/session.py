@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from starlette.websockets import WebSocket
 
-from engine import SpeechSegment, spoken_text
+from engine import AudioChunk, SpeechSegment, spoken_text
 
 from ..audio.encoders.base import Samples
 from ..audio.thread_pool import run_in_thread
+from ..audio.timeline import Timeline
 from ..errors import BadRequest, ServiceError, Unavailable, Unprocessable
 from ..pool.dispatcher import DispatchedSpeech
 from ..schemas.speech import SpeechJob
@@ -151,6 +152,7 @@ class WebSocketSession:
             if job is None:
                 continue  # nothing to speak, or max_audio_length_ms is reached: drop the rest of this text
             self._generating = True
+            utterance.begin_timeline(piece, text.piece_at)
             async with self._state.pool.dispatcher.dispatch(job) as speech:
                 utterance.admitted()
                 codes = await self._send_speech(speech, utterance)
@@ -177,7 +179,17 @@ class WebSocketSession:
             if chunk.samples.size:
                 in_thread = utterance.is_processed or chunk.samples.size > _INLINE_SAMPLES
                 await self._send_audio(utterance, utterance.postprocess(chunk.samples), in_thread=in_thread)
+            if utterance.timeline is not None:
+                await self._send(await self._marks(utterance, utterance.timeline, chunk))
         return codes if frames <= MAX_HISTORY_FRAMES else None
+
+    async def _marks(self, utterance: UtteranceTask, timeline: Timeline, chunk: AudioChunk) -> list[Message]:
+        """The messages of the text chunks that end with this audio."""
+
+        def make_messages() -> list[Message]:
+            return [message for mark in timeline.push(chunk) for message in utterance.writer.mark(mark)]
+
+        return await run_in_thread(make_messages) if chunk.timings else make_messages()
 
     async def _add_to_history(self, job: SpeechJob, codes: list[Codes] | None, speaker: int) -> None:
         """Add a piece that was spoken to its end: how many words an incomplete one holds is unknown."""

@@ -11,6 +11,7 @@ from engine import SAMPLE_RATE
 
 from ..audio.encoders import wav_file
 from ..audio.encoders.base import Samples
+from ..audio.timeline import ChunkMark
 from ..errors import ServiceError, Unprocessable
 from ..schemas.legacy import TextParameters
 from ..settings import Settings
@@ -69,6 +70,9 @@ class StreamResponseWriter:
 
     def chunk(self, samples: Samples) -> list[Message]:
         self._samples.append(samples)
+        return []
+
+    def mark(self, mark: ChunkMark) -> list[Message]:
         return []
 
     def completed(self, stats: UtteranceStats) -> list[Message]:

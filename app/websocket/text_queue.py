@@ -22,7 +22,9 @@ class PendingText:
     def __init__(self, command: SpeakCommand, max_characters: int) -> None:
         self.command = command
         self.open = command.continues
+        self.piece_at = 0  # where the newest piece begins in the whole text
         self._unspoken = command.text
+        self._taken = 0  # characters that are not unspoken any more
         self._max_characters = max_characters
         self._changed = asyncio.Event()
         self._flushed = len(self._unspoken) if command.flush else 0  # unspoken characters that wait for no more
@@ -58,7 +60,10 @@ class PendingText:
         """
         while True:
             self._changed.clear()
-            piece = self._pop_speakable().strip()
+            taken = self._pop_speakable()
+            piece = taken.strip()
+            self.piece_at = self._taken + len(taken) - len(taken.lstrip())
+            self._taken += len(taken)
             if piece:
                 if len(self._chunk_lengths) > 1:
                     self._chunk_lengths.popleft()

@@ -10,6 +10,7 @@ from engine import FRAME_SAMPLES, SpeechSegment, has_words
 
 from ..audio.encoders.base import Samples
 from ..audio.postprocessing import make_effect
+from ..audio.timeline import Timeline
 from ..errors import ServiceError
 from ..observability.request_log import RequestRecord
 from ..observability.underruns import UnderrunMeter
@@ -24,6 +25,7 @@ class UtteranceTask:
     def __init__(self, command: SpeakCommand, writer: ResponseWriter, record: RequestRecord) -> None:
         self.writer = writer
         self.effect = make_effect(watermark_key=command.watermark_key, sample_rate=command.sample_rate)
+        self.timeline: Timeline | None = None  # of the current piece, if the client wants to know
         self.started = False  # the started message has been sent
         self.samples_sent = 0
         self._command = command
@@ -61,6 +63,11 @@ class UtteranceTask:
             trim_end_milliseconds=request.trim_end_milliseconds if last else 0,
         )
         return replace(job, request=request)
+
+    def begin_timeline(self, piece: str, text_at: int) -> None:
+        """text_at: where the piece begins in the whole text."""
+        if self._command.timestamps:
+            self.timeline = Timeline(piece, self._command.speed, text_at=text_at, samples_at=self._samples_generated)
 
     def admitted(self) -> None:
         """Called when the current piece has a slot."""

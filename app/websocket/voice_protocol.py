@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..audio.encoders.base import Samples
+from ..audio.timeline import ChunkMark
 from ..errors import ServiceError, Unprocessable
 from ..settings import Settings
 from ..voices.voice_id import canonical_id
@@ -55,6 +56,9 @@ class VoiceResponseWriter:
 
     def chunk(self, samples: Samples) -> list[Message]:
         return [float32_bytes(samples)]
+
+    def mark(self, mark: ChunkMark) -> list[Message]:
+        return []
 
     def completed(self, stats: UtteranceStats) -> list[Message]:
         return [to_json(type="completion", cancelled=stats.cancelled or None)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -140,18 +140,24 @@ def _word_spans(run: Run, library: EspeakLibrary) -> list[tuple[int, int]]:
     spans = [found.span() for found in re.finditer(r"\S+", run.sounds)]
     if len(spans) == len(run.words):
         return spans
-    alone = [_sounds(each).replace(" ", "") for each in library.phonemes(run.words, ENGLISH)]
+    alone = sounds_of(run.words, library)
     letters = [index for index, symbol in enumerate(run.sounds) if symbol != " "]
     together = run.sounds.replace(" ", "")
     matcher = SequenceMatcher(None, "".join(alone), together, autojunk=False)
-    points = [(0, 0)]
+    here, there = [0], [0]  # letters that correspond
     for block in matcher.get_matching_blocks():
-        points += [(block.a, block.b), (block.a + block.size, block.b + block.size)]
+        here += [block.a, block.a + block.size]
+        there += [block.b, block.b + block.size]
     sizes = np.cumsum([0, *map(len, alone)])
-    cuts = np.rint(np.interp(sizes, *zip(*points, strict=True))).astype(int)
+    cuts = np.rint(np.interp(sizes, here, there)).astype(int)
     letters.append(len(run.sounds))
     ends = [letters[max(cut - 1, 0)] + 1 if cut else 0 for cut in cuts[1:]]
     return [(letters[begin], max(end, letters[begin])) for begin, end in zip(cuts, ends, strict=False)]
+
+
+def sounds_of(words: Sequence[str], library: EspeakLibrary) -> list[str]:
+    """The phonemes of each word, as it sounds alone. Raises EngineFailed."""
+    return [_sounds(each).replace(" ", "") for each in library.phonemes(words, ENGLISH)]
 
 
 def _sounds(transcription: str) -> str:

@@ -85,6 +85,18 @@ def test_speed_changes_the_length(client: ElevenLabs) -> None:
     assert len(b"".join(parts)) // 2 == round(50 * 1920 / 0.8)
 
 
+def test_the_client_reads_timestamps(client: ElevenLabs) -> None:
+    text = "Hello there. And good bye."
+    whole = client.text_to_speech.convert_with_timestamps("speaker_0", text=text, output_format="pcm_24000")
+    assert whole.alignment is not None
+    assert "".join(whole.alignment.characters) == text
+    assert whole.alignment.character_start_times_seconds[6] == pytest.approx(6 * 0.08)
+    parts = list(client.text_to_speech.stream_with_timestamps("speaker_0", text=text, output_format="pcm_24000"))
+    assert b"".join(base64.b64decode(part.audio_base_64) for part in parts) == base64.b64decode(whole.audio_base_64)
+    aligned = [part.alignment for part in parts if part.alignment is not None]
+    assert "".join(character for each in aligned for character in each.characters) == text
+
+
 def test_voices_are_listed_added_spoken_and_deleted(client: ElevenLabs) -> None:
     listed = client.voices.get_all().voices
     assert [voice.voice_id for voice in listed[:2]] == ["house.wav", "speaker_0"]
@@ -254,6 +266,29 @@ def test_flush_speaks_an_incomplete_sentence_and_the_connection_stays(server: Se
         send(socket, "and on.")
         send(socket, "")
         assert receive_all(socket)[1]["isFinal"] is True
+
+
+def test_alignments_add_up_to_the_whole_audio(server: Server) -> None:
+    with stream_input(server, "output_format=pcm_24000&sync_alignment=true") as socket:
+        send(socket, " ", voice_settings={"speed": 0.8})
+        send(socket, "One two. Three ")
+        send(socket, "four. ")
+        send(socket, "")
+        starts, passed = {}, 0
+        while not (message := receive(socket))["isFinal"]:
+            aligned = message["alignment"]
+            if aligned is None:
+                assert message["audio"]
+                continue
+            times = zip(aligned["chars"], aligned["charStartTimesMs"], aligned["charDurationsMs"], strict=True)
+            for character, start, duration in times:
+                starts[character] = passed + start
+                end = start + duration
+            passed += end
+    assert passed == pytest.approx(19 * 80 / 0.8, abs=3)  # "One two." and "Three four."
+    assert starts["O"] == 0
+    assert starts["T"] == pytest.approx(8 * 80 / 0.8, abs=2)
+    assert starts["f"] == pytest.approx(14 * 80 / 0.8, abs=2)
 
 
 def test_an_empty_connection_ends_with_is_final(server: Server) -> None:

@@ -20,7 +20,7 @@ from app.pool.framing import (
     receive,
 )
 from app.schemas.speech import SpeechJob
-from engine import AudioChunk, SpeechRequest, SpeechSegment, VoicePrompt
+from engine import AudioChunk, SpeechRequest, SpeechSegment, TextTiming, VoicePrompt, Word
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +70,17 @@ async def test_audio_survives_a_round_trip(flags: tuple[bool, bool, bool]) -> No
     assert np.array_equal(chunk.samples, samples)
     assert np.array_equal(chunk.codes, codes)
     assert (chunk.text_chunk, chunk.in_last_text_chunk, chunk.ends_text_chunk, chunk.ends_speech) == (7, *flags)
+
+
+async def test_the_timings_of_audio_survive_a_round_trip() -> None:
+    words = (Word("Grüße,", 0, 6, -960, 480), Word("you", 7, 10))
+    timings = (TextTiming(words, -1920, 960), TextTiming((), 0, 0))
+    chunk = AudioChunk(np.ones(1920, np.float32), np.arange(32).reshape(1, 32), timings=timings)
+    _, payload = await receive_bytes(audio_message(chunk))
+    received = read_audio(payload)
+    assert received.timings == timings
+    assert np.array_equal(received.samples, chunk.samples)
+    assert np.array_equal(received.codes, chunk.codes)
 
 
 def _kinds() -> list[type[ServiceError]]:

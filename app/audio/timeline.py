@@ -1,0 +1,130 @@
+"""When the words of a response are said, in seconds of the audio that is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine import SAMPLE_RATE, AudioChunk, TextTiming, Word, estimate_word_times
+
+from .encoders.base import Samples
+
+
+@dataclass(frozen=True)
+class WordMark:
+    """A word as it was written, or several that are said as one.
+
+    text: as written; text_begin, text_end: where that is in the request's text. spoken: what is said for it.
+    begin, end: seconds. estimated: the engine does not know the times.
+    """
+
+    text: str
+    text_begin: int
+    text_end: int
+    spoken: str
+    begin: float
+    end: float
+    estimated: bool
+
+
+@dataclass(frozen=True)
+class ChunkMark:
+    """A text chunk: its place in the audio, in seconds, is exact.
+
+    words: as written. spoken: as they are said, each with its begin and its end.
+    """
+
+    words: tuple[WordMark, ...]
+    spoken: tuple[tuple[str, float, float], ...]
+    begin: float
+    end: float
+
+    def as_fields(self) -> dict[str, object]:
+        """For a JSON message; times in milliseconds."""
+        return {
+            "text": " ".join(word.text for word in self.words),
+            "text_start": self.words[0].text_begin,
+            "text_end": max(word.text_end for word in self.words),
+            "start_ms": round(1000 * self.begin),
+            "end_ms": round(1000 * self.end),
+            "words": [
+                {
+                    "text": word.text,
+                    "text_start": word.text_begin,
+                    "text_end": word.text_end,
+                    "spoken": word.spoken,
+                    "start_ms": round(1000 * word.begin),
+                    "end_ms": round(1000 * word.end),
+                    "estimated": word.estimated,
+                }
+                for word in self.words
+            ],
+        }
+
+
+class Timeline:
+    """Follows the audio of one text, and tells of each text chunk once it is complete.
+
+    text: that the engine's timings refer to. speed: of the audio that is sent, which is shorter by that factor.
+    text_at, samples_at: where the text and its audio begin, if other texts were spoken before it.
+    """
+
+    def __init__(self, text: str, speed: float = 1.0, *, text_at: int = 0, samples_at: int = 0) -> None:
+        self._text = text
+        self._speed = speed
+        self._text_at = text_at
+        self.samples = samples_at  # of the engine so far
+        self._kept_from = samples_at  # the first sample of _kept
+        self._kept: list[Samples] = []  # since the last text chunk that is complete
+
+    def push(self, chunk: AudioChunk) -> list[ChunkMark]:
+        """The marks of the text chunks that end with this audio. Where there are any, it takes milliseconds."""
+        first, self.samples = self.samples, self.samples + chunk.samples.size
+        self._kept.append(chunk.samples)
+        marks = []
+        for timing in chunk.timings:
+            placed = timing.moved(first)
+            audio = self._audio(placed.begin, placed.end)
+            if placed.words:
+                marks.append(self._mark(estimate_word_times(placed, audio), placed))
+        return marks
+
+    def _audio(self, begin: int, end: int) -> Samples:
+        """The samples from begin to end; those before are not needed again, except what a crossfade shares."""
+        audio = np.concatenate(self._kept)[max(begin - self._kept_from, 0) :]
+        self._kept, self._kept_from = [audio], max(begin, self._kept_from)
+        return audio[: end - self._kept_from]
+
+    def _mark(self, timing: TextTiming, known: TextTiming) -> ChunkMark:
+        spoken = tuple((word.text, self._seconds(word.begin), self._seconds(word.end)) for word in timing.words)
+        words = tuple(self._words(timing.words, known.words))
+        return ChunkMark(words, spoken, self._seconds(timing.begin), self._seconds(timing.end))
+
+    def _words(self, placed: tuple[Word, ...], known: tuple[Word, ...]) -> Iterator[WordMark]:
+        """One mark for all words that are said for the same characters."""
+        index = 0
+        while index < len(placed):
+            first, after = placed[index], index + 1
+            while after < len(placed) and _same_text(placed[after], first):
+                after += 1
+            group = placed[index:after]
+            yield WordMark(
+                " ".join(self._text[first.text_begin : first.text_end].split()),
+                self._text_at + first.text_begin,
+                self._text_at + first.text_end,
+                " ".join(word.text for word in group),
+                self._seconds(first.begin),
+                self._seconds(group[-1].end),
+                any(word.begin is None for word in known[index:after]),
+            )
+            index = after
+
+    def _seconds(self, sample: int | None) -> float:
+        assert sample is not None, "every word has a place once it is estimated"
+        return sample / SAMPLE_RATE / self._speed
+
+
+def _same_text(one: Word, other: Word) -> bool:
+    return (one.text_begin, one.text_end) == (other.text_begin, other.text_end)
