@@ -12,7 +12,8 @@ from app.cli.main import _parser
 from app.client import AudioFormat, SpeechOptions, reference
 from app.schemas.speech import SpeechBody
 
-OTHERS = {"text", "voice_id", "format", "chunk_overlap_strategy"}  # separate arguments, and an alias
+# Separate arguments, an alias, and what answers with a text in place of the audio that the client reads.
+OTHERS = {"text", "voice_id", "format", "chunk_overlap_strategy", "subtitles"}
 
 
 def test_every_parameter_of_the_service_is_an_option() -> None:

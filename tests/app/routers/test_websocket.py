@@ -166,6 +166,8 @@ def test_ws_accepts_every_parameter_of_tts_generate(open_client: OpenClient, mon
         ('{"text": "Hi", "volume": 0}', "invalid_parameter", "volume is not a parameter"),
         ('{"text": "Hi", "binary": 1}', "invalid_parameter", "binary"),
         ('{"text": "Hi", "continue": "yes"}', "invalid_parameter", "continue"),
+        ('{"text": "Hi", "timestamps": "yes"}', "invalid_parameter", "timestamps"),
+        ('{"text": "Hi", "subtitles": "srt"}', "invalid_parameter", "timestamps"),
         ('{"type": "sing"}', "invalid_parameter", "sing"),
         ('{"text": "Hi", "voice_id": "nobody"}', "unknown_voice", "nobody"),
         ('{"text": "Hi", "voice_id": "../x"}', "unknown_voice", "x"),
