@@ -226,6 +226,14 @@ def receive_all(socket: ClientConnection) -> tuple[bytes, dict[str, Any]]:
         audio += base64.b64decode(message["audio"])
 
 
+def receive_alignment(socket: ClientConnection) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The next alignment and the one of what is said, past the audio before it."""
+    while (message := receive(socket))["alignment"] is None:
+        assert message["audio"]
+        assert message["isFinal"] is None
+    return message["alignment"], message["normalizedAlignment"]
+
+
 @pytest.mark.filterwarnings("ignore:ConnectionClosed.code is deprecated:DeprecationWarning")  # the client reads it
 def test_the_realtime_client_speaks_a_text_as_it_is_written(server: Server, client: ElevenLabs) -> None:
     def text() -> Iterator[str]:
@@ -271,24 +279,20 @@ def test_flush_speaks_an_incomplete_sentence_and_the_connection_stays(server: Se
 def test_alignments_add_up_to_the_whole_audio(server: Server) -> None:
     with stream_input(server, "output_format=pcm_24000&sync_alignment=true") as socket:
         send(socket, " ", voice_settings={"speed": 0.8})
-        send(socket, "One two. Three ")
-        send(socket, "four. ")
+        send(socket, "One two. ", flush=True)
+        first, _ = receive_alignment(socket)
+        send(socket, "Three four. ")
         send(socket, "")
-        starts, passed = {}, 0
-        while not (message := receive(socket))["isFinal"]:
-            aligned = message["alignment"]
-            if aligned is None:
-                assert message["audio"]
-                continue
-            times = zip(aligned["chars"], aligned["charStartTimesMs"], aligned["charDurationsMs"], strict=True)
-            for character, start, duration in times:
-                starts[character] = passed + start
-                end = start + duration
-            passed += end
-    assert passed == pytest.approx(19 * 80 / 0.8, abs=3)  # "One two." and "Three four."
-    assert starts["O"] == 0
-    assert starts["T"] == pytest.approx(8 * 80 / 0.8, abs=2)
-    assert starts["f"] == pytest.approx(14 * 80 / 0.8, abs=2)
+        second, said = receive_alignment(socket)
+        assert receive_all(socket)[1]["isFinal"] is True
+    for aligned, chars, milliseconds in ((first, "One two.", 8 * 100), (second, " Three four.", 11 * 100)):
+        assert "".join(aligned["chars"]) == chars
+        ends = [sum(each) for each in zip(aligned["charStartTimesMs"], aligned["charDurationsMs"], strict=True)]
+        assert aligned["charStartTimesMs"] == [0, *ends[:-1]]
+        assert ends[-1] == pytest.approx(milliseconds, abs=2)
+    assert second["charStartTimesMs"][1] == pytest.approx(0, abs=2)  # "T", after the space
+    assert second["charStartTimesMs"][7] == pytest.approx(6 * 100, abs=2)
+    assert said == second  # nothing is normalised here
 
 
 def test_an_empty_connection_ends_with_is_final(server: Server) -> None:
