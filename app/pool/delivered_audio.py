@@ -70,7 +70,8 @@ class Replay:
             self._frames_left -= len(codes)
             if self.done() and self._checksum != self._expected:
                 raise SpeechDiffers("the same request and seed gave other audio")
-        rest = replace(chunk, samples=chunk.samples[samples.size :], codes=chunk.codes[len(codes) :])
+        timings = tuple(each.moved(-samples.size) for each in chunk.timings)
+        rest = replace(chunk, samples=chunk.samples[samples.size :], codes=chunk.codes[len(codes) :], timings=timings)
         if rest.samples.size or len(rest.codes) or _mark(chunk) > self._mark:
             if not self.done():  # never unless the chunks of an engine hold other frames than their samples
                 raise SpeechDiffers("its audio is longer than that of the same codes")

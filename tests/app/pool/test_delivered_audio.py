@@ -7,6 +7,7 @@ import pytest
 
 from app.pool.delivered_audio import DeliveredAudio, SpeechDiffers
 from engine import FRAME_SAMPLES, AudioChunk
+from engine.timing import TextTiming
 
 FRAMES, CODEBOOKS = 12, 4
 SAMPLES = np.random.default_rng(0).standard_normal(FRAMES * FRAME_SAMPLES).astype(np.float32)
@@ -14,7 +15,11 @@ CODES = np.random.default_rng(1).integers(0, 2048, (FRAMES, CODEBOOKS))
 
 
 def speech(*ends: int, codebooks: int = CODEBOOKS) -> list[AudioChunk]:
-    """The same twelve frames in chunks that end after these frames; the first eight are a text chunk of their own."""
+    """The same twelve frames in chunks that end after these frames; the first eight are a text chunk of their own.
+
+    Each text chunk is timed on the chunk that ends it.
+    """
+    begins = {8: 0, FRAMES: 8}
     return [
         AudioChunk(
             SAMPLES[start * FRAME_SAMPLES : end * FRAME_SAMPLES],
@@ -22,6 +27,11 @@ def speech(*ends: int, codebooks: int = CODEBOOKS) -> list[AudioChunk]:
             text_chunk=int(end > 8),
             ends_text_chunk=end in (8, FRAMES),
             ends_speech=end == FRAMES,
+            timings=tuple(
+                TextTiming((), (begin - start) * FRAME_SAMPLES, (end - start) * FRAME_SAMPLES)
+                for last, begin in begins.items()
+                if end == last
+            ),
         )
         for start, end in zip((0, *ends[:-1]), ends, strict=True)
     ]
@@ -43,6 +53,12 @@ def test_a_speech_goes_on_at_the_sample_whatever_its_chunks(
     assert np.array_equal(np.concatenate([each.samples for each in (*chunks, *rest)]), SAMPLES)
     assert np.array_equal(np.concatenate([each.codes for each in (*chunks, *rest)]), CODES[:, :codebooks])
     assert [each.text_chunk for each in (*chunks, *rest) if each.ends_text_chunk] == [0, 1]
+    told = []
+    at = 0
+    for each in (*chunks, *rest):
+        told += [(timing.moved(at).begin, timing.moved(at).end) for timing in each.timings]
+        at += each.samples.size
+    assert told == [(0, 8 * FRAME_SAMPLES), (8 * FRAME_SAMPLES, FRAMES * FRAME_SAMPLES)]
 
 
 @pytest.mark.parametrize("codebooks", [CODEBOOKS, 0])
