@@ -49,6 +49,7 @@ COPY preloaded-voices preloaded-voices
 COPY models models
 COPY engine engine
 COPY training training
+COPY clients/python clients/python
 COPY app app
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --quiet --editable . \
     && python -m compileall -q app engine training \

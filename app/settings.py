@@ -15,7 +15,6 @@ from .watermark_key import PUBLIC_KEY, parse_key
 DEFAULT_MODEL = "sesame/csm-1b"  # without MODEL_PATH
 ENV_FILE = Path(".env")  # in the working directory
 
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # of the addresses that listen everywhere
 _Settings = TypeVar("_Settings", bound=BaseSettings)
 
 _SECRETS = (
@@ -272,27 +271,6 @@ class Settings(BaseSettings):
         return self.tts_speech_token_queue_max_size + self.tts_pcm_chunk_queue_max_size
 
 
-class ClientSettings(BaseSettings):
-    """Settings of a client on this machine: CSM_URL, or else the address that the service listens on."""
-
-    model_config = Settings.model_config
-
-    csm_url: str | None = None
-    api_key: SecretStr | None = None
-    host: str = "0.0.0.0"
-    port: int = Field(default=8000, ge=1, le=65535)
-
-    @property
-    def url(self) -> str:
-        return self.csm_url or local_url(self.host, self.port)
-
-    @property
-    def key(self) -> str | None:
-        """The first key, if any."""
-        keys = "" if self.api_key is None else self.api_key.get_secret_value()
-        return next(filter(None, (part.strip() for part in keys.split(","))), None)
-
-
 class ModelSettings(BaseSettings):
     """The model settings, for commands that load the model without the service."""
 
@@ -319,20 +297,9 @@ def _json(value: SecretStr) -> object:
         raise ValueError(f"it is not JSON: {error}") from None
 
 
-def local_url(host: str, port: int) -> str:
-    """The URL at which this machine reaches a service that listens on an address."""
-    address = _LOOPBACK.get(host, host)
-    return f"http://{f'[{address}]' if ':' in address else address}:{port}"
-
-
 def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
     """Read the environment and the file. Raises SettingsError, which names every invalid setting."""
     return _load(Settings, env_file)
-
-
-def load_client_settings(env_file: Path | None = ENV_FILE) -> ClientSettings:
-    """The same for a client, without the other settings. Raises SettingsError."""
-    return _load(ClientSettings, env_file)
 
 
 def load_model_settings(env_file: Path | None = ENV_FILE) -> ModelSettings:

@@ -29,7 +29,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.settings import SettingsError, load_client_settings
+from csm_serve_client import Misconfigured
+from csm_serve_client.environment import address_and_key
 
 from .cpu_info import cpu_name
 from .load_test.load_generator import LoadGenerator
@@ -175,10 +176,10 @@ def describe(found: Found, unit: str) -> str:
 
 @contextlib.contextmanager
 def service(arguments: argparse.Namespace) -> Iterator[Address]:
-    """The service under test, started if requested. Raises ServerError, NotLoopbackError, SettingsError."""
+    """The service under test, started if requested. Raises ServerError, NotLoopbackError, Misconfigured."""
     if arguments.serve is None:
-        settings = load_client_settings()
-        yield Address.of(arguments.url or settings.url, settings.key or "")
+        url, key = address_and_key()
+        yield Address.of(arguments.url or url, key or "")
         return
     chosen = {
         "CONCURRENT_REQUESTS_PER_WORKER": arguments.slots,
@@ -206,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 bench = Bench(chosen, address, generator)
                 bench.warm_up()
                 failure = bench.all()
-    except (ServerError, NotLoopbackError, SettingsError) as error:
+    except (ServerError, NotLoopbackError, Misconfigured) as error:
         print(f"bench.load: {error}", file=sys.stderr)
         return 1
     if chosen.plot is not None:

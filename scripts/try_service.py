@@ -11,9 +11,9 @@ import sys
 import av
 import httpx
 import numpy as np
+from csm_serve_client.environment import address_and_key
 
 from app.audio.encoders.formats import FORMATS, Format
-from app.settings import load_client_settings
 
 TEXT = "Hello there, this is a test."
 SECONDS = (0.4, 20.0)  # accepted length of its audio
@@ -22,7 +22,7 @@ _RAW = {"raw_pcm": "s16le", "mulaw": "mulaw", "alaw": "alaw"}  # FFmpeg's names 
 
 def main() -> None:
     (url,) = sys.argv[1:]
-    with httpx.Client(base_url=url, headers={"X-API-Key": load_client_settings().key or ""}, timeout=120) as client:
+    with httpx.Client(base_url=url, headers={"X-API-Key": address_and_key()[1] or ""}, timeout=120) as client:
         for voice in _voices(client):
             _speak(client, FORMATS["wav"], voice)
         _upload(client)

@@ -18,13 +18,14 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-OWN = ("app", "engine", "training", "models", "bench", "scripts")
+OWN = ("app", "engine", "training", "models", "bench", "scripts", "csm_serve_client")
 SERVING, DEVELOPMENT = "requirements.lock", "requirements-dev.lock"
 LOCK_OF = {
     "app": SERVING,
     "engine": SERVING,
     "training": SERVING,
     "models": SERVING,
+    "clients/python": SERVING,
     "bench": DEVELOPMENT,
     "scripts": DEVELOPMENT,
 }
@@ -34,6 +35,7 @@ EXTRAS_OF = {
     "engine": [],
     "training": ["train"],
     "models": ["train"],
+    "clients/python": [],
     "bench": ["dev", "train"],
     "scripts": ["dev"],
 }
@@ -43,7 +45,6 @@ FORBIDDEN = ("sphn", "bitsandbytes", "sounddevice")
 UNDECLARED = {
     "anyio": "starlette's interface to the event loop; starlette requires it",
     "fsspec": "torch requires it; what it needs for a kind of bucket comes with the extras s3, gcs and azure",
-    "dotenv": "pydantic-settings reads .env with it, and requires it",
     "pydantic": "fastapi's models; fastapi requires it",
     "triton": "the compiler of torch's wheels, which require it",
     "typing_extensions": "pydantic requires it",

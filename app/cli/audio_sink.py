@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from csm_serve_client.wav import MAX_HEADER_BYTES, sized_header
+
 from ..audio.encoders.formats import FORMATS
-from ..client.wav import MAX_HEADER_BYTES, sized_header
 from .exit_status import CommandFailed, ExitStatus
 from .player import PlayerSink, find_player
 

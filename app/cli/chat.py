@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
-from ..client import (
+from csm_serve_client import (
     AudioDelta,
     Conversation,
     ConversationError,
@@ -25,6 +25,7 @@ from ..client import (
     TextDelta,
     TranscriptDelta,
 )
+
 from . import connection
 from .exit_status import EXIT_HELP, CommandFailed, one_line
 from .playback import Playback

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..client import CsmClient
+from csm_serve_client import CsmClient
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

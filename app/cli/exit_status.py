@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from enum import IntEnum
 
-from ..client import (
+from csm_serve_client import (
     ApiError,
     Busy,
     ConversationError,

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from csm_serve_client import CsmClient, Reference, SpeechOptions, SpeechStream, StreamCut, reference
 
 from engine import SAMPLE_RATE, InvalidRequest
 
 from ..audio.encoders.base import Samples
 from ..audio.encoders.formats import FORMATS, format_at
 from ..audio.encoders.pcm import FULL_SCALE
-from ..client import CsmClient, Reference, SpeechOptions, SpeechStream, StreamCut, reference
 from ..errors import ServiceError
 from ..lexicon_file import read_lexicon
 from . import connection

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-from ..client import (
+from csm_serve_client import (
     AudioCommitted,
     AudioDelta,
     Conversation,
@@ -25,6 +25,7 @@ from ..client import (
     TranscriptDelta,
     UserTranscript,
 )
+
 from . import connection
 from .exit_status import EXIT_HELP, CommandFailed, ExitStatus, one_line
 from .playback import Playback

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
-from ..settings import Settings, local_url, read_env_file
+from csm_serve_client.environment import local_url
+
+from ..settings import Settings, read_env_file
 
 _TEXT = "Hello! This is my voice, and it begins before the sentence has an end."
 

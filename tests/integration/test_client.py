@@ -17,12 +17,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from csm_serve_client import AsyncCsmClient, CsmClient, NotFound, StreamCut, Unauthorized
 
 from app.audio.encoders import FORMATS, wav_file
 from app.cli import main as cli
 from app.cli.exit_status import ExitStatus
 from app.cli.player import PLAYERS
-from app.client import AsyncCsmClient, CsmClient, NotFound, StreamCut, Unauthorized
 from tests.integration.shared import KEY, Server, serving
 
 ROOT = Path(__file__).parents[2]

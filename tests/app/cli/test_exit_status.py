@@ -4,9 +4,7 @@ import argparse
 import re
 
 import pytest
-
-from app.cli.exit_status import EXIT_HELP, CommandFailed, ExitStatus, run
-from app.client import (
+from csm_serve_client import (
     BadRequest,
     Busy,
     CsmError,
@@ -18,6 +16,8 @@ from app.client import (
     UnexpectedAnswer,
     Unreachable,
 )
+
+from app.cli.exit_status import EXIT_HELP, CommandFailed, ExitStatus, run
 
 NOTHING = argparse.Namespace()
 

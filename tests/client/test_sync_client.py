@@ -9,10 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from app.audio.encoders import FORMATS
-from app.audio.encoders.wav import wav_header
-from app.client import (
+from csm_serve_client import (
     ApiError,
     AsyncCsmClient,
     CsmClient,
@@ -24,7 +21,10 @@ from app.client import (
     Unreachable,
     Voice,
 )
-from tests.app.client.service import KEY, Answer, StreamBody, client, refused, streamed
+
+from app.audio.encoders import FORMATS
+from app.audio.encoders.wav import wav_header
+from tests.client.service import KEY, Answer, StreamBody, client, refused, streamed
 
 PCM = b"\1\2" * 100
 

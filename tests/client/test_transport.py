@@ -4,9 +4,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from app.client import CsmClient, Misconfigured
-from app.client.transport import Server
+from csm_serve_client import CsmClient, Misconfigured
+from csm_serve_client.transport import Server
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import anyio
 import httpx
 import pytest
+from csm_serve_client import Busy, StreamCut
 
-from app.client import Busy, StreamCut
-from tests.app.client.service import StreamBody, async_client, refused, streamed
+from tests.client.service import StreamBody, async_client, refused, streamed
 
 pytestmark = pytest.mark.anyio
 

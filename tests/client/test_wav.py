@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from csm_serve_client.wav import fill_in_sizes
 
 from app.audio.encoders.wav import wav_header
-from app.client.wav import fill_in_sizes
 
 
 @pytest.mark.parametrize("samples", [b"", b"\1\2", b"\1\2" * 999])

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
-
-from app.client import AsyncCsmClient, CsmClient
+from csm_serve_client import AsyncCsmClient, CsmClient
 
 URL = "http://service.test"
 KEY = "a-key"

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from .environment import address_and_key
 from .errors import ApiError, Busy, CsmError, Misconfigured, StreamCut, Unavailable, Unreachable
 
 CONNECT_SECONDS = 10.0
@@ -42,14 +43,9 @@ class Server:
     def of(base_url: str | None, api_key: str | None) -> Server:
         """Fill in None from the environment or `.env`: CSM_URL, or HOST and PORT; the first key of API_KEY."""
         if base_url is None or api_key is None:
-            from ..settings import SettingsError, load_client_settings  # imports pydantic, so only if needed
-
-            try:
-                settings = load_client_settings()
-            except SettingsError as error:
-                raise Misconfigured(str(error)) from None
-            base_url = settings.url if base_url is None else base_url
-            api_key = settings.key if api_key is None else api_key
+            address, key = address_and_key()
+            base_url = address if base_url is None else base_url
+            api_key = key if api_key is None else api_key
         return Server(base_url.strip(), api_key or None)
 
     @property

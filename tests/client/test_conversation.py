@@ -8,10 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
-
-from app.client import (
+from csm_serve_client import (
     AsyncCsmClient,
     AudioDelta,
     Busy,
@@ -26,8 +23,10 @@ from app.client import (
     UnexpectedAnswer,
     Unreachable,
 )
-from app.client.conversation_events import read_event
-from app.client.conversation_requests import session_update
+from csm_serve_client.conversation_events import read_event
+from csm_serve_client.conversation_requests import session_update
+from websockets.http11 import Request, Response
+from websockets.sync.server import ServerConnection, serve
 
 Script = Callable[[ServerConnection], None]
 CREATED = {"type": "session.created", "session": {"csm": {"llm": "echo"}}}

@@ -5,10 +5,10 @@ from email.utils import format_datetime
 
 import httpx
 import pytest
+from csm_serve_client import ApiError, Busy, ServerFailed, Unavailable, errors
+from csm_serve_client.responses import error_of
 
 from app import errors as service
-from app.client import ApiError, Busy, ServerFailed, Unavailable, errors
-from app.client.responses import error_of
 
 REQUEST = httpx.Request("GET", "http://user:secret@service.test/voices?api_key=secret")
 
