@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -78,9 +79,12 @@ def imports_of(directory: str) -> set[str]:
     return set().union(*map(imported_by, sources)) - set(sys.stdlib_module_names) - set(OWN)
 
 
+installed = functools.cache(packages_distributions)  # it reads the files of every distribution
+
+
 def distributions_of(module: str) -> set[str]:
     """More than one where they share a namespace; none if it is not installed here."""
-    return {canonicalize_name(name) for name in packages_distributions().get(module, [])}
+    return {canonicalize_name(name) for name in installed().get(module, [])}
 
 
 def pins(lock: str) -> dict[str, list[str]]:

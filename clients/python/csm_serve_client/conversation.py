@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from . import conversation_requests as requests
 from .conversation_events import ConversationEvent, ErrorReceived, SessionChanged, read_event
@@ -17,7 +17,6 @@ from .transport import Server
 if TYPE_CHECKING:
     from typing import Self
 
-    from typing_extensions import Unpack
     from websockets.asyncio.client import ClientConnection as AsyncSocket
     from websockets.sync.client import ClientConnection as Socket
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import httpx
 
@@ -24,7 +24,6 @@ from .wav import fill_in_sizes
 if TYPE_CHECKING:
     from typing import Self
 
-    from typing_extensions import Unpack
 
 _T = TypeVar("_T")
 
