@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..client import AsyncCsmClient
-from ..client.transport import Server
+from csm_serve_client import AsyncCsmClient
+from csm_serve_client.transport import Server
+
 from . import connection
 from .exit_status import EXIT_HELP, CommandFailed, ExitStatus
 

@@ -18,6 +18,8 @@ from collections.abc import Awaitable
 from importlib.metadata import version
 
 import numpy as np
+from csm_serve_client import ApiError, AsyncCsmClient, CsmError
+from csm_serve_client.transport import CONNECT_SECONDS, Server
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
@@ -35,9 +37,6 @@ from wyoming.tts import (
     SynthesizeTextFormat,
     SynthesizeVoice,
 )
-
-from ..client import ApiError, AsyncCsmClient, CsmError
-from ..client.transport import CONNECT_SECONDS, Server
 
 _log = logging.getLogger(__name__)
 

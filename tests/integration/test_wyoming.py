@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from csm_serve_client import AsyncCsmClient
+from csm_serve_client.transport import Server as ServiceAddress
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 from wyoming.error import Error
@@ -33,8 +35,6 @@ from wyoming.tts import (
 
 from app.cli.wyoming import announced
 from app.cli.wyoming_bridge import WyomingBridge
-from app.client import AsyncCsmClient
-from app.client.transport import Server as ServiceAddress
 from tests.app.voices.recordings import recording
 from tests.integration.conftest import ROOT
 from tests.integration.shared import KEY, Server, serving
