@@ -17,9 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-
-from app.audio.encoders.pcm import to_int16
-from app.client import (
+from csm_serve_client import (
     AsyncConversation,
     AsyncCsmClient,
     AudioCommitted,
@@ -29,6 +27,8 @@ from app.client import (
     ResponseDone,
     UserTranscript,
 )
+
+from app.audio.encoders.pcm import to_int16
 from engine import FRAME_SAMPLES, SAMPLE_RATE, EngineConfig, SpeechRequest, load_engine
 from tests.app.realtime.harness import silence
 from tests.integration.shared import KEY, Server, serving
