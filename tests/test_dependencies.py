@@ -48,7 +48,6 @@ UNDECLARED = {
     "fsspec": "torch requires it; what it needs for a kind of bucket comes with the extras s3, gcs and azure",
     "pydantic": "fastapi's models; fastapi requires it",
     "triton": "the compiler of torch's wheels, which require it",
-    "typing_extensions": "pydantic requires it",
     "uvloop": "uvicorn[standard] requires it",
     "websockets": "uvicorn[standard] requires it",
 }
