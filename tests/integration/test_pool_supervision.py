@@ -118,7 +118,7 @@ def test_waiting_requests_move_to_a_free_slot(server: Server, listener: Make) ->
 
 
 def test_a_stopped_worker_is_replaced_while_the_other_serves(tmp_path: Path) -> None:
-    with serving(tmp_path, MODEL_PATH=SLOW, WORKERS="2", HTTP_WORKERS="1") as server:
+    with serving(tmp_path, MODEL_PATH=SLOW, WORKERS="2", HTTP_WORKERS="1", RESUME="off") as server:
         server.wait_until(lambda: states(server) == ["ready", "ready"])
         pids = {each["worker_id"]: each["pid"] for each in system_status(server)["workers"]}
         speaking = Listener(server).ask()

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -93,7 +94,7 @@ class Terminal:
             stdout=terminal,
             stderr=terminal,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  Ctrl-C reaches its own group
+            preexec_fn=_take_terminal,  # noqa: PLW1509
         )
         os.close(terminal)
 
@@ -127,6 +128,12 @@ class Terminal:
         self.process.kill()
         self.process.wait(SECONDS)
         os.close(self._master)
+
+
+def _take_terminal() -> None:
+    """In the child: Ctrl-C on its standard input reaches it, also where whoever runs the tests ignores interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @contextmanager
