@@ -10,5 +10,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def module_path() -> str:
-    """PYTHONPATH with which a child finds the repository, and every package wherever this process finds it."""
-    return os.pathsep.join(dict.fromkeys(str(Path(path or ".").resolve()) for path in (str(ROOT), *sys.path)))
+    """PYTHONPATH with which a child finds the repository, its client's package, and others where this process does."""
+    paths = (str(ROOT), str(ROOT / "clients" / "python"), *sys.path)
+    return os.pathsep.join(dict.fromkeys(str(Path(path or ".").resolve()) for path in paths))

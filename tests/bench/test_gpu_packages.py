@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import importlib, importlib.metadata, re, sys
 
-sys.path.insert(0, {root!r})
+sys.path[:0] = {paths!r}
 from bench.gpu.packages import IMAGE, STAGES
 
 allowed = IMAGE | STAGES[{stage!r}]
@@ -25,7 +25,8 @@ installed = importlib.metadata.packages_distributions()
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         owners = [re.sub("[-_.]+", "-", each).lower() for each in installed.get(name.partition(".")[0], [])]
-        ours = not owners or name.partition(".")[0] in {{"app", "bench", "engine", "tests", "training"}}
+        own = {{"app", "bench", "csm_serve_client", "engine", "tests", "training"}}
+        ours = not owners or name.partition(".")[0] in own
         if not ours and not allowed.intersection(owners) and not any(each.startswith("nvidia-") for each in owners):
             raise ModuleNotFoundError(f"refused: {{name}} of {{owners}}", name=name)
         return None
@@ -45,7 +46,7 @@ MODULES = {
 
 
 def import_with(stage: str, modules: list[str]) -> subprocess.CompletedProcess[str]:
-    program = PROGRAM.format(root=str(ROOT), stage=stage, modules=modules)
+    program = PROGRAM.format(paths=[str(ROOT), str(ROOT / "clients" / "python")], stage=stage, modules=modules)
     return subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
     )

@@ -292,12 +292,13 @@ async def test_a_request_that_kills_two_workers_at_the_same_place_kills_no_third
             reading = asyncio.ensure_future(_collect(speech))
             for dead in (1, 2):
                 await wait(lambda dead=dead: any(row.made == 40 for row in pools[dead].host.engine._running))
+                await wait(lambda: speech._delivered.samples >= 30 * FRAME_SAMPLES)  # the rest is less than a second
                 await drop(pools[dead])
             with pytest.raises(EngineBroke) as caught:
                 await reading
             assert caught.value.code == "worker_died"
             assert speech.worker_id == "2"
-        assert resumes == [False]
+        assert resumes in ([False], [True, False])  # the second worker may have delivered what the first one held back
         await wait(lambda: idle(pools))
 
 
