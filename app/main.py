@@ -34,7 +34,8 @@ from .observability.startup_banner import curl_line, speak_line
 from .observability.system_status import SystemMonitor
 from .pool import master
 from .pool.assignment import WorkerAssignment
-from .pool.engine_host import EngineHost, Loader, preloaded_voices_of
+from .pool.engine_host import EngineHost
+from .pool.engine_loader import Loader, preloaded_voices_of
 from .pool.http_host import HttpHost
 from .pool.pool import Pool
 from .pool.references import ReferenceResolver

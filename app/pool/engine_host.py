@@ -1,4 +1,4 @@
-"""Engine host: loads this worker's engine in a thread and provides it once it is ready."""
+"""Engine host: has this worker's engine loaded in a thread, and provides it once it is ready."""
 
 from __future__ import annotations
 
@@ -8,26 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
-from engine import (
-    AUTO_SLOTS,
-    CPU_SLOTS,
-    FALLBACK_MODEL,
-    HOW_TO_GET_WEIGHTS,
-    KOKORO_MODEL,
-    CheckpointNotFound,
-    Codes,
-    Engine,
-    EngineConfig,
-    EngineError,
-    Progress,
-    SpeechStream,
-    VoicePrompt,
-    load_engine,
-)
-from engine.testing import FAKE_MODEL, FakeEngine
+from engine import Codes, Engine, EngineError, SpeechStream, VoicePrompt, load_engine
 
 from ..errors import Busy, ServiceError, Unavailable, UnknownVoice
 from ..lexicon_file import LexiconFile
@@ -38,24 +21,13 @@ from ..voices.speakers import SpeakerVoices, speaker_number
 from ..voices.store import Voice, VoiceStore
 from .admission import Admission
 from .assignment import WorkerAssignment
+from .engine_loader import FALLBACKS, EngineLoader, Loader
 from .worker_registry import RestartDelay
 
 _log = logging.getLogger(__name__)
 
 DEFAULT_SPEAKER = "speaker_0"
-SMALL_MODEL = Path(__file__).resolve().parents[2] / "models" / "csm-mini"
-FALLBACKS = (KOKORO_MODEL, FALLBACK_MODEL)  # the engines used without CSM's weights, the first that loads
 _LOADED = 0.8  # share of the start's progress for loading the model; the rest is for voices
-
-Loader = Callable[[EngineConfig, Progress], Engine]
-
-
-def preloaded_voices_of(settings: Settings) -> Path:
-    """The folder of preloaded voices: of csm-mini the recordings it was trained on, since it imitates no others."""
-    is_default = settings.preloaded_voices_dir == Settings.model_fields["preloaded_voices_dir"].default
-    if is_default and settings.model_path in (SMALL_MODEL.name, str(SMALL_MODEL)):
-        return SMALL_MODEL / "voices"
-    return settings.preloaded_voices_dir
 
 
 @dataclass(frozen=True)
@@ -122,10 +94,9 @@ class EngineHost:
         components: Components | None = None,
     ) -> None:
         self._settings = settings
-        self._assignment = assignment
         self._voices = voices
         self._lexicon_file = LexiconFile(settings.lexicon)
-        self._loader = loader
+        self._loader = EngineLoader(settings, assignment, loader)
         self.on_change: Callable[[], None] = lambda: None
         self.on_voice_encoded: Callable[[], None] = lambda: None
         self.check_components: Callable[[], None] = lambda: None
@@ -276,7 +247,7 @@ class EngineHost:
                 if self._status.state != "closed":
                     self._status, self._progress_at = HostStatus("loading", doing="starting"), time.monotonic()
         try:
-            engine, model = self._build()
+            engine, model = self._loader.load(self._report_loading)
             try:
                 ready = self._prepare(engine)
             except BaseException:
@@ -304,59 +275,8 @@ class EngineHost:
         if on_ready is not None:
             on_ready()
 
-    def _build(self) -> tuple[Engine, str]:
-        """The configured engine and the name of its model. Only without MODEL_PATH is a fallback used."""
-        configured = self._settings.model_path
-        if configured is not None and configured.partition(":")[0] == FAKE_MODEL:
-            slots = self._settings.concurrent_requests_per_worker or CPU_SLOTS
-            return FakeEngine.load(
-                configured, slots, self._settings.audio_queue_slices, self._report_loading
-            ), FAKE_MODEL
-        model = configured or DEFAULT_MODEL
-        if model == SMALL_MODEL.name and not Path(model).exists():
-            model = str(SMALL_MODEL)
-        try:
-            return self._loader(self._config(model), self._report_loading), Path(model).name
-        except CheckpointNotFound as error:
-            if configured is not None:
-                raise CheckpointNotFound(f"MODEL_PATH={configured}: {error}") from error
-            reason = with_advice(str(error))
-            if self._settings.fallback_engine == "none":
-                raise CheckpointNotFound(f"FALLBACK_ENGINE=none, and CSM's weights are missing: {reason}") from error
-        return self._build_fallback(reason)
-
-    def _build_fallback(self, reason: str) -> tuple[Engine, str]:
-        """The engine used without CSM's weights: the neural voice, or espeak-ng where it cannot be loaded."""
-        chain = FALLBACKS[FALLBACKS.index(self._settings.fallback_engine) :]
-        for name in chain[:-1]:
-            try:
-                engine = self._loader(self._config(name), self._report_loading)
-            except EngineError as error:
-                _log.warning("the fallback voice %s cannot be loaded: %s", name, error)
-            else:
-                _log.warning("using the fallback voice, %s: CSM's weights are missing: %s", name, reason)
-                return engine, name
-        _log.warning("using the fallback voice, %s: CSM's weights are missing: %s", chain[-1], reason)
-        return self._loader(self._config(chain[-1]), self._report_loading), chain[-1]
-
     def _report_loading(self, share: float, what: str) -> None:
         self._report(share * _LOADED, what)
-
-    def _config(self, model: str) -> EngineConfig:
-        settings = self._settings
-        pinned = self._assignment.gpu is not None and settings.device.startswith("cuda")
-        return EngineConfig(
-            model=model,
-            device="cuda" if pinned else settings.device,  # the worker sees its own GPU and no other
-            dtype=settings.dtype,
-            depth_weights=settings.depth_weights,
-            slots=settings.concurrent_requests_per_worker or AUTO_SLOTS,
-            prompt_streams=settings.cuda_streams or 0,
-            workers=self._assignment.workers,
-            compile=settings.compile,
-            audio_queue_slices=settings.audio_queue_slices,
-            hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),
-        )
 
     def _prepare(self, engine: Engine) -> _ReadyEngine:
         """Generate the voice of speaker 0, encode the voices on disk and check the components."""
@@ -405,8 +325,3 @@ class EngineHost:
             yield from self._voices.load_all()
         except Busy as error:
             _log.warning("voices are not encoded at the start: %s", error)
-
-
-def with_advice(reason: str) -> str:
-    """The reason why weights are missing, and how to get them unless it says so already."""
-    return reason if HOW_TO_GET_WEIGHTS in reason else f"{reason}. {HOW_TO_GET_WEIGHTS}"

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from ..observability.components import COMPONENTS, ComponentName, ComponentState
-from ..pool.engine_host import FALLBACKS
+from ..pool.engine_loader import FALLBACKS
 from ..pool.worker_registry import WorkerRecord
 from ..state import StateDep
 

@@ -12,7 +12,8 @@ import pytest
 from app.errors import ComponentFailed, Unavailable, UnknownVoice
 from app.observability.components import ComponentStatus
 from app.pool.assignment import WorkerAssignment
-from app.pool.engine_host import DEFAULT_MODEL, SMALL_MODEL, EngineHost, preloaded_voices_of, with_advice
+from app.pool.engine_host import EngineHost
+from app.pool.engine_loader import DEFAULT_MODEL, SMALL_MODEL, preloaded_voices_of, with_advice
 from app.pool.worker_registry import RestartDelay
 from app.settings import Settings
 from app.voices.store import VoiceStore

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from app.pool.engine_host import SMALL_MODEL
+from app.pool.engine_loader import SMALL_MODEL
 from engine import EngineConfig, SpeechRequest, VoicePrompt, load_engine
 from engine.fallback.pitch import median_pitch
 from engine.types import SAMPLE_RATE
