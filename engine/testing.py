@@ -7,32 +7,24 @@ MODEL_PATH=fake:frame_seconds=0.02,load_seconds=1 (see `FakeOptions`).
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
 
 import numpy as np
 
 from .errors import CheckpointError, EngineClosed, EngineFailed, EngineOutOfMemory, InvalidRequest, PromptTooLong
+from .fake_options import EXIT_STATUS, FakeOptions, Fault
+from .fake_stream import FakeStream
 from .interface import Progress
-from .slice_policy import SlicePolicy
 from .stream import AudioQueue, SpeechStream, silent_stream
-from .text import SpokenChunk, request_chunks
-from .timing import TextTiming, Word
 from .types import (
     FRAME_SAMPLES,
     SAMPLE_RATE,
-    AudioChunk,
     Codes,
     EngineStatus,
-    Samples,
     Speech,
     SpeechRequest,
     SpeechSegment,
@@ -40,191 +32,7 @@ from .types import (
 )
 
 FAKE_MODEL = "fake"  # prefix of MODEL_PATH that selects this engine
-EXIT_STATUS = 70  # of a process that ends by the fault "exit"
-
-FaultKind = Literal["raise", "memory", "break", "hang", "exit"]
-_MARKER = re.compile(r"\[(raise|memory|break|hang|exit)(?:@(\d+))?\]")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A fault in a request after a number of frames; 0 is before the first.
-
-    raise: the request fails with EngineFailed, the others continue.
-    memory: the same with EngineOutOfMemory.
-    break: the engine fails for good, as after a CUDA error.
-    hang: the engine thread makes no more frames, for any request, until the engine is closed.
-    exit: the process ends at once with EXIT_STATUS.
-
-    A text triggers it with `[raise]`, or `[raise@3]` for after 3 frames.
-    """
-
-    kind: FaultKind
-    after_frames: int = 0
-
-    @staticmethod
-    def of(text: str) -> Fault | None:
-        found = _MARKER.search(text)
-        return Fault(found[1], int(found[2] or 0)) if found else None  # type: ignore[arg-type]  # the pattern allows no other
-
-
-@dataclass(frozen=True)
-class FakeOptions:
-    """Behaviour of a FakeEngine; each field can be set in MODEL_PATH, as in `fake:frame_seconds=0.02,name=csm`.
-
-    name: the engine's name.
-    frame_seconds: between two frames of 80 ms; 0 is as fast as possible.
-    first_frame_seconds: extra time of a request's first frame.
-    stall_seconds, stall_after: after so many frames a request pauses for so long, once. These two and
-        first_frame_seconds simulate a late engine, with the resolution of frame_seconds, which must be above 0.
-    busy_seconds: CPU time of Python in the engine's thread for each step, as a real engine needs to launch its work.
-    load_seconds: duration of loading.
-    load_fails: loading raises CheckpointError.
-    trouble: path of a file with one word, read at each load, that names a fault: fails (CheckpointError), memory
-        (EngineOutOfMemory), exits (the process ends with EXIT_STATUS), hangs. Without the file loading succeeds.
-    max_voice_seconds: limit on a voice prompt; 0 is none.
-    hides_words: the engine does not tell when it says which word, as CSM does not.
-    """
-
-    name: str = "fake"
-    frame_seconds: float = 0.0
-    first_frame_seconds: float = 0.0
-    stall_seconds: float = 0.0
-    stall_after: int = 5
-    busy_seconds: float = 0.0
-    load_seconds: float = 0.0
-    load_fails: bool = False
-    trouble: str = ""
-    max_voice_seconds: float = 0.0
-    hides_words: bool = False
-
-    @staticmethod
-    def parse(model: str) -> FakeOptions:
-        """Parse `fake` or `fake:name=value,…`. Raises CheckpointError for an unknown name."""
-        options = FakeOptions()
-        types = {each.name: type(getattr(options, each.name)) for each in fields(FakeOptions)}
-        for pair in filter(None, model.partition(":")[2].split(",")):
-            name, _, value = pair.partition("=")
-            if name not in types:
-                raise CheckpointError(f"MODEL_PATH={model}: {name!r} is not one of {', '.join(types)}")
-            parsed: Any = value == "true" if types[name] is bool else types[name](value)
-            options = replace(options, **{name: parsed})
-        return options
-
-
-def tone(request: SpeechRequest, first_frame: int, frames: int) -> Samples:
-    """The audio of some frames of a request: a continuous sine whose pitch depends on the voice.
-
-    Returns float32 (frames * 1920,).
-    """
-    key = request.voice.key if request.voice is not None else f"{request.speaker:x}"
-    start = first_frame * FRAME_SAMPLES
-    positions = np.arange(start, start + frames * FRAME_SAMPLES) % SAMPLE_RATE
-    return np.asarray(_sine(150 + int(key[:6], 16) % 500)[positions])
-
-
-@lru_cache(maxsize=16)
-def _sine(hertz: int) -> Samples:
-    """One second of a sine, periodic. Cached, so that hundreds of fake streams cost almost nothing."""
-    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32)
-
-
-def frame_count(request: SpeechRequest) -> int:
-    """Frames of a request: one per character that is spoken, at most `max_frames`."""
-    if request.ignore_stop:
-        assert request.max_frames is not None
-        return request.max_frames
-    frames = sum(len(chunk.text) for chunk in request_chunks(request))
-    return frames if request.max_frames is None else min(frames, request.max_frames)
-
-
-def _read_word(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip() if path else ""
-    except FileNotFoundError:
-        return ""
-
-
-@dataclass(eq=False)
-class _Stream:
-    """A request that waits for slots or is running."""
-
-    request: SpeechRequest
-    queue: AudioQueue
-    fault: Fault | None
-    frame_seconds: float
-    hides_words: bool
-    made: int = 0  # frames, including those of the unfinished slice
-    emitted: int = 0  # frames
-    not_before: float = 0.0  # earliest time of its next frame
-    slice_policy: SlicePolicy = field(init=False)
-    chunks: Iterator[SpokenChunk] = field(init=False)
-    chunk: SpokenChunk = field(init=False)  # the one that is spoken
-    chunk_index: int = 0
-    _chunk_end: int = field(init=False)  # frames of the request up to its end
-    _pause_before: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        request = self.request
-        self.chunks = request_chunks(request)
-        self.chunk = next(self.chunks)
-        self._chunk_end, self._pause_before = len(self.chunk.text), self.chunk.pause_before
-        # the clock counts the request's own frames, so that slices do not depend on the machine's load
-        self.slice_policy = SlicePolicy(
-            request.first_slice_frames, request.slice_frames, lambda: self.made * self.frame_seconds
-        )
-
-    @property
-    def slots(self) -> int:
-        return 2 if self.request.guidance > 0 else 1
-
-    def advance(self) -> bool:
-        """Make one frame and emit the slice that it fills. Returns whether it is the last."""
-        self.made += 1
-        request, chunk = self.request, self.chunk
-        ends_chunk = self.made == self._chunk_end and not request.ignore_stop
-        last = (ends_chunk and chunk.is_last) or self.made == request.max_frames
-        if last or ends_chunk or self.made - self.emitted >= self.slice_policy.size:
-            self._emit(ends_chunk or last, last)
-        if ends_chunk and not last:
-            self.chunk = next(self.chunks)
-            self.chunk_index += 1
-            self._chunk_end += len(self.chunk.text)
-        return last
-
-    def _emit(self, ends_chunk: bool, last: bool) -> None:
-        samples = tone(self.request, self.emitted, self.made - self.emitted)
-        codes = np.full((self.made - self.emitted, 1), self.made, np.int64)
-        self.queue.put(
-            AudioChunk(
-                samples,
-                codes,
-                text_chunk=self.chunk_index,
-                in_last_text_chunk=self.chunk.is_last,
-                ends_text_chunk=ends_chunk,
-                ends_speech=last,
-                pause_before=self._pause_before,
-                pause_after=self.chunk.pause_after if ends_chunk else 0,
-                timings=self._timings() if ends_chunk and self.request.timestamps else (),
-            ),
-        )
-        self.emitted, self._pause_before = self.made, 0
-        self.slice_policy.emitted()
-
-    def _timings(self) -> tuple[TextTiming, ...]:
-        """Of the text chunk that ends now; its words have places unless the options hide them."""
-        frames = len(self.chunk.text) - (self._chunk_end - self.made)
-        words = self.chunk.words if self.hides_words else tuple(_placed_words(self.chunk))
-        return (TextTiming(words, 0, frames * FRAME_SAMPLES).clipped(0, frames * FRAME_SAMPLES),)
-
-
-def _placed_words(chunk: SpokenChunk) -> Iterator[Word]:
-    """Each word of a text chunk at its frames, one for each character."""
-    at = 0
-    for word in chunk.words:
-        at = chunk.text.index(word.text, at)
-        yield replace(word, begin=at * FRAME_SAMPLES, end=(at + len(word.text)) * FRAME_SAMPLES)
-        at += len(word.text)
+_DEFAULTS = FakeOptions()
 
 
 class FakeEngine:
@@ -238,7 +46,7 @@ class FakeEngine:
     def __init__(
         self,
         slots: int = 4,
-        options: FakeOptions = FakeOptions(),
+        options: FakeOptions = _DEFAULTS,
         *,
         audio_queue_slices: int = 5,
         fault: Fault | None = None,
@@ -253,9 +61,9 @@ class FakeEngine:
         self._options = options
         self._audio_queue_slices = audio_queue_slices
         self._fault = fault
-        self._inbox: SimpleQueue[_Stream | None] = SimpleQueue()  # None: wake up, something changed
-        self._waiting: deque[_Stream] = deque()
-        self._running: list[_Stream] = []
+        self._inbox: SimpleQueue[FakeStream | None] = SimpleQueue()  # None: wake up, something changed
+        self._waiting: deque[FakeStream] = deque()
+        self._running: list[FakeStream] = []
         self._error: str | None = None
         self._busy_since: float | None = None  # None while the thread waits for work
         self._closing = threading.Event()
@@ -287,7 +95,7 @@ class FakeEngine:
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
         queue = AudioQueue(self._audio_queue_slices, lambda: self._inbox.put(None))
-        row = _Stream(
+        row = FakeStream(
             request,
             queue,
             Fault.of(request.text) or self._fault,
@@ -416,7 +224,7 @@ class FakeEngine:
             if last:
                 row.queue.end()
 
-    def _trigger(self, row: _Stream, fault: Fault) -> None:
+    def _trigger(self, row: FakeStream, fault: Fault) -> None:
         where = f"after {row.made} frames, as scripted"
         if fault.kind == "raise":
             row.queue.end(EngineFailed(f"the engine failed {where}"))
@@ -428,3 +236,10 @@ class FakeEngine:
             self._closing.wait()
         else:
             os._exit(EXIT_STATUS)
+
+
+def _read_word(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() if path else ""
+    except FileNotFoundError:
+        return ""

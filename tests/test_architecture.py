@@ -27,7 +27,10 @@ TORCH_FREE = {
     "engine",
     *(f"engine.{name}" for name in ("config", "context", "crossfade", "errors", "interface", "loop_bridge")),
     *(f"engine.{name}" for name in ("machine_limits", "prefill_budget", "scheduler", "slice_policy", "stream")),
-    *(f"engine.{name}" for name in ("chunk_plan", "lexicon", "testing", "timing", "types", "word_times")),
+    *(
+        f"engine.{name}"
+        for name in ("chunk_plan", "fake_options", "fake_stream", "lexicon", "testing", "timing", "types", "word_times")
+    ),
     *(f"engine.text{name}" for name in ("", ".abbreviations", ".addresses", ".amounts", ".dates", ".languages")),
     *(f"engine.text.{name}" for name in ("growing", "markup", "normalization", "numbers", "reading", "rules")),
     *(f"engine.text.{name}" for name in ("say_as", "source", "splitting", "ssml", "xml_source")),

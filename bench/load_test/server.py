@@ -68,7 +68,7 @@ def wait_until_idle(address: Address, seconds: float) -> bool:
 def running_server(model: str, settings: Mapping[str, str], start_seconds: float) -> Iterator[Address]:
     """Run the service as a real process on a free loopback port, and stop it at the end.
 
-    model: `fake` (with options of engine.testing), `tiny` (a small random checkpoint) or a MODEL_PATH.
+    model: `fake` (with options of engine.fake_options), `tiny` (a small random checkpoint) or a MODEL_PATH.
     settings: further environment variables. Raises ServerError if it is not ready within `start_seconds`.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:

@@ -23,7 +23,8 @@ from engine import (
     SpeechRequest,
     VoicePrompt,
 )
-from engine.testing import EXIT_STATUS, FakeEngine, FakeOptions, Fault
+from engine.fake_options import EXIT_STATUS, FakeOptions, Fault
+from engine.testing import FakeEngine
 
 Make = Callable[..., FakeEngine]
 

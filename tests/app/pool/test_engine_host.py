@@ -30,7 +30,8 @@ from engine import (
     Progress,
     Speech,
 )
-from engine.testing import FakeEngine, FakeOptions
+from engine.fake_options import FakeOptions
+from engine.testing import FakeEngine
 
 Start = Callable[..., EngineHost]
 

@@ -245,7 +245,7 @@ async def test_its_own_echo_does_not_interrupt_the_assistant(
     """The engine speaks with a recorded voice, which returns through the microphone 20 dB quieter and 120 ms later."""
     voice = speech().astype(np.float32) / 32768
     monkeypatch.setattr(
-        "engine.testing.tone",
+        "engine.fake_stream.tone",
         lambda request, first, frames: np.resize(np.roll(voice, -first * 1920), frames * 1920),
     )
     async with run(settings.model_copy(update={"model_path": "fake:frame_seconds=0.02"})) as app:

@@ -12,7 +12,7 @@ import pytest
 from app.audio.encoders.pcm import to_int16
 from app.settings import Settings
 from engine import SpeechRequest
-from engine.testing import tone
+from engine.fake_stream import tone
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from app.voices.speakers import SENTENCE, SpeakerVoices
-from engine.testing import FakeEngine, FakeOptions
+from engine.fake_options import FakeOptions
+from engine.testing import FakeEngine
 
 
 class CountingEngine(FakeEngine):

@@ -1,0 +1,124 @@
+"""One request of a fake engine: tones of the length of its text, in the slices that a real engine would emit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+
+from .fake_options import Fault
+from .slice_policy import SlicePolicy
+from .stream import AudioQueue
+from .text import SpokenChunk, request_chunks
+from .timing import TextTiming, Word
+from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, Samples, SpeechRequest
+
+
+def tone(request: SpeechRequest, first_frame: int, frames: int) -> Samples:
+    """The audio of some frames of a request: a continuous sine whose pitch depends on the voice.
+
+    Returns float32 (frames * 1920,).
+    """
+    key = request.voice.key if request.voice is not None else f"{request.speaker:x}"
+    start = first_frame * FRAME_SAMPLES
+    positions = np.arange(start, start + frames * FRAME_SAMPLES) % SAMPLE_RATE
+    return np.asarray(_sine(150 + int(key[:6], 16) % 500)[positions])
+
+
+@lru_cache(maxsize=16)
+def _sine(hertz: int) -> Samples:
+    """One second of a sine, periodic. Cached, so that hundreds of fake streams cost almost nothing."""
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32)
+
+
+def frame_count(request: SpeechRequest) -> int:
+    """Frames of a request: one per character that is spoken, at most `max_frames`."""
+    if request.ignore_stop:
+        assert request.max_frames is not None
+        return request.max_frames
+    frames = sum(len(chunk.text) for chunk in request_chunks(request))
+    return frames if request.max_frames is None else min(frames, request.max_frames)
+
+
+@dataclass(eq=False)
+class FakeStream:
+    """A request that waits for slots or is running."""
+
+    request: SpeechRequest
+    queue: AudioQueue
+    fault: Fault | None
+    frame_seconds: float
+    hides_words: bool
+    made: int = 0  # frames, including those of the unfinished slice
+    emitted: int = 0  # frames
+    not_before: float = 0.0  # earliest time of its next frame
+    slice_policy: SlicePolicy = field(init=False)
+    chunks: Iterator[SpokenChunk] = field(init=False)
+    chunk: SpokenChunk = field(init=False)  # the one that is spoken
+    chunk_index: int = 0
+    _chunk_end: int = field(init=False)  # frames of the request up to its end
+    _pause_before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.chunks = request_chunks(request)
+        self.chunk = next(self.chunks)
+        self._chunk_end, self._pause_before = len(self.chunk.text), self.chunk.pause_before
+        # the clock counts the request's own frames, so that slices do not depend on the machine's load
+        self.slice_policy = SlicePolicy(
+            request.first_slice_frames, request.slice_frames, lambda: self.made * self.frame_seconds
+        )
+
+    @property
+    def slots(self) -> int:
+        return 2 if self.request.guidance > 0 else 1
+
+    def advance(self) -> bool:
+        """Make one frame and emit the slice that it fills. Returns whether it is the last."""
+        self.made += 1
+        request, chunk = self.request, self.chunk
+        ends_chunk = self.made == self._chunk_end and not request.ignore_stop
+        last = (ends_chunk and chunk.is_last) or self.made == request.max_frames
+        if last or ends_chunk or self.made - self.emitted >= self.slice_policy.size:
+            self._emit(ends_chunk or last, last)
+        if ends_chunk and not last:
+            self.chunk = next(self.chunks)
+            self.chunk_index += 1
+            self._chunk_end += len(self.chunk.text)
+        return last
+
+    def _emit(self, ends_chunk: bool, last: bool) -> None:
+        samples = tone(self.request, self.emitted, self.made - self.emitted)
+        codes = np.full((self.made - self.emitted, 1), self.made, np.int64)
+        self.queue.put(
+            AudioChunk(
+                samples,
+                codes,
+                text_chunk=self.chunk_index,
+                in_last_text_chunk=self.chunk.is_last,
+                ends_text_chunk=ends_chunk,
+                ends_speech=last,
+                pause_before=self._pause_before,
+                pause_after=self.chunk.pause_after if ends_chunk else 0,
+                timings=self._timings() if ends_chunk and self.request.timestamps else (),
+            ),
+        )
+        self.emitted, self._pause_before = self.made, 0
+        self.slice_policy.emitted()
+
+    def _timings(self) -> tuple[TextTiming, ...]:
+        """Of the text chunk that ends now; its words have places unless the options hide them."""
+        frames = len(self.chunk.text) - (self._chunk_end - self.made)
+        words = self.chunk.words if self.hides_words else tuple(_placed_words(self.chunk))
+        return (TextTiming(words, 0, frames * FRAME_SAMPLES).clipped(0, frames * FRAME_SAMPLES),)
+
+
+def _placed_words(chunk: SpokenChunk) -> Iterator[Word]:
+    """Each word of a text chunk at its frames, one for each character."""
+    at = 0
+    for word in chunk.words:
+        at = chunk.text.index(word.text, at)
+        yield replace(word, begin=at * FRAME_SAMPLES, end=(at + len(word.text)) * FRAME_SAMPLES)
+        at += len(word.text)
