@@ -7,8 +7,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -62,6 +63,7 @@ class RequestRecord:
     underrun_seconds: float | None = None
     latency: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    _part_numbers: Iterator[int] = field(default_factory=lambda: count(1), init=False, repr=False, compare=False)
 
     def admit(self) -> None:
         """Record that it has a slot. Further calls have no effect."""
@@ -77,9 +79,9 @@ class RequestRecord:
         for observer in self.observers:
             observer.ended(self)
 
-    def part(self, number: int) -> RequestRecord:
-        """A record for one text of this connection, admitted and ended separately."""
-        return RequestRecord(f"{self.request_id}.{number}", self.method, self.path, self.observers)
+    def next_part(self) -> RequestRecord:
+        """A record for the next text or answer of this connection, admitted and ended separately."""
+        return RequestRecord(f"{self.request_id}.{next(self._part_numbers)}", self.method, self.path, self.observers)
 
     @property
     def real_time_factor(self) -> float | None:

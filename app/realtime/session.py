@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.websockets import WebSocket
 
 from ..errors import BadRequest, ServiceError, Unavailable
-from ..observability.request_log import RequestRecord
 from ..websocket.connection import INTERNAL_ERROR, WebSocketConnection
 from .client_events import event_id_of, parse_event
 from .server_events import ServerEvent, error_event
@@ -26,8 +25,7 @@ class RealtimeSession:
         self._websocket = websocket
         self._service = service
         self._connection = WebSocketConnection(websocket, is_busy=lambda: self._turns.responding)
-        self._responses = 0
-        self._turns = TurnTaking(service, self._send, self._new_record)
+        self._turns = TurnTaking(service, self._send, self._connection.record.next_part)
 
     async def run(self) -> None:
         """Accept the connection and serve it until it ends."""
@@ -71,10 +69,6 @@ class RealtimeSession:
         """On shutdown: let the current response finish, then close."""
         await self._connection.wait_for_shutdown()
         await self._turns.drain()
-
-    def _new_record(self) -> RequestRecord:
-        self._responses += 1
-        return self._connection.record.part(self._responses)
 
     async def _send(self, event: ServerEvent) -> None:
         await self._connection.send(event.to_json())

@@ -16,7 +16,6 @@ from starlette.websockets import WebSocket
 
 from ..errors import BadRequest, ServiceError, Unavailable, Unprocessable
 from ..middleware.error_handlers import describe
-from ..observability.request_log import RequestRecord
 from ..websocket.connection import POLICY_VIOLATION, WebSocketConnection
 from . import client_events as client
 from . import server_events as events
@@ -96,8 +95,7 @@ class TelephoneSession:
     def __init__(self, websocket: WebSocket, service: RealtimeService) -> None:
         self._service = service
         self._connection = WebSocketConnection(websocket, is_busy=lambda: self._turns.responding)
-        self._responses = 0
-        self._turns = TurnTaking(service, self._send, self._new_record)
+        self._turns = TurnTaking(service, self._send, self._connection.record.next_part)
         self._stream_sid: str | None = None  # None before the start message
         self._last_mark: str | None = None  # after the newest audio; None while there is audio without one
         self._unheard = False  # whether the caller may still hear audio that was sent
@@ -157,10 +155,6 @@ class TelephoneSession:
         """On shutdown: let the current answer finish, then close."""
         await self._connection.wait_for_shutdown()
         await self._turns.drain()
-
-    def _new_record(self) -> RequestRecord:
-        self._responses += 1
-        return self._connection.record.part(self._responses)
 
     async def _send(self, event: events.ServerEvent) -> None:
         """Send what the caller is to hear of an event; the others are not for a telephone."""

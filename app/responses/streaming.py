@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -15,7 +16,7 @@ from engine import SAMPLE_RATE, AudioChunk
 from ..audio.encoder_factory import create_encoder
 from ..audio.encoders import Encoder, Format
 from ..audio.thread_pool import run_in_thread
-from ..audio.timeline import Timeline
+from ..audio.timeline import ChunkMark, Timeline
 from ..errors import ServiceError, Unprocessable
 from ..middleware import timeouts
 from ..observability.logs import PlainError
@@ -24,7 +25,6 @@ from ..observability.underruns import UnderrunMeter
 from ..pool.pool import Pool
 from ..schemas.speech import SpeechJob
 from .disconnect import wait_for_disconnect
-from .timestamps import MarkEncoder
 from .write_timeout import WriteTimeout
 
 # Shorter than the write timeout of the HTTP protocol, which would be reported as a client disconnect.
@@ -37,6 +37,15 @@ class StreamCutError(PlainError):
 
     def __init__(self, request_id: str, reason: str) -> None:
         super().__init__(f"the stream of request {request_id} was cut: {reason}")
+
+
+@runtime_checkable
+class MarkEncoder(Protocol):
+    """An encoder that writes marks beside the audio or in its place."""
+
+    def mark(self, mark: ChunkMark) -> bytes:
+        """The bytes that tell of a text chunk, after those of its audio."""
+        ...
 
 
 class SpeechResponse(Response):

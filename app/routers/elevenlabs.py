@@ -12,8 +12,8 @@ from ..audio.encoders import FORMATS
 from ..audio.timeline import Timeline
 from ..errors import ServiceError, Unprocessable
 from ..middleware.error_handlers import response_of
+from ..responses.alignment import with_alignment
 from ..responses.streaming import SpeechResponse
-from ..responses.timestamps import with_alignment
 from ..schemas.elevenlabs import (
     DEFAULT_OUTPUT_FORMAT,
     ElevenLabsSpeech,

@@ -141,7 +141,7 @@ class _JsonLinesResponse(Response):
 
     async def _send_lines(self, record: RequestRecord, send: Send) -> None:
         for number, text in enumerate(self._texts, start=1):
-            text_record = record.part(number)
+            text_record = record.next_part()
             try:
                 line = await self._generate_line(text_record, text)
                 text_record.outcome = "ok"

@@ -13,7 +13,7 @@ from ..audio.timeline import Timeline
 from ..errors import BadRequest, Unprocessable
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
-from ..responses.timestamps import as_subtitles
+from ..responses.subtitles import as_subtitles
 from ..schemas.errors import SPEECH_ERRORS, error_responses
 from ..schemas.speech import SpeechBody, SpeechParameters
 from ..state import AppState, StateDep

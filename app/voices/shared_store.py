@@ -216,9 +216,8 @@ class SharedVoiceStore(VoiceStore):
         try:
             self._storage.create(record_name(voice_id), record.to_bytes())
         except FileExistsError:
-            if (
-                self._catalogue.current(voice_id) != record
-            ):  # equal: the answer to the first try was lost, and a second was made
+            # They are equal where the answer to the first try was lost, and a second was made.
+            if self._catalogue.current(voice_id) != record:
                 self._remove_objects(record)
                 raise self._exists_error(voice_id) from None
         self._changed(voice_id, record, recording)

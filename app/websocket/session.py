@@ -114,11 +114,9 @@ class WebSocketSession:
     # ---- speaking
 
     async def _speak_texts(self) -> None:
-        number = 0
         async for text in self._queue:
-            number += 1
             writer = self._protocol.create_writer(text.command)
-            await self._speak_text(text, UtteranceTask(text.command, writer, self._record.part(number)))
+            await self._speak_text(text, UtteranceTask(text.command, writer, self._record.next_part()))
         if not self._connection.shutting_down:
             await self._send(self._protocol.closing())
 

@@ -109,7 +109,7 @@ async def test_a_request_cancelled_by_the_server_was_drained(call: Any, wait: An
 def test_a_request_is_admitted_once_and_each_of_its_parts_separately() -> None:
     seen = Seen()
     record = RequestRecord("id", "WEBSOCKET", "/ws", [seen])
-    part = record.part(2)
+    _, part = record.next_part(), record.next_part()
     for each in (part, part, record):
         each.admit()
     part.end()
