@@ -38,6 +38,8 @@ from wyoming.tts import (
     SynthesizeVoice,
 )
 
+from ..audio.encoders.pcm import to_int16
+
 _log = logging.getLogger(__name__)
 
 RATE, WIDTH, CHANNELS = 24_000, 2, 1
@@ -267,8 +269,7 @@ class _TextStream:
     async def _take(self, message: str | bytes) -> bool:
         """Returns whether the speech is complete."""
         if isinstance(message, bytes):
-            samples = np.frombuffer(message, "<f4")
-            audio = np.rint(np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+            audio = to_int16(np.frombuffer(message, "<f4")).tobytes()
             await self._connection.send(AudioChunk(**_FORMAT, audio=audio))
             return False
         answer = json.loads(message)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +16,7 @@ from tests.browser import listening
 from tests.browser.conftest import monitored
 from tests.browser.page import Page, active
 from tests.integration.shared import Server, serving
+from tests.model_server import ModelHandler, model_server
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -36,39 +34,27 @@ WebSocket.prototype.send = function (data) { window.sent.push(JSON.parse(data));
 """
 
 
-class Recogniser(BaseHTTPRequestHandler):
+class Recogniser(ModelHandler):
     """Hears the same words in every recording."""
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = json.dumps({"text": WORDS}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
+    def answer(self) -> None:
+        self.read_body()
+        self.send_transcript(WORDS)
 
 
 @pytest.fixture(scope="module")
 def talk_server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Recognises speech, and has no language model."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Recogniser) as recogniser:
-        thread = threading.Thread(target=recogniser.serve_forever)
-        thread.start()
-        try:
-            with serving(
-                tmp_path_factory.mktemp("talk"),
-                MODEL_PATH="fake:frame_seconds=0.02",
-                STT_BASE_URL=f"http://127.0.0.1:{recogniser.server_port}/v1",
-                NO_PROXY="127.0.0.1",
-            ) as server:
-                yield server
-        finally:
-            recogniser.shutdown()
-            thread.join(10)
+    with (
+        model_server(Recogniser) as url,
+        serving(
+            tmp_path_factory.mktemp("talk"),
+            MODEL_PATH="fake:frame_seconds=0.02",
+            STT_BASE_URL=url,
+            NO_PROXY="127.0.0.1",
+        ) as server,
+    ):
+        yield server
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ import asyncio
 import difflib
 import json
 import re
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from app.audio.encoders.pcm import to_int16
 from engine import FRAME_SAMPLES, SAMPLE_RATE, EngineConfig, SpeechRequest, load_engine
 from tests.app.realtime.harness import silence
 from tests.integration.shared import KEY, Server, serving
+from tests.model_server import ModelHandler, model_server
 
 pytest.importorskip("pocketsphinx", reason="pocketsphinx has no wheel for this Python or machine")
 
@@ -79,13 +78,13 @@ def name_in(words: str) -> str:
     return re.findall(r"my name is (\w+)", words)[-1]
 
 
-class LanguageModel(BaseHTTPRequestHandler):
+class LanguageModel(ModelHandler):
     """Chat completions out of the dialogue. What it answers to AGAIN and NAME is in the messages alone."""
 
     requests: list[list[dict[str, str]]]
 
-    def do_POST(self) -> None:
-        messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
+    def answer(self) -> None:
+        messages = json.loads(self.read_body())["messages"]
         self.requests.append(messages)
         *before, last = messages
         question = understood(last["content"])
@@ -94,17 +93,7 @@ class LanguageModel(BaseHTTPRequestHandler):
             answer = next(each["content"] for each in reversed(before) if each["role"] == "assistant")
         elif question == NAME:
             answer = f"{name_in(' '.join(each['content'] for each in before))}."
-        pieces = [{"choices": [{"delta": {"content": each}}]} for each in re.findall(r"\S+\s*", answer)]
-        pieces.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-        body = "".join(f"data: {json.dumps(each)}\n\n" for each in pieces).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
+        self.send_answer(re.findall(r"\S+\s*", answer))
 
 
 @pytest.fixture(scope="module")
@@ -129,22 +118,18 @@ def recordings() -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     LanguageModel.requests = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), LanguageModel) as model:
-        thread = threading.Thread(target=model.serve_forever)
-        thread.start()
-        try:
-            with serving(
-                tmp_path_factory.mktemp("dialogue"),
-                MODEL_PATH="fake:frame_seconds=0.02",
-                LLM_BASE_URL=f"http://127.0.0.1:{model.server_port}/v1",
-                LLM_MODEL="test",
-                STT_TIMEOUT_SECONDS="100",
-                NO_PROXY="127.0.0.1",
-            ) as server:
-                yield server
-        finally:
-            model.shutdown()
-            thread.join(10)
+    with (
+        model_server(LanguageModel) as url,
+        serving(
+            tmp_path_factory.mktemp("dialogue"),
+            MODEL_PATH="fake:frame_seconds=0.02",
+            LLM_BASE_URL=url,
+            LLM_MODEL="test",
+            STT_TIMEOUT_SECONDS="100",
+            NO_PROXY="127.0.0.1",
+        ) as server,
+    ):
+        yield server
 
 
 @dataclass

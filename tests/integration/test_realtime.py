@@ -6,10 +6,8 @@ import asyncio
 import base64
 import json
 import sys
-import threading
 import wave
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +19,28 @@ from app.audio.encoders.wav import wav_file
 from app.cli import main as cli
 from tests.app.realtime.harness import encoded, silence, speech
 from tests.integration.shared import KEY, Server, serving
+from tests.model_server import ModelHandler, model_server
 
 pytestmark = pytest.mark.anyio
 
 
-class Models(BaseHTTPRequestHandler):
+class Models(ModelHandler):
     """Chat completions that answer with the number of messages, and transcriptions that hear one sentence."""
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path.endswith("/audio/transcriptions"):
-            self._respond("application/json", json.dumps({"text": "What can you do?"}))
+    def answer(self) -> None:
+        body = self.read_body()
+        if self.transcribes:
+            self.send_transcript("What can you do?")
             return
         turns = [message["role"] for message in json.loads(body)["messages"]]
-        words = ["You ", "said ", f"{turns.count('user')} ", "things, ", "and ", "I ", "heard ", "them ", "all."]
-        events = [{"choices": [{"delta": {"content": word}}]} for word in words]
-        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-        self._respond("text/event-stream", "".join(f"data: {json.dumps(each)}\n\n" for each in events))
-
-    def _respond(self, kind: str, body: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *args: object) -> None:
-        pass
+        said = f"{turns.count('user')} "
+        self.send_answer(["You ", "said ", said, "things, ", "and ", "I ", "heard ", "them ", "all."])
 
 
 @pytest.fixture(scope="module")
 def models() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Models) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join(10)
+    with model_server(Models) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import time
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ import pytest
 from app.audio.encoders.wav import wav_file
 from tests.app.realtime.harness import silence, speech
 from tests.integration.shared import KEY, Server, serving
+from tests.model_server import ModelHandler, model_server
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED = 130
@@ -32,21 +32,17 @@ BEGINNING = "Let me think."
 SECONDS = 60.0
 
 
-class Models(BaseHTTPRequestHandler):
+class Models(ModelHandler):
     """A recogniser, and a language model that begins an answer and never ends it."""
 
     released: threading.Event  # ends all answers
 
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        if self.path.endswith("/audio/transcriptions"):
-            body = json.dumps({"text": "Hello there."}).encode()
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(self) -> None:
+        self.read_body()
+        if self.transcribes:
+            self.send_transcript("Hello there.")
             return
+        self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         piece = {"choices": [{"delta": {"content": f"{BEGINNING} And "}}]}
@@ -54,17 +50,11 @@ class Models(BaseHTTPRequestHandler):
         self.wfile.flush()
         self.released.wait(SECONDS)
 
-    def log_message(self, *args: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     Models.released = threading.Event()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Models) as models:
-        thread = threading.Thread(target=models.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{models.server_port}/v1"
+    with model_server(Models) as url:
         try:
             with serving(
                 tmp_path_factory.mktemp("terminal"),
@@ -76,8 +66,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                 yield server
         finally:
             Models.released.set()
-            models.shutdown()
-            thread.join(10)
 
 
 class Terminal:

@@ -1,0 +1,60 @@
+"""Language models and recognisers of the tests, over HTTP as OpenAI's are."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class ModelHandler(BaseHTTPRequestHandler):
+    """A subclass implements `answer`."""
+
+    def do_POST(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        raise NotImplementedError
+
+    def read_body(self) -> bytes:
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    @property
+    def transcribes(self) -> bool:
+        """The request is for a transcription, not for chat completions."""
+        return self.path.endswith("/audio/transcriptions")
+
+    def send_transcript(self, words: str) -> None:
+        self._send("application/json", json.dumps({"text": words}))
+
+    def send_answer(self, pieces: Iterable[str]) -> None:
+        """A streamed chat completion, piece by piece, up to its end."""
+        events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
+        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        self._send("text/event-stream", "".join(f"data: {json.dumps(each)}\n\n" for each in events))
+
+    def _send(self, kind: str, body: str) -> None:
+        data = body.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def model_server(handler: type[ModelHandler]) -> Iterator[str]:
+    """Yields the address, for LLM_BASE_URL and STT_BASE_URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            server.shutdown()
+            thread.join(10)
