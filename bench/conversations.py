@@ -77,7 +77,7 @@ class Resources:
 
 
 def resources(app: FastAPI) -> Resources:
-    """What is in use. Memory is counted without the free pages that glibc keeps: after minutes they are 100 MiB."""
+    """What is in use. Memory is counted once glibc has given back the pages that are free."""
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
