@@ -52,7 +52,7 @@ COPY training training
 COPY clients/python clients/python
 COPY app app
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --quiet --editable . \
-    && python -m compileall -q app engine training \
+    && python -m compileall -q app engine training clients/python \
     && useradd --uid 10001 --no-create-home --home-dir /cache csm \
     && install --directory --owner csm --group csm /cache /app/voices
 
