@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 import av
@@ -51,6 +52,7 @@ class AudioSlicer:
         self._chunk_ended = True
         self._pause_before = self._pause_after = 0
         self.speech_ended = False
+        self.due = time.monotonic()  # when the listener has heard all slices, or began to wait for the first
 
     def begin_chunk(self, is_last: bool, pause_before: int = 0) -> None:
         """pause_before: samples of silence before the first chunk."""
@@ -106,6 +108,7 @@ class AudioSlicer:
         if ends_chunk:
             after, self._pause_after = self._pause_after, 0
             timings = self._timings(self.chunk_samples - self._buffered + size)
+        self.due = max(self.due, time.monotonic()) + (before + size + after) / SAMPLE_RATE
         return AudioChunk(
             samples=self._pop(size),
             codes=np.zeros((frames, 0), np.int64),

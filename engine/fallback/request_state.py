@@ -44,6 +44,10 @@ class FallbackRequest:
         """Samples of silence that the request is, if its text is nothing but pauses."""
         return self._chunk.pause_before if self._chunk is not None and not self._chunk.text else None
 
+    @property
+    def due(self) -> float:
+        return self._slicer.due
+
     def take_turn(self) -> None:
         self.emit_slices()
         if self._slicer.needs_chunk and not self.queue.full and not self.queue.done:

@@ -25,14 +25,20 @@ class SlotRequest(Protocol):
         """Samples of silence that the request is, if its text is nothing but pauses."""
         ...
 
+    @property
+    def due(self) -> float:
+        """When its listener has heard all that was emitted, or began to wait (time.monotonic())."""
+        ...
+
     def take_turn(self) -> None:
         """Emit ready slices, then synthesize the next piece if one is due. Raises EngineFailed."""
         ...
 
 
 class SlotEngine(ABC):
-    """Serves `config.slots` requests round-robin, one piece of audio per turn; further requests queue in FIFO order.
+    """Serves `config.slots` requests, one piece of audio per turn; further requests queue in FIFO order.
 
+    The next turn is that of the request whose listener runs out of audio first.
     threads: turns that run at once, of different requests. Call `_start_threads` at the end of `__init__`.
     """
 
@@ -47,7 +53,7 @@ class SlotEngine(ABC):
         self._failure: BaseException | None = None
         self._lock = threading.Lock()  # guards everything below and the closing of stream()
         self._waiting: deque[SlotRequest] = deque()
-        self._active: deque[SlotRequest] = deque()  # the next to take a turn first
+        self._active: list[SlotRequest] = []  # those in no turn
         self._turns: dict[SlotRequest, float] = {}  # those in a turn, since when (time.monotonic())
         # Wakes a thread; every item means "check again". A SimpleQueue because its put() is reentrant: a dropped reader
         # calls it from a finalizer, which may run anywhere in any thread, even one that holds a lock.
@@ -146,16 +152,17 @@ class SlotEngine(ABC):
         with self._lock:
             if self._closing:
                 return None
-            self._active = deque(request for request in self._active if not request.queue.done)
+            self._active = [request for request in self._active if not request.queue.done]
             self._waiting = deque(request for request in self._waiting if not request.queue.done)
             while self._waiting and len(self._active) + len(self._turns) < self.slots:
                 self._active.append(self._waiting.popleft())
-            for request in self._active:
-                if not request.queue.full:  # else its reader has to catch up first
-                    self._active.remove(request)
-                    self._turns[request] = time.monotonic()
-                    return request
-            return None
+            ready = [request for request in self._active if not request.queue.full]  # else its reader must catch up
+            if not ready:
+                return None
+            request = min(ready, key=lambda each: each.due)
+            self._active.remove(request)
+            self._turns[request] = time.monotonic()
+            return request
 
     def _fail(self, failure: BaseException) -> None:
         with self._lock:

@@ -52,6 +52,10 @@ class KokoroRequest:
         self.silence = first.pause_before if not first.text else None  # samples, if the text is nothing but pauses
         self._audio: Iterator[Samples] = self._speech(chain([first], chunks))
 
+    @property
+    def due(self) -> float:
+        return self._slicer.due
+
     def take_turn(self) -> None:
         self._emit()
         if not self.queue.full and not self.queue.done:
@@ -78,13 +82,13 @@ class KokoroRequest:
                 self._slicer.begin_chunk(is_last, chunk.pause_before)
                 phrases = _phrases(chunk.text) if is_first else [chunk.text]
                 words = share_words(chunk.words, phrases)
-                is_first = False
                 for index, phrase in enumerate(phrases):
-                    for piece in self._phrase(phrase, words[index]):
+                    for piece in self._phrase(phrase, words[index], is_first and index == 0):
                         has_audio = True
                         yield piece
                     if index < len(phrases) - 1 or not (is_last or chunk.pause_after):
                         yield _silence(phrase)
+                is_first = False
                 self._slicer.end_chunk(is_last or (chunk.is_last and not has_audio), chunk.pause_after)
                 yield np.zeros(0, np.float32)  # a turn of its own: the next chunk begins when this one is emitted
             if not self._request.ignore_stop or not has_audio:
@@ -92,7 +96,7 @@ class KokoroRequest:
             has_audio = False
             chunks = self._chunks()
 
-    def _phrase(self, text: str, words: Sequence[Word]) -> Iterator[Samples]:
+    def _phrase(self, text: str, words: Sequence[Word], starts_speech: bool) -> Iterator[Samples]:
         voice = self._voices.for_request(self._request)
         runs = transcribe(text, self._library)
         pieces = tokens_of(runs)
@@ -102,7 +106,7 @@ class KokoroRequest:
             if clock is None and tokens is pieces[0]:
                 self._slicer.words.extend(words)  # said somewhere in this text chunk
             joiner = WindowJoiner()
-            windows = list(windows_of(prosody.energy))
+            windows = list(windows_of(prosody.energy, starts_speech and tokens is pieces[0]))
             for window in windows:
                 begin = max(window.begin - LEFT_CONTEXT, 0)
                 end = min(window.end + RIGHT_CONTEXT, prosody.frames)

@@ -18,8 +18,8 @@ _MAX_LAG = 120  # samples by which a window is shifted so that its waveform cont
 
 _SILENT = -4.0  # energy below which a frame has no speech
 _LEAD, _TAIL = 2, 5  # frames kept before the first and after the last frame with speech
-# Fewest and most frames of the first windows, and of all after them: short for a short wait, then longer, because each
-# window costs its context, and sounds the more like the whole phrase the longer it is.
+# Fewest and most frames of a speech's first windows, and of all after them. Short for a short wait; then longer, because
+# each window costs its context, and speech with fewer joins is understood better (bench/LOG.md).
 _SIZES = ((14, 24), (40, 80), (80, 160))
 
 
@@ -31,14 +31,15 @@ class Window:
     end: int
 
 
-def windows_of(energy: Curve) -> Iterator[Window]:
-    """Windows over the frames with speech: a short one, then longer ones, cut where the phrase is quietest."""
+def windows_of(energy: Curve, starts_speech: bool) -> Iterator[Window]:
+    """Windows over the frames with speech, cut where the phrase is quietest. A speech starts with a short one."""
+    sizes = _SIZES if starts_speech else _SIZES[1:]
     level = energy.reshape(-1, 2).max(axis=1)
     loud = np.flatnonzero(level > _SILENT)
     if not loud.size:
         return
     begin, last = max(int(loud[0]) - _LEAD, 0), min(int(loud[-1]) + 1 + _TAIL, level.size)
-    for fewest, most in chain(_SIZES, repeat(_SIZES[-1])):
+    for fewest, most in chain(sizes, repeat(sizes[-1])):
         if last - begin <= most + _SIZES[0][0]:  # else the last one would be too short
             yield Window(begin, last)
             return

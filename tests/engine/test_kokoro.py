@@ -172,7 +172,7 @@ def test_windows_cover_the_speech_without_a_gap_and_begin_short() -> None:
     energy = np.full((1, 800), 5.0, np.float32)
     energy[:, :40] = energy[:, -60:] = -9.0
     energy[:, 78:80] = 0.0
-    windows = list(windows_of(energy))
+    windows = list(windows_of(energy, starts_speech=True))
     assert windows[0].begin == 18
     assert windows[0].end == 39  # where it is quietest
     assert [each.begin for each in windows[1:]] == [each.end for each in windows[:-1]]
@@ -180,7 +180,10 @@ def test_windows_cover_the_speech_without_a_gap_and_begin_short() -> None:
     sizes = [each.end - each.begin for each in windows]
     assert all(14 <= size <= 160 for size in sizes[:-1])
     assert sizes[1] <= 80  # ready before the first one has been played
-    assert list(windows_of(np.full((1, 100), -9.0, np.float32))) == []
+    later = list(windows_of(energy, starts_speech=False))
+    assert (later[0].begin, later[-1].end) == (18, 375)
+    assert all(each.end - each.begin > 24 for each in later[:-1])
+    assert list(windows_of(np.full((1, 100), -9.0, np.float32), starts_speech=True)) == []
 
 
 def test_windows_join_without_a_jump() -> None:
