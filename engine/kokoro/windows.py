@@ -18,8 +18,8 @@ _MAX_LAG = 120  # samples by which a window is shifted so that its waveform cont
 
 _SILENT = -4.0  # energy below which a frame has no speech
 _LEAD, _TAIL = 2, 5  # frames kept before the first and after the last frame with speech
-# Fewest and most frames of a speech's first windows, and of all after them. Short for a short wait; then longer, because
-# each window costs its context, and speech with fewer joins is understood better (bench/LOG.md).
+# Fewest and most frames of a speech's first windows, and of all after them. Short for a short wait; then longer,
+# because each window costs its context, and speech with fewer joins is understood better (bench/LOG.md).
 _SIZES = ((14, 24), (40, 80), (80, 160))
 
 
