@@ -33,7 +33,7 @@ except SettingsError as error:
     _refuse(error)
 
 wsgi_app = "app.main:app"
-bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
+bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in _settings.addresses]
 worker_class = ServiceWorker
 logger_class = ServiceLogger
 workers = len(_master.assignments)

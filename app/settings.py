@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     # Address
     host: str = Field(default="0.0.0.0", description="the address to listen on; 127.0.0.1 is this machine only")
     port: int = Field(default=8000, ge=1, le=65535, description="a whole number from 1 to 65535")
+    port_health: int | None = Field(
+        default=None, ge=1, le=65535, description="one more port, which RunPod's load balancer asks for /ping"
+    )
 
     # The model
     model_path: str | None = Field(default=None, description="a directory or a hub id; unset tries sesame/csm-1b")
@@ -236,6 +239,11 @@ class Settings(BaseSettings):
         if value is not None:
             parse_key(value.get_secret_value())
         return value
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """What to listen on, as (host, port)."""
+        return [(self.host, port) for port in dict.fromkeys((self.port, self.port_health or self.port))]
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ UNLOCKED = {
     "pocketsphinx": "csm-mini's recipe alone takes its pronunciations; no wheels for every Python and machine",
     "wyoming": "the bridge for Home Assistant, an extra",
     "zeroconf": "announces that bridge",
+    "runpod": "the worker of a RunPod endpoint, an extra",
 }
 # What a locked package loads only where something else has installed it.
 LOADED_IF_THERE = {"socks": "urllib3's SOCKS proxies; selenium brings it"}

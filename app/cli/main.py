@@ -15,7 +15,7 @@ try:
     from ..pool.gpus import visible_gpus
     from ..server.preflight import cannot_start, check
     from ..settings import Settings, SettingsError, load_settings
-    from . import chat, dataset, speak, talk, train, voices, wyoming
+    from . import chat, dataset, runpod, speak, talk, train, voices, wyoming
     from .exit_status import run
 except ImportError as missing:  # instead of a traceback
     sys.stderr.write(f"csm-serve cannot start: {missing} (the Python environment is not complete: `make install`)\n")
@@ -37,7 +37,7 @@ def _serve(parsed: argparse.Namespace) -> int:
     try:
         settings = load_settings()
         assign_workers(settings, visible_gpus(settings.device, os.environ))
-        check(settings, [(settings.host, settings.port)])
+        check(settings, settings.addresses)
     except SettingsError as error:
         print(cannot_start(error), file=sys.stderr)
         return 2
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     talk.add_parser(commands)
     voices.add_parser(commands)
     wyoming.add_parser(commands)
+    runpod.add_parser(commands)
     dataset.add_parsers(commands)
     train.add_parsers(commands)
     return parser
