@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..client import CsmClient, CsmError
+from ..settings import SettingsError, load_client_settings
 from . import connection
-from .exit_status import EXIT_HELP, CommandFailed
+from .exit_status import EXIT_HELP, CommandFailed, ExitStatus
 
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 60.0
@@ -59,7 +60,7 @@ def _exit(number: int, frame: object) -> None:
 @contextmanager
 def _service(parsed: argparse.Namespace) -> Iterator[None]:
     """A service of this machine, ready; or the one that --url names."""
-    if parsed.url is not None:
+    if parsed.url is not None or _configured_url() is not None:
         yield
         return
     process = subprocess.Popen([sys.executable, "-m", "app.cli.main", "serve"])
@@ -74,6 +75,13 @@ def _service(parsed: argparse.Namespace) -> Iterator[None]:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
+
+
+def _configured_url() -> str | None:
+    try:
+        return load_client_settings().csm_url
+    except SettingsError as error:
+        raise CommandFailed(str(error), ExitStatus.USAGE) from None
 
 
 def _is_ready(client: CsmClient) -> bool:
