@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..client import CsmClient, CsmError
-from ..settings import SettingsError, load_client_settings
+from csm_serve_client import CsmClient, CsmError
+from csm_serve_client.environment import configured_url
+
 from . import connection
 from .exit_status import EXIT_HELP, CommandFailed, ExitStatus
 
@@ -44,6 +45,8 @@ def runpod(parsed: argparse.Namespace) -> None:
         raise CommandFailed(f"{error}: install it with pip install 'csm-serve[runpod]'") from None
     from .runpod_handler import RunPodHandler
 
+    if parsed.concurrency < 1:
+        raise CommandFailed(f"--concurrency {parsed.concurrency} must be at least 1", ExitStatus.USAGE)
     signal.signal(signal.SIGTERM, _exit)  # a worker of RunPod has its own handler, which ends its jobs first
     sys.argv = [sys.argv[0], *(each for each in parsed.runpod_options if each != "--")]  # which the package reads
     with _service(parsed):
@@ -60,7 +63,7 @@ def _exit(number: int, frame: object) -> None:
 @contextmanager
 def _service(parsed: argparse.Namespace) -> Iterator[None]:
     """A service of this machine, ready; or the one that --url names."""
-    if parsed.url is not None or _configured_url() is not None:
+    if parsed.url is not None or configured_url() is not None:
         yield
         return
     process = subprocess.Popen([sys.executable, "-m", "app.cli.main", "serve"])
@@ -77,15 +80,12 @@ def _service(parsed: argparse.Namespace) -> Iterator[None]:
             process.wait(_STOP_SECONDS)
 
 
-def _configured_url() -> str | None:
-    try:
-        return load_client_settings().csm_url
-    except SettingsError as error:
-        raise CommandFailed(str(error), ExitStatus.USAGE) from None
-
-
 def _is_ready(client: CsmClient) -> bool:
+    """Raises CommandFailed if it never will be: RunPod then starts another worker."""
     try:
-        return client.health().ready
+        health = client.health()
     except CsmError:
         return False
+    if health.status == "failed":
+        raise CommandFailed("no engine of the service can start: see the lines above")
+    return health.ready

@@ -12,7 +12,7 @@ import base64
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ..client import ApiError, AsyncCsmClient, CsmError, StreamCut
+from csm_serve_client import ApiError, AsyncCsmClient, CsmError
 
 _BROKEN = ("engine_failed", "out_of_memory", "no_model")  # what a new worker may mend
 
@@ -56,12 +56,12 @@ class RunPodHandler:
 
     async def _report(self, error: CsmError) -> str:
         if isinstance(error, ApiError):
-            if error.code in _BROKEN:
-                self._config["refresh_worker"] = True
-            return f"{error.code}: {error.detail}"
-        if isinstance(error, StreamCut) and await self._has_failed():
+            broken = error.code in _BROKEN
+        else:  # the stream was cut, or there was no answer
+            broken = await self._has_failed()
+        if broken:
             self._config["refresh_worker"] = True
-        return str(error)
+        return f"{error.code}: {error.detail}" if isinstance(error, ApiError) else str(error)
 
     async def _has_failed(self) -> bool:
         assert self._client is not None
