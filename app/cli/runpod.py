@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,20 +40,20 @@ def add_parser(commands: Any) -> None:
 
 def runpod(parsed: argparse.Namespace) -> None:
     """Work until SIGTERM. With --url or CSM_URL the service is one that runs already."""
-    try:
-        import runpod as package
-    except ImportError as error:
-        raise CommandFailed(f"{error}: install it with pip install 'csm-serve[runpod]'") from None
-    from .runpod_handler import RunPodHandler
-
+    if importlib.util.find_spec("runpod") is None:
+        raise CommandFailed("the package runpod is missing: install it with pip install 'csm-serve[runpod]'")
     if parsed.concurrency < 1:
         raise CommandFailed(f"--concurrency {parsed.concurrency} must be at least 1", ExitStatus.USAGE)
     signal.signal(signal.SIGTERM, _exit)  # a worker of RunPod has its own handler, which ends its jobs first
     sys.argv = [sys.argv[0], *(each for each in parsed.runpod_options if each != "--")]  # which the package reads
-    with _service(parsed):
+    with _service(parsed) as wait_until_ready:
+        import runpod as package  # takes seconds, in which the service starts
+
+        from .runpod_handler import RunPodHandler
+
         config: dict[str, Any] = {"return_aggregate_stream": True, "concurrency_modifier": lambda _: parsed.concurrency}
-        handler = RunPodHandler(parsed.url, parsed.retries, config)
-        config["handler"] = handler.stream
+        config["handler"] = RunPodHandler(parsed.url, parsed.retries, config).stream
+        wait_until_ready()
         package.serverless.start(config)
 
 
@@ -61,19 +62,22 @@ def _exit(number: int, frame: object) -> None:
 
 
 @contextmanager
-def _service(parsed: argparse.Namespace) -> Iterator[None]:
-    """A service of this machine, ready; or the one that --url names."""
+def _service(parsed: argparse.Namespace) -> Iterator[Callable[[], None]]:
+    """A service of this machine that starts, or the one that --url names; what waits until it is ready."""
     if parsed.url is not None or configured_url() is not None:
-        yield
+        yield lambda: None
         return
     process = subprocess.Popen([sys.executable, "-m", "app.cli.main", "serve"])
-    try:
+
+    def wait_until_ready() -> None:
         with CsmClient(parsed.url) as client:
             while not _is_ready(client):
                 if process.poll() is not None:
                     raise CommandFailed(f"the service ended with status {process.returncode}: see the lines above")
                 time.sleep(_POLL_SECONDS)
-        yield
+
+    try:
+        yield wait_until_ready
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
