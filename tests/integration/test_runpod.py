@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,16 +20,23 @@ import psutil
 import pytest
 
 from app.cli.runpod_handler import RunPodHandler
+from app.settings import Settings
 from tests.integration.conftest import ROOT
 from tests.integration.shared import KEY
 
 SECONDS = 60.0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on, from below those that the system gives to connections."""
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            probe = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+                ports.append(int(probe.getsockname()[1]))
+        return ports
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Worker:
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     folder = tmp_path_factory.mktemp("runpod")
-    port, health_port, jobs_port = free_port(), free_port(), free_port()
+    port, health_port, jobs_port = free_ports(3)
     options = ["--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(jobs_port)]
     service = {
         "API_KEY": KEY,
@@ -53,11 +62,14 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
         "MODEL_PATH": "fake",
         "VOICES_DIR": str(folder / "voices"),
     }
+    others = {
+        name: each for name, each in os.environ.items() if name.lower() not in {*Settings.model_fields, "csm_url"}
+    }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "app.cli.main", "runpod", "--", *options],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **service},
+            env={**others, "PYTHONPATH": str(ROOT), **service},
             stdout=log,
             stderr=log,
         )
