@@ -23,6 +23,7 @@ from . import connection
 from .audio_sink import STDOUT, AudioSink, open_sink
 from .exit_status import EXIT_HELP, CommandFailed, ExitStatus, one_line
 from .progress import Progress
+from .subtitle_file import SubtitleFile, open_subtitles, subtitle_path
 from .text_stream import read_text, utterances
 
 _FALLBACKS = ("kokoro", "espeak-ng")  # names of engines that speak where CSM's weights are missing
@@ -31,6 +32,7 @@ _EXAMPLES = f"""examples:
   csm-serve speak "Hello there." --voice amy.wav -o hello.mp3
   llm "Tell me a story" | csm-serve speak --voice amy.wav
   csm-serve speak -o - < chapter.txt | ffmpeg -i - chapter.m4b
+  csm-serve speak -o story.mp3 --subtitles story.srt < story.txt
 
 Piped text is spoken sentence by sentence while it is still being written; typed text, line by line.
 
@@ -106,6 +108,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--format", choices=list(FORMATS), help="audio format; by default the file's extension, and wav on stdout"
     )
+    parser.add_argument(
+        "--subtitles",
+        type=subtitle_path,
+        metavar="FILE",
+        help="also write the subtitles of the speech, as SubRip (.srt) or WebVTT (.vtt), once it is complete",
+    )
     tuning = parser.add_argument_group("speech parameters (omitted ones have the service's defaults)")
     for name, kind, meaning in _TUNING:
         tuning.add_argument(
@@ -124,8 +132,12 @@ def add_parser(commands: Any) -> None:
 def speak(parsed: argparse.Namespace) -> None:
     """Speak the text of the arguments or of stdin."""
     texts = _texts(parsed.text)
-    with connection.make_client(parsed) as client, open_sink(parsed.output, parsed.format, parsed.sample_rate) as sink:
-        _SpeechWriter(client, sink, parsed).write(texts)
+    with (
+        connection.make_client(parsed) as client,
+        open_sink(parsed.output, parsed.format, parsed.sample_rate) as sink,
+        open_subtitles(parsed.subtitles) as subtitles,
+    ):
+        _SpeechWriter(client, sink, subtitles, parsed).write(texts)
 
 
 def _texts(words: list[str]) -> Iterable[str]:
@@ -139,9 +151,12 @@ def _texts(words: list[str]) -> Iterable[str]:
 class _SpeechWriter:
     """Writes the speech of successive texts to one sink. Encodes raw samples, so that the output has one header."""
 
-    def __init__(self, client: CsmClient, sink: AudioSink, parsed: argparse.Namespace) -> None:
+    def __init__(
+        self, client: CsmClient, sink: AudioSink, subtitles: SubtitleFile | None, parsed: argparse.Namespace
+    ) -> None:
         self._client = client
         self._sink = sink
+        self._subtitles = subtitles
         try:
             self._encoder = format_at(sink.format, parsed.sample_rate).create_encoder()
         except ServiceError as error:
@@ -174,7 +189,10 @@ class _SpeechWriter:
         self._progress.end(self._summary(time.monotonic() - began))
 
     def _write(self, text: str) -> None:
-        with self._client.stream(text, voice_id=self._voice, format="raw_pcm", **self._options) as speech:
+        timed, began = self._subtitles is not None, self._samples
+        with self._client.stream(
+            text, voice_id=self._voice, format="raw_pcm", timestamps=timed, **self._options
+        ) as speech:
             self._engine = speech.head.engine
             for samples in _samples(speech):
                 if self._first_audio_seconds is None:
@@ -182,6 +200,8 @@ class _SpeechWriter:
                 self._sink.write(self._encoder.encode(samples))
                 self._samples += samples.size
                 self._progress.show(self._status())
+        if self._subtitles is not None:
+            self._subtitles.write(speech.marks, began / SAMPLE_RATE)
 
     def _status(self) -> str:
         seconds = self._first_audio_seconds

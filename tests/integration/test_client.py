@@ -144,6 +144,26 @@ def test_piped_text_is_spoken_before_it_ends(work_dir: Path) -> None:
     assert process.returncode == 0
 
 
+def test_subtitles_are_those_of_the_whole_audio(work_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    process = start("speak", "-o", "out.wav", "--subtitles", "out.srt", "--seed", "7")
+    process.communicate(b"Hello there. And bye.", timeout=60)
+    assert process.returncode == 0
+    assert Path("out.srt").read_text() == (  # two requests; one frame of 80 ms for each character
+        "1\n00:00:00,000 --> 00:00:00,960\nHello there.\n\n2\n00:00:00,960 --> 00:00:01,600\nAnd bye.\n\n"
+    )
+    with wave.open("out.wav") as file:
+        assert file.getnframes() == 20 * 1920
+
+    assert cli.main(["speak", "Hello there.", "-o", "out.mp3", "--subtitles", "out.VTT"]) == 0
+    assert Path("out.VTT").read_text() == "WEBVTT\n\n1\n00:00:00.000 --> 00:00:00.960\nHello there.\n\n"
+    assert cli.main(["speak", ABORTED, "-o", "cut.wav", "--subtitles", "cut.srt"]) == ExitStatus.CUT
+    assert sorted(os.listdir()) == ["out.VTT", "out.mp3", "out.srt", "out.wav"]
+    capfd.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(["speak", "Hi.", "-o", "out.wav", "--subtitles", "out.txt"])
+    assert "must be .srt or .vtt" in capfd.readouterr().err
+
+
 def test_without_an_output_the_audio_is_played(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = work_dir / "aplay"
     program.write_text("#!/bin/sh\nexec cat > played\n", encoding="utf-8")

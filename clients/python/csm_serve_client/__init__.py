@@ -55,6 +55,7 @@ from .errors import (
 from .options import AudioFormat, Reference, SpeechOptions, reference
 from .responses import Health, Voice
 from .speech import AsyncSpeechStream, SpeechStream
+from .speech_events import Mark, WordTiming
 from .sync_client import CsmClient
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "Health",
     "ItemAdded",
     "ItemTruncated",
+    "Mark",
     "Misconfigured",
     "NotFound",
     "Reference",
@@ -104,5 +106,6 @@ __all__ = [
     "UnsupportedMedia",
     "UserTranscript",
     "Voice",
+    "WordTiming",
     "reference",
 ]

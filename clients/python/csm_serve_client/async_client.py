@@ -66,11 +66,15 @@ class AsyncCsmClient:
         *,
         voice_id: str | None = None,
         format: AudioFormat = "wav",  # noqa: A002
+        timestamps: bool = False,
         **options: Unpack[SpeechOptions],
     ) -> AsyncIterator[AsyncSpeechStream]:
-        """Stream speech while it is generated. Leaving the `async with` early ends it and frees its slot."""
+        """Stream speech while it is generated. Leaving the `async with` early ends it and frees its slot.
+
+        timestamps: the stream's `marks` tell when each word is said.
+        """
         started = time.monotonic()
-        call = endpoints.speak(text, voice_id, format, options)
+        call = endpoints.speak(text, voice_id, format, options, timestamps=timestamps)
         async with (
             aclosing(await self._open(call)) as response,
             aclosing(AsyncSpeechStream(response, call.read(response), self._server, started)) as speech,

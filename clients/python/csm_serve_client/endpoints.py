@@ -44,7 +44,7 @@ class Call(Generic[_T]):
     method: str
     path: str
     read: Callable[[httpx.Response], _T]
-    content: Mapping[str, Any] = field(default_factory=dict)  # arguments of httpx: json, or data and files
+    content: Mapping[str, Any] = field(default_factory=dict)  # arguments of httpx: json and headers, or data and files
     accepted: frozenset[int] = frozenset()
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
@@ -54,14 +54,15 @@ class Call(Generic[_T]):
         return response.is_success or response.status_code in self.accepted
 
 
-def speak(text: str, voice_id: str | None, audio_format: str, options: Mapping[str, Any]) -> Call[SpeechHead]:
+def speak(
+    text: str, voice_id: str | None, audio_format: str, options: Mapping[str, Any], *, timestamps: bool = False
+) -> Call[SpeechHead]:
+    """timestamps: the response is events that hold the audio, and marks."""
     body = {"text": text, "voice_id": voice_id, "format": audio_format, **options}
-    return Call(
-        "POST",
-        "/tts/generate",
-        speech_head,
-        {"json": {name: value for name, value in body.items() if value is not None}},
-    )
+    content: dict[str, Any] = {"json": {name: value for name, value in body.items() if value is not None}}
+    if timestamps:
+        content["headers"] = {"Accept": "text/event-stream"}
+    return Call("POST", "/tts/generate", speech_head, content)
 
 
 def voices() -> Call[list[str]]:

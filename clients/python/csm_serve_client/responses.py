@@ -91,10 +91,10 @@ def error_of(response: httpx.Response) -> ApiError | UnexpectedAnswer:
 
 
 def speech_head(response: httpx.Response) -> SpeechHead:
-    """Raises UnexpectedAnswer if the response is not audio, StreamCut if it has no framing to detect its end."""
+    """Raises UnexpectedAnswer if the response holds no audio, StreamCut if it has no framing to detect its end."""
     headers = response.headers
     media_type = headers.get("content-type", "")
-    if not media_type.startswith("audio/"):
+    if not media_type.startswith(("audio/", "text/event-stream")):
         raise _unexpected(response, f"expected audio, got {media_type[:_MAX_QUOTE] or 'no content type'}")
     framed = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "").lower()
     if response.http_version.startswith("HTTP/1") and not framed:

@@ -71,11 +71,15 @@ class CsmClient:
         *,
         voice_id: str | None = None,
         format: AudioFormat = "wav",  # noqa: A002
+        timestamps: bool = False,
         **options: Unpack[SpeechOptions],
     ) -> Iterator[SpeechStream]:
-        """Stream speech while it is generated. Leaving the `with` early ends it and frees its slot."""
+        """Stream speech while it is generated. Leaving the `with` early ends it and frees its slot.
+
+        timestamps: the stream's `marks` tell when each word is said.
+        """
         started = time.monotonic()
-        call = endpoints.speak(text, voice_id, format, options)
+        call = endpoints.speak(text, voice_id, format, options, timestamps=timestamps)
         with (
             closing(self._open(call)) as response,
             closing(SpeechStream(response, call.read(response), self._server, started)) as speech,
