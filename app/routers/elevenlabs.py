@@ -23,7 +23,7 @@ from ..schemas.elevenlabs import (
     ElevenLabsVoicePage,
     ElevenLabsVoices,
     ElevenLabsVoiceStored,
-    SpeechOptions,
+    StreamOptions,
     encoded_format,
     parse_flag,
     speed_of,
@@ -36,7 +36,8 @@ from ..voices.recording_decoder import FORMATS as RECORDING_FORMATS
 from ..voices.speakers import speaker_number
 from ..voices.upload import UploadFields, read_upload
 from ..voices.voice_id import is_voice_id, stem_of, suggest_id
-from ..websocket.elevenlabs_protocol import ElevenLabsProtocol
+from ..websocket.context_session import ContextSession
+from ..websocket.elevenlabs_protocol import ElevenLabsProtocol, StreamSettings
 from ..websocket.messages import validate
 from ..websocket.session import WebSocketSession
 from .voices import prepare_ahead, query_voices, store_recording
@@ -138,18 +139,30 @@ def _speech_response(
 @router.websocket("/v1/text-to-speech/{voice_id}/stream-input")
 async def stream_input(websocket: WebSocket, voice_id: str, state: StateDep) -> None:
     """Speech of a text that is still being written. The handshake is refused if the voice or the query is wrong."""
-    query = dict(websocket.query_params)
+    stream = await _read_query(websocket, voice_id, state)
+    if stream is not None:
+        protocol = ElevenLabsProtocol(stream, state.pool.host.components)
+        await WebSocketSession(websocket, state, protocol).run()
+
+
+@router.websocket("/v1/text-to-speech/{voice_id}/multi-stream-input")
+async def multi_stream_input(websocket: WebSocket, voice_id: str, state: StateDep) -> None:
+    """The same for several texts at once, each in a context of its own."""
+    stream = await _read_query(websocket, voice_id, state, sync_alignment="true")
+    if stream is not None:
+        await ContextSession(websocket, state, stream).run()
+
+
+async def _read_query(websocket: WebSocket, voice_id: str, state: AppState, **defaults: str) -> StreamSettings | None:
+    """What a connection asks for; None if that is wrong, and the handshake has been refused."""
     try:
-        options = validate(SpeechOptions, query)
-        output_format = query.get("output_format", DEFAULT_OUTPUT_FORMAT)
-        aligned = parse_flag("sync_alignment", query.get("sync_alignment", ""))
-        components = state.pool.host.components
-        protocol = ElevenLabsProtocol(state.settings, components, voice_id, options, output_format, aligned)
+        options = validate(StreamOptions, {**defaults, **websocket.query_params})
+        stream = StreamSettings(state.settings, voice_id, options)
         await anyio.to_thread.run_sync(check_voice, state, voice_id)
     except ServiceError as error:
         await websocket.send_denial_response(response_of(error, websocket.scope["path"]))
-        return
-    await WebSocketSession(websocket, state, protocol).run()
+        return None
+    return stream
 
 
 @router.get("/v1/voices", response_model=ElevenLabsVoices, responses=elevenlabs_error_responses(401))

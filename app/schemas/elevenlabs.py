@@ -102,6 +102,23 @@ class SpeechOptions(RequestParameters):
         return parameters.to_job(settings)
 
 
+class StreamOptions(SpeechOptions):
+    """The query of the WebSockets.
+
+    auto_mode: each message is spoken at once, as if it were flushed. sync_alignment: also send when each character is
+    said; left out, connections of several texts do too, as their clients expect.
+    """
+
+    output_format: str = Field(DEFAULT_OUTPUT_FORMAT, max_length=64)
+    sync_alignment: bool | None = None
+    auto_mode: bool = False
+    inactivity_timeout: int = Field(20, description="Seconds; used as from 1 to 180, and by connections of several.")
+
+    @property
+    def inactivity_seconds(self) -> int:
+        return min(max(self.inactivity_timeout, 1), 180)
+
+
 def refuse_dictionaries(locators: list[Any] | None) -> list[Any] | None:
     """The locators if there are none. Raises ValueError: what they replace would be said otherwise."""
     if locators:

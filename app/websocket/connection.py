@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -73,6 +73,11 @@ class WebSocketConnection:
         """Set what the connection is closed with once it ends."""
         self._close_code, self._close_reason = code, reason
 
+    def close_as_failed(self, code: int, reason: str) -> None:
+        """The same for an error."""
+        self.record.outcome = self.record.outcome or "failed"
+        self.close_with(code, reason)
+
     async def wait_for_shutdown(self) -> None:
         """Wait until the service shuts down; the connection then ends for that reason."""
         await self._control.shutting_down.wait()
@@ -95,6 +100,10 @@ class WebSocketConnection:
     async def send(self, message: str | bytes) -> None:
         """Raises WebSocketDisconnect, also where another task's message has found out before that the client left."""
         await self._write_timeout.send(self._transmit(message))
+
+    async def send_all(self, messages: Iterable[str | bytes]) -> None:
+        for message in messages:
+            await self.send(message)
 
     async def _transmit(self, message: str | bytes) -> None:
         if self._websocket.application_state is WebSocketState.DISCONNECTED:

@@ -29,14 +29,12 @@ from ..audio.timeline import ChunkMark
 from ..errors import ServiceError, Unprocessable
 from ..observability.components import Components
 from ..responses.alignment import SpacedWords
-from ..schemas.elevenlabs import SpeechOptions, VoiceSettings, encoded_format, refuse_dictionaries, speed_of
+from ..schemas.elevenlabs import StreamOptions, VoiceSettings, encoded_format, refuse_dictionaries, speed_of
 from ..schemas.parameters import RequestParameters
 from ..settings import Settings
+from .connection import INTERNAL_ERROR, POLICY_VIOLATION
 from .messages import CloseCommand, Command, SpeakCommand, parse_object, validate
 from .protocol import PLACEHOLDER_TEXT, Message, UtteranceStats
-
-_POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1: ElevenLabs' close code for what the client did wrong
-_INTERNAL_ERROR = 1011
 
 
 class GenerationConfig(RequestParameters):
@@ -52,13 +50,11 @@ class GenerationConfig(RequestParameters):
         return schedule
 
 
-class TextMessage(RequestParameters):
-    """A message of the client. The settings of the first one apply; other fields are ignored."""
+class SettingsMessage(RequestParameters):
+    """The settings of a text, which its first message may hold; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
-    text: str
-    flush: bool | None = None
     voice_settings: VoiceSettings | None = None
     generation_config: GenerationConfig | None = None
     pronunciation_dictionary_locators: list[Any] | None = None
@@ -69,22 +65,52 @@ class TextMessage(RequestParameters):
         return refuse_dictionaries(locators)
 
 
-@dataclass
-class ElevenLabsProtocol:
-    """options, output_format, sync_alignment: of the query. Raises UnknownFormat."""
+class TextMessage(SettingsMessage):
+    """A message of the client. The settings of the first one apply."""
+
+    text: str
+    flush: bool | None = None
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What the path and the query of a connection ask for. Raises UnknownFormat."""
 
     settings: Settings
-    components: Components
     voice_id: str
-    options: SpeechOptions
-    output_format: str
-    sync_alignment: bool = False
+    options: StreamOptions
+
+    def __post_init__(self) -> None:
+        encoded_format(self.options.output_format, None, self.settings)
+
+    def first_command(self, text: str, message: SettingsMessage, *, flush: bool | None) -> SpeakCommand:
+        """The command of a text's first message. Raises ServiceError."""
+        voice, generation = message.voice_settings, message.generation_config
+        job = self.options.to_job(text.strip() or PLACEHOLDER_TEXT, self.voice_id, voice, self.settings)
+        timestamps = bool(self.options.sync_alignment)
+        return SpeakCommand(
+            text,
+            job.with_timestamps() if timestamps else job,
+            continues=True,
+            audio_format=encoded_format(self.options.output_format, voice, self.settings),
+            chunk_lengths=tuple(map(int, (generation and generation.chunk_length_schedule) or ())),
+            flush=self.flushes(flush),
+            speed=speed_of(voice),
+            timestamps=timestamps,
+        )
+
+    def flushes(self, flush: bool | None) -> bool:
+        """Whether a message is spoken at once."""
+        return bool(flush) or self.options.auto_mode
+
+
+@dataclass
+class ElevenLabsProtocol:
+    stream: StreamSettings
+    components: Components
     keeps_history: bool = field(default=False, init=False)
     _first: SpeakCommand | None = field(default=None, init=False)
     _ended: bool = field(default=False, init=False)
-
-    def __post_init__(self) -> None:
-        encoded_format(self.output_format, None, self.settings)
 
     def parse(self, message: str, *, continuing: bool) -> Command:
         body = validate(TextMessage, parse_object(message))
@@ -94,42 +120,31 @@ class ElevenLabsProtocol:
         if self._ended:
             raise Unprocessable("the text has ended: open another connection for the next one", code="text_ended")
         if self._first is None:
-            speed = speed_of(body.voice_settings)
-            schedule = body.generation_config and body.generation_config.chunk_length_schedule
-            job = self.options.to_job(
-                body.text.strip() or PLACEHOLDER_TEXT, self.voice_id, body.voice_settings, self.settings
-            )
-            self._first = SpeakCommand(
-                body.text,
-                job.with_timestamps() if self.sync_alignment else job,
-                continues=True,
-                audio_format=encoded_format(self.output_format, body.voice_settings, self.settings),
-                chunk_lengths=tuple(map(int, schedule or ())),
-                flush=bool(body.flush),
-                speed=speed,
-                timestamps=self.sync_alignment,
-            )
+            self._first = self.stream.first_command(body.text, body, flush=body.flush)
             return self._first
-        return SpeakCommand(body.text, self._first.job, continues=True, flush=bool(body.flush))
+        return SpeakCommand(body.text, self._first.job, continues=True, flush=self.stream.flushes(body.flush))
 
     def create_writer(self, command: SpeakCommand) -> ElevenLabsResponseWriter:
         assert command.audio_format is not None
         return ElevenLabsResponseWriter(command.audio_format, self.components)
 
     def rejected(self, error: ServiceError) -> list[Message]:
-        return [_error_message(error)]
+        return [elevenlabs_error(error)]
 
     def close_code(self, error: ServiceError) -> int | None:
-        return _POLICY_VIOLATION if error.status < 500 else _INTERNAL_ERROR
+        return elevenlabs_close_code(error)
 
     def closing(self) -> list[Message]:
         return []
 
 
 class ElevenLabsResponseWriter:
-    def __init__(self, audio_format: Format, components: Components) -> None:
+    """context_id: of connections with several texts, whose messages name theirs."""
+
+    def __init__(self, audio_format: Format, components: Components, context_id: str | None = None) -> None:
         self._format = audio_format
         self._components = components
+        self._context = {} if context_id is None else {"contextId": context_id}
         self._encoder: Encoder | None = None
         self._written, self._said = SpacedWords(), SpacedWords()
 
@@ -139,25 +154,31 @@ class ElevenLabsResponseWriter:
     def chunk(self, samples: Samples) -> list[Message]:
         if self._encoder is None:
             self._encoder = create_encoder(self._format, self._components)
-        return _audio_messages(self._encoder.encode(samples))
+        return self._audio_messages(self._encoder.encode(samples))
 
     def mark(self, mark: ChunkMark) -> list[Message]:
         words = [(word.text, word.begin, word.end) for word in mark.words]
         fields = [_aligned(*each) for each in ((self._written, words), (self._said, mark.spoken))]
-        return [_to_json(audio="", isFinal=None, alignment=fields[0], normalizedAlignment=fields[1])]
+        return [self._to_json(audio="", isFinal=None, alignment=fields[0], normalizedAlignment=fields[1])]
 
     def completed(self, stats: UtteranceStats) -> list[Message]:
         tail = b"" if self._encoder is None else self._encoder.flush()
-        return [*_audio_messages(tail), _to_json(audio=None, isFinal=True)]
+        return [*self._audio_messages(tail), self._final()]
 
     def failed(self, error: ServiceError) -> list[Message]:
-        if error.code == "no_words":  # a connection that is closed before any text
-            return [_to_json(audio=None, isFinal=True)]
-        return [_error_message(error)]
+        if error.code == "no_words":  # it is closed before any text
+            return [self._final()]
+        return [elevenlabs_error(error, **self._context), *([self._final()] if self._context else [])]
 
+    def _audio_messages(self, data: bytes) -> list[Message]:
+        return [self._to_json(audio=base64.b64encode(data).decode(), isFinal=None)] if data else []
 
-def _audio_messages(data: bytes) -> list[Message]:
-    return [_to_json(audio=base64.b64encode(data).decode(), isFinal=None)] if data else []
+    def _final(self) -> Message:
+        return self._to_json(audio=None, isFinal=True)
+
+    def _to_json(self, **fields: object) -> str:
+        fields = {"alignment": None, "normalizedAlignment": None, **fields, **self._context}
+        return json.dumps(fields, ensure_ascii=False)
 
 
 def _aligned(text: SpacedWords, words: Iterable[tuple[str, float, float]]) -> dict[str, object]:
@@ -173,10 +194,11 @@ def _aligned(text: SpacedWords, words: Iterable[tuple[str, float, float]]) -> di
     }
 
 
-def _to_json(**fields: object) -> str:
-    return json.dumps({"alignment": None, "normalizedAlignment": None, **fields}, ensure_ascii=False)
+def elevenlabs_close_code(error: ServiceError) -> int:
+    """What ElevenLabs closes a connection with."""
+    return POLICY_VIOLATION if error.status < 500 else INTERNAL_ERROR
 
 
-def _error_message(error: ServiceError) -> str:
-    code = _POLICY_VIOLATION if error.status < 500 else _INTERNAL_ERROR
-    return json.dumps({"message": error.detail, "error": error.code, "code": code}, ensure_ascii=False)
+def elevenlabs_error(error: ServiceError, **fields: str) -> str:
+    body = {"message": error.detail, "error": error.code, "code": elevenlabs_close_code(error), **fields}
+    return json.dumps(body, ensure_ascii=False)

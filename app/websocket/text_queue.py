@@ -27,7 +27,7 @@ class PendingText:
         self._taken = 0  # characters that are not unspoken any more
         self._max_characters = max_characters
         self._changed = asyncio.Event()
-        self._flushed = len(self._unspoken) if command.flush else 0  # unspoken characters that wait for no more
+        self._flushed_to = len(self._unspoken) if command.flush else 0  # what is before this waits for no more
         self._chunk_lengths = deque(command.chunk_lengths)
 
     def append(self, piece: str, continues: bool, flush: bool = False) -> None:
@@ -44,13 +44,19 @@ class PendingText:
         self._unspoken += piece
         self.open = continues
         if flush:
-            self._flushed = len(self._unspoken)
+            self._flushed_to = self._taken + len(self._unspoken)
         self._changed.set()
 
     def close(self) -> None:
         """No more pieces follow."""
         self.open = False
         self._changed.set()
+
+    def close_at_flush(self) -> bool:
+        """No more pieces follow, and what was not flushed is dropped. Returns whether the newest piece was flushed."""
+        self._unspoken = self._unspoken[: max(self._flushed_to - self._taken, 0)]
+        self.close()
+        return self._flushed_to > self.piece_at
 
     async def pieces(self) -> AsyncIterator[str]:
         """Yield all text that can be spoken now, waiting for more until the text is closed.
@@ -78,9 +84,10 @@ class PendingText:
         if not self.open:
             self._unspoken = ""
             return unspoken
-        end, self._flushed = self._flushed, 0
-        if not end and (not self._chunk_lengths or len(unspoken) >= self._chunk_lengths[0]):
+        end = self._flushed_to - self._taken
+        if end <= 0 and (not self._chunk_lengths or len(unspoken) >= self._chunk_lengths[0]):
             end = speakable_end(unspoken, self.command.job.request.chunk_characters)
+        end = max(end, 0)
         self._unspoken = unspoken[end:]
         return unspoken[:end]
 

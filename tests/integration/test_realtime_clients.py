@@ -1,4 +1,4 @@
-"""Pipecat's and LiveKit's services for OpenAI's Realtime protocol, unchanged, against the service."""
+"""Pipecat's and LiveKit's services, unchanged: for OpenAI's Realtime protocol, and for ElevenLabs' contexts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ __all__ = ["models"]  # a fixture
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore")]  # the warnings are theirs
 
 TYPED, HEARD = "Hello my friend, how are you?", "What can you do?"
+SENTENCES = ("Hello my friend.", "How are you today?")
+SENTENCES_SECONDS = sum(map(len, SENTENCES)) * 0.08  # the fake engine makes 80 ms of each character
 TURN = np.concatenate([silence(0.5), speech(), silence(1.2)])
 
 
@@ -116,5 +118,110 @@ async def test_pipecat_types_and_talks(server: Server) -> None:
             await task.queue_frame(InputAudioRawFrame(TURN[start : start + 2400].tobytes(), 24_000, 1))
         assert await after.answer() == (HEARD, len(HEARD) * 0.08)
         assert [frame.text for frame in before.frames if isinstance(frame, TranscriptionFrame)] == [HEARD]
+        await task.cancel()
+        await running
+
+
+# ---- ElevenLabs' multi-stream-input
+
+
+async def test_livekit_speaks_in_elevenlabs_contexts(server: Server) -> None:
+    import aiohttp
+    from livekit.agents import tokenize
+    from livekit.plugins import elevenlabs
+
+    async def read(stream: Any) -> tuple[float, list[str]]:
+        seconds, words = 0.0, []
+        async for audio in stream:
+            seconds += audio.frame.samples_per_channel / audio.frame.sample_rate
+            words += [word.strip() for word in audio.frame.userdata.get("lk.timed_transcripts", [])]
+        return seconds, words
+
+    async with asyncio.timeout(60), aiohttp.ClientSession() as http:
+        tts = elevenlabs.TTS(
+            voice_id="speaker_0",
+            api_key=KEY,
+            base_url=f"{server.url}/v1",
+            encoding="pcm_24000",
+            http_session=http,
+            word_tokenizer=tokenize.basic.SentenceTokenizer(min_sentence_len=1),
+            auto_mode=True,
+        )
+        interrupted = tts.stream()
+        interrupted.push_text("x" * 500 + ". ")
+        interrupted.push_text("And more. ")
+        assert (await anext(interrupted)).frame.samples_per_channel
+        await interrupted.aclose()
+        streams = [tts.stream(), tts.stream()]  # over the same connection
+        for stream in streams:
+            for sentence in SENTENCES:
+                stream.push_text(f"{sentence} ")
+            stream.end_input()
+        for seconds, words in await asyncio.gather(*map(read, streams)):
+            assert seconds == pytest.approx(SENTENCES_SECONDS, abs=0.1)
+            assert words == " ".join(SENTENCES).split()
+        assert "speaker_0" in [voice.id for voice in await tts.list_voices()]
+        await tts.aclose()
+    assert server.log.count("multi-stream-input") >= 1
+
+
+async def test_pipecat_speaks_in_elevenlabs_contexts(server: Server) -> None:
+    from pipecat.frames.frames import (
+        ErrorFrame,
+        InterruptionFrame,
+        LLMFullResponseEndFrame,
+        LLMFullResponseStartFrame,
+        LLMTextFrame,
+        TTSAudioRawFrame,
+        TTSStoppedFrame,
+        TTSTextFrame,
+    )
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.runner import PipelineRunner
+    from pipecat.pipeline.task import PipelineParams, PipelineTask
+    from pipecat.processors.frame_processor import FrameProcessor
+    from pipecat.services.elevenlabs.tts import ElevenLabsTTSService
+
+    class Recorder(FrameProcessor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frames: list[Any] = []
+            self.changed = asyncio.Event()
+
+        async def process_frame(self, frame: Any, direction: Any) -> None:
+            await super().process_frame(frame, direction)
+            self.frames.append(frame)
+            self.changed.set()
+            await self.push_frame(frame, direction)
+
+        def all(self, kind: type[Any]) -> list[Any]:
+            return [frame for frame in self.frames if isinstance(frame, kind)]
+
+        async def until(self, kind: type[Any]) -> None:
+            while not self.all(kind):
+                self.changed.clear()
+                await self.changed.wait()
+
+    service = ElevenLabsTTSService(
+        api_key=KEY,
+        url=server.url.replace("http", "ws", 1),
+        settings=ElevenLabsTTSService.Settings(voice="speaker_0", stability=0.5),
+    )
+    recorder = Recorder()
+    task = PipelineTask(Pipeline([service, recorder]), params=PipelineParams(audio_out_sample_rate=24_000))
+    running = asyncio.create_task(PipelineRunner(handle_sigint=False).run(task))
+    async with asyncio.timeout(60):
+        await task.queue_frames([LLMFullResponseStartFrame(), LLMTextFrame("x" * 500 + ". "), LLMTextFrame("Then. ")])
+        await recorder.until(TTSAudioRawFrame)
+        await task.queue_frame(InterruptionFrame())
+        await recorder.until(InterruptionFrame)
+        recorder.frames.clear()
+        answer = [LLMTextFrame(f"{sentence} ") for sentence in SENTENCES]
+        await task.queue_frames([LLMFullResponseStartFrame(), *answer, LLMFullResponseEndFrame()])
+        await recorder.until(TTSStoppedFrame)
+        assert recorder.all(ErrorFrame) == []
+        assert [frame.text.strip() for frame in recorder.all(TTSTextFrame)] == " ".join(SENTENCES).split()
+        samples = sum(len(frame.audio) // 2 for frame in recorder.all(TTSAudioRawFrame))
+        assert samples / 24_000 == pytest.approx(SENTENCES_SECONDS, abs=0.1)
         await task.cancel()
         await running

@@ -516,7 +516,7 @@ def test_stream_passes_previous_texts_as_history(open_client: OpenClient, monkey
 
 
 def test_the_history_is_limited(open_client: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.websocket.session.MAX_HISTORY_FRAMES", 20)
+    monkeypatch.setattr("app.websocket.text_speaker.MAX_HISTORY_FRAMES", 20)
     with open_client() as client, client.websocket_connect("/stream") as connection:
         requests = record_requests(client, monkeypatch)
         for text in ("Seven 7", "Eight 88", "Nine 9 99", "x" * 21, "End"):

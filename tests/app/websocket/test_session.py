@@ -19,7 +19,7 @@ Message = dict[str, Any]
 class FakeClient:
     """Runs the application on one WebSocket scope; the test sends and reads ASGI messages."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, path: str = "/ws", query: bytes = b"") -> None:
         self.sent: list[Message] = []
         self.aborted = asyncio.Event()
         self.control = SocketControl(abort=self.aborted.set)
@@ -30,8 +30,8 @@ class FakeClient:
         scope = {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "path": "/ws",
-            "query_string": b"",
+            "path": path,
+            "query_string": query,
             "headers": [(b"x-api-key", b"first-key")],
             "subprotocols": [],
             "state": {"socket_control": self.control},
@@ -42,8 +42,11 @@ class FakeClient:
         await self.reading.wait()
         self.sent.append(message)
 
+    def send(self, message: Message) -> None:
+        self._messages.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
+
     def send_text(self, text: str) -> None:
-        self._messages.put_nowait({"type": "websocket.receive", "text": json.dumps({"text": text})})
+        self.send({"text": text})
 
     def received(self, kind: str) -> list[Message]:
         messages = [json.loads(message["text"]) for message in self.sent if message["type"] == "websocket.send"]
