@@ -25,6 +25,7 @@ from .machine_limits import Cores, MachineLimits, Memory
 from .onnx import import_onnxruntime
 from .stream import SpeechStream
 from .text import has_words, normalize, sentences_end, speakable_end, split_text, split_written, spoken_text
+from .text_feed import TextFeed
 from .timing import TextTiming, Word
 from .types import (
     FRAME_MILLISECONDS,
@@ -77,6 +78,7 @@ __all__ = [
     "SpeechRequest",
     "SpeechSegment",
     "SpeechStream",
+    "TextFeed",
     "TextTiming",
     "VoicePrompt",
     "Word",

@@ -27,7 +27,8 @@ Span = Tokens | Codes  # text tokens, or frames (frames, codebooks): one positio
 class TextChunk:
     """A piece of the text: its tokens, and the limit on its audio in frames.
 
-    pause_before: samples of silence before the first chunk. pause_after: after any chunk.
+    pause_before: samples of silence before the first chunk of a part. pause_after: after any chunk.
+    part, ends_part: as of SpokenChunk. Without text it is the end of a text that was written while it was spoken.
     words: where its words stand in the request's text, if that was asked for.
     """
 
@@ -38,16 +39,20 @@ class TextChunk:
     pause_after: int = 0
     is_last: bool = False
     words: tuple[Word, ...] = ()
+    part: int = 0
+    ends_part: bool = False
 
 
-def plan_chunks(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> Iterator[TextChunk]:
+def plan_chunks(
+    chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize, *, growing: bool = False
+) -> Iterator[TextChunk]:
     """The chunks of a text, split further where their tokens and frames do not fit into `free` positions.
 
-    Each is made when it is asked for, unless `free` is so small that a later one may not fit.
-    Raises PromptTooLong if not even a chunk of 20 characters fits.
+    Each is made when it is asked for, unless `free` is so small that a later one may not fit and the text is complete.
+    growing: it is still being written. Raises PromptTooLong if not even a chunk of 20 characters fits.
     """
     planned = _plan_each(chunks, free, tokenize)
-    return planned if free >= _ALWAYS_ENOUGH else iter(list(planned))
+    return planned if growing or free >= _ALWAYS_ENOUGH else iter(list(planned))
 
 
 def _plan_each(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> Iterator[TextChunk]:
@@ -63,6 +68,8 @@ def _plan_each(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> 
                 pause_after=chunk.pause_after if number == len(parts) else 0,
                 is_last=chunk.is_last and number == len(parts),
                 words=words,
+                part=chunk.part,
+                ends_part=chunk.ends_part and number == len(parts),
             )
 
 

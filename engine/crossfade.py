@@ -40,6 +40,10 @@ class Crossfader:
 
     def push(self, chunk: AudioChunk) -> AudioChunk | None:
         """The chunk with the samples that can be emitted now; None if there are none yet."""
+        before = _EMPTY  # what was held back of the chunk before a pause
+        if chunk.pause_before and (self._held.size or self._tail.size):
+            before = np.concatenate([self._held, self._tail])
+            self._held = self._tail = _EMPTY
         self._silence += chunk.pause_before
         if chunk.in_last_text_chunk and self._passthrough and not chunk.pause_after:
             self._kept += chunk.samples.size
@@ -64,10 +68,12 @@ class Crossfader:
         ready, self._held = pending[:cut], pending[cut : pending.size - drop] if hold else _EMPTY
         if self._silence and (ready.size or chunk.ends_speech):
             ready, self._silence = np.concatenate([np.zeros(self._silence, np.float32), ready]), 0
+        if before.size:
+            ready = np.concatenate([before, ready])
         if chunk.pause_after:
             ready = np.concatenate([ready, np.zeros(chunk.pause_after, np.float32)])
         self._codes.append(chunk.codes)
-        if not ready.size and not chunk.ends_speech:
+        if not (ready.size or chunk.ends_speech or chunk.ends_text_part):
             return None
         codes = np.concatenate(self._codes) if len(self._codes) > 1 else chunk.codes
         self._codes = []

@@ -212,7 +212,7 @@ class CsmEngine:
 
         The budget is what the buffered audio of the requests that are decoding allows.
         """
-        pending = [each for each in self._scheduler.running if not each.ready]
+        pending = [each for each in self._scheduler.running if not (each.ready or each.waiting_for_text)]
         if not pending:
             return 0
         budget = self._prefill_budget.budget(self._buffered(each) for each in self._scheduler.running if each.runnable)
@@ -231,8 +231,11 @@ class CsmEngine:
         batch: list[RequestState] = []
         pieces: list[PromptPiece] = []
         for state in pending:
+            if state.chunk_ended and state.chunks.current.ends_part:
+                self._playback.text_came(state, state.frames)
             with self._isolate_failure(state):
                 taken = self._prompt_builder.take(state, budget)
+                self._release_ended(state)
                 budget -= sum(piece.prefill.length for piece in taken)
                 if taken:
                     batch.append(state)
@@ -303,6 +306,9 @@ class CsmEngine:
 
     def _finish_chunk(self, state: RequestState, stopped: bool) -> None:
         state.finish_chunk(stopped)
+        self._release_ended(state)
+
+    def _release_ended(self, state: RequestState) -> None:
         if state.speech_ended:
             state.queue.end()
             self._scheduler.release(state)

@@ -12,6 +12,7 @@ from .fake_options import Fault
 from .slice_policy import SlicePolicy
 from .stream import AudioQueue
 from .text import SpokenChunk, request_chunks
+from .text_feed import NextPart
 from .timing import TextTiming, Word
 from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, Samples, SpeechRequest
 
@@ -58,6 +59,7 @@ class FakeStream:
     chunks: Iterator[SpokenChunk] = field(init=False)
     chunk: SpokenChunk = field(init=False)  # the one that is spoken
     chunk_index: int = 0
+    _next_part: NextPart = field(init=False)
     _chunk_end: int = field(init=False)  # frames of the request up to its end
     _pause_before: int = field(init=False)
 
@@ -65,11 +67,14 @@ class FakeStream:
         request = self.request
         self.chunks = request_chunks(request)
         self.chunk = next(self.chunks)
+        self._next_part = NextPart(request.more, self.queue.on_change)
         self._chunk_end, self._pause_before = len(self.chunk.text), self.chunk.pause_before
-        # the clock counts the request's own frames, so that slices do not depend on the machine's load
-        self.slice_policy = SlicePolicy(
-            request.first_slice_frames, request.slice_frames, lambda: self.made * self.frame_seconds
-        )
+        self.slice_policy = self._new_slice_policy()
+
+    def _new_slice_policy(self) -> SlicePolicy:
+        """The clock counts the request's own frames, so that slices do not depend on the machine's load."""
+        request = self.request
+        return SlicePolicy(request.first_slice_frames, request.slice_frames, lambda: self.made * self.frame_seconds)
 
     @property
     def slots(self) -> int:
@@ -84,10 +89,34 @@ class FakeStream:
         if last or ends_chunk or self.made - self.emitted >= self.slice_policy.size:
             self._emit(ends_chunk or last, last)
         if ends_chunk and not last:
-            self.chunk = next(self.chunks)
-            self.chunk_index += 1
-            self._chunk_end += len(self.chunk.text)
+            if chunk.ends_part:
+                self._next_part.follows(chunk.part)
+            else:
+                self._begin_next_chunk()
         return last
+
+    def _begin_next_chunk(self) -> None:
+        self.chunk = next(self.chunks)
+        self.chunk_index += 1
+        self._chunk_end += len(self.chunk.text)
+        self._pause_before = self.chunk.pause_before
+
+    @property
+    def waiting_for_text(self) -> bool:
+        return self._next_part.missing
+
+    def read_on(self) -> bool:
+        """Begin the next part of the text, which is there, if one is due. Returns whether the text has ended instead.
+
+        Raises InvalidRequest.
+        """
+        if self.chunk.ends_part and self.made == self._chunk_end:
+            self._begin_next_chunk()
+            self.slice_policy = self._new_slice_policy()  # its clock does not show how long the request has waited
+            if not self.chunk.text:
+                self._emit(ends_chunk=True, last=True)
+                return True
+        return False
 
     def _emit(self, ends_chunk: bool, last: bool) -> None:
         samples = tone(self.request, self.emitted, self.made - self.emitted)
@@ -103,6 +132,8 @@ class FakeStream:
                 pause_before=self._pause_before,
                 pause_after=self.chunk.pause_after if ends_chunk else 0,
                 timings=self._timings() if ends_chunk and self.request.timestamps else (),
+                text_part=self.chunk.part,
+                ends_text_part=ends_chunk and self.chunk.ends_part,
             ),
         )
         self.emitted, self._pause_before = self.made, 0

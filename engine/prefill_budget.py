@@ -100,6 +100,11 @@ class PlaybackClock:
         started = self._clock() - frames * _FRAME_SECONDS + buffered
         self._started[key] = max(self._started.get(key, started), started)
 
+    def text_came(self, key: object, frames: int) -> None:
+        """The stream may have waited for text: if its listener has heard all of it, playback begins anew."""
+        if key in self._started:
+            self._started[key] = max(self._started[key], self._clock() - frames * _FRAME_SECONDS)
+
     def buffered(self, key: object, frames: int, request: SpeechRequest) -> BufferedAudio:
         """Of a stream that has made so many frames. All but one slice of them are certain to be emitted."""
         started = self._started.get(key)

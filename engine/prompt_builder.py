@@ -70,7 +70,9 @@ class PromptBuilder:
             text = spoken_text(request.text, normalizes=request.normalize, lexicon=request.lexicon)
             chunks = ChunkPlan(iter([fixed_chunk(text, free, tokenize, request.max_frames)]))
         else:
-            chunks = ChunkPlan(plan_chunks(request_chunks(request), free, tokenize))
+            growing = request.more is not None
+            planned = plan_chunks(request_chunks(request), free, tokenize, growing=growing)
+            chunks = ChunkPlan(planned, request.more)
         row_states = [RowState(voice=_voice_key(request, with_text=True))]
         if guided:
             row_states.append(RowState(tokenize(""), _voice_key(request, with_text=False)))
@@ -188,6 +190,8 @@ class PromptBuilder:
             if state.waiting_for_text:
                 return []
             state.begin_next_chunk()
+            if state.speech_ended:
+                return []
             self._queue_chunk(state)
         pieces: list[PromptPiece] = []
         for row_state, row in zip(state.row_states, state.rows, strict=True):

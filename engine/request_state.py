@@ -73,7 +73,7 @@ class RequestState:
 
     @property
     def waiting_for_text(self) -> bool:
-        """Its next text chunk is being planned."""
+        """Its next text chunk is being planned, or not even written yet."""
         return self.chunk_ended and not self.speech_ended and not self.chunks.next_planned
 
     @property
@@ -119,8 +119,19 @@ class RequestState:
         self.chunk_ended, self.speech_ended = True, last
 
     def begin_next_chunk(self) -> None:
-        """Go to the next text chunk, which is planned. Raises PromptTooLong."""
+        """Go to the next text chunk, which is planned, or end the speech if none follows.
+
+        Raises what its planning raised: PromptTooLong, and for a part that was written meanwhile any InvalidRequest.
+        """
+        begins_part = self.chunks.current.ends_part
         self.chunks.advance()
+        if begins_part:
+            self._slice_policy.text_came()
+        self._pause_before = self.chunks.current.pause_before
+        if not self.chunks.current.text:  # the end of a text that was written while it was spoken
+            self._emit(ends_text_chunk=True, ends_speech=True)
+            self.speech_ended = True
+            return
         self.chunk_ended = False
         self._frames_left = self._chunk_limit()
 
@@ -139,6 +150,8 @@ class RequestState:
                 pause_before=self._pause_before,
                 pause_after=self.chunks.current.pause_after if ends_text_chunk else 0,
                 timings=self._timings() if ends_text_chunk and self.request.timestamps else (),
+                text_part=self.chunks.current.part,
+                ends_text_part=ends_text_chunk and self.chunks.current.ends_part,
             )
         )
         self._pause_before = 0

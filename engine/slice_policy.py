@@ -17,7 +17,7 @@ class SlicePolicy:
     """
 
     def __init__(self, first: int, max_frames: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.size = min(first, max_frames)
+        self.size = self._first_size = min(first, max_frames)
         self._max_frames = max_frames
         self._clock = clock
         self._emitted = 0  # frames
@@ -34,4 +34,13 @@ class SlicePolicy:
             affordable = int(buffered / 2 / seconds_per_frame)
             self.size = max(1, min(2 * size, self._max_frames, affordable))
         self._emitted += size
+        self._last_emitted = now
+
+    def text_came(self) -> None:
+        """The request may have waited for text: if its listener has heard all of it, playback begins anew."""
+        now = self._clock()
+        late = now - self._first_emitted - self._emitted * FRAME_MILLISECONDS / 1000
+        if late > 0:
+            self._first_emitted += late
+            self.size = self._first_size
         self._last_emitted = now

@@ -22,12 +22,12 @@ class AudioQueue:
     """Single-producer, single-consumer queue between the engine thread, which never blocks on it, and one reader.
 
     capacity: queued chunks from which on `full` asks the engine to hold the slot.
-    on_change: called on the reader's side when the queue stops being full or the reader closes it.
+    on_change: wakes the engine; called on the reader's side when the queue stops being full or the reader closes it.
     """
 
     def __init__(self, capacity: int, on_change: Callable[[], None]) -> None:
         self._capacity = capacity
-        self._on_change = on_change
+        self.on_change = on_change
         self._chunks: deque[AudioChunk] = deque()
         self._ended = False
         self._error: BaseException | None = None
@@ -79,7 +79,7 @@ class AudioQueue:
             self._closed = True
             self._chunks.clear()
             self._wake()
-        self._on_change()
+        self.on_change()
 
     def _pop(self) -> AudioChunk | None:
         """The next chunk, or None if there is none yet. Call with the lock held. Raises StopIteration at the end."""
@@ -123,7 +123,7 @@ class AudioQueue:
     def _notify_if_resumable(self) -> None:
         """A chunk was taken: wake the engine if the queue was full until now."""
         if len(self._chunks) == self._capacity - 1:
-            self._on_change()
+            self.on_change()
 
 
 def _set(ready: threading.Event) -> bool:

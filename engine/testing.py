@@ -185,7 +185,7 @@ class FakeEngine:
 
     def _read_inbox(self, next_frame: float) -> None:
         """Receive requests. Waits until `next_frame`, or without limit if there is no stream or all are held."""
-        idle = all(row.queue.full and not row.queue.done for row in self._running)
+        idle = all((row.queue.full or row.waiting_for_text) and not row.queue.done for row in self._running)
         timeout = None if idle and not self._closed else max(next_frame - time.monotonic(), 0.0)
         self._busy_since = None
         try:
@@ -213,7 +213,15 @@ class FakeEngine:
         while options.busy_seconds and self._running and time.thread_time() < busy_until:
             pass
         for row in self._running:
-            if row.queue.full or row.queue.done or now < row.not_before:
+            if row.queue.full or row.queue.done or now < row.not_before or row.waiting_for_text:
+                continue
+            try:
+                ended = row.read_on()
+            except InvalidRequest as error:
+                row.queue.end(error)
+                continue
+            if ended:
+                row.queue.end()
                 continue
             if row.fault is not None and row.made >= row.fault.after_frames:
                 self._trigger(row, row.fault)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .errors import InvalidRequest
 from .lexicon import Lexicon
+from .text_feed import TextFeed
 from .timing import TextTiming
 
 SAMPLE_RATE = 24_000
@@ -125,6 +126,7 @@ class SpeechRequest:
     trim_end_milliseconds: int = 0
     timestamps: bool = False  # tell when each text chunk and its words are said
     ignore_stop: bool = False  # generate exactly max_frames, ignoring stop frames; for benchmarks
+    more: TextFeed | None = None  # what follows the text, part by part, while it is written; the slot waits for it
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -142,6 +144,10 @@ class SpeechRequest:
             raise InvalidRequest(f"max_frames must be at least 1, not {self.max_frames}")
         if self.ignore_stop and self.max_frames is None:
             raise InvalidRequest("ignore_stop needs max_frames: without either a request would never end")
+        if self.ignore_stop and self.more is not None:
+            raise InvalidRequest("ignore_stop is for complete texts: set more to None")
+        if self.timestamps and self.more is not None:
+            raise InvalidRequest("timestamps are for complete texts: set more to None")
         if min(self.trim_start_milliseconds, self.trim_end_milliseconds) < 0:
             raise InvalidRequest("trim_start_milliseconds and trim_end_milliseconds must not be negative")
         if self.overlap not in ("full", "zero"):
@@ -158,6 +164,8 @@ class AudioChunk:
     in_last_text_chunk: its text chunk is the last of the text.
     ends_text_chunk: it is the last piece of its text chunk.
     ends_speech: it is the last piece of the speech; it may have no samples.
+    text_part, ends_text_part: where more text follows (SpeechRequest.more): the index of the part that it speaks, 0 for
+        the request's text, and whether it is the last piece of that part; it may then have no samples.
     pause_before, pause_after: samples of silence around it; SpeechStream turns them into samples.
     timings: of the text chunks that end with it, if the request asks for timestamps. An engine counts from the text
         chunk's first sample; SpeechStream from the first sample of this object.
@@ -172,6 +180,8 @@ class AudioChunk:
     pause_before: int = 0
     pause_after: int = 0
     timings: tuple[TextTiming, ...] = ()
+    text_part: int = 0
+    ends_text_part: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,16 +27,14 @@ TORCH_FREE = {
     "engine",
     *(f"engine.{name}" for name in ("config", "context", "crossfade", "errors", "interface", "loop_bridge")),
     *(f"engine.{name}" for name in ("machine_limits", "prefill_budget", "scheduler", "slice_policy", "stream")),
-    *(
-        f"engine.{name}"
-        for name in ("chunk_plan", "fake_options", "fake_stream", "lexicon", "testing", "timing", "types", "word_times")
-    ),
+    *(f"engine.{name}" for name in ("chunk_plan", "fake_options", "fake_stream", "lexicon", "testing", "text_feed")),
+    *(f"engine.{name}" for name in ("timing", "types", "word_times")),
     *(f"engine.text{name}" for name in ("", ".abbreviations", ".addresses", ".amounts", ".dates", ".languages")),
     *(f"engine.text.{name}" for name in ("growing", "markup", "normalization", "numbers", "reading", "rules")),
     *(f"engine.text.{name}" for name in ("say_as", "source", "splitting", "ssml", "xml_source")),
     "engine.prompt_packing",
 }
-ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.lexicon", "engine.timing", "engine.types"}
+ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.lexicon", "engine.text_feed", "engine.timing", "engine.types"}
 # The files that may use the environment, and why.
 ENVIRONMENT = {
     "app/settings.py": "reads it: every setting comes from here",

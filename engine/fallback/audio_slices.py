@@ -51,13 +51,15 @@ class AudioSlicer:
         self._is_last = False
         self._chunk_ended = True
         self._pause_before = self._pause_after = 0
+        self._part, self._ends_part = 0, False
         self.speech_ended = False
         self.due = time.monotonic()  # when the listener has heard all slices, or began to wait for the first
 
-    def begin_chunk(self, is_last: bool, pause_before: int = 0) -> None:
-        """pause_before: samples of silence before the first chunk."""
+    def begin_chunk(self, is_last: bool, pause_before: int = 0, part: int = 0) -> None:
+        """pause_before: samples of silence before the first chunk of a part. part: index of its part of the text."""
         self._text_chunk += 1
         self.chunk_samples, self.words = 0, []
+        self._part, self._ends_part = part, False
         self._is_last, self._chunk_ended = is_last, False
         self._pause_before += pause_before + self._pause_after  # of a chunk without any audio
         self._pause_after = 0
@@ -68,12 +70,12 @@ class AudioSlicer:
             self._buffered += samples.size
             self.chunk_samples += samples.size
 
-    def end_chunk(self, is_last: bool, pause_after: int = 0) -> None:
+    def end_chunk(self, is_last: bool, pause_after: int = 0, ends_part: bool = False) -> None:
         """Mark the text chunk as complete. `is_last` overrides the value given to `begin_chunk`.
 
-        pause_after: samples of silence that follow it.
+        pause_after: samples of silence that follow it. ends_part: it is the last of its part of the text.
         """
-        self._is_last, self._chunk_ended = is_last, True
+        self._is_last, self._chunk_ended, self._ends_part = is_last, True, ends_part
         self._pause_after = pause_after
 
     @property
@@ -119,6 +121,8 @@ class AudioSlicer:
             pause_before=before,
             pause_after=after,
             timings=timings,
+            text_part=self._part,
+            ends_text_part=ends_chunk and self._ends_part,
         )
 
     def _timings(self, samples: int) -> tuple[TextTiming, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..stream import AudioQueue
 from ..text import SpokenChunk, request_chunks
+from ..text_feed import NextPart
 from ..types import SpeechRequest
 from .audio_slices import AudioSlicer, Resampler
 from .espeak_library import EspeakLibrary, Pcm
@@ -35,7 +36,9 @@ class FallbackRequest:
         self._voices = voices
         self._stopped = stopped
         self._chunks = request_chunks(request, _MAX_CHUNK_CHARACTERS)
-        self._chunk: SpokenChunk | None = next(self._chunks)  # to be synthesized next; None after the last
+        # to be synthesized next; None after the last, and where it is not written yet
+        self._chunk: SpokenChunk | None = next(self._chunks)
+        self._next_part = NextPart(request.more, queue.on_change)
         self._slicer = AudioSlicer(request)
         self._has_audio = False  # any audio since the text last began
 
@@ -48,9 +51,14 @@ class FallbackRequest:
     def due(self) -> float:
         return self._slicer.due
 
+    @property
+    def waiting_for_text(self) -> bool:
+        """All is emitted that was written."""
+        return self._slicer.needs_chunk and self._next_part.missing
+
     def take_turn(self) -> None:
         self.emit_slices()
-        if self._slicer.needs_chunk and not self.queue.full and not self.queue.done:
+        if self._slicer.needs_chunk and not (self._next_part.missing or self.queue.full or self.queue.done):
             self.synthesize_chunk()
 
     def emit_slices(self) -> None:
@@ -63,7 +71,7 @@ class FallbackRequest:
     def synthesize_chunk(self) -> None:
         """Synthesize the next text chunk; stops within milliseconds once the reader leaves or the engine closes.
 
-        Raises EngineFailed.
+        Raises EngineFailed, and InvalidRequest for a part of the text that was written meanwhile.
         """
         resampler = Resampler()
 
@@ -73,20 +81,30 @@ class FallbackRequest:
             self.emit_slices()
             return not self.queue.done and not self._stopped()
 
-        if self._chunk is None:  # with ignore_stop the text is repeated
-            self._chunks = request_chunks(self.request, _MAX_CHUNK_CHARACTERS)
-            self._chunk = next(self._chunks)
-        chunk = self._chunk
+        chunk = self._chunk or self._read_chunk()
         is_last = chunk.is_last and not self.request.ignore_stop
-        self._slicer.begin_chunk(is_last, chunk.pause_before)
+        self._slicer.begin_chunk(is_last, chunk.pause_before, chunk.part)
         self._slicer.words.extend(chunk.words)
         # Exaggeration sets the pitch range. The sentence pause goes between chunks, not after the last one, and not
         # before a pause that the text asks for.
         pitch_range, pause = round(100 * self.request.exaggeration), not is_last and not chunk.pause_after
-        voice = self._voices.for_request(self.request)
-        self._library.synthesize(chunk.text, voice, pitch_range, pause=pause, sink=on_audio)
-        self._slicer.push(resampler.flush())
-        self._slicer.end_chunk(is_last or (chunk.is_last and not self._has_audio), chunk.pause_after)
+        if chunk.text:
+            voice = self._voices.for_request(self.request)
+            self._library.synthesize(chunk.text, voice, pitch_range, pause=pause, sink=on_audio)
+            self._slicer.push(resampler.flush())
+        self._slicer.end_chunk(
+            is_last or (chunk.is_last and not self._has_audio), chunk.pause_after, ends_part=chunk.ends_part
+        )
         self.emit_slices()
-        self._chunk = next(self._chunks, None)
         self._has_audio = self._has_audio and not chunk.is_last
+        if chunk.ends_part:
+            self._chunk = None
+            self._next_part.follows(chunk.part)
+        else:
+            self._chunk = next(self._chunks, None)
+
+    def _read_chunk(self) -> SpokenChunk:
+        """The chunk after the last, of a text that is repeated (ignore_stop), or that is written meanwhile."""
+        if self.request.more is None:
+            self._chunks = request_chunks(self.request, _MAX_CHUNK_CHARACTERS)
+        return next(self._chunks)

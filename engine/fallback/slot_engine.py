@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from ..config import CPU_SLOTS, EngineConfig
-from ..errors import EngineClosed, EngineFailed
+from ..errors import EngineClosed, EngineError, EngineFailed
 from ..stream import AudioQueue, SpeechStream, silent_stream
 from ..types import SAMPLE_RATE, Codes, EngineStatus, Speech, SpeechRequest, VoicePrompt
 
@@ -30,8 +30,13 @@ class SlotRequest(Protocol):
         """When its listener has heard all that was emitted, or began to wait (time.monotonic())."""
         ...
 
+    @property
+    def waiting_for_text(self) -> bool:
+        """It has nothing to do until more of its text is written; its queue's `on_change` is called then."""
+        ...
+
     def take_turn(self) -> None:
-        """Emit ready slices, then synthesize the next piece if one is due. Raises EngineFailed."""
+        """Emit ready slices, then synthesize the next piece if one is due. Raises EngineError if the request fails."""
         ...
 
 
@@ -137,7 +142,7 @@ class SlotEngine(ABC):
                 continue
             try:
                 request.take_turn()
-            except EngineFailed as error:
+            except EngineError as error:
                 request.queue.end(error)
             except BaseException as failure:
                 self._fail(failure)
@@ -156,9 +161,9 @@ class SlotEngine(ABC):
             self._waiting = deque(request for request in self._waiting if not request.queue.done)
             while self._waiting and len(self._active) + len(self._turns) < self.slots:
                 self._active.append(self._waiting.popleft())
-            ready = [request for request in self._active if not request.queue.full]  # else its reader must catch up
+            ready = [each for each in self._active if not (each.queue.full or each.waiting_for_text)]
             if not ready:
-                return None
+                return None  # readers and writers are behind
             request = min(ready, key=lambda each: each.due)
             self._active.remove(request)
             self._turns[request] = time.monotonic()

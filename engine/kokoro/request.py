@@ -12,6 +12,7 @@ from ..fallback.espeak_library import EspeakLibrary
 from ..stream import AudioQueue
 from ..text import SpokenChunk, request_chunks
 from ..text.splitting import best_cut
+from ..text_feed import NextPart
 from ..timing import Word, share_words
 from ..types import SAMPLE_RATE, Samples, SpeechRequest
 from .durations import PhraseClock, token_ends
@@ -50,15 +51,21 @@ class KokoroRequest:
         chunks = self._chunks()
         first = next(chunks)
         self.silence = first.pause_before if not first.text else None  # samples, if the text is nothing but pauses
+        self._next_part = NextPart(request.more, queue.on_change)
         self._audio: Iterator[Samples] = self._speech(chain([first], chunks))
 
     @property
     def due(self) -> float:
         return self._slicer.due
 
+    @property
+    def waiting_for_text(self) -> bool:
+        """All is emitted that was written."""
+        return self._slicer.needs_chunk and self._next_part.missing
+
     def take_turn(self) -> None:
         self._emit()
-        if not self.queue.full and not self.queue.done:
+        if not (self._next_part.missing or self.queue.full or self.queue.done):
             piece = next(self._audio, None)
             if piece is not None:
                 self._slicer.push(piece)
@@ -79,7 +86,7 @@ class KokoroRequest:
         while True:
             for chunk in chunks:
                 is_last = chunk.is_last and not self._request.ignore_stop
-                self._slicer.begin_chunk(is_last, chunk.pause_before)
+                self._slicer.begin_chunk(is_last, chunk.pause_before, chunk.part)
                 phrases = _phrases(chunk.text) if is_first else [chunk.text]
                 words = share_words(chunk.words, phrases)
                 for index, phrase in enumerate(phrases):
@@ -89,7 +96,11 @@ class KokoroRequest:
                     if index < len(phrases) - 1 or not (is_last or chunk.pause_after):
                         yield _silence(phrase)
                 is_first = False
-                self._slicer.end_chunk(is_last or (chunk.is_last and not has_audio), chunk.pause_after)
+                self._slicer.end_chunk(
+                    is_last or (chunk.is_last and not has_audio), chunk.pause_after, ends_part=chunk.ends_part
+                )
+                if chunk.ends_part:
+                    self._next_part.follows(chunk.part)
                 yield np.zeros(0, np.float32)  # a turn of its own: the next chunk begins when this one is emitted
             if not self._request.ignore_stop or not has_audio:
                 return

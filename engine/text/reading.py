@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..errors import NoWords
 from ..lexicon import Lexicon
+from ..text_feed import TextFeed
 from ..timing import Word
 from ..types import SpeechRequest
 from .normalization import has_words, normalize_window, windows
@@ -23,9 +25,11 @@ _FIXED = re.compile(f"{FIXED_START}([^{FIXED_END}]*){FIXED_END}?|{FIXED_END}")
 class SpokenChunk:
     """A text chunk as it is said.
 
-    text: empty if the whole text is pauses.
-    pause_before: samples of silence before the first chunk. pause_after: after any chunk.
+    text: empty if the whole text is pauses, and at the end of a text that was written while it was spoken.
+    pause_before: samples of silence before the first chunk of a part. pause_after: after any chunk.
     words: where its words stand in the request's text, if that was asked for.
+    part, ends_part: of a text that is still being written: the index of its part, and whether it is that part's last
+        chunk; which chunk is the text's last is then known only afterwards.
     """
 
     text: str
@@ -33,6 +37,8 @@ class SpokenChunk:
     pause_after: int = 0
     is_last: bool = False
     words: tuple[Word, ...] = ()
+    part: int = 0
+    ends_part: bool = False
 
 
 def spoken_chunks(
@@ -79,13 +85,33 @@ def spoken_chunks(
 def request_chunks(request: SpeechRequest, max_characters: int | None = None) -> Iterator[SpokenChunk]:
     """The chunks of a request's text, of at most its chunk_characters, and at most `max_characters`."""
     limit = request.chunk_characters if max_characters is None else min(request.chunk_characters, max_characters)
-    return spoken_chunks(
-        request.text,
-        limit,
+    read = partial(
+        spoken_chunks,
+        max_characters=limit,
         normalizes=request.normalize,
         lexicon=request.lexicon,
         locates_words=request.timestamps,
     )
+    return read(request.text) if request.more is None else _chunks_of_parts(request.text, request.more, read)
+
+
+def _chunks_of_parts(first: str, more: TextFeed, read: Callable[[str], Iterator[SpokenChunk]]) -> Iterator[SpokenChunk]:
+    """The chunks of a text that is still being written, and one without words once it has ended.
+
+    After a chunk that ends a part, the next is asked for only when `more` has the next part.
+    """
+    part, text = 0, first
+    while True:
+        for chunk in read(text):
+            if not chunk.text:
+                raise NoWords("a part of a text that is still being written has no words: send words with its pauses")
+            yield replace(chunk, is_last=False, part=part, ends_part=chunk.is_last)
+        following = more.get(part)
+        part += 1
+        if following is None:
+            break
+        text = following
+    yield SpokenChunk("", is_last=True, part=part)
 
 
 def spoken_text(text: str, *, normalizes: bool = False, lexicon: Lexicon | None = None) -> str:

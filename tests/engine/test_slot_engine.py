@@ -32,6 +32,10 @@ class _Piecewise:
     def due(self) -> float:
         return self._slicer.due
 
+    @property
+    def waiting_for_text(self) -> bool:
+        return False
+
     def take_turn(self) -> None:
         self._turns.append(self._name)
         self._slicer.push(np.zeros(int(self._pieces.pop(0) * SAMPLE_RATE), np.float32))
