@@ -1,4 +1,4 @@
-"""Wire format between two workers: a job one way, its speech the other.
+"""Wire format between two workers: a job, and more of its text, one way, its speech the other.
 
 A message is its kind (1 byte), the payload's length (4 bytes), and the payload: JSON, after it the samples of a
 voice that the job brings, or for audio a header, the timings of text chunks, the codes and the samples. Integers are
@@ -15,7 +15,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from engine import AudioChunk, Lexicon, SpeechRequest, SpeechSegment, TextTiming, VoicePrompt, Word
+from engine import AudioChunk, Lexicon, SpeechRequest, SpeechSegment, TextFeed, TextTiming, VoicePrompt, Word
 
 from .. import errors
 from ..errors import ServiceError
@@ -27,9 +27,10 @@ MESSAGE_LIMIT = 64 << 20
 
 _HEADER = struct.Struct("=BI")
 _JOB = struct.Struct("=I")  # bytes of JSON; the samples of a voice follow
-# text_chunk, flags, frames, codebooks, bytes of timings (JSON); these, codes (frames, codebooks) and samples follow
-_AUDIO = struct.Struct("=IBIHI")
-_LAST_CHUNK, _ENDS_CHUNK, _ENDS_SPEECH = 1, 2, 4
+# text_chunk, text_part, flags, frames, codebooks, bytes of timings (JSON); these, codes (frames, codebooks) and samples
+# follow
+_AUDIO = struct.Struct("=IIBIHI")
+_LAST_CHUNK, _ENDS_CHUNK, _ENDS_SPEECH, _ENDS_PART = 1, 2, 4, 8
 
 
 class Kind(IntEnum):
@@ -41,6 +42,8 @@ class Kind(IntEnum):
     ERROR = 6  # the last message
     PREPARE = 7  # a voice to encode, in place of a job; nothing is sent back
     ENCODE = 8  # a recording whose codes are to be sent back as audio without samples, in place of a job
+    TEXT = 9  # the next part of the job's text, at any time after the job
+    TEXT_END = 10  # no more parts follow
 
 
 class ConnectionBroken(Exception):
@@ -70,6 +73,7 @@ def job_message(job: SpeechJob, wait: float) -> bytes:
     voice = job.request.voice
     speech = {each.name: getattr(job.request, each.name) for each in dataclasses.fields(job.request)}
     speech["voice"] = None if voice is None else [voice.transcript, voice.sample_rate, voice.speaker]
+    speech["more"] = job.request.more is not None  # its parts follow as messages
     lexicon = job.request.lexicon
     speech["lexicon"] = None if lexicon is None else lexicon.entries
     speech["history"] = [
@@ -94,8 +98,16 @@ def read_job(payload: bytes) -> tuple[SpeechJob, float]:
     )
     entries = fields["speech"]["lexicon"]
     lexicon = None if entries is None else Lexicon(entries)
-    request = SpeechRequest(**{**fields["speech"], "history": history, "lexicon": lexicon, "voice": voice})
+    more = TextFeed() if fields["speech"]["more"] else None
+    request = SpeechRequest(
+        **{**fields["speech"], "history": history, "lexicon": lexicon, "voice": voice, "more": more}
+    )
     return SpeechJob(request, fields["voice_id"], resumed=fields["resumed"]), fields["wait"]
+
+
+def text_message(part: str | None) -> bytes:
+    """part: of a job's text; None is its end."""
+    return message(Kind.TEXT_END) if part is None else message(Kind.TEXT, part.encode())
 
 
 def encode_message(recording: VoicePrompt) -> bytes:
@@ -109,16 +121,19 @@ def read_recording(payload: bytes) -> VoicePrompt:
 
 def audio_message(chunk: AudioChunk) -> bytes:
     flags = (
-        _LAST_CHUNK * chunk.in_last_text_chunk + _ENDS_CHUNK * chunk.ends_text_chunk + _ENDS_SPEECH * chunk.ends_speech
+        _LAST_CHUNK * chunk.in_last_text_chunk
+        + _ENDS_CHUNK * chunk.ends_text_chunk
+        + _ENDS_SPEECH * chunk.ends_speech
+        + _ENDS_PART * chunk.ends_text_part
     )
     timings = json.dumps([dataclasses.asdict(each) for each in chunk.timings]).encode() if chunk.timings else b""
-    header = _AUDIO.pack(chunk.text_chunk, flags, *chunk.codes.shape, len(timings))
+    header = _AUDIO.pack(chunk.text_chunk, chunk.text_part, flags, *chunk.codes.shape, len(timings))
     codes, samples = chunk.codes.astype("<i4"), chunk.samples.astype("<f4", copy=False)
     return message(Kind.AUDIO, b"".join([header, timings, codes.tobytes(), samples.tobytes()]))
 
 
 def read_audio(payload: bytes) -> AudioChunk:
-    text_chunk, flags, frames, codebooks, size = _AUDIO.unpack_from(payload)
+    text_chunk, text_part, flags, frames, codebooks, size = _AUDIO.unpack_from(payload)
     at = _AUDIO.size + size
     codes = np.frombuffer(payload, "<i4", frames * codebooks, offset=at)
     return AudioChunk(
@@ -129,6 +144,8 @@ def read_audio(payload: bytes) -> AudioChunk:
         ends_text_chunk=bool(flags & _ENDS_CHUNK),
         ends_speech=bool(flags & _ENDS_SPEECH),
         timings=_read_timings(payload[_AUDIO.size : at]) if size else (),
+        text_part=text_part,
+        ends_text_part=bool(flags & _ENDS_PART),
     )
 
 

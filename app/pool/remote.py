@@ -8,11 +8,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from engine import AudioChunk, Codes, VoicePrompt
+from engine import AudioChunk, Codes, TextFeed, VoicePrompt
 
 from ..errors import ServiceError
 from ..schemas.speech import SpeechJob
-from .framing import ConnectionBroken, Kind, encode_message, job_message, message, read_audio, read_error, receive
+from .framing import (
+    ConnectionBroken,
+    Kind,
+    encode_message,
+    job_message,
+    message,
+    read_audio,
+    read_error,
+    receive,
+    text_message,
+)
 
 READ_AHEAD_BYTES = 32 << 10  # asyncio buffers up to twice as much
 
@@ -54,6 +64,8 @@ async def open_remote_speech(
         raise ConnectionBroken(f"no connection ({error})") from error
     try:
         writer.write(job_message(job, wait))
+        if job.request.more is not None:
+            _TextForwarder(job.request.more, writer).forward()
         await _read_message(reader)
         on_admitted()
         _, payload = await _read_message(reader)
@@ -61,6 +73,26 @@ async def open_remote_speech(
         yield RemoteSpeech(reader, started["engine"], started["fingerprint"])
     finally:
         writer.transport.abort()  # nothing more to send; frees the slot of the other worker at once
+
+
+class _TextForwarder:
+    """Sends the parts of a job's text as they are written. They are appended on the event loop's thread."""
+
+    def __init__(self, more: TextFeed, writer: asyncio.StreamWriter) -> None:
+        self._more, self._writer = more, writer
+        self._sent = 0  # parts
+
+    def forward(self) -> None:
+        """Send what is written, and again once more is."""
+        while self._more.ready(self._sent):
+            if self._writer.is_closing():
+                return
+            part = self._more.get(self._sent)
+            self._writer.write(text_message(part))
+            if part is None:
+                return
+            self._sent += 1
+        self._more.when_ready(self._sent, self.forward)
 
 
 async def prepare_remote_voice(path: Path, voice_id: str) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 import anyio.to_thread
 import numpy as np
 
-from engine import AudioChunk, EngineError
+from engine import AudioChunk, EngineError, TextFeed
 
 from ..audio.encoders.base import Samples
 from ..errors import ServiceError, from_engine
+from ..schemas.speech import SpeechJob
 from .engine_host import EngineHost
 from .framing import ConnectionBroken, Kind, audio_message, error_message, message, read_job, read_recording, receive
 from .local import open_local_speech
@@ -79,11 +80,14 @@ class SpeechServer:
                 self._host.prepare_voice(payload.decode())
             if kind not in (Kind.JOB, Kind.ENCODE):
                 return
-            work = self._stream if kind is Kind.JOB else self._encode
-            streaming = asyncio.create_task(work(payload, writer))
-            disconnect = asyncio.create_task(
-                reader.read(1)
-            )  # the client sends nothing more: this returns when it closes
+            more: TextFeed | None = None
+            if kind is Kind.JOB:
+                job, wait = read_job(payload)
+                more = job.request.more
+                streaming = asyncio.create_task(self._stream(job, wait, writer))
+            else:
+                streaming = asyncio.create_task(self._encode(payload, writer))
+            disconnect = asyncio.create_task(_receive_text(reader, more))
             try:
                 await asyncio.wait({streaming, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -93,8 +97,7 @@ class SpeechServer:
             if not streaming.cancelled():
                 streaming.result()
 
-    async def _stream(self, payload: bytes, writer: StreamWriter) -> None:
-        job, wait = read_job(payload)
+    async def _stream(self, job: SpeechJob, wait: float, writer: StreamWriter) -> None:
         try:
             async with open_local_speech(
                 self._host, job, wait=wait, on_admitted=lambda: _write(writer, message(Kind.ADMITTED))
@@ -123,6 +126,19 @@ class SpeechServer:
         except EngineError as error:
             _write(writer, error_message(from_engine(error)))
         await writer.drain()
+
+
+async def _receive_text(reader: StreamReader, more: TextFeed | None) -> None:
+    """Take the parts of a job's text, and return when the client closes: it sends nothing else."""
+    with contextlib.suppress(ConnectionBroken):
+        while True:
+            kind, payload = await receive(reader)
+            if kind is Kind.TEXT and more is not None:
+                more.append(payload.decode())
+            elif kind is Kind.TEXT_END and more is not None:
+                more.end()
+            else:
+                return
 
 
 def _write(writer: StreamWriter, data: bytes) -> None:

@@ -92,6 +92,16 @@ def test_a_held_stream_is_not_counted_as_late() -> None:
     assert playback.buffered(key, 30, REQUEST).seconds >= 0.0
 
 
+def test_a_stream_that_waited_for_text_is_not_counted_as_late() -> None:
+    times = iter([0.0, 100.0, 100.0, 100.0])
+    playback = PlaybackClock(clock=lambda: next(times))
+    key = SpeechRequest("any")
+    playback.frame_emitted(key)
+    assert playback.buffered(key, 30, REQUEST).seconds < -90
+    playback.text_came(key, 30)
+    assert playback.buffered(key, 35, REQUEST).seconds >= 0.0
+
+
 def test_dropped_streams_are_forgotten() -> None:
     playback = PlaybackClock()
     playback.frame_emitted(SpeechRequest("any"))

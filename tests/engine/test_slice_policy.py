@@ -45,6 +45,15 @@ def test_an_engine_faster_than_real_time_causes_no_gaps(frame_seconds: float) ->
     assert max(listener.sizes) > 1
 
 
+def test_after_a_wait_for_text_slices_grow_as_at_the_start() -> None:
+    listener = Listener().emit(0.004, 8)
+    listener.policy.text_came()  # in time: there is audio to play
+    assert listener.emit(0.004, 1).sizes[-1] == 5
+    listener.now += 60
+    listener.policy.text_came()
+    assert listener.emit(0.004, 5).sizes[-5:] == [1, 2, 4, 5, 5]
+
+
 def test_an_engine_slower_than_real_time_emits_every_frame() -> None:
     assert set(Listener().emit(0.2, 50).sizes) == {1}
 

@@ -18,9 +18,10 @@ from app.pool.framing import (
     read_error,
     read_job,
     receive,
+    text_message,
 )
 from app.schemas.speech import SpeechJob
-from engine import AudioChunk, SpeechRequest, SpeechSegment, TextTiming, VoicePrompt, Word
+from engine import AudioChunk, SpeechRequest, SpeechSegment, TextFeed, TextTiming, VoicePrompt, Word
 
 pytestmark = pytest.mark.anyio
 
@@ -60,16 +61,29 @@ async def test_the_history_of_a_job_survives_a_round_trip() -> None:
     assert history[1].codes.shape == (1, 32)
 
 
+async def test_more_of_a_text_follows_a_job() -> None:
+    more = TextFeed()
+    more.append("And so on.")
+    _, payload = await receive_bytes(job_message(SpeechJob(SpeechRequest("Hi.", more=more), None), 1.0))
+    received = read_job(payload)[0].request.more
+    assert received is not None
+    assert not received.ready(0)  # parts come as messages
+    assert await receive_bytes(text_message("Grüße")) == (Kind.TEXT, "Grüße".encode())
+    assert await receive_bytes(text_message(None)) == (Kind.TEXT_END, b"")
+
+
 @pytest.mark.parametrize("flags", [(False, False, False), (True, False, False), (True, True, True)])
 async def test_audio_survives_a_round_trip(flags: tuple[bool, bool, bool]) -> None:
     samples = np.random.default_rng(0).normal(size=1920).astype(np.float32)
     codes = np.arange(64).reshape(2, 32)
-    kind, payload = await receive_bytes(audio_message(AudioChunk(samples, codes, 7, *flags)))
+    sent = AudioChunk(samples, codes, 7, *flags, text_part=3, ends_text_part=flags[1])
+    kind, payload = await receive_bytes(audio_message(sent))
     chunk = read_audio(payload)
     assert kind is Kind.AUDIO
     assert np.array_equal(chunk.samples, samples)
     assert np.array_equal(chunk.codes, codes)
     assert (chunk.text_chunk, chunk.in_last_text_chunk, chunk.ends_text_chunk, chunk.ends_speech) == (7, *flags)
+    assert (chunk.text_part, chunk.ends_text_part) == (3, flags[1])
 
 
 async def test_the_timings_of_audio_survive_a_round_trip() -> None:

@@ -18,7 +18,7 @@ from app.pool.pool import Pool
 from app.pool.remote import encode_remotely
 from app.pool.speech_server import socket_path
 from app.schemas.speech import SpeechJob
-from engine import FRAME_SAMPLES, AudioChunk, EngineFailed, SpeechRequest, VoicePrompt
+from engine import FRAME_SAMPLES, AudioChunk, EngineFailed, SpeechRequest, TextFeed, VoicePrompt
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +47,40 @@ async def test_speech_is_the_same_from_every_worker(workers: Any, job: Any, wait
         assert speeches[0][1].size == 12 * FRAME_SAMPLES
         assert all(np.array_equal(speeches[0][1], samples) for _, samples in speeches)
         await wait(lambda: idle(pools))
+
+
+async def test_a_text_that_is_written_while_it_is_spoken_has_one_slot_of_any_worker(
+    workers: Any, job: Any, wait: Any
+) -> None:
+    async with workers(2) as pools:
+        for _ in range(2):
+            more = TextFeed()
+            async with pools[0].dispatcher.dispatch(job("One,", more=more)) as speech:
+                parts = []
+                async for chunk in speech:
+                    if chunk.ends_text_part:
+                        parts.append(chunk.text_part)
+                        assert sum(loads(pools)) == 1
+                        if len(parts) < 3:
+                            more.append(f"part {len(parts)}")  # comes only while the slot waits for it
+                        else:
+                            more.end()
+                assert parts == [0, 1, 2]
+            assert [*pools[int(speech.worker_id)].host.engine.histories][-1] == ()
+        assert [len(each.host.engine.histories) for each in pools] == [1, 1]
+        await wait(lambda: idle(pools))
+
+
+async def test_leaving_frees_a_slot_that_waits_for_text(workers: Any, job: Any, wait: Any) -> None:
+    async with workers(2) as pools:
+        for _ in range(2):
+            more = TextFeed()
+            async with pools[0].dispatcher.dispatch(job("One,", more=more)) as speech:
+                async for chunk in speech:
+                    if chunk.ends_text_part:
+                        break
+            more.append("Nobody reads this.")
+        await wait(lambda: idle(pools) and not any(each.host.engine.status().active for each in pools))
 
 
 async def test_a_recording_is_encoded_the_same_by_another_worker(workers: Any) -> None:
@@ -421,7 +455,10 @@ async def test_a_request_whose_worker_stops_before_the_first_chunk_starts_over_a
         async with pools[0].dispatcher.dispatch(job()) as first:  # so that the next one goes to worker 1
             await anext(first)
             monkeypatch.setattr(LocalSpeech, "__anext__", hang_once)
-            async with pools[0].dispatcher.dispatch(job("Hello.")) as speech:
+            more = TextFeed()
+            more.append("Again.")
+            more.end()
+            async with pools[0].dispatcher.dispatch(job("Hello.", more=more)) as speech:
                 assert speech.worker_id == "1"
                 reading = asyncio.create_task(anext_of(speech))
                 await asyncio.wait_for(hung_once.wait(), 60)
@@ -429,7 +466,7 @@ async def test_a_request_whose_worker_stops_before_the_first_chunk_starts_over_a
                 pools[1].host.on_change = lambda: None
                 chunks = [await reading, *[chunk async for chunk in speech]]
                 assert speech.worker_id == "0"
-                assert sum(each.samples.size for each in chunks) == 6 * FRAME_SAMPLES
+                assert sum(each.samples.size for each in chunks) == 12 * FRAME_SAMPLES
         await wait(lambda: idle(pools))
 
 
