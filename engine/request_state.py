@@ -110,6 +110,7 @@ class RequestState:
         count = len(self._chunk_codes)
         codes = self._codes(count)
         last = self.chunks.current.is_last or self.at_max_frames
+        self._slice_policy.chunk_ended(len(self._slice_samples))
         self._emit(ends_text_chunk=True, ends_speech=last)
         for row_state in self.row_states:
             assert row_state.context is not None

@@ -22,6 +22,7 @@ class SlicePolicy:
         self._clock = clock
         self._emitted = 0  # frames
         self._first_emitted = self._last_emitted = 0.0  # clock times of the first and the latest slice
+        self._seconds_per_frame = 0.0  # of the latest slice
 
     def emitted(self) -> None:
         """A slice of `size` frames has just been emitted: choose the size of the next."""
@@ -29,18 +30,33 @@ class SlicePolicy:
         if not self._emitted:
             self._first_emitted = now  # the second slice shows how fast the engine is, so it is no larger
         else:
-            seconds_per_frame = max((now - self._last_emitted) / size, 1e-6)
-            buffered = (self._emitted + size) * FRAME_MILLISECONDS / 1000 - (now - self._first_emitted)
-            affordable = int(buffered / 2 / seconds_per_frame)
-            self.size = max(1, min(2 * size, self._max_frames, affordable))
+            self._seconds_per_frame = max((now - self._last_emitted) / size, 1e-6)
+            self.size = max(1, min(2 * size, self._max_frames, self._affordable(self._buffered(now, size))))
         self._emitted += size
         self._last_emitted = now
 
+    def chunk_ended(self, frames: int) -> None:
+        """The last slice of a text chunk has been emitted, of fewer frames than `size`."""
+        self._first_emitted = self._first_emitted if self._emitted else self._clock()
+        self._emitted += frames
+
     def text_came(self) -> None:
-        """The request may have waited for text: if its listener has heard all of it, playback begins anew."""
+        """The request may have waited for text: the next slice is no larger than what is buffered still allows.
+
+        If its listener has heard everything, playback begins anew.
+        """
         now = self._clock()
-        late = now - self._first_emitted - self._emitted * FRAME_MILLISECONDS / 1000
-        if late > 0:
-            self._first_emitted += late
+        buffered = self._buffered(now)
+        if buffered > 0 and self._seconds_per_frame:
+            self.size = max(1, min(self.size, self._affordable(buffered)))
+        else:
+            self._first_emitted -= min(buffered, 0.0)
             self.size = self._first_size
         self._last_emitted = now
+
+    def _buffered(self, now: float, emitting: int = 0) -> float:
+        """Seconds of audio that the listener has not heard, with a slice that is just being emitted."""
+        return (self._emitted + emitting) * FRAME_MILLISECONDS / 1000 - (now - self._first_emitted)
+
+    def _affordable(self, buffered: float) -> int:
+        return int(buffered / 2 / self._seconds_per_frame)

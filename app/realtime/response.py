@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine import FRAME_MILLISECONDS, SAMPLE_RATE, InvalidMarkup, has_words, normalize, spoken_text
+from engine import FRAME_MILLISECONDS, SAMPLE_RATE, AudioChunk
 
 from ..audio.encoders.base import Samples
 from ..audio.encoders.pcm import RawPcmEncoder
@@ -23,10 +23,10 @@ from ..observability.request_log import RequestRecord
 from ..observability.underruns import UnderrunMeter
 from ..schemas.speech import SpeechJob
 from . import server_events as events
+from .answer_text import AnswerText
 from .audio_codec import create_encoder
-from .clauses import ClauseSplitter
 from .config import SessionConfig
-from .conversation import Conversation, Entry, SpokenClause, chat_messages, speech_history
+from .conversation import Conversation, Entry, chat_messages, speech_history
 from .items import MessageItem
 from .latency import TurnLatency
 from .playback import PlaybackClock
@@ -45,7 +45,7 @@ _INLINE_SAMPLES = 48_000  # 2 s: encoding up to this many takes less time than a
 class ResponsePlan:
     """What to answer, and how.
 
-    job: the speech of a clause, but for its text and history. entries: the items to answer.
+    job: the speech, but for its text and history. entries: the items to answer.
     turn: the user's turn that it answers by itself; None if the client asked for it.
     in_conversation: the response becomes part of the conversation.
     assistant, user: speaker ids of the two sides.
@@ -188,16 +188,24 @@ class Response:
             None if config.max_output_tokens == "inf" else config.max_output_tokens,
             config.temperature,
         )
-        clauses: asyncio.Queue[str | None] = asyncio.Queue()
-        reader = asyncio.create_task(self._read_answer(request, clauses))
+        speech = self.plan.job.request
+        text = AnswerText(
+            speech.chunk_characters,
+            self._service.state.settings.llm_timeout_seconds,
+            normalizes=speech.normalize,
+        )
+        reader, complete = asyncio.create_task(self._read_answer(request, text)), True
         try:
-            while (clause := await clauses.get()) is not None:
+            if (first := await text.begin()) is not None:
                 await self._wait_for_user_audio(entries)
-                await self._speak(clause)
-            await reader  # raises what the language model failed with
+                complete = await self._speak(first, text)
+            if complete:
+                await reader  # raises what the language model failed with
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+        if not complete:
+            self._finish_reason = "length"
         await self._end_audio()
 
     async def _wait_for_transcripts(self, entries: list[Entry]) -> None:
@@ -213,32 +221,29 @@ class Response:
         if waiting:
             await asyncio.wait(waiting)
 
-    async def _read_answer(self, request: ChatRequest, clauses: asyncio.Queue[str | None]) -> None:
+    async def _read_answer(self, request: ChatRequest, text: AnswerText) -> None:
         """Pass the model's text on: as clauses to speak, or as text; and its function calls."""
-        splitter = ClauseSplitter(self.plan.job.request.chunk_characters)
         speaks = self.plan.config.speaks
         answer = self._service.language_model.stream(request)
         try:
             async for piece in answer:
                 if isinstance(piece, TextDelta) and speaks:
-                    self._put(clauses, splitter.push(piece.text))
+                    self._note_clause(text.write(piece.text))
                 elif isinstance(piece, TextDelta):
                     await self._output.add_text(piece.text)
                 elif isinstance(piece, ToolCallDelta):
                     await self._output.add_to_call(piece)
                 else:
                     self._finish(piece)
-            self._put(clauses, [splitter.flush()])
+            self._note_clause(text.flush())
             await self._output.end_calls()
         finally:
-            clauses.put_nowait(None)
+            text.end()
             await answer.aclose()
 
-    def _put(self, clauses: asyncio.Queue[str | None], texts: list[str]) -> None:
-        for text in filter(has_words, texts):
-            if self.plan.latency.clause_ready is None:
-                self.plan.latency.clause_ready = time.monotonic()
-            clauses.put_nowait(text)
+    def _note_clause(self, ready: bool) -> None:
+        if ready and self.plan.latency.clause_ready is None:
+            self.plan.latency.clause_ready = time.monotonic()
 
     def _finish(self, end: Finished) -> None:
         self._finish_reason = end.reason
@@ -246,33 +251,46 @@ class Response:
 
     # ---- speech
 
-    async def _speak(self, text: str) -> None:
-        """Speak a clause after those before it."""
-        job = self.plan.job
-        text_to_read, spoken = await run_in_thread(lambda: _readable(text, normalizes=job.request.normalize))
-        if not spoken:
-            return
+    async def _speak(self, first: str, text: AnswerText) -> bool:
+        """Speak the whole answer in one slot, clause by clause as they are written.
+
+        Returns whether it is complete: it may have reached the longest duration of a request before.
+        """
+        job, entries = self.plan.job, self.plan.entries
         entry = await self._output.begin_message("output_audio")
         history = speech_history(
-            [*self.plan.entries, entry],
-            self.plan.assistant,
-            self.plan.user,
-            self._service.state.settings.realtime_user_audio,
+            entries, self.plan.assistant, self.plan.user, self._service.state.settings.realtime_user_audio
         )
-        clause = SpokenClause(text, spoken)
-        entry.clauses.append(clause)
-        request = replace(job.request, text=text_to_read, history=tuple(history))
-        announced = False
+        request = replace(job.request, text=first, history=tuple(history), more=text.more)
         async with self._service.state.pool.dispatcher.dispatch(replace(job, request=request)) as speech:
             self._record.admit()
             self._speech_timer = time.monotonic()
-            async for chunk in speech:
-                if not announced:  # the caption of a clause comes with its sound
-                    announced = True
-                    await self._output.add_transcript(entry, text)
-                clause.codes.append(chunk.codes)
-                await self._send_audio(entry, chunk.samples)
-        clause.complete = True
+            feeding = asyncio.create_task(text.feed())
+            try:
+                async for chunk in speech:
+                    await self._send_chunk(entry, chunk, text)
+                complete = text.more.ended
+            finally:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
+        if not feeding.cancelled():
+            feeding.result()
+        return complete
+
+    async def _send_chunk(self, entry: Entry, chunk: AudioChunk, text: AnswerText) -> None:
+        """Send a piece of the answer's audio; the caption of a clause comes with its sound."""
+        part = min(chunk.text_part, len(text.clauses) - 1)  # the end of the speech comes after the last one
+        while len(entry.clauses) <= part:
+            clause = text.clauses[len(entry.clauses)]
+            self._speech_timer = max(self._speech_timer, text.passed_on(len(entry.clauses)))
+            entry.clauses.append(clause)
+            await self._output.add_transcript(entry, clause.text)
+        clause = entry.clauses[part]
+        clause.codes.append(chunk.codes)
+        await self._send_audio(entry, chunk.samples)
+        if chunk.ends_text_part:
+            clause.complete = True
+            text.spoken(part)
 
     async def _send_audio(self, entry: Entry, samples: Samples, *, last: bool = False) -> None:
         effect, encoder = self._effect, self._encoder
@@ -383,12 +401,3 @@ def _chat_tool_choice(choice: str | dict[str, Any]) -> str | dict[str, Any]:
     if isinstance(choice, dict) and "name" in choice:
         return {"type": "function", "function": {"name": choice["name"]}}
     return choice
-
-
-def _readable(text: str, *, normalizes: bool) -> tuple[str, str]:
-    """A text for the engine, and what it says. What only looks like markup, in a model's words, is read as words."""
-    try:
-        return text.strip(), spoken_text(text, normalizes=normalizes)
-    except InvalidMarkup:
-        words = normalize(text)
-        return words, words

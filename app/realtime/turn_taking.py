@@ -254,8 +254,8 @@ class TurnTaking:
         # Nothing is awaited from here on: another task could start a response meanwhile.
         settings = self._service.state.settings
         job = SpeechParameters.model_construct(text="a", voice_id=voice).to_job(settings)
-        # Clauses are spoken one after the other; fading each into the next would need both at once.
-        job = replace(job, request=replace(job.request, crossfade_milliseconds=0))
+        # Each clause has those before it as context. Fading it into the next would need both at once.
+        job = replace(job, request=replace(job.request, crossfade_milliseconds=0, overlap="full"))
         plan = ResponsePlan(
             config=config,
             job=job,

@@ -54,6 +54,21 @@ def test_after_a_wait_for_text_slices_grow_as_at_the_start() -> None:
     assert listener.emit(0.004, 5).sizes[-5:] == [1, 2, 4, 5, 5]
 
 
+@pytest.mark.parametrize("left", [0.1, 0.3, 0.6])
+def test_text_that_comes_before_the_listener_has_heard_all_causes_no_gap(left: float) -> None:
+    listener = Listener().emit(0.04, 40)
+    listener.now = listener._buffered_until - left
+    listener.policy.text_came()
+    assert listener.emit(0.04, 40).worst_gap <= 0
+    assert listener.sizes[-1] == 5
+
+
+def test_a_short_last_slice_counts_as_what_it_is() -> None:
+    listener = Listener().emit(0.04, 8)
+    listener.policy.chunk_ended(2)
+    assert listener.policy._emitted == sum(listener.sizes) + 2
+
+
 def test_an_engine_slower_than_real_time_emits_every_frame() -> None:
     assert set(Listener().emit(0.2, 50).sizes) == {1}
 

@@ -92,8 +92,7 @@ async def test_words_are_spoken_clause_by_clause_as_the_model_writes_them(app: F
         done = await client.next("response.done")
         deltas = [e["delta"] for e in client.events if e["type"] == "response.output_audio_transcript.delta"]
     assert deltas == ["First things first,", " then the second sentence."]
-    histories = app.state.service.host.engine.histories
-    assert [each.text for each in histories[-1]] == ["First things first,"]
+    assert len(app.state.service.host.engine.histories) == 1  # in one slot: of one request
     assert done["response"]["status"] == "completed"
 
 

@@ -1,0 +1,172 @@
+"""An answer is one text in one slot, however the language model writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from app.llm.language_model import Finished, TextDelta
+from app.settings import Settings
+from engine import FRAME_SAMPLES, SpeechRequest
+from engine.testing import FakeEngine
+
+from .harness import RealtimeClient, StubModel, StubTranscriber, talking
+
+pytestmark = pytest.mark.anyio
+
+CLAUSES = ["First things first, ", "then a second sentence follows. ", "And that is all of it."]
+
+
+class HeldModel(StubModel):
+    """Writes each clause when it is released."""
+
+    def __init__(self, *clauses: str) -> None:
+        super().__init__()
+        self._clauses = clauses
+        self.released = [asyncio.Event() for _ in clauses]
+
+    async def stream(self, request: Any) -> Any:
+        for clause, released in zip(self._clauses, self.released, strict=True):
+            await released.wait()
+            yield TextDelta(clause)
+        yield Finished()
+
+
+@pytest.fixture
+async def app(settings: Settings, run: Any) -> AsyncIterator[FastAPI]:
+    async with run(settings) as app:
+        app.state.realtime.transcriber = StubTranscriber()
+        yield app
+
+
+def engine_of(app: FastAPI) -> FakeEngine:
+    engine = app.state.service.host.engine
+    assert isinstance(engine, FakeEngine)
+    return engine
+
+
+async def answer(client: RealtimeClient) -> Any:
+    client.send("response.create")
+    return (await client.next("response.done"))["response"]
+
+
+async def test_the_audio_does_not_depend_on_when_the_clauses_come(app: FastAPI, wait: Any) -> None:
+    """Once all at once; once each only after all audio before it, while the slot waits."""
+    app.state.realtime.language_model = StubModel([TextDelta("".join(CLAUSES)), Finished()])
+    async with talking(app) as client:
+        await answer(client)
+        at_once = client.audio()
+    app.state.realtime.language_model = held = HeldModel(*CLAUSES)
+    async with talking(app) as client:
+        answering = asyncio.create_task(answer(client))
+        frames = 0
+        for clause, released in zip(CLAUSES, held.released, strict=True):
+            released.set()
+            frames += len(clause.strip())
+            if clause != CLAUSES[-1]:
+                await wait(lambda frames=frames: client.audio().size == frames * FRAME_SAMPLES)
+                assert engine_of(app).status().active == 1
+                assert app.state.service.pool.dispatcher.active == 1
+        done = await answering
+        assert np.array_equal(client.audio(), at_once)
+    assert done["output"][0]["content"][0]["transcript"] == "".join(CLAUSES).strip()
+    assert len(engine_of(app).histories) == 2  # one request for each answer
+    await wait(lambda: engine_of(app).status().active == 0)
+
+
+async def test_the_next_answer_has_the_clauses_as_context(app: FastAPI) -> None:
+    app.state.realtime.language_model = StubModel([TextDelta("".join(CLAUSES)), Finished()])
+    async with talking(app) as client:
+        await answer(client)
+        await answer(client)
+    first, second = engine_of(app).histories
+    assert first == ()
+    assert [(each.text, len(each.codes)) for each in second] == [(each.strip(), len(each.strip())) for each in CLAUSES]
+
+
+async def test_a_model_that_writes_no_clause_does_not_hold_the_slot_for_ever(
+    settings: Settings, run: Any, wait: Any
+) -> None:
+    async with run(settings.model_copy(update={"llm_timeout_seconds": 0.2})) as app:
+        app.state.realtime.language_model = HeldModel(*CLAUSES)
+        app.state.realtime.language_model.released[0].set()
+        async with talking(app) as client:
+            failed = await answer(client)
+            await wait(lambda: engine_of(app).status().active == 0)
+            app.state.realtime.language_model = StubModel()
+            after = await answer(client)
+    assert (failed["status"], failed["status_details"]["error"]["code"]) == ("failed", "llm_timeout")
+    assert failed["output"][0]["content"][0]["transcript"] == CLAUSES[0].strip()
+    assert after["status"] == "completed"
+
+
+async def test_an_answer_ends_at_the_longest_duration_of_a_request(settings: Settings, run: Any) -> None:
+    async with run(settings.model_copy(update={"tts_max_audio_length_ms": 30 * 80})) as app:
+        app.state.realtime.language_model = held = HeldModel(*CLAUSES, "Never written.")
+        for released in held.released[:-1]:
+            released.set()
+        async with talking(app) as client:
+            done = await answer(client)
+            assert client.audio().size == 30 * FRAME_SAMPLES
+    assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
+
+
+async def test_a_clause_that_is_written_slower_than_it_is_spoken_but_in_time_leaves_no_gap(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the engine's clock: a step is 50 ms, in which a listener hears 0.625 frames; it goes on beside the answer."""
+    heard_per_step, clock = 50 / 80, 0
+    emitted: list[tuple[int, int]] = []  # (step, frames) of each slice of the answer
+    held = HeldModel(*CLAUSES)
+    loop = asyncio.get_running_loop()
+    step = FakeEngine._step
+    written = threading.Event()
+
+    def answer_row(engine: FakeEngine) -> Any:
+        return next((row for row in engine._running if row.request.more is not None), None)
+
+    def timed_step(engine: FakeEngine) -> None:
+        nonlocal clock
+        row = answer_row(engine)
+        before = row.emitted if row else 0
+        step(engine)
+        clock += 1
+        if row is None:
+            return
+        if row.emitted > before:
+            emitted.append((clock, row.emitted - before))
+        frames = sum(count for _, count in emitted)
+        left = frames - (clock - emitted[0][0]) * heard_per_step if emitted else 0.0
+        for part in (1, 2):
+            # so late that a slice of full size would come too late
+            if row.waiting_for_text and row.chunk.part == part - 1 and left < 2 and not held.released[part].is_set():
+                loop.call_soon_threadsafe(held.released[part].set)
+                row.request.more.when_ready(part - 1, written.set)
+                assert written.wait(60)
+                written.clear()
+
+    monkeypatch.setattr(FakeEngine, "_step", timed_step)
+    app.state.realtime.language_model = held
+    held.released[0].set()
+    ticking = asyncio.create_task(read_all(app, SpeechRequest("x" * 3000)))  # so that there are steps while it waits
+    async with talking(app) as client:
+        done = await answer(client)
+    ticking.cancel()
+    await asyncio.gather(ticking, return_exceptions=True)
+    assert done["status"] == "completed"
+    start, frames = emitted[0][0], 0
+    for at, count in emitted:
+        assert frames == 0 or frames > (at - start) * heard_per_step
+        frames += count
+    assert frames == sum(len(clause.strip()) for clause in CLAUSES)
+
+
+async def read_all(app: FastAPI, request: SpeechRequest) -> None:
+    async for _ in engine_of(app).stream(request):
+        pass
