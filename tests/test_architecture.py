@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "gunicorn.conf.py": "entry point: passes it as a mapping, and sets each worker's variables",
     "clients/python/csm_serve_client/environment.py": "reads it: address and key of a service",
     "engine/onnx.py": "onnxruntime has no other switch that turns all telemetry off",
+    "bench/interruptions.py": "runs the service in its own process: sets its settings",
     "bench/trace_worker.py": "runs inside gunicorn's worker: where to write, from bench.trace",
     "engine/codec/mimi.py": "moshi has no other switch: set around its import, then restored",
 }
