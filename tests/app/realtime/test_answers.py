@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from fastapi import FastAPI
 
 from app.llm.language_model import Finished, TextDelta
 from app.settings import Settings
-from engine import FRAME_SAMPLES, SpeechRequest
+from engine import FRAME_SAMPLES
 from engine.testing import FakeEngine
 
 from .harness import RealtimeClient, StubModel, StubTranscriber, talking
@@ -115,62 +114,3 @@ async def test_an_answer_ends_at_the_longest_duration_of_a_request(settings: Set
             done = await answer(client)
             assert client.audio().size == 30 * FRAME_SAMPLES
     assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
-
-
-async def test_a_clause_that_is_written_slower_than_it_is_spoken_but_in_time_leaves_no_gap(
-    app: FastAPI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the engine's clock: a step is 40 ms, in which a listener hears half a frame; it goes on beside the answer."""
-    heard_per_step, clock = 40 / 80, 0
-    emitted: list[tuple[int, int]] = []  # (step, frames) of each slice of the answer
-    held = HeldModel(*CLAUSES)
-    loop = asyncio.get_running_loop()
-    step = FakeEngine._step
-    written = threading.Event()
-
-    def answer_row(engine: FakeEngine) -> Any:
-        return next((row for row in engine._running if row.request.more is not None), None)
-
-    def timed_step(engine: FakeEngine) -> None:
-        nonlocal clock
-        row = answer_row(engine)
-        if row is None:
-            step(engine)
-            clock += 1
-            return
-        before, made, unread = row.emitted, row.made, row.queue.full
-        step(engine)
-        if unread and row.made == made:
-            return  # the test's event loop is behind, not the engine: no time passes
-        clock += 1
-        if row.emitted > before:
-            emitted.append((clock, row.emitted - before))
-        frames = sum(count for _, count in emitted)
-        left = frames - (clock - emitted[0][0]) * heard_per_step if emitted else 0.0
-        for part in (1, 2):
-            # so late that a slice of full size would come too late
-            if row.waiting_for_text and row.chunk.part == part - 1 and left < 2 and not held.released[part].is_set():
-                loop.call_soon_threadsafe(held.released[part].set)
-                row.request.more.when_ready(part - 1, written.set)
-                assert written.wait(60)
-                written.clear()
-
-    monkeypatch.setattr(FakeEngine, "_step", timed_step)
-    app.state.realtime.language_model = held
-    held.released[0].set()
-    ticking = asyncio.create_task(read_all(app, SpeechRequest("x" * 3000)))  # so that there are steps while it waits
-    async with talking(app) as client:
-        done = await answer(client)
-    ticking.cancel()
-    await asyncio.gather(ticking, return_exceptions=True)
-    assert done["status"] == "completed"
-    start, frames = emitted[0][0], 0
-    for at, count in emitted:
-        assert frames == 0 or frames > (at - start) * heard_per_step
-        frames += count
-    assert frames == sum(len(clause.strip()) for clause in CLAUSES)
-
-
-async def read_all(app: FastAPI, request: SpeechRequest) -> None:
-    async for _ in engine_of(app).stream(request):
-        pass
