@@ -265,11 +265,12 @@ class Response:
         async with self._service.state.pool.dispatcher.dispatch(replace(job, request=request)) as speech:
             self._record.admit()
             self._speech_timer = time.monotonic()
-            feeding = asyncio.create_task(text.feed())
+            feeding, parts = asyncio.create_task(text.feed()), 0
             try:
                 async for chunk in speech:
                     await self._send_chunk(entry, chunk, text)
-                complete = text.more.ended
+                    parts = chunk.text_part
+                complete = text.more.ended and parts == len(text.clauses)  # the end of the text is a part without words
             finally:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)

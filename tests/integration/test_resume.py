@@ -129,6 +129,38 @@ def test_every_stream_is_whole_in_every_format_and_with_effects(server: Server) 
     assert after["cut"] == before["cut"]
 
 
+SENTENCES = [letter * 60 + "." for letter in "abc"]
+
+
+def test_an_answer_of_a_conversation_goes_on(server: Server) -> None:
+    """Its sentences are the parts of one text, in one slot."""
+    part = {"type": "input_text", "text": " ".join(SENTENCES)}
+    item = {"type": "message", "role": "user", "content": [part]}
+
+    def answer(disturb: bool) -> tuple[bytes, dict[str, Any]]:
+        samples = b""
+        with connect(f"ws://127.0.0.1:{server.port}/v1/realtime", additional_headers=HEADERS) as connection:
+            connection.send(json.dumps({"type": "conversation.item.create", "item": item}))
+            connection.send(json.dumps({"type": "response.create"}))
+            while (event := json.loads(connection.recv(timeout=60)))["type"] != "response.done":
+                if event["type"] == "response.output_audio.delta":
+                    samples += base64.b64decode(event["delta"])
+                    if disturb and len(samples) > 70 * 3840:  # within the second sentence
+                        kill_speaker(server)
+                        disturb = False
+        return samples, event["response"]
+
+    undisturbed, _ = answer(disturb=False)
+    server.wait_until(lambda: not speakers(server))
+    before = resumed(server)
+    samples, response = answer(disturb=True)
+    assert samples == undisturbed
+    assert len(samples) == 3840 * sum(map(len, SENTENCES))
+    assert response["status"] == "completed"
+    assert response["output"][0]["content"][0]["transcript"] == part["text"]
+    assert resumed(server)["resumed"] == before["resumed"] + 1
+
+
 def test_a_text_of_a_websocket_goes_on(server: Server) -> None:
     def speak(disturb: bool) -> bytes:
         samples = b""

@@ -386,6 +386,75 @@ async def test_a_resumed_stream_goes_before_requests_that_wait(
         await wait(lambda: idle(pools))
 
 
+async def parts_ended(speech: DispatchedSpeech, count: int) -> list[AudioChunk]:
+    """The chunks up to the end of so many more parts of a text that is still being written."""
+    chunks: list[AudioChunk] = []
+    while sum(each.ends_text_part for each in chunks) < count:
+        chunks.append(await anext(speech))
+    return chunks
+
+
+@pytest.mark.parametrize("state", ["speaking", "waiting", "ended"])
+async def test_a_text_that_is_still_being_written_goes_on_with_all_that_was_given(
+    workers: Any, job: Any, wait: Any, resumes: list[bool], state: str
+) -> None:
+    """The worker dies while it speaks the second part, while it waits for the third, or when the text has ended."""
+    parts = ["x" * 150, "y" * 150, "z" * 150]
+    async with workers(2) as pools:
+        whole = TextFeed()
+        whole.append(parts[1])
+        whole.append(parts[2])
+        whole.end()
+        async with pools[0].dispatcher.dispatch(job(parts[0], more=whole)) as speech:
+            undisturbed = [chunk async for chunk in speech]
+        more = TextFeed()
+        async with pools[0].dispatcher.dispatch(job(parts[0], more=more)) as speech:
+            assert speech.worker_id == "1"
+            chunks = await parts_ended(speech, 1)
+            more.append(parts[1])
+            if state == "speaking":
+                chunks += await read(speech, 20)
+                await drop(pools[1])
+                chunks += await parts_ended(speech, 1)
+                more.append(parts[2])
+            else:
+                chunks += await parts_ended(speech, 1)
+                if state == "waiting":
+                    await drop(pools[1])
+                more.append(parts[2])
+                if state == "ended":
+                    more.end()
+                    chunks += await read(speech, 20)
+                    await drop(pools[1])
+            more.end()
+            chunks += [chunk async for chunk in speech]
+            assert speech.worker_id == "0"
+        assert_same_speech(chunks, undisturbed)
+        told = [[(c.text_part, c.text_chunk) for c in each if c.ends_text_part] for each in (chunks, undisturbed)]
+        assert told[0] == told[1]
+        assert [part for part, _ in told[0]] == [0, 1, 2]
+        assert resumes == [True]
+        await wait(lambda: idle(pools) and not any(each.host.engine.status().active for each in pools))
+
+
+async def test_a_text_that_is_still_being_written_is_cut_where_streams_are_not_resumed(
+    workers: Any, job: Any, wait: Any, resumes: list[bool]
+) -> None:
+    async with workers(2) as pools:
+        pools[0].dispatcher.resumes = False
+        await collect(pools[0], job("Hi"))
+        more = TextFeed()
+        async with pools[0].dispatcher.dispatch(job("One,", more=more)) as speech:
+            await parts_ended(speech, 1)
+            await drop(pools[1])  # while it waits
+            with pytest.raises(EngineBroke) as caught:
+                await anext(speech)
+            assert caught.value.code == "worker_died"
+        more.append("Nobody speaks this.")
+        assert resumes == [False]
+        await wait(lambda: idle(pools))
+
+
 async def test_an_engine_that_breaks_for_good_is_a_death(
     workers: Any, job: Any, wait: Any, resumes: list[bool]
 ) -> None:

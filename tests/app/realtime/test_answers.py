@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from fastapi import FastAPI
 
 from app.llm.language_model import Finished, TextDelta
 from app.settings import Settings
-from engine import FRAME_SAMPLES
+from engine import FRAME_SAMPLES, TextFeed
 from engine.testing import FakeEngine
 
 from .harness import RealtimeClient, StubModel, StubTranscriber, talking
@@ -114,3 +115,67 @@ async def test_an_answer_ends_at_the_longest_duration_of_a_request(settings: Set
             done = await answer(client)
             assert client.audio().size == 30 * FRAME_SAMPLES
     assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
+
+
+async def test_an_answer_that_was_written_whole_but_not_spoken_whole_is_incomplete(settings: Settings, run: Any) -> None:
+    async with run(settings.model_copy(update={"tts_max_audio_length_ms": 30 * 80})) as app:
+        app.state.realtime.language_model = StubModel([TextDelta("".join(CLAUSES)), Finished()])
+        async with talking(app) as client:
+            done = await answer(client)
+            assert client.audio().size == 30 * FRAME_SAMPLES
+    assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
+
+
+class LateWriter:
+    """Has a model write each clause only when the listener has almost nothing left to hear, on the engine's clock.
+
+    The engine makes a frame in 40 ms, which are half a frame to the listener. Other threads read it once the answer is
+    done.
+    """
+
+    LEFT = 1.5  # frames: a slice of all five would come too late
+
+    def __init__(self, model: HeldModel) -> None:
+        self.emitted = 0  # frames
+        self.gaps: list[tuple[int, float]] = []  # (frames emitted before, frames that could have been heard)
+        self._model, self._loop = model, asyncio.get_running_loop()
+        self._heard = 0.0  # frames, since the first slice
+        self._next = 1  # clause
+
+    def step(self, engine: FakeEngine, original: Callable[[FakeEngine], None]) -> None:
+        row = next(iter(engine._running), None)
+        made = 0 if row is None else row.made
+        original(engine)
+        if row is None or row.made == made:
+            return  # nothing to do, or its reader is behind: no time passes
+        if self.emitted:
+            self._heard += 0.5
+        if row.emitted > self.emitted:
+            if self._heard > self.emitted:
+                self.gaps.append((self.emitted, self._heard))
+            self.emitted = row.emitted
+        if row.waiting_for_text and self._next < len(self._model.released):
+            self._heard = max(self._heard, self.emitted - self.LEFT)
+            self._write(row.request.more)
+
+    def _write(self, more: TextFeed | None) -> None:
+        assert more is not None
+        written = threading.Event()
+        self._loop.call_soon_threadsafe(self._model.released[self._next].set)
+        more.when_ready(self._next - 1, written.set)
+        assert written.wait(60)
+        self._next += 1
+
+
+async def test_a_clause_that_is_written_late_but_in_time_leaves_no_gap(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.state.realtime.language_model = held = HeldModel(*CLAUSES)
+    writer, step = LateWriter(held), FakeEngine._step
+    monkeypatch.setattr(FakeEngine, "_step", lambda engine: writer.step(engine, step))
+    held.released[0].set()
+    async with talking(app) as client:
+        done = await answer(client)
+    assert done["status"] == "completed", done["status_details"]
+    assert writer.emitted == sum(len(clause.strip()) for clause in CLAUSES)
+    assert writer.gaps == []
