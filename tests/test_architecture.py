@@ -34,7 +34,14 @@ TORCH_FREE = {
     *(f"engine.text.{name}" for name in ("say_as", "source", "splitting", "ssml", "xml_source")),
     "engine.prompt_packing",
 }
-ENGINE_LEAVES = {"engine.config", "engine.errors", "engine.lexicon", "engine.text_feed", "engine.timing", "engine.types"}
+ENGINE_LEAVES = {
+    "engine.config",
+    "engine.errors",
+    "engine.lexicon",
+    "engine.text_feed",
+    "engine.timing",
+    "engine.types",
+}
 # The files that may use the environment, and why.
 ENVIRONMENT = {
     "app/settings.py": "reads it: every setting comes from here",

@@ -129,7 +129,7 @@ def test_every_stream_is_whole_in_every_format_and_with_effects(server: Server) 
     assert after["cut"] == before["cut"]
 
 
-SENTENCES = [letter * 60 + "." for letter in "abc"]
+SENTENCES = [letter * 35 + "." for letter in "abc"]
 
 
 def test_an_answer_of_a_conversation_goes_on(server: Server) -> None:
@@ -145,7 +145,7 @@ def test_an_answer_of_a_conversation_goes_on(server: Server) -> None:
             while (event := json.loads(connection.recv(timeout=60)))["type"] != "response.done":
                 if event["type"] == "response.output_audio.delta":
                     samples += base64.b64decode(event["delta"])
-                    if disturb and len(samples) > 70 * 3840:  # within the second sentence
+                    if disturb and len(samples) > 40 * 3840:  # within the second sentence
                         kill_speaker(server)
                         disturb = False
         return samples, event["response"]

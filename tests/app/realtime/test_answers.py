@@ -117,7 +117,9 @@ async def test_an_answer_ends_at_the_longest_duration_of_a_request(settings: Set
     assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
 
 
-async def test_an_answer_that_was_written_whole_but_not_spoken_whole_is_incomplete(settings: Settings, run: Any) -> None:
+async def test_an_answer_that_was_written_whole_but_not_spoken_whole_is_incomplete(
+    settings: Settings, run: Any
+) -> None:
     async with run(settings.model_copy(update={"tts_max_audio_length_ms": 30 * 80})) as app:
         app.state.realtime.language_model = StubModel([TextDelta("".join(CLAUSES)), Finished()])
         async with talking(app) as client:
