@@ -40,22 +40,29 @@ from ..websocket.context_session import ContextSession
 from ..websocket.elevenlabs_protocol import ElevenLabsProtocol, StreamSettings
 from ..websocket.messages import validate
 from ..websocket.session import WebSocketSession
-from .voices import prepare_ahead, query_voices, store_recording
+from .voices import prepare_ahead, query_voices, store_joined, store_recording
 from .websocket import check_voice
 
 _SPEAKERS = tuple(f"speaker_{number}" for number in range(len(OPENAI_VOICES)))  # those that are listed
-_UPLOAD = UploadFields("files", "transcript", "name", ("description", "labels", "remove_background_noise"))
+_UPLOAD = UploadFields(
+    "files", "transcript", "name", ("description", "labels", "remove_background_noise"), max_files=25
+)
 _FORM = recording_form(
     "files",
-    f"One recording: {RECORDING_FORMATS}.",
+    f"Recordings: {RECORDING_FORMATS}. As many as fit into MAX_VOICE_SECONDS are joined, in their order.",
     {
         "name": {"type": "string", "description": "The voice's id, adapted to the rules of ids."},
-        "transcript": {"type": "string", "description": "Beyond ElevenLabs' API: the words spoken in it."},
+        "transcript": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Beyond ElevenLabs' API: the words of each file, or once those of all.",
+        },
         "description": {"type": "string", "description": "Ignored."},
         "labels": {"type": "string", "description": "Ignored."},
         "remove_background_noise": {"type": "boolean", "description": "true is refused."},
     },
     required=("name",),
+    max_files=_UPLOAD.max_files,
 )
 _AUDIO: dict[int | str, dict[str, Any]] = {
     200: {
@@ -213,7 +220,7 @@ async def search(
     responses=elevenlabs_error_responses(*_UPLOAD_ERRORS),
 )
 async def add(request: Request, state: StateDep) -> ElevenLabsVoiceStored:
-    """Store a new voice from one recording."""
+    """Store a new voice from one recording, or from several that are joined."""
     async with state.uploads.reserve(), read_upload(request, _UPLOAD) as form:
         if parse_flag("remove_background_noise", form.others.get("remove_background_noise", "")):
             raise Unprocessable(
@@ -223,9 +230,14 @@ async def add(request: Request, state: StateDep) -> ElevenLabsVoiceStored:
         if not form.voice_id:
             raise Unprocessable("name is missing: send the voice's name", code="bad_voice_id")
         voice_id = form.voice_id if is_voice_id(form.voice_id) else suggest_id(form.voice_id) or form.voice_id
-        voice = await store_recording(state.voices.add, voice_id, form)
+        joined, warnings = [], []
+        if len(form.recordings) == 1 and len(form.transcripts) <= 1:
+            voice = await store_recording(state.voices.add, voice_id, form)
+        else:
+            voice, made = await store_joined(state.voices, voice_id, form)
+            joined, warnings = list(made.names), list(made.warnings)
     await prepare_ahead(state, voice.voice_id)
-    return ElevenLabsVoiceStored(voice_id=voice.voice_id, warnings=list(voice.warnings))
+    return ElevenLabsVoiceStored(voice_id=voice.voice_id, joined=joined, warnings=[*warnings, *voice.warnings])
 
 
 @router.get(

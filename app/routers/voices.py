@@ -16,8 +16,9 @@ from ..schemas.errors import error_responses
 from ..schemas.forms import recording_form
 from ..schemas.voices import VoiceDeleted, VoiceDetails, VoiceStored
 from ..state import AppState, StateDep
+from ..voices.joined_recording import JoinedRecording, RecordingFile
 from ..voices.recording_decoder import FORMATS
-from ..voices.store import Voice
+from ..voices.store import Voice, VoiceStore
 from ..voices.upload import VoiceUpload, read_upload
 from ..voices.voice_id import RULES, canonical_id
 
@@ -114,6 +115,20 @@ async def query_voices(query: Callable[[], _Result]) -> _Result:
 async def store_recording(store: Callable[[str, bytes, str], Voice], voice_id: str, form: VoiceUpload) -> Voice:
     """Read and store a recording in a thread, so that no more recordings are in memory than there are threads."""
     return await run_in_executor(_store_executor, lambda: store(voice_id, form.recording.file.read(), form.transcript))
+
+
+async def store_joined(voices: VoiceStore, voice_id: str, form: VoiceUpload) -> tuple[Voice, JoinedRecording]:
+    """The same for the recordings of a form, which are joined."""
+
+    def store() -> tuple[Voice, JoinedRecording]:
+        files = [
+            RecordingFile(each.filename or f"file {number}", each.file.read)
+            for number, each in enumerate(form.recordings, 1)
+        ]
+        joined = voices.join(files, form.transcripts)
+        return voices.add(voice_id, joined.recording, joined.transcript), joined
+
+    return await run_in_executor(_store_executor, store)
 
 
 async def prepare_ahead(state: AppState, voice_id: str) -> None:

@@ -188,10 +188,11 @@ class ElevenLabsVoicePage(ElevenLabsVoices):
 
 
 class ElevenLabsVoiceStored(BaseModel):
-    """warnings: beyond ElevenLabs' API, as on POST /voices."""
+    """Beyond ElevenLabs' API: joined, the files that the voice is made of if there are several; warnings."""
 
     voice_id: str
     requires_verification: bool = False
+    joined: list[str] = []
     warnings: list[str]
 
 

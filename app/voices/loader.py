@@ -105,7 +105,7 @@ class VoiceLoader:
     ) -> None:
         self._starts = DecoderStartPolicy(report_decoder)
         self._max_bytes = max_bytes
-        self._max_seconds = max_seconds
+        self.max_seconds = max_seconds
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[_Key, _Entry] = OrderedDict()
         self._cached_bytes = 0
@@ -114,7 +114,7 @@ class VoiceLoader:
         self._loading: weakref.WeakValueDictionary[_Key, threading.Lock] = weakref.WeakValueDictionary()
 
     def decoder(self) -> VoiceDecoder:
-        return VoiceDecoder(self._max_bytes, self._max_seconds, self._starts)
+        return VoiceDecoder(self._max_bytes, self.max_seconds, self._starts)
 
     def is_voice(self, folder: VoiceFolder, name: str) -> bool:
         """Whether the file has an audio signature and has not failed to load."""

@@ -23,7 +23,7 @@ import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -38,6 +38,7 @@ from ..errors import (
 )
 from ..observability.components import Report, report_nothing
 from .folder import VoiceFolder
+from .joined_recording import JoinedRecording, RecordingFile, join_recordings
 from .loader import Voice, VoiceLoader
 from .recording_decoder import DecodedRecording, VoiceDecoder
 from .transcript import clean_transcript, transcript_names, write_sidecar
@@ -271,6 +272,11 @@ class VoiceStore:
         """
         with self._loader.decoder() as decoder:
             return decoder.decode(recording)
+
+    def join(self, files: Sequence[RecordingFile], transcripts: Sequence[str]) -> JoinedRecording:
+        """One recording of several, for `add`. Raises Busy, and what `join_recordings` raises."""
+        with self._loader.decoder() as decoder:
+            return join_recordings(files, transcripts, decoder.decode, self._loader.max_seconds)
 
 
 def unknown(voice_id: str) -> UnknownVoice:

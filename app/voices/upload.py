@@ -1,4 +1,4 @@
-"""Parses the multipart form of a voice upload, with limits: a file, a transcript and a voice id."""
+"""Parses the multipart form of a voice upload, with limits: files, transcripts and a voice id."""
 
 from __future__ import annotations
 
@@ -21,16 +21,24 @@ UPLOAD_SECONDS = 300.0  # 25 MB take 200 s at 1 Mbit/s
 
 @dataclass(frozen=True)
 class UploadFields:
-    """The names of a form's fields. others: text fields that the form may hold beside these three."""
+    """The names of a form's fields.
+
+    others: text fields that the form may hold beside these three. max_files: above 1 the first two may be repeated.
+    """
 
     file: str = "file"
     transcript: str = "transcript"
     voice_id: str = "voice_id"
     others: tuple[str, ...] = ()
+    max_files: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
         return (self.file, self.transcript, self.voice_id, *self.others)
+
+    @property
+    def repeated(self) -> tuple[str, ...]:
+        return (self.file, self.transcript) if self.max_files > 1 else ()
 
     @property
     def example(self) -> str:
@@ -54,15 +62,23 @@ class UploadTooSlow(BadRequest):
 class VoiceUpload:
     """A parsed upload form.
 
-    recording: spooled to disk unless small; closed at the end of `read_upload`'s context.
+    recordings: spooled to disk unless small; closed at the end of `read_upload`'s context.
     voice_id: None if the form has none.
     others: the form's other fields, those it has.
     """
 
-    recording: UploadFile
-    transcript: str
+    recordings: tuple[UploadFile, ...]
+    transcripts: tuple[str, ...]
     voice_id: str | None
     others: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def recording(self) -> UploadFile:
+        return self.recordings[0]
+
+    @property
+    def transcript(self) -> str:
+        return self.transcripts[0] if self.transcripts else ""
 
     @property
     def file_name(self) -> str:
@@ -76,13 +92,16 @@ async def read_upload(request: Request, fields: UploadFields = _VOICES_FORM) -> 
     Raises UnsupportedMedia for another content type, BadRequest if the form is malformed, incomplete or too slow,
     Unprocessable if fields are missing, unknown or repeated.
     """
-    async with read_form(request, len(fields.names), fields.example) as form:
+    max_fields = len(fields.names) + fields.max_files - 1
+    async with read_form(request, max_fields, fields.example, fields.max_files) as form:
         yield _to_upload(form, fields)
 
 
 @asynccontextmanager
-async def read_form(request: Request, max_fields: int, example: str = _VOICES_FORM.example) -> AsyncIterator[FormData]:
-    """Parse a form with at most one file and max_fields other fields, each of at most MAX_BYTES.
+async def read_form(
+    request: Request, max_fields: int, example: str = _VOICES_FORM.example, max_files: int = 1
+) -> AsyncIterator[FormData]:
+    """Parse a form with at most max_files files and max_fields other fields, each of at most MAX_BYTES.
 
     example: how to send one, for error messages.
 
@@ -91,7 +110,7 @@ async def read_form(request: Request, max_fields: int, example: str = _VOICES_FO
     _check_type(request.headers.get("content-type", ""), example)
     try:
         with anyio.fail_after(UPLOAD_SECONDS):
-            form = await _FormParser(request, max_fields).parse()
+            form = await _FormParser(request, max_fields, max_files).parse()
     except MultiPartException as error:
         raise BadRequest(f"the form cannot be parsed: {error.message}", code="bad_form") from None
     except TimeoutError:
@@ -108,9 +127,9 @@ async def read_form(request: Request, max_fields: int, example: str = _VOICES_FO
 class _FormParser(MultiPartParser):
     """Multipart parser that requires the last boundary, and closes its files on every earlier error."""
 
-    def __init__(self, request: Request, max_fields: int) -> None:
+    def __init__(self, request: Request, max_fields: int, max_files: int) -> None:
         stream = self._until_complete(request.stream())
-        super().__init__(request.headers, stream, max_files=1, max_fields=max_fields, max_part_size=MAX_BYTES)
+        super().__init__(request.headers, stream, max_files=max_files, max_fields=max_fields, max_part_size=MAX_BYTES)
         self._complete = False
 
     def on_end(self) -> None:
@@ -138,19 +157,23 @@ def _to_upload(form: FormData, fields: UploadFields) -> VoiceUpload:
             raise Unprocessable(
                 f"{name[:60]!r} is not a field of this form: use {', '.join(fields.names)}", code="invalid_parameter"
             )
-        if len(form.getlist(name)) > 1:
+        if len(form.getlist(name)) > 1 and name not in fields.repeated:
             raise Unprocessable(f"{name} is repeated: send it once", code="invalid_parameter")
-    recording = form.get(fields.file)
-    if not isinstance(recording, UploadFile):
+    recordings = form.getlist(fields.file)
+    if not recordings or not all(isinstance(each, UploadFile) for each in recordings):
         raise Unprocessable(
             f"{fields.file} is missing: send the recording as a file in that field, {fields.example}", code="no_file"
         )
     texts: dict[str, str] = {}
-    for name, value in form.items():
+    for name, value in form.multi_items():
         if name == fields.file:
             continue
         if isinstance(value, UploadFile):
             raise Unprocessable(f"{name} is text, not a file", code="invalid_parameter")
         texts[name] = value
-    others = {name: texts[name] for name in fields.others if name in texts}
-    return VoiceUpload(recording, texts.get(fields.transcript, ""), texts.get(fields.voice_id) or None, others)
+    return VoiceUpload(
+        tuple(each for each in recordings if isinstance(each, UploadFile)),
+        tuple(str(each) for each in form.getlist(fields.transcript)),
+        texts.get(fields.voice_id) or None,
+        {name: texts[name] for name in fields.others if name in texts},
+    )

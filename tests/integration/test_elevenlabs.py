@@ -192,9 +192,32 @@ def test_harmless_fields_are_ignored(client: ElevenLabs) -> None:
 def test_what_an_upload_cannot_do_is_refused(client: ElevenLabs) -> None:
     with pytest.raises(ApiError, match="remove_background_noise"):
         client.voices.ivc.create(name="noisy", files=[("a.wav", recording())], remove_background_noise=True)
-    with pytest.raises(ApiError, match="Maximum number of files is 1"):
-        client.voices.ivc.create(name="two", files=[("a.wav", recording()), ("b.wav", recording())])
+    with pytest.raises(ApiError, match="Maximum number of files is 25"):
+        client.voices.ivc.create(name="many", files=[("a.wav", recording())] * 26)
+    with pytest.raises(ApiError, match=r"^.*b\.txt: "):
+        client.voices.ivc.create(name="noisy", files=[("a.wav", recording()), ("b.txt", b"Not audio.")])
     assert [voice.voice_id for voice in client.voices.search(search="noisy").voices] == []
+
+
+def test_several_files_are_one_voice(server: Server, client: ElevenLabs) -> None:
+    added = client.voices.ivc.create(name="both", files=[("a.wav", recording()), ("b.mp3", recording("mp3"))])
+    assert b"".join(client.text_to_speech.convert(added.voice_id, text="Hi", output_format="pcm_24000"))
+    headers = {"xi-api-key": KEY}
+    both = httpx.get(f"{server.url}/voices/both", headers=headers, timeout=30).json()
+    files = [("files", ("a.wav", recording())), ("files", ("b.mp3", recording("mp3"))), ("files", ("c.wav", b"x"))]
+    assert both["has_transcript"] is False
+    client.voices.delete("both")
+    form = {"name": "both", "transcript": ["One.", "Two."]}
+    stored = httpx.post(f"{server.url}/v1/voices/add", data=form, files=files[:2], headers=headers, timeout=30).json()
+    assert stored["joined"] == ["a.wav", "b.mp3"]
+    again = httpx.get(f"{server.url}/voices/both", headers=headers, timeout=30).json()
+    assert (again["has_transcript"], again["sha256"]) == (True, both["sha256"])
+    client.voices.delete("both")
+    refused = httpx.post(f"{server.url}/v1/voices/add", data=form, files=files, headers=headers, timeout=30)
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_transcript")
+    form["name"] = "one"
+    refused = httpx.post(f"{server.url}/v1/voices/add", data=form, files=files[:1], headers=headers, timeout=30)
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_transcript")
 
 
 # ---- WS stream-input
