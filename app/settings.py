@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     fallback_engine: Literal["kokoro", "espeak-ng", "none"] = Field(
         default="kokoro", description="kokoro, espeak-ng, or none to fail without CSM's weights"
     )
+    kokoro_voices: str = Field(
+        default="onnx-community/Kokoro-82M-v1.0-ONNX",
+        description="a hub id with Kokoro's English voices, or off for those that are installed",
+    )
 
     # Voices
     voices_dir: Path = Field(default=Path("voices"), description="a directory for uploads; created if missing")

@@ -42,6 +42,7 @@ class EngineConfig:
     audio_queue_slices: emitted slices that a slot may be ahead of its reader before it is held.
     voice_cache_bytes: limit of the LRU cache of voice prompts.
     hub_token: for a gated repository on the Hugging Face hub.
+    kokoro_voices: a repository on the Hugging Face hub with English voices for Kokoro; empty: only those installed.
     mimi_weights: a Mimi file in moshi's format, for checkpoints without Mimi; None downloads moshi's default.
     """
 
@@ -56,6 +57,7 @@ class EngineConfig:
     audio_queue_slices: int = 5
     voice_cache_bytes: int = 1 << 30
     hub_token: str | None = None
+    kokoro_voices: str = ""
     mimi_weights: str | None = None
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ def env(tmp_path: Path) -> dict[str, str]:
         "TTS_NORMALIZE": "off",  # the fake engine reads instructions such as [raise@3] in texts
         "HOST": "127.0.0.1",
         "MODEL_PATH": "fake",
+        "KOKORO_VOICES": "off",
         "VOICES_DIR": str(tmp_path / "voices"),
         "PRELOADED_VOICES_DIR": str(tmp_path / "preloaded"),
         "CONCURRENT_REQUESTS_PER_WORKER": "2",

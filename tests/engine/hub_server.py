@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 COMMIT = "c" * 40
 TOKEN = "hf_known"
 
@@ -63,6 +65,17 @@ def running_hub() -> Iterator[Hub]:
             hub.hold.set()
             server.shutdown()
             thread.join(30)
+
+
+def use_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Point the Hub's client in this process at `hub`, with an empty cache and no token."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
 
 
 class _Handler(BaseHTTPRequestHandler):

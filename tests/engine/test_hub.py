@@ -16,7 +16,7 @@ from engine.model.checkpoint import find_checkpoint, open_checkpoint
 
 from . import checkpoints
 from .adapters import LINEAR, write_adapter
-from .hub_server import TOKEN, Fetched, Hub, running_hub
+from .hub_server import TOKEN, Fetched, Hub, running_hub, use_hub
 
 NAME = "model.safetensors"
 
@@ -25,12 +25,7 @@ NAME = "model.safetensors"
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> Iterator[Hub]:
     """A hub with one complete model, an empty cache, and no token."""
     with running_hub() as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+        use_hub(server, monkeypatch, tmp_path / "cache")
         monkeypatch.setattr("engine.model.hub._REPORT_SECONDS", 0.0)
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
         server.repositories["someone/voice"] = checkpoint
