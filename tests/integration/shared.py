@@ -23,6 +23,7 @@ def serving(folder: Path, **settings: str) -> Iterator[Server]:
         "TTS_NORMALIZE": "off",  # the fake engine reads instructions such as [raise@3] in texts
         "HOST": "127.0.0.1",
         "MODEL_PATH": "fake",
+        "KOKORO_VOICES": "off",
         "VOICES_DIR": str(folder / "voices"),
         "PRELOADED_VOICES_DIR": str(folder / "preloaded"),
         "TMPDIR": str(folder / "spool"),
