@@ -241,6 +241,8 @@ class FramePipeline:
     @property
     def step_summary(self) -> str:
         """What computes the steps, for logs: "plain", "fused kernels", or those of some numbers of rows."""
+        if self.fused is not None and self.fused.step.persistent is not None:
+            return "fused kernels, one for the depth decoder"
         if self.all_fused:
             return "fused kernels"
         fused = ", ".join(str(rows) for rows in self.buckets.rows if self._is_fused(rows))

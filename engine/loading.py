@@ -29,6 +29,7 @@ from .model.fused_prefill import verified_fused_prefills
 from .model.graphs import CudaGraphCapturer
 from .model.int8_linear import quantize
 from .model.packed_linear import pack
+from .model.persistent_frames import use_persistent_depth
 from .model.ragged_attention import verified_kv_restore, verified_prompt_attention, verified_ragged_attention
 from .model.tokenizer import TextTokenizer
 from .model.weights import Tensors, load_weights
@@ -307,6 +308,10 @@ def _use_fused_kernels(runner: ModelRunner, threads: int) -> None:
         lambda: CudaGraphCapturer(runner.device, StreamPriority.FRAMES),
     )
     if frames.fused is not None and frames.all_fused:
+        use_persistent_depth(
+            *(model, runner.state, frames.fused.step, frames.buckets.rows, frames.buckets.contexts[0]),
+            lambda: CudaGraphCapturer(runner.device, StreamPriority.FRAMES),
+        )
         passes = verified_fused_prefills(
             *(model, runner.state, PASS_SIZES, frames.fused.step.pdl, len(prefills.pipelines), threads),
             lambda: CudaGraphCapturer(runner.device, StreamPriority.PREFILL),

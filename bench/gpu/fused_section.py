@@ -11,6 +11,8 @@ from engine.cuda_streams import StreamPriority
 from engine.model.fused_frames import FusedCheck, FusedStep, contrived_state
 from engine.model.fused_prefill import prefill_fault
 from engine.model.graphs import CudaGraphCapturer
+from engine.model.persistent.packing import MAX_ROWS
+from engine.model.persistent_frames import build
 from engine.model_runner import ModelRunner
 from engine.prefill_pipeline import PASS_SIZES
 
@@ -42,7 +44,37 @@ def fused(session: Session) -> None:
                         plain, fused_seconds = check.seconds(rows, capturer)
                         line |= {"plain_ms": plain * 1e3, "fused_ms": fused_seconds * 1e3}
                     session.recorder.add("fused", **line)
+        _persistent(runner, session)
     _prefill(runner, session)
+
+
+def _persistent(runner: ModelRunner, session: Session) -> None:
+    """The step in which one kernel computes the depth decoder, for as many rows as it takes, beside the fused kernels.
+
+    build_seconds: with NVRTC, unless the kernel is in Triton's cache.
+    """
+    from engine.model.fused.step import FusedStep as TritonStep
+
+    started = time.perf_counter()
+    try:
+        persistent = build(runner.model, runner.state)
+    except Exception as error:  # no NVRTC, or another GPU than it needs
+        session.recorder.add("persistent", reason=repr(error))
+        return
+    session.recorder.add("persistent", build_seconds=time.perf_counter() - started)
+    step = TritonStep(runner.model, runner.state, torch.cuda.get_device_capability(session.device) >= (9, 0))
+    with contrived_state(runner.state):
+        check = FusedCheck(runner.model, runner.state, step, runner.frames.buckets.contexts[0])
+        for rows in range(1, MAX_ROWS + 1):
+            step.persistent = persistent
+            fault = check.fault(rows) or persistent.fault
+            line: dict[str, object] = {"rows": rows, "fault": fault}
+            if not fault:
+                capturer = CudaGraphCapturer(session.device, StreamPriority.FRAMES)
+                line["persistent_ms"] = check.fused_seconds(rows, capturer) * 1e3
+                step.persistent = None
+                line["fused_ms"] = check.fused_seconds(rows, capturer) * 1e3
+            session.recorder.add("persistent", **line)
 
 
 def _prefill(runner: ModelRunner, session: Session) -> None:

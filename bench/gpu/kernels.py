@@ -18,6 +18,7 @@ _KINDS = (
     ("reductions of split products", "splitKreduce"),
     ("ragged attention", "_attend_to_split|_join_splits"),
     ("attention", "flash_fwd|fmha|MemEffAttention|depth_attention_kernel"),
+    ("persistent depth decoder", "^depth$"),
     ("fused products", "(qkv|add|gate_up|down|head)_kernel"),
     ("fused sampling", "sample_kernel"),
     ("top-k and argmax", "TopK|radixSort|bitonicSort|ArgMax"),

@@ -13,9 +13,9 @@ def _names(text: str) -> frozenset[str]:
 
 # PyTorch, transformers and what these two need
 IMAGE = _names("""
-    certifi charset-normalizer einops filelock fsspec hf-xet huggingface-hub idna jinja2 markupsafe mpmath networkx
-    numpy packaging pyyaml regex requests safetensors setuptools sympy tokenizers torch tqdm transformers triton
-    typing-extensions urllib3
+    certifi charset-normalizer cuda-bindings cuda-pathfinder einops filelock fsspec hf-xet huggingface-hub idna jinja2
+    markupsafe mpmath networkx numpy packaging pyyaml regex requests safetensors setuptools sympy tokenizers torch tqdm
+    transformers triton typing-extensions urllib3
 """)
 # The engine: stages first and profile, without the section tests
 FIRST = _names("moshi sentencepiece")

@@ -20,6 +20,7 @@ from torch import Tensor
 from .csm import CsmModel, StepState
 from .graphs import GraphCapturer, Work
 from .kv_cache import DepthView, KvCache
+from .persistent.depth import PersistentDepth
 from .sampling import SamplingInputs, SamplingMode, sample
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class FusedStep(Protocol):
 
     codes: Tensor  # int64 (rows, codebooks): of the last frame
     pdl: bool
+    persistent: PersistentDepth | None
 
     def frame(self, rows: int, context: int, logits: list[Tensor] | None = None) -> None: ...
 
@@ -236,6 +238,15 @@ class FusedCheck:
 
     def seconds(self, rows: int, capturer: GraphCapturer) -> tuple[float, float]:
         """Of a plain and of a fused step as graphs. Raises RuntimeError if the fused graph gives other codes."""
+        fused = self.fused_seconds(rows, capturer)
+
+        def plain() -> None:
+            self._model.frame_step(self._state, rows, self._context, _CAPTURED)
+
+        return self._timed(capturer.capture(plain)), fused
+
+    def fused_seconds(self, rows: int, capturer: GraphCapturer) -> float:
+        """As `seconds`, of the fused step alone."""
         self._begin.restore(self._state)
         self._step.frame(rows, self._context)
         expected = self._step.codes[:rows].clone()
@@ -243,17 +254,13 @@ class FusedCheck:
         def fused() -> None:
             self._step.frame(rows, self._context)
 
-        def plain() -> None:
-            self._model.frame_step(self._state, rows, self._context, _CAPTURED)
-
         replay = capturer.capture(fused)
         for _ in range(_ROUNDS):
             self._begin.restore(self._state)
             replay()
             if not torch.equal(self._step.codes[:rows], expected):
                 raise RuntimeError(f"a graph of fused kernels for {rows} rows has other codes than its kernels")
-        timed = self._timed(replay)
-        return self._timed(capturer.capture(plain)), timed
+        return self._timed(replay)
 
     def _timed(self, replay: Work) -> float:
         return best_seconds(replay, self._state.output.device, lambda: self._begin.restore(self._state))

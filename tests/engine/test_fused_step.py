@@ -250,6 +250,7 @@ class ReferenceStep:
         self.model, self.state, self.pdl = model, state, pdl
         self.attended, self.shift, self.noise = attended, shift, noise
         self.codes = torch.zeros_like(state.codes)
+        self.persistent: Any = None
 
     def compile_ahead(self, rows: Sequence[int], context: int, threads: int) -> None:
         pass

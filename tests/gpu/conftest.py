@@ -11,6 +11,29 @@ from engine import EngineConfig, load_engine
 from engine.engine_core import CsmEngine
 from engine.random_checkpoint import TINY, build_model, write_checkpoint
 
+# Small kernels first, then what loads engines or compiles much: a session on a rented GPU learns the most in its first
+# seconds.
+ORDER = (
+    *("test_kv_restore", "test_int8_linear", "test_persistent_depth", "test_prompt_attention", "test_codec_kernels"),
+    *(
+        "test_fused_step",
+        "test_ragged_attention",
+        "test_fused_prefill",
+        "test_batch_invariance",
+        "test_prefill_streams",
+    ),
+    *("test_frame_pipeline", "test_engine", "test_fused_engine", "test_torch_compile"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files of this folder by ORDER, among themselves."""
+    here = Path(__file__).parent
+    places = [place for place, item in enumerate(items) if item.path.parent == here]
+    ordered = sorted((items[place] for place in places), key=lambda item: ORDER.index(item.path.stem))
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

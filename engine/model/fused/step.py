@@ -9,6 +9,7 @@ import triton
 from torch import Tensor
 
 from ..csm import CsmModel, StepState
+from ..persistent.depth import PersistentDepth
 from ..ragged_attention_kernel import attend
 from ..row_record import ROW_RECORD
 from . import frame_kernels
@@ -29,6 +30,7 @@ class FusedStep(FusedLayers):
         rows = state.active.shape[0]
         super().__init__(model, (rows, 2 * rows), pdl)  # the depth decoder begins with two tokens a row
         self.state = state
+        self.persistent: PersistentDepth | None = None  # computes the depth decoder; set where it is used
         self._fine = model.dtype.itemsize > 2
         self.logits = self.empty(rows, model.sampled_vocab)
         self.codes = self.empty(rows, model.config.codebooks, dtype=torch.int64)
@@ -39,7 +41,12 @@ class FusedStep(FusedLayers):
         self._embed(rows)
         for index in range(self.model.config.backbone.layers):
             self._backbone_layer(index, rows, context)
-        self._depth_codes(rows, logits)
+        if self.persistent is None:
+            self._depth_codes(rows, logits)
+        else:
+            self.persistent.run(self.backbone.x, rows, self.codes)
+            if logits is not None:
+                logits.extend(self.persistent.logits[:, :rows].clone())
         self._finish(rows)
 
     def compile_ahead(self, rows: Sequence[int], context: int, threads: int) -> None:
@@ -62,6 +69,7 @@ class FusedStep(FusedLayers):
             frame_kernels.finish_kernel,
             (rows,),
             (self.codes, self.state.output, *self._fields(), self.state.sampling.frame),
+            dependent=self.persistent is None,
             STOP=self.model.config.stop_code,
             CODEBOOKS=self.model.config.codebooks,
             BLOCK_C=triton.next_power_of_2(self.model.config.codebooks),
