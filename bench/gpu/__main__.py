@@ -1,6 +1,6 @@
 """Measures everything on a GPU in one process of under ten minutes, a flushed line of JSON per figure.
 
-    python -m bench.gpu [--stage first measure profile] [--only NAME ...] [--skip NAME ...] [--seconds 570]
+    python -m bench.gpu [--stage first measure profile] [--only NAME ...] [--skip NAME ...] [--seconds 570] [--slots N]
 
 Draws a random checkpoint of CSM-1B's size on the GPU into /dev/shm and measures on it. Stages:
 first: hardware limits, load, frame time by rows, fused kernels, the codec's kernels beside plain operators and moshi's
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"in place of stages: {names}")
     parser.add_argument("--skip", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--seconds", type=float, help=f"in total (default {GPU.seconds}; --cpu {CPU.seconds})")
+    parser.add_argument("--slots", type=int, help="of the engine, and the most rows of a frame: in place of 256")
     parser.add_argument("--results", type=Path, help="directory (default bench/results; with --tiny bench-results)")
     parser.add_argument("--price", type=float, help="of this GPU per hour, for the section cost")
     size = parser.add_mutually_exclusive_group()
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sections = select(SECTIONS, chosen.stage, chosen.only, chosen.skip)
     except ValueError as error:
         parser.error(str(error))
-    plan = TINY if chosen.tiny else CPU if chosen.cpu else GPU
+    plan = (TINY if chosen.tiny else CPU if chosen.cpu else GPU).with_slots(chosen.slots)
     results = chosen.results or ROOT / ("bench-results" if chosen.tiny else "bench/results")
     recorder = Recorder(results / file_name(device, chosen.only or chosen.stage))
     logs = LogRecords(recorder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,10 @@ class Plan:
     streams: int
     seconds: float
     limits: float = 1.0
+
+    def with_slots(self, slots: int | None) -> Plan:
+        """For an engine of so many slots, if a number is given."""
+        return self if slots is None else replace(self, rows=(*(rows for rows in self.rows if rows < slots), slots))
 
 
 GPU = Plan(

@@ -51,6 +51,12 @@ def fail(session: None) -> None:
     raise RuntimeError("no memory")
 
 
+def test_the_slots_limit_the_rows_of_frames() -> None:
+    assert GPU.with_slots(None) is GPU
+    assert GPU.with_slots(4).rows == (2, 4)
+    assert GPU.with_slots(64).rows == (2, 8, 16, 64)
+
+
 def test_a_failure_ends_its_section_and_those_that_need_it(recorder: Recorder) -> None:
     ran: list[str] = []
     sections = [
