@@ -41,6 +41,7 @@ from .pool.pool import Pool
 from .pool.references import ReferenceResolver
 from .pool.worker_gauges import worker_gauges
 from .realtime.service import RealtimeService
+from .reference_hosts import ReferenceHosts
 from .routers import (
     docs,
     elevenlabs,
@@ -58,6 +59,7 @@ from .routers import (
 from .settings import ENV_FILE, Settings, load_settings
 from .state import AppState
 from .stt.choice import choose_transcriber
+from .voices.recording_download import RecordingDownloader
 from .voices.references import ReferenceVoices
 from .voices.shared_store import SharedVoicesConfig, SharedVoiceStore
 from .voices.store import VoiceStore
@@ -99,7 +101,10 @@ def create_app(
         settings,
         assignment,
         store,
-        ReferenceResolver(ReferenceVoices(store.decode, max_recording)),
+        ReferenceResolver(
+            ReferenceVoices(store.decode, max_recording),
+            RecordingDownloader(ReferenceHosts.parse(settings.reference_hosts), max_recording),
+        ),
         host,
         pool,
         metrics,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from .reference_hosts import ReferenceHosts
 from .watermark_key import PUBLIC_KEY, parse_key
 
 DEFAULT_MODEL = "sesame/csm-1b"  # without MODEL_PATH
@@ -94,6 +95,9 @@ class Settings(BaseSettings):
     )
     voices_mirror_mb: float = Field(
         default=1024.0, gt=0, description="megabytes, above 0, of copies of shared voices in VOICES_DIR"
+    )
+    reference_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="hosts such as cdn.example.org or 10.0.0.5:9000, networks such as 10.0.0.0/8, by commas"
     )
     max_voice_seconds: float = Field(default=30.0, gt=0, le=600, description="seconds, above 0 and at most 600")
     max_upload_mb: float = Field(default=25.0, gt=0, le=1024, description="megabytes, above 0 and at most 1024")
@@ -193,7 +197,7 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(default="text", description="text, or json for one object per line")
     debug: bool = Field(default=False, description="true (one worker that reloads changed code) or false")
 
-    @field_validator("api_key", "cors_origins", mode="before")
+    @field_validator("api_key", "cors_origins", "reference_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
@@ -222,6 +226,12 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("reference_hosts")
+    @classmethod
+    def _check_reference_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        ReferenceHosts.parse(value)
+        return value
 
     @field_validator("tts_max_audio_length_ms")
     @classmethod

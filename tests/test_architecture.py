@@ -95,7 +95,7 @@ APP_LAYERS: tuple[tuple[str, ...], ...] = (
     ("app.audio", "app.middleware"),
     ("app.observability",),
     ("app.errors", "app.lexicon_file", "app.settings"),
-    ("app.watermark_key",),
+    ("app.reference_hosts", "app.watermark_key"),
 )
 
 

@@ -96,7 +96,7 @@ def add_parser(commands: Any) -> None:
         "--reference",
         type=_reference,
         metavar="FILE",
-        help="speak in the voice of this recording, in place of --voice; nothing of it is kept",
+        help="speak in the voice of this recording or URL, in place of --voice; nothing of it is kept",
     )
     parser.add_argument("--reference-text", metavar="WORDS", default="", help="the words spoken in that recording")
     parser.add_argument(

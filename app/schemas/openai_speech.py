@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .parameters import RequestParameters
-from .reference import ReferenceRecording, refuse_url
+from .reference import MAX_URL_CHARACTERS, ReferenceRecording
 from .speech import SampleRate, require_text
 
-_SEND_REFERENCE = "send the recording as ref_audio (base64 or a data URI) and its words as ref_text"
+_SEND_REFERENCE = "send the recording as ref_audio (base64, a data URI or a URL) and its words as ref_text"
 _SEND_VOICE = "send voice"
 _SEND_INPUT = "write what is to be said in input"
 # Fields of other servers that change who speaks or what is said, and what to send instead. All others are ignored.
@@ -52,7 +52,8 @@ class OpenAISpeech(RequestParameters):
     )
     ref_audio: str | None = Field(
         None,
-        description="Beyond OpenAI's API: the recording of a one-off voice, as base64 or a data URI; voice is ignored.",
+        description="Beyond OpenAI's API: the recording of a one-off voice, as base64, a data URI, or a URL of "
+        "REFERENCE_HOSTS; voice is ignored.",
     )
     ref_text: str | None = Field(None, description="The words spoken in ref_audio.")
     response_format: str = Field(
@@ -82,6 +83,8 @@ class OpenAISpeech(RequestParameters):
     def _check_reference(self) -> OpenAISpeech:
         if self.ref_text and self.ref_audio is None:
             raise ValueError("ref_text is the transcript of ref_audio, which is missing: send both")
+        if self.reference is not None and len(self.reference.url or "") > MAX_URL_CHARACTERS:
+            raise ValueError(f"ref_audio is a URL of more than {MAX_URL_CHARACTERS} characters: send a shorter one")
         return self
 
     @model_validator(mode="after")
@@ -95,11 +98,6 @@ class OpenAISpeech(RequestParameters):
     def _require_text(cls, text: str) -> str:
         return require_text(text)
 
-    @field_validator("ref_audio")
-    @classmethod
-    def _refuse_url(cls, audio: str | None) -> str | None:
-        return None if audio is None else refuse_url(audio)
-
     @property
     def voice_name(self) -> str:
         return self.voice if isinstance(self.voice, str) else self.voice.id
@@ -108,4 +106,4 @@ class OpenAISpeech(RequestParameters):
     def reference(self) -> ReferenceRecording | None:
         if self.ref_audio is None:
             return None
-        return ReferenceRecording.model_construct(audio=self.ref_audio, transcript=self.ref_text or "")
+        return ReferenceRecording.of(self.ref_audio, self.ref_text or "")

@@ -1,30 +1,51 @@
-"""A voice that comes with the request: a recording, and what is said in it."""
+"""A voice that comes with the request: a recording, or where it is, and what is said in it."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from .parameters import RequestParameters
 
+MAX_URL_CHARACTERS = 4096
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
-def refuse_url(audio: str) -> str:
-    """The recording unchanged. Raises ValueError if it is a URL."""
-    if _URL.match(audio):
-        raise ValueError("no URL is fetched: send the recording itself, as base64 or a data URI")
-    return audio
-
-
 class ReferenceRecording(RequestParameters):
-    """The recording of a one-off voice. Reading the recording itself is left to whoever speaks."""
+    """The recording of a one-off voice. Reading it is left to whoever speaks.
 
-    audio: str = Field(description="The recording, as base64 or a data URI; the limits are those of POST /voices.")
+    Exactly one of audio and url is set.
+    """
+
+    audio: str | None = Field(
+        None, description="The recording, as base64 or a data URI; the limits are those of POST /voices."
+    )
+    url: str | None = Field(
+        None, max_length=MAX_URL_CHARACTERS, description="Where it is: a URL of a host that REFERENCE_HOSTS lists."
+    )
     transcript: str = Field("", description="The words spoken in it; the voice is much closer with them.")
 
-    @field_validator("audio")
     @classmethod
-    def _refuse_url(cls, audio: str) -> str:
-        return refuse_url(audio)
+    def of(cls, audio_or_url: str, transcript: str) -> ReferenceRecording:
+        """From a field that takes both; unvalidated."""
+        if _URL.match(audio_or_url):
+            return cls.model_construct(audio=None, url=audio_or_url.strip(), transcript=transcript)
+        return cls.model_construct(audio=audio_or_url, url=None, transcript=transcript)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_url_in_audio(cls, fields: Any) -> Any:
+        """Other servers take both in one field."""
+        if isinstance(fields, dict) and isinstance(fields.get("audio"), str) and _URL.match(fields["audio"]):
+            if fields.get("url") is not None:
+                raise ValueError("audio and url are two recordings: send one of them")
+            return {**fields, "audio": None, "url": fields["audio"].strip()}
+        return fields
+
+    @model_validator(mode="after")
+    def _check_one(self) -> ReferenceRecording:
+        if (self.audio is None) == (self.url is None):
+            raise ValueError("it needs either audio, the recording as base64 or a data URI, or url")
+        return self

@@ -1,4 +1,4 @@
-"""Recordings that come with a request: read from base64, decoded as uploads are, and cached by content in memory."""
+"""Recordings that come with a request: decoded as uploads are, and cached by content in memory."""
 
 from __future__ import annotations
 
@@ -55,8 +55,11 @@ class ReferenceVoices:
 
         Raises UndecodableAudio, TooLarge, and Unprocessable for the transcript.
         """
+        return self.identify(self._from_base64(audio), transcript)
+
+    def identify(self, recording: bytes, transcript: str) -> Reference:
+        """The same for a recording's bytes. Raises Unprocessable for the transcript."""
         transcript = clean_transcript(transcript)
-        recording = self._from_base64(audio)
         digest = hashlib.sha256(recording)
         digest.update(f"\0{transcript}".encode())
         return Reference(recording, transcript, digest.hexdigest())

@@ -57,6 +57,7 @@ def test_auto_and_upper_case_are_read() -> None:
     [
         ("PORT", "70000"),
         ("PORT", "web"),
+        ("REFERENCE_HOSTS", "cdn.example.org, https://cdn.example.org"),
         ("WORKERS", "0"),
         ("DEVICE", "tpu"),
         ("DTYPE", "int8"),

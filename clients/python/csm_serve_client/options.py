@@ -12,14 +12,20 @@ AudioFormat = Literal[
 
 
 class Reference(TypedDict):
-    """The recording of a voice that comes with its request: base64, and the words spoken in it."""
+    """The recording of a voice that comes with its request: base64, or a URL, and the words spoken in it."""
 
-    audio: str
+    audio: NotRequired[str]
+    url: NotRequired[str]  # of a host that the service's REFERENCE_HOSTS lists
     transcript: NotRequired[str]
 
 
 def reference(recording: str | Path | bytes, transcript: str = "") -> Reference:
-    """The option `reference` from a file or its bytes. Raises OSError if the file cannot be read."""
+    """The option `reference` from a file, its bytes, or a URL, which the service fetches.
+
+    Raises OSError if the file cannot be read.
+    """
+    if isinstance(recording, str) and recording.startswith(("http://", "https://")):
+        return {"url": recording, "transcript": transcript}
     data = recording if isinstance(recording, bytes) else Path(recording).read_bytes()
     return {"audio": base64.b64encode(data).decode(), "transcript": transcript}
 

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from app.main import create_app
 from app.schemas.openai_speech import REFUSED_FIELDS
 from app.settings import Settings
+from tests.app.voices.http_server import answer, http_server
 from tests.app.voices.recordings import recording
 
 pytestmark = pytest.mark.anyio
@@ -64,8 +65,8 @@ async def test_a_recording_in_the_request_sounds_as_the_uploaded_voice_and_leave
 @pytest.mark.parametrize(
     ("reference", "status", "code", "expected"),
     [
-        ({"audio": "https://example.org/a.wav"}, 422, "invalid_parameter", "no URL is fetched"),
-        ({"audio": " file:///etc/passwd"}, 422, "invalid_parameter", "no URL is fetched"),
+        ({"audio": "https://example.org/a.wav"}, 422, "reference_url_refused", "'example.org', which REFERENCE_HOSTS"),
+        ({"audio": " file:///etc/passwd"}, 422, "reference_url_refused", "send one of http: or https:"),
         ({"audio": ""}, 400, "undecodable_audio", "empty"),
         ({"audio": "no base64!"}, 400, "undecodable_audio", "not base64"),
         ({"audio": base64.b64encode(AMY[:60]).decode()}, 400, "undecodable_audio", "cannot be decoded"),
@@ -94,9 +95,11 @@ async def test_a_recording_that_cannot_be_used_is_refused_as_an_upload_is(
     ("path", "body", "expected"),
     [
         ("/tts/generate", {"text": "Hi", "reference": REFERENCE, "voice_id": "speaker_1"}, "send one of them"),
-        ("/tts/generate", {"text": "Hi", "reference": {"transcript": "Hi"}}, "reference.audio is missing"),
-        ("/tts/generate", {"text": "Hi", "reference": {**REFERENCE, "url": "x"}}, "reference.url is not a parameter"),
+        ("/tts/generate", {"text": "Hi", "reference": {"transcript": "Hi"}}, "it needs either audio"),
+        ("/tts/generate", {"text": "Hi", "reference": {**REFERENCE, "url": "x"}}, "it needs either audio"),
         ("/tts/generate", {"text": "Hi", "reference": AUDIO}, "reference"),
+        ("/tts/generate", {"text": "Hi", "reference": {"audio": "http://a", "url": "http://b"}}, "two recordings"),
+        ("/v1/audio/speech", {"input": "Hi", "ref_audio": "http://" + "a" * 5000}, "more than 4096 characters"),
         ("/v1/audio/speech", {"input": "Hi", "ref_text": "Its words."}, "ref_audio, which is missing"),
         ("/v1/audio/speech", {"input": "Hi", "ref_audio": AUDIO, "task_type": "VoiceDesign"}, "task_type"),
         ("/v1/audio/speech", {"input": "Hi", "task_type": "Base"}, "task_type"),
@@ -139,8 +142,8 @@ async def test_no_more_recordings_wait_than_the_limit(
         references = app.state.service.references
         body = {"text": "Hi", "reference": REFERENCE}
         assert (await client.post("/tts/generate", json=body)).status_code == 200
-        async with references._admission.reserve(references._admission.capacity):
-            monkeypatch.setattr(references._admission, "_max_queued", 0)
+        async with references._decoding.reserve(references._decoding.capacity):
+            monkeypatch.setattr(references._decoding, "_max_queued", 0)
             other = await client.post("/tts/generate", json={**body, "reference": {"audio": AUDIO}})
             assert (other.status_code, other.headers["Retry-After"]) == (429, "5")
             assert "recordings" in other.json()["detail"]
@@ -167,8 +170,43 @@ def test_the_voice_of_a_text_on_a_websocket(settings: Settings) -> None:
         assert speak(text="Hello.")[1] not in (b"", audio)
         for changes, code in (
             ({"reference": {"audio": "!"}}, "undecodable_audio"),
-            ({"reference": {"audio": "https://example.org/a.wav"}}, "invalid_parameter"),
+            ({"reference": {"audio": "https://example.org/a.wav"}}, "reference_url_refused"),
             ({"reference": REFERENCE, "voice_id": "speaker_0"}, "invalid_parameter"),
         ):
             assert speak(text="Hello.", **changes)[0]["code"] == code
         assert speak(text="Hello.", reference=REFERENCE)[1] == audio
+
+
+async def test_a_recording_is_fetched_from_a_listed_host_alone(settings: Settings, run: Any) -> None:
+    async with http_server({"/amy.wav": answer(AMY)}) as (port, requests):
+        url = f"http://127.0.0.1:{port}/amy.wav?signature=1"
+        listed = settings.model_copy(update={"reference_hosts": (f"127.0.0.1:{port}",)})
+        async with serving(run, listed) as (client, _):
+            body = {"text": "Hello.", "seed": 1, "format": "raw_pcm"}
+            inline = await client.post("/tts/generate", json={**body, "reference": REFERENCE})
+            named = {"url": url, "transcript": "I am Amy."}
+            fetched = await client.post("/tts/generate", json={**body, "reference": named})
+            speech = {"input": "Hello.", "response_format": "pcm", "ref_audio": f" {url} ", "ref_text": "I am Amy."}
+            openai = await client.post("/v1/audio/speech", json=speech)
+            assert inline.content == fetched.content
+            assert openai.status_code == 200
+            other = await client.post("/tts/generate", json={**body, "reference": {"url": "http://127.0.0.1/amy.wav"}})
+            assert (other.status_code, other.json()["code"]) == (422, "reference_url_refused")
+            assert "'127.0.0.1', which REFERENCE_HOSTS does not list" in other.json()["detail"]
+            missing = await client.post("/tts/generate", json={**body, "reference": {"url": f"{url[:-12]}x"}})
+            assert (missing.status_code, missing.json()["code"]) == (422, "reference_not_fetched")
+            assert "answers with 404" in missing.json()["detail"]
+        assert requests[0].startswith("GET /amy.wav?signature=1 HTTP/1.1")
+        assert "first-key" not in "".join(requests)
+
+
+async def test_no_more_recordings_are_fetched_than_the_limit(
+    settings: Settings, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(run, settings) as (client, app):
+        fetching = app.state.service.references._fetching
+        async with fetching.reserve(fetching.capacity):
+            monkeypatch.setattr(fetching, "_max_queued", 0)
+            refused = await client.post("/tts/generate", json={"text": "Hi", "reference": {"url": "http://a/b"}})
+            assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+            assert "recordings are being fetched" in refused.json()["detail"]
