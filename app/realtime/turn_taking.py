@@ -9,19 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import anyio.to_thread
 from pydantic import TypeAdapter, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
 from engine import SAMPLE_RATE, Codes, VoicePrompt
 
-from ..errors import BadRequest, Conflict, ServiceError, UnknownVoice, Unprocessable
+from ..errors import BadRequest, Conflict, ServiceError, Unprocessable
 from ..middleware.error_handlers import describe
 from ..observability.request_log import RequestRecord
 from ..schemas.speech import SpeechParameters
-from ..voices.openai_voices import resolve_voice_id
-from ..voices.speakers import speaker_number
-from ..voices.store import VoiceStore
 from . import client_events as client
 from . import server_events as events
 from .audio_codec import AudioDecoder, Pcm, to_float
@@ -34,6 +30,7 @@ from .latency import TurnLatency
 from .response import Response, ResponsePlan
 from .server_events import Send, new_id
 from .service import RealtimeService
+from .session_voice import SessionVoice, SessionVoices
 from .turn_detector import TurnEvent
 
 _log = logging.getLogger(__name__)
@@ -52,8 +49,8 @@ class TurnTaking:
         self.config = SessionConfig(instructions=service.instructions)
         self.conversation = Conversation()
         self._service, self._send, self._new_record = service, send, new_record
-        self._voice: str | None = None  # id of the voice that config names
-        self._voice_speaker = 0
+        self._voices = SessionVoices(service.state.voices, service.state.references)
+        self._voice = SessionVoice()  # that config names
         self._echo = EchoGuard()
         self._input = InputAudio(self._echo)
         self._turn_item = ""  # id of the item that the user's current turn becomes
@@ -103,7 +100,8 @@ class TurnTaking:
                 for turn_event in await self._input.append(event.audio):
                     await self._on_turn_event(turn_event)
             case client.SessionUpdate():
-                await self._apply(self.config.updated(event.session))
+                changes, reference = await self._voices.take_reference(event.session)
+                await self._apply(self.config.updated(changes), reference)
                 await self._send(events.SessionEvent(type="session.updated", session=self.session_json()))
             case client.AudioCommit():
                 await self._commit_by_client()
@@ -126,12 +124,11 @@ class TurnTaking:
             case client.ResponseCancel():
                 self._cancel_by_client(event.response_id)
 
-    async def _apply(self, config: SessionConfig) -> None:
-        """Raises UnknownVoice; ComponentFailed if turns cannot be detected."""
-        name = config.audio.output.voice_name
-        voice, speaker = await anyio.to_thread.run_sync(_resolve_voice, self._service.state.voices, name)
+    async def _apply(self, config: SessionConfig, reference: VoicePrompt | None = None) -> None:
+        """reference: the recording of the voice. Raises UnknownVoice; ComponentFailed if turns cannot be detected."""
+        voice = await self._voices.find(config.audio.output.voice_name, reference or self._voice.prompt)
         vad = None if config.vad is None else await self._service.load_vad()
-        self.config, self._voice, self._voice_speaker = config, voice, speaker
+        self.config, self._voice = config, voice
         self._input.configure(config.audio.input.format, config.vad, vad)
 
     # ---- the user's turn
@@ -238,12 +235,11 @@ class TurnTaking:
         self, latency: TurnLatency, parameters: client.ResponseParameters | None = None, turn: Entry | None = None
     ) -> None:
         asked = parameters or client.ResponseParameters()
-        config = self.config.for_response(asked.model_extra or {})
-        voice, speaker = self._voice, self._voice_speaker
-        if config.audio.output.voice_name != self.config.audio.output.voice_name:
-            voice, speaker = await anyio.to_thread.run_sync(
-                _resolve_voice, self._service.state.voices, config.audio.output.voice_name
-            )
+        changes, reference = await self._voices.take_reference(asked.model_extra or {})
+        config, voice = self.config.for_response(changes), self._voice
+        name = config.audio.output.voice_name
+        if reference is not None or name != self.config.audio.output.voice_name:
+            voice = await self._voices.find(name, reference or voice.prompt)
         while self._response is not None and not self._response.ended:
             if self._response.active:
                 raise Conflict(
@@ -253,16 +249,17 @@ class TurnTaking:
             await self._response.wait()  # its last events come before those of the next
         # Nothing is awaited from here on: another task could start a response meanwhile.
         settings = self._service.state.settings
-        job = SpeechParameters.model_construct(text="a", voice_id=voice).to_job(settings)
+        job = SpeechParameters.model_construct(text="a", voice_id=voice.voice_id).to_job(settings)
         # Each clause has those before it as context. Fading it into the next would need both at once.
-        job = replace(job, request=replace(job.request, crossfade_milliseconds=0, overlap="full"))
+        request = replace(job.request, crossfade_milliseconds=0, overlap="full", voice=voice.prompt)
+        job = replace(job, request=request)
         plan = ResponsePlan(
             config=config,
             job=job,
             entries=list(self.conversation) if asked.input is None else self._items(asked.input),
             latency=latency,
-            assistant=speaker,
-            user=1 if speaker == 0 else 0,
+            assistant=voice.speaker,
+            user=1 if voice.speaker == 0 else 0,
             turn=turn,
             in_conversation=asked.conversation != "none",
             metadata=asked.metadata or {},
@@ -369,15 +366,3 @@ class TurnTaking:
         error = task.exception()
         if error is not None and not isinstance(error, (ServiceError, WebSocketDisconnect)):
             _log.error("a task of a conversation failed", exc_info=error)
-
-
-def _resolve_voice(store: VoiceStore, name: str) -> tuple[str, int]:
-    """The voice id of a name, and its speaker id. Blocks: call it in a thread. Raises UnknownVoice."""
-    voice_id = resolve_voice_id(store, name)
-    try:
-        return voice_id, store.get(voice_id).prompt.speaker or 0
-    except UnknownVoice:
-        speaker = speaker_number(voice_id)
-        if speaker is None:
-            raise
-        return voice_id, speaker

@@ -6,6 +6,8 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from .options import Reference
+
 Request = dict[str, Any]
 
 _FORMATS = {
@@ -21,6 +23,7 @@ class ConversationOptions(TypedDict, total=False):
     """Settings of a conversation. Omitted ones have the service's defaults, or stay as they are."""
 
     voice_id: str
+    reference: Reference  # a recording in place of a voice; `reference("amy.wav", "Its words.")` reads a file
     instructions: str  # to the language model
     speaks: bool  # whether answers are spoken; else they are text alone
     audio_format: Literal["pcm", "mulaw", "alaw"]  # both ways: 16-bit PCM at 24 kHz, G.711 at 8 kHz
@@ -51,6 +54,8 @@ def session_update(options: Mapping[str, Any]) -> Request:
         audio_in["format"] = audio_out["format"] = _FORMATS[options["audio_format"]]
     if "voice_id" in options:
         audio_out["voice"] = options["voice_id"]
+    if "reference" in options:
+        audio_out["voice"] = {"reference": options["reference"]}
     if "speed" in options:
         audio_out["speed"] = options["speed"]
     if "language" in options:
