@@ -147,6 +147,8 @@ async def test_livekit_speaks_in_elevenlabs_contexts(server: Server) -> None:
             word_tokenizer=tokenize.basic.SentenceTokenizer(min_sentence_len=1),
             auto_mode=True,
         )
+        whole = [audio.frame async for audio in tts.synthesize(SENTENCES[0])]  # over HTTP
+        assert sum(frame.samples_per_channel for frame in whole) == pytest.approx(len(SENTENCES[0]) * 1920, abs=480)
         interrupted = tts.stream()
         interrupted.push_text("x" * 500 + ". ")
         interrupted.push_text("And more. ")
