@@ -10,6 +10,7 @@ ServiceError
 ├── UnsupportedMedia 415     NotAudio
 ├── Unprocessable 422        a parameter out of range, a text too long
 ├── Busy 429                 all slots taken, and the queue full or the wait timed out
+├── LimitReached 429         a limit of the API key is used up
 ├── EngineBroke 500          the engine failed before the first byte
 └── Unavailable 503          starting, draining, or no worker ready
     └── ComponentFailed           a component of the service does not work
@@ -73,6 +74,10 @@ _ELEVENLABS_STATUSES = {
     "text_too_long": "max_character_limit_exceeded",
     "unknown_format": "invalid_output_format",
     "busy": "system_busy",
+    "concurrency_limit": "too_many_concurrent_requests",
+    "request_rate_limit": "rate_limit_exceeded",
+    "audio_rate_limit": "rate_limit_exceeded",
+    "daily_audio_limit": "quota_exceeded",
 }
 
 
@@ -144,6 +149,19 @@ class Busy(ServiceError):
     status = 429
     code = "busy"
     retry_after = 1
+
+
+class LimitReached(ServiceError):
+    """limit: its name in API_KEYS_FILE."""
+
+    status = 429
+    code = "rate_limit"
+
+    def __init__(
+        self, detail: str, *, code: str | None = None, retry_after: int | None = None, limit: str = ""
+    ) -> None:
+        super().__init__(detail, code=code, retry_after=retry_after)
+        self.limit = limit
 
 
 class EngineBroke(ServiceError):

@@ -18,6 +18,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from engine import MachineLimits, load_engine, normalize
 
+from .access.key_ring import KeyRing
+from .access.limiter import KeyLimiter
 from .audio.encoder_factory import check_encoders
 from .audio.encoders import FORMATS
 from .audio.thread_pool import THREADS, thread_pool
@@ -32,11 +34,13 @@ from .observability.metrics import Metrics
 from .observability.request_log import RequestLogMiddleware
 from .observability.startup_banner import curl_line, speak_line
 from .observability.system_status import SystemMonitor
+from .observability.tracing import Tracing
 from .pool import master
 from .pool.assignment import WorkerAssignment
 from .pool.engine_host import EngineHost
 from .pool.engine_loader import Loader, preloaded_voices_of
 from .pool.http_host import HttpHost
+from .pool.master import WorkerContext
 from .pool.pool import Pool
 from .pool.references import ReferenceResolver
 from .pool.worker_gauges import worker_gauges
@@ -69,20 +73,26 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MIB = 1 << 20
-_CLIENT_HEADERS = ["X-Request-ID", "X-TTS-Engine", "X-Worker-ID", "X-Sample-Rate", "Retry-After"]
+_CLIENT_HEADERS = ["X-Request-ID", "X-TTS-Engine", "X-Worker-ID", "X-Sample-Rate", "Retry-After", "traceresponse"]
 
 
 def create_app(
-    settings: Settings | None = None, assignment: WorkerAssignment | None = None, loader: Loader = load_engine
+    settings: Settings | None = None,
+    assignment: WorkerAssignment | None = None,
+    loader: Loader = load_engine,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Build the application. Its engine begins to load at startup.
 
     settings, assignment: default to those of this process. Raises SettingsError.
+    tracing: by default to OTEL_EXPORTER_OTLP_ENDPOINT, where that is set.
     """
     settings = settings or load_settings()
     context = master.current_context() if assignment is None else master.standalone_context(assignment)
     assignment = context.assignment
     components = Components()
+    if tracing is None and settings.otel_exporter_otlp_endpoint is not None:
+        tracing = Tracing.to_collector(settings.otel_exporter_otlp_endpoint)
     max_recording = int(settings.max_upload_mb * _MIB)
     store = _voice_store(settings, components, max_recording)
     metrics = Metrics(context.counters, context.index, lambda: worker_gauges(context.registry.records()))
@@ -90,11 +100,15 @@ def create_app(
     if assignment.has_engine:
         host = EngineHost(settings, assignment, store, loader, components=components)
         host.on_voice_encoded = metrics.voice_encoded
+        host.tracing = tracing
     if assignment.serves_http:
         host.check_components = partial(_check_components, components)
     pool = Pool(context.registry, context.index, host, context.sockets, settings.queue_timeout_seconds)
     pool.dispatcher.resumes = settings.resume == "on"
     pool.dispatcher.on_resume = metrics.resumed
+    keys = KeyRing(settings.keys, settings.api_keys_file)
+    pool.dispatcher.limiter = _make_limiter(settings, context, metrics)
+    pool.dispatcher.limiter.current = keys.current
     gpus = dict.fromkeys(each.gpu for each in context.registry.assignments if each.gpu is not None)
     system_monitor = SystemMonitor(gpus)
     service = AppState(
@@ -110,6 +124,7 @@ def create_app(
         metrics,
         system_monitor,
         EventLoopMonitor(context.counters, context.index),
+        keys,
     )
     application = FastAPI(
         title="csm-serve",
@@ -118,9 +133,10 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # the target would be built from the client's Host header
         lifespan=_lifespan,
-        middleware=_middleware(settings, metrics),
+        middleware=_middleware(settings, metrics, keys, tracing),
     )
     application.state.service = service
+    application.state.tracing = tracing
     application.state.realtime = RealtimeService(
         service, choose_language_model(settings), choose_transcriber(settings), settings.realtime_sessions_per_worker
     )
@@ -176,7 +192,20 @@ def _voice_store(settings: Settings, components: Components, max_recording: int)
     )
 
 
-def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+def _make_limiter(settings: Settings, context: WorkerContext, metrics: Metrics) -> KeyLimiter:
+    registry, redis = context.registry, None
+    if settings.rate_limit_url is not None:
+        from .access.redis_limits import RedisLimits  # an extra
+
+        redis = RedisLimits(settings.rate_limit_url.get_secret_value(), metrics.rate_limit_failed)
+
+    def holders() -> list[str]:
+        return [f"{index}.{pid}" for index, pid in enumerate(registry.pids()) if pid]
+
+    return KeyLimiter(context.key_counts, f"{context.index}.{os.getpid()}", holders, redis)
+
+
+def _middleware(settings: Settings, metrics: Metrics, keys: KeyRing, tracing: Tracing | None) -> list[Middleware]:
     """From the outermost on. The key is checked before any of the body is read."""
     max_recording = int(settings.max_upload_mb * _MIB)
     upload = BodyLimit(max_recording + _MIB)  # plus the multipart form
@@ -188,7 +217,7 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
         return with_recording if path in ("/tts/generate", "/v1/audio/speech") else BodyLimit(settings.json_limit)
 
     return [
-        Middleware(RequestLogMiddleware, observers=[metrics]),
+        Middleware(RequestLogMiddleware, observers=[metrics], tracing=tracing),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -196,7 +225,7 @@ def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
             allow_headers=["*"],
             expose_headers=_CLIENT_HEADERS,
         ),
-        Middleware(ApiKeyMiddleware, keys=settings.keys),
+        Middleware(ApiKeyMiddleware, keys=keys),
         Middleware(BodyLimitMiddleware, limit=body_limit),
     ]
 
@@ -219,6 +248,8 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[None]:
         await service.event_loop_monitor.close()
         service.system_monitor.close()
         await asyncio.to_thread(service.voices.close)
+        if application.state.tracing is not None:
+            await asyncio.to_thread(application.state.tracing.close)
 
 
 def _log_limits() -> None:

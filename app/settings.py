@@ -25,6 +25,7 @@ _SECRETS = (
     "llm_api_key",
     "stt_api_key",
     "voices_storage_options",
+    "rate_limit_url",
 )  # never shown, not even if invalid
 
 
@@ -45,6 +46,12 @@ class Settings(BaseSettings):
     # Access
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         min_length=1, description="one or more keys, separated by commas; each client sends one of them"
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="a file of further keys with limits; csm-serve keys writes it"
+    )
+    rate_limit_url: SecretStr | None = Field(
+        default=None, description="redis://HOST:PORT/DB, rediss:// or redis+unix://PATH, to hold limits across machines"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("*",), description="origins whose web pages may call, separated by commas, or * for all"
@@ -195,6 +202,9 @@ class Settings(BaseSettings):
         default="INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"
     )
     log_format: Literal["text", "json"] = Field(default="text", description="text, or json for one object per line")
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None, pattern=r"^https?://", description="an OpenTelemetry collector such as http://127.0.0.1:4318"
+    )
     debug: bool = Field(default=False, description="true (one worker that reloads changed code) or false")
 
     @field_validator("api_key", "cors_origins", "reference_hosts", mode="before")
@@ -247,6 +257,13 @@ class Settings(BaseSettings):
             raise ValueError("it is not a JSON object")
         return value
 
+    @field_validator("rate_limit_url")
+    @classmethod
+    def _check_rate_limit_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "redis+unix://")):
+            raise ValueError("it is no URL of Redis")
+        return value
+
     @field_validator("csm_watermark_key")
     @classmethod
     def _check_watermark_key(cls, value: SecretStr | None) -> SecretStr | None:
@@ -266,7 +283,7 @@ class Settings(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no log may show."""
-        others = (self.hf_token, self.llm_api_key, self.stt_api_key, self.voices_storage_options)
+        others = (self.hf_token, self.llm_api_key, self.stt_api_key, self.voices_storage_options, self.rate_limit_url)
         options = (each for each in self.storage_options.values() if isinstance(each, str) and "://" not in each)
         return (*self.keys, *(each.get_secret_value() for each in others if each is not None), *options)
 
@@ -291,6 +308,14 @@ class Settings(BaseSettings):
     def audio_queue_slices(self) -> int:
         """How many slices a slot may be ahead of its client."""
         return self.tts_speech_token_queue_max_size + self.tts_pcm_chunk_queue_max_size
+
+
+class KeySettings(BaseSettings):
+    """Where the keys are, for the command that edits them."""
+
+    model_config = Settings.model_config
+
+    api_keys_file: Path | None = None
 
 
 class ModelSettings(BaseSettings):
@@ -322,6 +347,11 @@ def _json(value: SecretStr) -> object:
 def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
     """Read the environment and the file. Raises SettingsError, which names every invalid setting."""
     return _load(Settings, env_file)
+
+
+def load_key_settings(env_file: Path | None = ENV_FILE) -> KeySettings:
+    """The same for the command that edits keys. Raises SettingsError."""
+    return _load(KeySettings, env_file)
 
 
 def load_model_settings(env_file: Path | None = ENV_FILE) -> ModelSettings:

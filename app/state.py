@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from .access.key_ring import KeyRing
 from .observability.event_loop_lag import EventLoopMonitor
 from .observability.metrics import Metrics
 from .observability.system_status import SystemMonitor
@@ -34,6 +35,7 @@ class AppState:
     metrics: Metrics
     system_monitor: SystemMonitor
     event_loop_monitor: EventLoopMonitor
+    keys: KeyRing
     uploads: Admission = field(default_factory=lambda: Admission(MAX_UPLOADS, MAX_QUEUED_UPLOADS, UPLOAD_WAIT_SECONDS))
 
 

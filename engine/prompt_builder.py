@@ -7,6 +7,7 @@ planned on a thread of their own, while the one before is spoken.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -213,6 +214,8 @@ class PromptBuilder:
                 self._runner.start_row(row, row_state.context.position)
                 row_state.started = True
         state.ready = all(row_state.started for row_state in state.row_states)
+        if state.ready and state.queue.prefilled_at is None:
+            state.queue.prefilled_at = time.monotonic()
 
     def _cache_voice(self, row_state: RowState, row: int) -> None:
         if row_state.prefills_voice:

@@ -35,6 +35,7 @@ class AudioQueue:
         self._lock = (
             threading.RLock()
         )  # reentrant: a finalizer may close the queue while the same thread holds the lock
+        self.prefilled_at: float | None = None  # time.monotonic(); set before the first chunk, read after it
         self._waiter: Callable[[], bool] | None = None  # wakes the reader; returns False if its event loop is closed
 
     # ---- the engine's side
@@ -148,6 +149,14 @@ class SpeechStream:
         self._crossfader = Crossfader(request)
         self._samples_left = None if request.max_frames is None else request.max_frames * FRAME_SAMPLES
         self._finalizer = weakref.finalize(self, queue.close)
+
+    @property
+    def prefilled_at(self) -> float | None:
+        """When the prefill of the first text chunk was launched, by `time.monotonic()`; known from the first audio on.
+
+        None for an engine that has no prefill.
+        """
+        return self._queue.prefilled_at
 
     def close(self) -> None:
         self._finalizer()

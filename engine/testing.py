@@ -113,6 +113,7 @@ class FakeEngine:
                 raise EngineFailed(self._error)
             if self._closed:
                 raise EngineClosed("the engine is closed")
+            queue.prefilled_at = time.monotonic()
             self._inbox.put(row)
             self.histories.append(request.history)
         return SpeechStream(queue, request)

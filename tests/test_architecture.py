@@ -94,8 +94,9 @@ APP_LAYERS: tuple[tuple[str, ...], ...] = (
     ("app.llm", "app.stt"),
     ("app.audio", "app.middleware"),
     ("app.observability",),
+    ("app.access",),
     ("app.errors", "app.lexicon_file", "app.settings"),
-    ("app.reference_hosts", "app.watermark_key"),
+    ("app.reference_hosts", "app.shared_lock", "app.watermark_key"),
 )
 
 

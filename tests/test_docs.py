@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from app.access.key_metrics import KeyMetrics
+from app.access.limiter import KeyLimiter
+from app.access.shared_counts import SharedCounts
 from app.cli.main import _parser as parser
 from app.observability.metrics import FAMILIES, Metrics, new_counters
 from app.pool.worker_gauges import worker_gauges
@@ -18,13 +21,20 @@ from app.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-METRICS = [*Metrics(new_counters(1)).collect(), *worker_gauges([])]
+METRICS = [
+    *Metrics(new_counters(1)).collect(),
+    *worker_gauges([]),
+    *KeyMetrics(KeyLimiter(SharedCounts(64)), ()).collect(),
+]
 FILES = sorted(path for path in DOCS.rglob("*") if path.is_file())
 # Variables of other programs: the client, the driver, libraries and the image registry.
 EXTERNAL_VARIABLES = {
     "CSM_URL",  # the client's
     "CUDA_VISIBLE_DEVICES",
     "HF_HOME",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_SAMPLER",
     "TORCHINDUCTOR_CACHE_DIR",
     "TRITON_CACHE_DIR",
     "XDG_CACHE_HOME",
@@ -47,6 +57,7 @@ def test_documented_settings_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_documented_metrics_exist(path: Path) -> None:
     known = {metric.name for metric in METRICS} | {family.name for family in FAMILIES}
+    known |= {f"{metric.name}_total" for metric in METRICS if metric.type == "counter"}
     named = set(re.findall(r"\bcsm_[a-z_]+(?=[`{\[) ,])", text_of(path)))
     named = {re.sub(r"_(bucket|count|sum)$", "", name) for name in named}
     assert named - {"csm_serve", "csm_serve_client", "csm_connection"} <= known

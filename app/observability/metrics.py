@@ -106,13 +106,16 @@ TURN_SPANS = {
 }
 INTERRUPTIONS = Counter("csm_interruptions_total", "Answers of a conversation that the user interrupted.")
 VOICES_ENCODED = Counter("csm_voices_encoded_total", "Voices encoded ahead of requests, at startup or after an upload.")
+RATE_LIMIT_ERRORS = Counter(
+    "csm_rate_limit_errors_total", "Times that Redis did not answer, so that limits held on this machine alone."
+)
 RESTARTS = Counter("csm_worker_restarts_total", "Workers started to replace one that exited.")
 
 FAMILIES: tuple[Family, ...] = (
     *(REQUESTS, ADMITTED, FINISHED, ABORTED, FAILED, RESUMED),
     *(FIRST_AUDIO, REAL_TIME_FACTOR, UNDERRUN, UNDERRUNS, AUDIO),
     *TURN_SPANS.values(),
-    *(INTERRUPTIONS, VOICES_ENCODED, RESTARTS, CPU, LOOP_LAG),
+    *(INTERRUPTIONS, VOICES_ENCODED, RATE_LIMIT_ERRORS, RESTARTS, CPU, LOOP_LAG),
 )
 
 
@@ -149,8 +152,6 @@ class Metrics(Collector):
         self._counters = counters
         self._row = row
         self._gauges = gauges
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
     # ---- counting, as an observer of the request log
 
@@ -196,16 +197,26 @@ class Metrics(Collector):
         """Count a stream whose worker died. goes_on: another worker spoke on."""
         self._counters.add(self._row, RESUMED, outcome="resumed" if goes_on else "cut")
 
+    def rate_limit_failed(self) -> None:
+        self._counters.add(self._row, RATE_LIMIT_ERRORS)
+
     def voice_encoded(self) -> None:
         """Thread-safe."""
         self._counters.add(self._row, VOICES_ENCODED)
 
     # ---- rendering
 
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The exposition text and its media type, as the Accept header asks for. Blocks."""
+    def render(self, accept: str = "", more: Collector | None = None) -> tuple[bytes, str]:
+        """The exposition text and its media type, as the Accept header asks for. Blocks.
+
+        more: metrics for this caller alone.
+        """
         encode, media_type = choose_encoder(accept)
-        return encode(self._registry), media_type
+        registry = CollectorRegistry(auto_describe=False)
+        for each in (self, more):
+            if each is not None:
+                registry.register(each)
+        return encode(registry), media_type
 
     def collect(self) -> Iterator[Metric]:
         for family in self._counters.families:

@@ -8,17 +8,23 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..access.api_keys import ApiKey
+from .tracing import Trace, Tracing
+
 _log = logging.getLogger("app.requests")
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _QUIET_PATHS = frozenset(  # polled: logged at DEBUG
     {"/health", "/livez", "/readyz", "/ping", "/metrics", "/system-status"}
 )
+
+_NO_STAGE: AbstractContextManager[None] = nullcontext()
 
 Outcome = Literal["ok", "refused", "failed", "left", "stalled", "drained"]
 
@@ -40,7 +46,10 @@ class RequestRecord:
     outcome: ok; refused (4xx, 429, 503); failed (5xx, or cut after the first byte); left (the client disconnected);
         stalled (the client stopped reading); drained (cut because the service shut down).
     code: the error code sent to the client.
+    key: the API key that was sent.
     admitted: it has got a slot; `admit` sets it.
+    dispatched: it has been counted as a request for speech.
+    trace: None while tracing is off.
     speech_seconds: from getting a slot to the last audio.
     underrun_seconds: the longest gap after the first audio; 0 for none.
     latency: seconds of each span of a conversation's turn, by name.
@@ -51,7 +60,10 @@ class RequestRecord:
     path: str
     observers: Sequence[Observer] = field(default=(), repr=False)
     started: float = field(default_factory=time.monotonic)
+    key: ApiKey | None = None
     admitted: bool = False
+    dispatched: bool = False
+    trace: Trace | None = field(default=None, repr=False)
     status: int | None = None
     outcome: Outcome | None = None
     code: str | None = None
@@ -78,10 +90,19 @@ class RequestRecord:
         self.outcome = self.outcome or _outcome(self.status)
         for observer in self.observers:
             observer.ended(self)
+        if self.trace is not None:
+            self.trace.end(self._attributes(), failed=self.outcome == "failed")
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Time a part of a stage of the request's trace, while tracing is on."""
+        return _NO_STAGE if self.trace is None else self.trace.stage(name)
 
     def next_part(self) -> RequestRecord:
         """A record for the next text or answer of this connection, admitted and ended separately."""
-        return RequestRecord(f"{self.request_id}.{next(self._part_numbers)}", self.method, self.path, self.observers)
+        number, trace = next(self._part_numbers), None if self.trace is None else self.trace.part("text")
+        return RequestRecord(
+            f"{self.request_id}.{number}", self.method, self.path, self.observers, key=self.key, trace=trace
+        )
 
     @property
     def real_time_factor(self) -> float | None:
@@ -92,8 +113,10 @@ class RequestRecord:
         first, factor = self.first_audio_seconds, self.real_time_factor
         return {
             "id": self.request_id,
+            **({} if self.trace is None else {"trace": self.trace.traceparent.split("-")[1]}),
             "method": self.method,
             "path": self.path,
+            "key": None if self.key is None else self.key.name,
             "status": self.status,
             "outcome": self.outcome,
             "code": self.code,
@@ -107,6 +130,23 @@ class RequestRecord:
             "ms": round(self.seconds * 1000),
         }
 
+    def _attributes(self) -> dict[str, str | int | float]:
+        """Of the span, by the names of OpenTelemetry where it has some."""
+        found: dict[str, str | int | float | None] = {
+            "csm.request_id": self.request_id,
+            "csm.key": None if self.key is None else self.key.name,
+            "csm.outcome": self.outcome,
+            "csm.voice": self.voice,
+            "csm.format": self.format,
+            "csm.audio_seconds": self.audio_seconds,
+            "csm.first_audio_seconds": self.first_audio_seconds,
+            "error.type": self.code,
+            "http.request.method": self.method,
+            "http.response.status_code": self.status,
+            "url.path": self.path,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
 
 def record_of(scope: Scope) -> RequestRecord:
     """The record of the request that a scope belongs to."""
@@ -118,11 +158,12 @@ def record_of(scope: Scope) -> RequestRecord:
 class RequestLogMiddleware:
     """The outermost middleware: gives requests an id and a record, handles unexpected errors, and logs outcomes.
 
-    observers: notified in addition to the log.
+    observers: notified in addition to the log. tracing: None while it is off.
     """
 
-    def __init__(self, app: ASGIApp, observers: Sequence[Observer] = ()) -> None:
+    def __init__(self, app: ASGIApp, observers: Sequence[Observer] = (), tracing: Tracing | None = None) -> None:
         self._app = app
+        self._tracing = tracing
         self._observers = (_LogObserver(), *observers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,6 +173,10 @@ class RequestLogMiddleware:
         method = scope.get("method", "WEBSOCKET")
         record = RequestRecord(_request_id(scope), method, scope["path"], self._observers)
         scope.setdefault("state", {})["record"] = record
+        headers = [(b"x-request-id", record.request_id.encode())]
+        if self._tracing is not None and record.path not in _QUIET_PATHS:
+            record.trace = self._tracing.begin(method, scope["headers"])
+            headers.append((b"traceresponse", record.trace.traceparent.encode()))
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -139,8 +184,9 @@ class RequestLogMiddleware:
             started = True
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 record.status = message["status"]
-                header = (b"x-request-id", record.request_id.encode())
-                message = {**message, "headers": [*message.get("headers", ()), header]}
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            elif message["type"] == "websocket.accept":
+                message = {**message, "headers": [*message.get("headers", ()), *headers[1:]]}
             await send(message)
 
         try:

@@ -11,9 +11,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, as
 from dataclasses import replace
 from pathlib import Path
 
-from engine import SAMPLE_RATE, AudioChunk
+from engine import FRAME_MILLISECONDS, SAMPLE_RATE, AudioChunk
 
+from ..access.limiter import KeyLimiter, KeyUse
+from ..access.shared_counts import SharedCounts
 from ..errors import Busy, EngineBroke, ServiceError, Unavailable
+from ..observability.request_log import RequestRecord
 from ..schemas.speech import SpeechJob
 from .delivered_audio import DeliveredAudio, Replay, SpeechDiffers
 from .engine_host import EngineHost
@@ -39,6 +42,7 @@ class Dispatcher:
     host: the engine of this worker; None: all requests go to other workers.
     sockets: a private folder with a socket for each worker; None if there is only one worker.
     max_wait: seconds that a request may wait for a slot, over all workers together; a resumed stream as long again.
+    limiter: of API keys; by default for this process alone.
     resumes: a stream whose worker died goes on at another one.
     on_resume: called when a stream goes on (True), or had to be cut after its worker died (False).
     """
@@ -49,6 +53,7 @@ class Dispatcher:
         self.registry = registry
         self.index = index
         self.max_wait = max_wait
+        self.limiter = KeyLimiter(SharedCounts())
         self.active = 0  # requests that wait for a slot or stream speech
         self.resumes = True
         self.on_resume: Callable[[bool], None] = lambda goes_on: None
@@ -57,21 +62,26 @@ class Dispatcher:
         self._sockets = sockets
 
     @asynccontextmanager
-    async def dispatch(self, job: SpeechJob) -> AsyncIterator[DispatchedSpeech]:
-        """Stream the speech of a job from the least-loaded worker: `async with dispatcher.dispatch(job) as speech`.
+    async def dispatch(self, job: SpeechJob, record: RequestRecord | None) -> AsyncIterator[DispatchedSpeech]:
+        """Stream the speech of a job from the least-loaded worker: `async with dispatch(job, record) as speech`.
 
+        record: of the request; its key is charged, and has its share of the slots. None: no limits.
         Entering waits until a worker has given it a slot; leaving, at any time, frees that slot at once. A worker
         that refuses, dies or hangs before the first chunk, is skipped, and the next one is tried. If the worker dies
         later, another one speaks the same job from the start, and the stream goes on behind what was delivered.
         `async for chunk in speech` yields engine.AudioChunk. From the first chunk on, `speech.engine_name`
         (X-TTS-Engine) no longer changes, and `speech.worker_id` (X-Worker-ID) only if the stream is resumed.
-        Entering and iterating raise ServiceError and nothing else: Busy if all workers are full, Unavailable if none
-        is ready, UnknownVoice, Unprocessable or EngineBroke. Before the first chunk that is an error response; after
-        it the stream is broken and has to be cut.
+        Entering and iterating raise ServiceError and nothing else: LimitReached if the key has used up a limit,
+        Unauthorized if it was removed, Busy if all workers are full, Unavailable if none is ready, UnknownVoice,
+        Unprocessable or EngineBroke. Before the first chunk that is an error response; after it the stream is broken
+        and has to be cut.
         """
         self.active += 1
         try:
-            async with aclosing(DispatchedSpeech(self, self._with_seed(job))) as speech:
+            async with (
+                self._charged(job, record) as (job, use),
+                aclosing(DispatchedSpeech(self, self._with_seed(job), use)) as speech,
+            ):
                 await speech.start()
                 yield speech
         finally:
@@ -82,6 +92,26 @@ class Dispatcher:
         if job.request.seed is not None or not self.resumes or self._sockets is None:
             return job
         return replace(job, request=replace(job.request, seed=random.getrandbits(63)))
+
+    @asynccontextmanager
+    async def _charged(self, job: SpeechJob, record: RequestRecord | None) -> AsyncIterator[tuple[SpeechJob, KeyUse]]:
+        """Charge the job to the key of its request while the context lasts. Yields the job with its key and trace."""
+        if record is not None and record.trace is not None:
+            job = replace(job, traceparent=record.trace.traceparent)
+        if record is None or record.key is None:
+            yield job, KeyUse()
+            return
+        key = self.limiter.current(record.key)
+        continues, record.dispatched = record.dispatched, True
+        frames = job.request.max_frames
+        async with self.limiter.use(
+            key,
+            permits=job.permits,
+            characters=len(job.request.text),
+            max_seconds=None if frames is None else frames * FRAME_MILLISECONDS / 1000,
+            continues=continues,
+        ) as use:
+            yield replace(job, key=key.name, weight=key.weight), use
 
     def open_source(
         self, target: int, job: SpeechJob, wait: float, on_admitted: Callable[[], None]
@@ -116,10 +146,11 @@ class DispatchedSpeech:
     engine_name, worker_id: of the worker that serves it.
     """
 
-    def __init__(self, dispatcher: Dispatcher, job: SpeechJob) -> None:
+    def __init__(self, dispatcher: Dispatcher, job: SpeechJob, use: KeyUse) -> None:
         self._dispatcher = dispatcher
         self._registry = dispatcher.registry
         self._job = job
+        self._use = use
         self._target = dispatcher.index
         self._source: LocalSpeech | RemoteSpeech | None = None
         self._held = AsyncExitStack()  # the open source
@@ -151,6 +182,7 @@ class DispatchedSpeech:
             pass
         self._has_audio = True
         self._delivered.add(chunk)
+        self._use.samples += chunk.samples.size
         return chunk
 
     async def _next_chunk(self) -> AudioChunk | None:

@@ -15,6 +15,7 @@ from engine import Codes, Engine, EngineError, SpeechStream, VoicePrompt, load_e
 from ..errors import Busy, ServiceError, Unavailable, UnknownVoice
 from ..lexicon_file import LexiconFile
 from ..observability.components import Components
+from ..observability.tracing import Tracing
 from ..schemas.speech import SpeechJob
 from ..settings import DEFAULT_MODEL, Settings
 from ..voices.speakers import SpeakerVoices, speaker_number
@@ -86,6 +87,7 @@ class EngineHost:
     components: state of what this worker runs beside the engine.
     on_change: called, from any thread, when `status` or `load` have changed.
     on_voice_encoded: called, from any thread, for each voice on disk that was encoded ahead of its first request.
+    tracing: of the stages of speech; None while it is off.
     check_components: called from the loading thread before the engine is ready.
     """
 
@@ -97,12 +99,14 @@ class EngineHost:
         loader: Loader = load_engine,
         components: Components | None = None,
     ) -> None:
+        self.worker_id = assignment.worker_id
         self._settings = settings
         self._voices = voices
         self._lexicon_file = LexiconFile(settings.lexicon)
         self._loader = EngineLoader(settings, assignment, loader)
         self.on_change: Callable[[], None] = lambda: None
         self.on_voice_encoded: Callable[[], None] = lambda: None
+        self.tracing: Tracing | None = None
         self.check_components: Callable[[], None] = lambda: None
         self.components = components or Components()
         self._status = HostStatus("loading", doing="starting")

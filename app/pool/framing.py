@@ -79,9 +79,9 @@ def job_message(job: SpeechJob, wait: float) -> bytes:
     speech["history"] = [
         {"text": each.text, "speaker": each.speaker, "codes": each.codes.tolist()} for each in job.request.history
     ]
-    fields = json.dumps(
-        {"speech": speech, "voice_id": job.voice_id, "resumed": job.resumed, "wait": round(wait, 3)}
-    ).encode()
+    names = ("voice_id", "resumed", "key", "weight", "traceparent")
+    others = {"job": {name: getattr(job, name) for name in names}, "wait": round(wait, 3)}
+    fields = json.dumps({"speech": speech, **others}).encode()
     samples = b"" if voice is None else voice.samples.astype("<f4", copy=False).tobytes()
     return message(Kind.JOB, b"".join([_JOB.pack(len(fields)), fields, samples]))
 
@@ -102,7 +102,7 @@ def read_job(payload: bytes) -> tuple[SpeechJob, float]:
     request = SpeechRequest(
         **{**fields["speech"], "history": history, "lexicon": lexicon, "voice": voice, "more": more}
     )
-    return SpeechJob(request, fields["voice_id"], resumed=fields["resumed"]), fields["wait"]
+    return SpeechJob(request, **fields["job"]), fields["wait"]
 
 
 def text_message(part: str | None) -> bytes:

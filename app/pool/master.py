@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..access.shared_counts import SharedCounts
 from ..observability.metrics import RESTARTS, count_lost, new_counters
 from ..observability.shared_counters import SharedCounters
 from .assignment import WorkerAssignment
@@ -36,6 +37,7 @@ class WorkerContext:
     """A process's part in the pool.
 
     index: of its record in the registry and its row in the counters.
+    key_counts: what API keys have used.
     sockets: the folder of the workers' sockets; None if there is only one worker.
     """
 
@@ -43,6 +45,7 @@ class WorkerContext:
     registry: WorkerRegistry
     counters: SharedCounters
     index: int
+    key_counts: SharedCounts
     sockets: Path | None = None
 
 
@@ -65,7 +68,7 @@ class _BootFailures:
 
 def standalone_context(assignment: WorkerAssignment) -> WorkerContext:
     """The context of a process without a master, with a registry of its own."""
-    return WorkerContext(assignment, WorkerRegistry([assignment]), new_counters(1), 0)
+    return WorkerContext(assignment, WorkerRegistry([assignment]), new_counters(1), 0, SharedCounts())
 
 
 _current_context: WorkerContext | None = None
@@ -84,6 +87,7 @@ class Master:
         self.assignments = tuple(assignments)
         self.registry = WorkerRegistry(assignments)
         self.counters = new_counters(len(assignments))
+        self.key_counts = SharedCounts()
         self._exited: set[int] = set()  # indices whose last worker has exited
         self._boot_failures: dict[int, _BootFailures] = {}  # by index
         self._were_ready: set[int] = set()  # indices of workers that have been ready
@@ -202,7 +206,9 @@ class Master:
         else:
             self.registry.set_pid(index, os.getpid())
             self._wait_to_boot(index, worker)
-        _current_context = WorkerContext(self.assignments[index], self.registry, self.counters, index, self.sockets)
+        _current_context = WorkerContext(
+            self.assignments[index], self.registry, self.counters, index, self.key_counts, self.sockets
+        )
         return _current_context
 
     def _wait_to_boot(self, index: int, worker: Any) -> None:

@@ -107,6 +107,7 @@ class Pool:
             await asyncio.gather(self._heartbeats, return_exceptions=True)
         if self._server is not None:
             await self._server.close()
+        await self.dispatcher.limiter.close()
         await asyncio.to_thread(self.host.close)
 
     def drain(self) -> None:

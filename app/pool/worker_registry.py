@@ -6,20 +6,15 @@ dead. The table counts the permits that each worker holds on every other one.
 
 from __future__ import annotations
 
-import fcntl
 import mmap
-import os
 import struct
-import tempfile
-import threading
 import time
-import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ..observability.components import COMPONENT_STATES, COMPONENTS, ComponentName, ComponentStatus
+from ..shared_lock import SharedLock
 from .assignment import WorkerAssignment
 from .placement import Candidate, choose
 
@@ -133,42 +128,34 @@ class WorkerRegistry:
         self._loads_at = self._turns_at + self._size * _COUNTER.size
         self._memory = mmap.mmap(-1, self._loads_at + 4 * self._size**2)  # shared with every fork
         self._loads = memoryview(self._memory)[self._loads_at :].cast("i")  # (holders * targets)
-        self._file, path = tempfile.mkstemp(prefix="csm-serve-registry-")
-        os.unlink(path)  # only a lock: processes use the open descriptor
-        self._closing = weakref.finalize(self, os.close, self._file)
-        self._closing.atexit = False  # a thread may still update its record, and the kernel closes the file anyhow
-        self._threads = threading.Lock()  # the kernel's lock belongs to the process and does not exclude threads
+        self._lock = SharedLock("registry")
 
     def __len__(self) -> int:
         return self._size
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._threads:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     # ---- records
 
     def records(self) -> list[WorkerRecord]:
         """All workers, in order of their index."""
-        with self._locked():
+        with self._lock.held():
             return [self._record(index) for index in range(self._size)]
 
     def engines(self) -> list[WorkerRecord]:
         """The workers with an engine, in order of their index."""
         return [each for each in self.records() if each.has_engine]
 
+    def pids(self) -> list[int]:
+        """The process of each worker, in order of their index; 0 for none."""
+        with self._lock.held():
+            return [max(self._read(index).pid, 0) for index in range(self._size)]
+
     def record(self, index: int) -> WorkerRecord:
-        with self._locked():
+        with self._lock.held():
             return self._record(index)
 
     def claim(self, pid: int) -> int | None:
         """Take the lowest index without a process; None if there is none. Earlier crashes stay in the record."""
-        with self._locked():
+        with self._lock.held():
             for index in range(self._size):
                 before = self._read(index)
                 if before.pid == 0:
@@ -181,14 +168,14 @@ class WorkerRegistry:
 
     def set_pid(self, index: int, pid: int) -> None:
         """Record the process of an index that was claimed with PENDING_PID."""
-        with self._locked():
+        with self._lock.held():
             fields = self._read(index)
             fields.pid = pid
             self._write(index, fields)
 
     def vacate(self, index: int, *, failures: int = 0, retry_at: float = 0.0, error: str = "") -> None:
         """Clear the record of a worker that is gone, and the permits that it held on others."""
-        with self._locked():
+        with self._lock.held():
             self._clear_load(index)
             self._write(index, _Fields(failures=failures, retry_at=retry_at, error=error.encode()))
 
@@ -208,7 +195,7 @@ class WorkerRegistry:
         components: Mapping[ComponentName, ComponentStatus] | None = None,
     ) -> None:
         """Write a worker's record and its heartbeat. error, components: None keeps the last value."""
-        with self._locked():
+        with self._lock.held():
             fields = self._read(index)
             was_ready = STATES[fields.state] in ("ready", "draining")
             if state == "ready" and not was_ready:
@@ -243,7 +230,7 @@ class WorkerRegistry:
             just be slow. If its heartbeat is late, any free one will do.
         """
         now = time.monotonic()
-        with self._locked():
+        with self._lock.held():
             candidates = [
                 Candidate(index, self._load(index), fields.capacity, self._turn(index))
                 for index in range(self._size)
@@ -267,7 +254,7 @@ class WorkerRegistry:
 
     def release(self, holder: int, target: int, permits: int) -> None:
         """Give back reserved permits."""
-        with self._locked():
+        with self._lock.held():
             at = holder * self._size + target
             self._loads[at] = max(self._loads[at] - permits, 0)  # cleared already if the holder was vacated
 

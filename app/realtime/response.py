@@ -261,8 +261,8 @@ class Response:
         history = speech_history(
             entries, self.plan.assistant, self.plan.user, self._service.state.settings.realtime_user_audio
         )
-        request = replace(job.request, text=first, history=tuple(history), more=text.more)
-        async with self._service.state.pool.dispatcher.dispatch(replace(job, request=request)) as speech:
+        job = replace(job, request=replace(job.request, text=first, history=tuple(history), more=text.more))
+        async with self._service.state.pool.dispatcher.dispatch(job, self._record) as speech:
             self._record.admit()
             self._speech_timer = time.monotonic()
             feeding, parts = asyncio.create_task(text.feed()), 0
@@ -304,7 +304,8 @@ class Response:
             return out, base64.b64encode(data).decode()
 
         inline = effect is None and isinstance(encoder, RawPcmEncoder) and samples.size <= _INLINE_SAMPLES
-        out, audio = process() if inline else await run_in_thread(process)
+        with self._record.stage("encode"):
+            out, audio = process() if inline else await run_in_thread(process)
         if not audio:
             return
         now = time.monotonic()
@@ -312,7 +313,8 @@ class Response:
             self.plan.latency.first_audio = now
             self._record.first_audio_seconds = now - self._record.started
         self._underruns.ready(now)
-        await self._output.add_audio(entry, audio)
+        with self._record.stage("send"):
+            await self._output.add_audio(entry, audio)
         now = time.monotonic()
         self.playback.sent(out.size / SAMPLE_RATE, now)
         self._underruns.sent(now, self.playback.sent_seconds)

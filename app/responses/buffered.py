@@ -26,7 +26,7 @@ async def collect_speech(
     """
     record.voice = job.voice_name
     chunks: list[Samples] = []
-    async with pool.dispatcher.dispatch(job) as speech:
+    async with pool.dispatcher.dispatch(job, record) as speech:
         record.admit()
         started = time.monotonic()
         async for chunk in speech:

@@ -93,7 +93,7 @@ class SpeechResponse(Response):
     async def _speak(self, writer: _StreamWriter) -> None:
         encoder = create_encoder(self._format, self._pool.host.components)
         record = writer.record
-        async with self._pool.dispatcher.dispatch(self._job) as speech:
+        async with self._pool.dispatcher.dispatch(self._job, record) as speech:
             started = time.monotonic()
             record.admit()
             try:
@@ -102,7 +102,7 @@ class SpeechResponse(Response):
                         self.headers["X-TTS-Engine"] = speech.engine_name
                         self.headers["X-Worker-ID"] = speech.worker_id
                     if chunk.samples.size or chunk.timings:
-                        data = await self._encode(partial(self._encode_chunk, encoder, chunk))
+                        data = await self._encode(record, partial(self._encode_chunk, encoder, chunk))
                         await writer.write(data, chunk.samples.size, started)
             except ServiceError as error:
                 record.code = error.code
@@ -117,7 +117,7 @@ class SpeechResponse(Response):
                 "the speech",
                 code="nothing_left",
             )
-        await writer.finish(await self._encode(encoder.flush))
+        await writer.finish(await self._encode(record, encoder.flush))
 
     def _encode_chunk(self, encoder: Encoder, chunk: AudioChunk) -> bytes:
         data = encoder.encode(chunk.samples) if chunk.samples.size else b""
@@ -126,8 +126,9 @@ class SpeechResponse(Response):
             data += b"".join(map(encoder.mark, self._timeline.push(chunk)))
         return data
 
-    async def _encode(self, encode: Callable[[], bytes]) -> bytes:
-        return encode() if self._inline else await run_in_thread(encode)
+    async def _encode(self, record: RequestRecord, encode: Callable[[], bytes]) -> bytes:
+        with record.stage("encode"):
+            return encode() if self._inline else await run_in_thread(encode)
 
 
 class _StreamWriter:
@@ -167,4 +168,5 @@ class _StreamWriter:
             await self._send_message({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _send_message(self, message: Message) -> None:
-        await self.write_timeout.send(self._send(message))
+        with self.record.stage("send"):
+            await self.write_timeout.send(self._send(message))

@@ -27,12 +27,17 @@ class SpeechJob:
     voice_id: None is the default voice, unless the request has a voice.
     reference: a recording that came with the request; the worker that received it makes it the request's voice.
     resumed: its speech has begun, at a worker that died: it goes before new ones.
+    key, weight: name and weight of the API key, which share the slots fairly; "" for none.
+    traceparent: of the request's trace, as W3C Trace Context writes it; "" without one.
     """
 
     request: SpeechRequest
     voice_id: str | None
     reference: ReferenceRecording | None = None
     resumed: bool = False
+    key: str = ""
+    weight: float = 1.0
+    traceparent: str = ""
 
     def with_timestamps(self) -> SpeechJob:
         """The same job, which also tells when each word is said."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import socket
 import tempfile
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from engine import InvalidRequest
 
+from ..access.key_file import InvalidKeyFile, read_keys
 from ..lexicon_file import read_lexicon
+from ..observability import tracing
 from ..settings import Settings, SettingsError
 from ..voices.object_storage import url_problem
 
@@ -25,7 +28,8 @@ def check(settings: Settings, addresses: Iterable[tuple[str, int]]) -> None:
     """
     problems = [cannot_listen(host, port) for host, port in addresses]
     problems += [_not_writable(settings.voices_dir), _not_readable(settings.preloaded_voices_dir)]
-    problems += [_no_lexicon(settings.lexicon), _no_storage(settings.voices_url)]
+    problems += [_no_lexicon(settings.lexicon), _no_storage(settings.voices_url), _no_keys(settings.api_keys_file)]
+    problems += [_no_redis(settings), _no_opentelemetry(settings)]
     if lines := [line for line in problems if line is not None]:
         raise SettingsError("\n".join(lines))
 
@@ -116,3 +120,30 @@ def _no_lexicon(path: Path | None) -> str | None:
     except InvalidRequest as error:
         return f"LEXICON={path} cannot be used: {error}. {advice}"
     return None
+
+
+def _no_keys(path: Path | None) -> str | None:
+    advice = "Make it with `csm-serve keys add NAME`, or leave API_KEYS_FILE empty."
+    try:
+        if path is not None:
+            read_keys(path)
+    except OSError as error:
+        return f"API_KEYS_FILE={path} cannot be read: {error.strerror or error}. {advice}"
+    except InvalidKeyFile as error:
+        return f"API_KEYS_FILE={path} cannot be used: {error}. {advice}"
+    return None
+
+
+def _no_redis(settings: Settings) -> str | None:
+    if settings.rate_limit_url is None or all(map(importlib.util.find_spec, ("limits", "redis"))):
+        return None
+    return "RATE_LIMIT_URL needs the packages limits and redis: `pip install limits redis`, or leave it empty."
+
+
+def _no_opentelemetry(settings: Settings) -> str | None:
+    if settings.otel_exporter_otlp_endpoint is None or tracing.is_installed():
+        return None
+    return (
+        "OTEL_EXPORTER_OTLP_ENDPOINT needs the packages opentelemetry-sdk and opentelemetry-exporter-otlp-proto-http: "
+        "`pip install` them, or leave it empty."
+    )

@@ -87,7 +87,7 @@ class TextSpeaker:
                 continue  # nothing to speak, or max_audio_length_ms is reached: drop the rest of this text
             self.generating = True
             utterance.begin_timeline(piece, text.piece_at)
-            async with self._state.pool.dispatcher.dispatch(job) as speech:
+            async with self._state.pool.dispatcher.dispatch(job, utterance.record) as speech:
                 utterance.admitted()
                 codes = await self._send_speech(speech, utterance)
             await self._add_to_history(job, codes, speaker_number(text.command.job.voice_id or "") or 0)
@@ -147,7 +147,9 @@ class TextSpeaker:
             samples = process()
             return samples.size, utterance.writer.chunk(samples) if samples.size else []
 
-        size, messages = await run_in_thread(make_messages) if in_thread else make_messages()
+        with utterance.record.stage("encode"):
+            size, messages = await run_in_thread(make_messages) if in_thread else make_messages()
         utterance.before_send()
-        await self._send(messages)
+        with utterance.record.stage("send"):
+            await self._send(messages)
         utterance.after_send(size)

@@ -30,7 +30,7 @@ class UtteranceTask:
         self.samples_sent = 0
         self._command = command
         self.job = command.job  # as it is spoken, once its voice is resolved
-        self._record = record
+        self.record = record
         self._samples_generated = 0  # by the engine, over all pieces
         self.pieces = 0  # that were generated
         self._speech_timer = 0.0
@@ -71,12 +71,12 @@ class UtteranceTask:
 
     def admitted(self) -> None:
         """Called when the current piece has a slot."""
-        self._record.admit()
+        self.record.admit()
         self._speech_timer = time.monotonic()
 
     def start(self, engine: str) -> list[Message]:
         self.started = True
-        return self.writer.started(self._record.request_id, engine)
+        return self.writer.started(self.record.request_id, engine)
 
     def postprocess(self, samples: Samples) -> Callable[[], Samples]:
         """A function that applies the effect to samples of the engine; it may run in a thread."""
@@ -89,47 +89,47 @@ class UtteranceTask:
         now = time.monotonic()
         self._underruns.ready(now)
         if not self._command.continues:  # else the audio may be late because the client's text is
-            self._record.underrun_seconds = self._underruns.worst
-        if self._record.first_audio_seconds is None:
-            self._record.first_audio_seconds = now - self._record.started
+            self.record.underrun_seconds = self._underruns.worst
+        if self.record.first_audio_seconds is None:
+            self.record.first_audio_seconds = now - self.record.started
 
     def after_send(self, samples: int) -> None:
         """Called when audio has been sent. samples: how many."""
         now = time.monotonic()
         self.samples_sent += samples
-        self._record.audio_seconds = self.samples_sent / self._command.sample_rate
-        self._record.speech_seconds = (self._record.speech_seconds or 0.0) + now - self._speech_timer
+        self.record.audio_seconds = self.samples_sent / self._command.sample_rate
+        self.record.speech_seconds = (self.record.speech_seconds or 0.0) + now - self._speech_timer
         self._speech_timer = now
         self._underruns.sent(now, self.samples_sent / self._command.sample_rate)
 
     # ---- outcomes
 
     def completed(self) -> list[Message]:
-        self._record.outcome = "ok"
+        self.record.outcome = "ok"
         return self.writer.completed(self._stats(cancelled=False))
 
     def cancelled(self) -> list[Message]:
-        self._record.outcome = "left"
+        self.record.outcome = "left"
         return self.writer.completed(self._stats(cancelled=True))
 
     def failed(self, error: ServiceError) -> list[Message]:
-        self._record.code = error.code
+        self.record.code = error.code
         if error.code == "draining":
-            self._record.outcome = "drained"
+            self.record.outcome = "drained"
         else:
-            self._record.outcome = "failed" if self.started or error.status == 500 else "refused"
+            self.record.outcome = "failed" if self.started or error.status == 500 else "refused"
         return self.writer.failed(error)
 
     def close(self) -> None:
         """Write the log record."""
-        self._record.outcome = self._record.outcome or "left"
-        self._record.end()
+        self.record.outcome = self.record.outcome or "left"
+        self.record.end()
 
     def _stats(self, *, cancelled: bool) -> UtteranceStats:
-        first = self._record.first_audio_seconds
+        first = self.record.first_audio_seconds
         return UtteranceStats(
             duration_ms=1000 * self.samples_sent / self._command.sample_rate,
             first_audio_ms=None if first is None else 1000 * first,
-            processing_time_ms=1000 * (time.monotonic() - self._record.started),
+            processing_time_ms=1000 * (time.monotonic() - self.record.started),
             cancelled=cancelled,
         )

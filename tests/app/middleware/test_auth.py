@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.access.key_ring import KeyRing
 from app.middleware.auth import ApiKeyMiddleware
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +41,7 @@ class Inside:
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 async def test_any_key_in_any_of_three_places_is_accepted(call: Any, headers: Any, query: bytes, kind: str) -> None:
     inside = Inside()
-    await call(ApiKeyMiddleware(inside, KEYS), "/voices", headers=headers, query=query, kind=kind).done()
+    await call(ApiKeyMiddleware(inside, KeyRing(KEYS)), "/voices", headers=headers, query=query, kind=kind).done()
     assert len(inside.queries) == 1
     assert b"key" not in inside.queries[0]
 
@@ -65,7 +66,9 @@ async def test_requests_without_a_key_are_refused_before_the_body_is_read(
     call: Any, headers: Any, query: bytes
 ) -> None:
     inside = Inside()
-    client = await call(ApiKeyMiddleware(inside, KEYS), "/voices", headers=headers, query=query, method="POST").done()
+    client = await call(
+        ApiKeyMiddleware(inside, KeyRing(KEYS)), "/voices", headers=headers, query=query, method="POST"
+    ).done()
     assert inside.queries == []
     assert client.status == 401
     assert client.content == b'{"detail": "Invalid or missing API Key", "code": "unauthorized"}'
@@ -78,7 +81,7 @@ async def test_requests_without_a_key_are_refused_before_the_body_is_read(
 )
 async def test_open_paths_need_no_key(call: Any, path: str) -> None:
     inside = Inside()
-    await call(ApiKeyMiddleware(inside, KEYS), path, headers=()).done()
+    await call(ApiKeyMiddleware(inside, KeyRing(KEYS)), path, headers=()).done()
     assert len(inside.queries) == 1
 
 
@@ -117,14 +120,14 @@ async def test_open_paths_need_no_key(call: Any, path: str) -> None:
 async def test_every_other_path_needs_a_key(call: Any, path: str, kind: str) -> None:
     """New paths too: only listed ones are open."""
     inside = Inside()
-    await call(ApiKeyMiddleware(inside, KEYS), path, headers=(), kind=kind).done()
+    await call(ApiKeyMiddleware(inside, KeyRing(KEYS)), path, headers=(), kind=kind).done()
     assert inside.queries == []
 
 
 async def test_every_websocket_needs_a_key(call: Any) -> None:
     inside = Inside()
     for path in ("/", "/health", "/static/app.js"):
-        await call(ApiKeyMiddleware(inside, KEYS), path, headers=(), kind="websocket").done()
+        await call(ApiKeyMiddleware(inside, KeyRing(KEYS)), path, headers=(), kind="websocket").done()
     assert inside.queries == []
 
 
@@ -138,7 +141,7 @@ async def test_only_the_decoded_path_counts(call: Any) -> None:
         inside = Inside()
 
         async def mounted(scope: Any, receive: Any, send: Any, changed: Any = changed, inside: Any = inside) -> None:
-            await ApiKeyMiddleware(inside, KEYS)({**scope, **changed}, receive, send)
+            await ApiKeyMiddleware(inside, KeyRing(KEYS))({**scope, **changed}, receive, send)
 
         assert (await call(mounted, path, headers=()).done()).status == 401
         assert inside.queries == []
@@ -147,18 +150,20 @@ async def test_only_the_decoded_path_counts(call: Any) -> None:
 async def test_the_response_is_sent_before_the_rest_of_the_body_is_dropped(call: Any) -> None:
     body = (b"x" * 1000,) * 5
     headers = ((b"content-length", b"5000"),)
-    client = await call(ApiKeyMiddleware(Inside(), KEYS), "/voices", headers=headers, body=body, method="POST").done()
+    client = await call(
+        ApiKeyMiddleware(Inside(), KeyRing(KEYS)), "/voices", headers=headers, body=body, method="POST"
+    ).done()
     assert client.status == 401
     assert client.received == 5
     assert [message.get("more_body") for message in client.sent] == [None, True, False]
 
 
 async def test_a_websocket_is_denied_with_a_status_if_the_server_supports_it(call: Any) -> None:
-    plain = await call(ApiKeyMiddleware(Inside(), KEYS), "/ws", headers=(), kind="websocket").done()
+    plain = await call(ApiKeyMiddleware(Inside(), KeyRing(KEYS)), "/ws", headers=(), kind="websocket").done()
     assert plain.sent == [{"type": "websocket.close", "code": 1008, "reason": "Invalid or missing API Key"}]
     extensions: dict[str, Any] = {"websocket.http.response": {}}
     denied = await call(
-        ApiKeyMiddleware(Inside(), KEYS), "/ws", headers=(), kind="websocket", extensions=extensions
+        ApiKeyMiddleware(Inside(), KeyRing(KEYS)), "/ws", headers=(), kind="websocket", extensions=extensions
     ).done()
     assert denied.status == 401
     assert b"unauthorized" in denied.content

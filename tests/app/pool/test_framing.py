@@ -35,9 +35,11 @@ async def receive_bytes(data: bytes) -> tuple[Kind, bytes]:
 
 async def test_a_job_survives_a_round_trip() -> None:
     speech = SpeechRequest("Grüß Gott \N{OWL}", temperature=0.25, seed=-(2**63), max_frames=9, guidance=1.5)
-    kind, payload = await receive_bytes(job_message(SpeechJob(speech, "amy.wav"), 1.5))
+    kind, payload = await receive_bytes(
+        job_message(SpeechJob(speech, "amy.wav", key="acme", weight=2.5, traceparent="00-1-2-01"), 1.5)
+    )
     assert kind is Kind.JOB
-    assert read_job(payload) == (SpeechJob(speech, "amy.wav"), 1.5)
+    assert read_job(payload) == (SpeechJob(speech, "amy.wav", key="acme", weight=2.5, traceparent="00-1-2-01"), 1.5)
 
 
 async def test_the_voice_of_a_job_arrives_exactly() -> None:

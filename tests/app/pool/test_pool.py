@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.access.api_keys import ApiKey
+from app.access.limiter import LIMITS
 from app.errors import Busy, EngineBroke, ServiceError, Unavailable, UnknownVoice, Unprocessable
+from app.observability.request_log import RequestRecord
 from app.pool import worker_registry
 from app.pool.dispatcher import DispatchedSpeech, Dispatcher
 from app.pool.engine_host import ResolvedVoice
@@ -34,7 +37,7 @@ def idle(pools: list[Pool]) -> bool:
 
 async def collect(pool: Pool, job: SpeechJob) -> tuple[str, np.ndarray[Any, Any]]:
     """The worker and all samples."""
-    async with pool.dispatcher.dispatch(job) as speech:
+    async with pool.dispatcher.dispatch(job, None) as speech:
         chunks = [chunk.samples async for chunk in speech]
         assert speech.engine_name == "fake"
         return speech.worker_id, np.concatenate(chunks)
@@ -55,7 +58,7 @@ async def test_a_text_that_is_written_while_it_is_spoken_has_one_slot_of_any_wor
     async with workers(2) as pools:
         for _ in range(2):
             more = TextFeed()
-            async with pools[0].dispatcher.dispatch(job("One,", more=more)) as speech:
+            async with pools[0].dispatcher.dispatch(job("One,", more=more), None) as speech:
                 parts = []
                 async for chunk in speech:
                     if chunk.ends_text_part:
@@ -75,7 +78,7 @@ async def test_leaving_frees_a_slot_that_waits_for_text(workers: Any, job: Any, 
     async with workers(2) as pools:
         for _ in range(2):
             more = TextFeed()
-            async with pools[0].dispatcher.dispatch(job("One,", more=more)) as speech:
+            async with pools[0].dispatcher.dispatch(job("One,", more=more), None) as speech:
                 async for chunk in speech:
                     if chunk.ends_text_part:
                         break
@@ -100,7 +103,7 @@ async def test_leaving_frees_the_slot_of_any_worker(workers: Any, job: Any, wait
     async with workers(2) as pools:
         async with AsyncExitStack() as stack:
             for _ in range(4):
-                speech = await stack.enter_async_context(pools[0].dispatcher.dispatch(job()))
+                speech = await stack.enter_async_context(pools[0].dispatcher.dispatch(job(), None))
                 await anext(speech)
             assert loads(pools) == [2, 2]
             assert [each.active for each in pools[0].registry.records()] == [2, 2]
@@ -109,7 +112,11 @@ async def test_leaving_frees_the_slot_of_any_worker(workers: Any, job: Any, wait
 
 
 async def test_a_client_that_does_not_read_pauses_the_remote_slot(workers: Any, job: Any, wait: Any) -> None:
-    async with workers(2) as pools, pools[1].dispatcher.dispatch(job()), pools[1].dispatcher.dispatch(job()) as speech:
+    async with (
+        workers(2) as pools,
+        pools[1].dispatcher.dispatch(job(), None),
+        pools[1].dispatcher.dispatch(job(), None) as speech,
+    ):
 
         def rows() -> list[Any]:
             return [row for each in pools for row in each.host.engine._running]
@@ -150,7 +157,7 @@ async def test_a_full_pool_is_busy_and_frees_all_permits(workers: Any, job: Any,
     async with workers(2, max_queued_requests=0) as pools:
         async with AsyncExitStack() as stack:
             for _ in range(4):
-                await stack.enter_async_context(pools[0].dispatcher.dispatch(job()))
+                await stack.enter_async_context(pools[0].dispatcher.dispatch(job(), None))
             for pool in pools:
                 with pytest.raises(Busy):
                     await collect(pool, job("Hi"))
@@ -160,7 +167,7 @@ async def test_a_full_pool_is_busy_and_frees_all_permits(workers: Any, job: Any,
 
 async def test_the_wait_limit_covers_all_workers_together(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, queue_seconds=0.05, concurrent_requests_per_worker=1) as pools:
-        async with pools[0].dispatcher.dispatch(job()), pools[0].dispatcher.dispatch(job()):
+        async with pools[0].dispatcher.dispatch(job(), None), pools[0].dispatcher.dispatch(job(), None):
             with pytest.raises(Busy, match="became free"):
                 await collect(pools[0], job("Hi"))
         await wait(lambda: idle(pools))
@@ -168,7 +175,7 @@ async def test_the_wait_limit_covers_all_workers_together(workers: Any, job: Any
 
 async def test_a_cancelled_wait_frees_all_permits(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with pools[0].dispatcher.dispatch(job()), pools[0].dispatcher.dispatch(job()):
+        async with pools[0].dispatcher.dispatch(job(), None), pools[0].dispatcher.dispatch(job(), None):
             waiting = [asyncio.create_task(collect(pools[0], job("Hi"))) for _ in range(4)]
             await wait(lambda: sum(each.host.admission.queued for each in pools) == 4)
             for each in waiting:
@@ -181,8 +188,8 @@ async def test_a_cancelled_wait_frees_all_permits(workers: Any, job: Any, wait: 
 
 async def test_waiting_requests_move_to_a_worker_with_a_free_slot(workers: Any, job: Any, wait: Any) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with pools[0].dispatcher.dispatch(job()) as first:
-            async with pools[0].dispatcher.dispatch(job()) as second:
+        async with pools[0].dispatcher.dispatch(job(), None) as first:
+            async with pools[0].dispatcher.dispatch(job(), None) as second:
                 waiting = [asyncio.create_task(collect(pools[0], job("Hi"))) for _ in range(3)]
                 await wait(lambda: sum(each.host.admission.queued for each in pools) == 3)
                 free = second.worker_id
@@ -208,7 +215,7 @@ async def test_the_wait_limit_holds_for_a_hung_worker_too(workers: Any, job: Any
             hung.bind(str(path))
             hung.listen()
             assert [(await collect(pools[0], job("Hi")))[0] for _ in range(2)] == ["0", "0"]
-            async with pools[0].dispatcher.dispatch(job()):
+            async with pools[0].dispatcher.dispatch(job(), None):
                 with pytest.raises(Busy):
                     await collect(pools[0], job("Hi"))
         await wait(lambda: idle(pools))
@@ -217,7 +224,7 @@ async def test_the_wait_limit_holds_for_a_hung_worker_too(workers: Any, job: Any
 async def test_a_death_before_the_first_chunk_is_retried_once(workers: Any, job: Any, wait: Any) -> None:
     async with workers(3) as pools:
         await collect(pools[0], job("Hi"))  # next are workers 1 and 2
-        async with pools[0].dispatcher.dispatch(job("[hang]")) as speech:
+        async with pools[0].dispatcher.dispatch(job("[hang]"), None) as speech:
             assert speech.worker_id == "1"
             first = asyncio.create_task(anext(speech))
             for dead in (1, 2):
@@ -280,9 +287,9 @@ async def test_a_stream_goes_on_at_other_workers_as_if_none_had_died(
 ) -> None:
     request = job(TWO_CHUNKS, "speaker_3", chunk_characters=100, **effects)
     async with workers(3) as pools:
-        async with pools[0].dispatcher.dispatch(request) as speech:
+        async with pools[0].dispatcher.dispatch(request, None) as speech:
             undisturbed = await read(speech, 1) + [chunk async for chunk in speech]
-        async with pools[0].dispatcher.dispatch(request) as speech:
+        async with pools[0].dispatcher.dispatch(request, None) as speech:
             chunks: list[AudioChunk] = []
             for dead, frames in ((1, 1), (2, 20)):
                 while speech.worker_id != str(dead):  # what the last one had sent comes first
@@ -301,7 +308,7 @@ async def test_a_worker_that_dies_after_the_last_chunk_is_not_missed(
 ) -> None:
     async with workers(2) as pools:
         await collect(pools[0], job("Hi"))
-        async with pools[0].dispatcher.dispatch(job("Hello.")) as speech:
+        async with pools[0].dispatcher.dispatch(job("Hello."), None) as speech:
             read_chunk = type(speech._opened).__anext__
 
             async def die_at_the_end(self: Any) -> AudioChunk:
@@ -322,7 +329,7 @@ async def test_a_request_that_kills_two_workers_at_the_same_place_kills_no_third
 ) -> None:
     async with workers(4) as pools:
         await collect(pools[0], job("Hi"))
-        async with pools[0].dispatcher.dispatch(job("[hang@40]" + "x" * 50)) as speech:
+        async with pools[0].dispatcher.dispatch(job("[hang@40]" + "x" * 50), None) as speech:
             reading = asyncio.ensure_future(_collect(speech))
             for dead in (1, 2):
                 await wait(lambda dead=dead: any(row.made == 40 for row in pools[dead].host.engine._running))
@@ -347,10 +354,10 @@ async def test_a_stream_that_cannot_be_resumed_is_cut(
     async with workers(2, queue_seconds=0.5, concurrent_requests_per_worker=1) as pools, AsyncExitStack() as stack:
         pools[0].dispatcher.resumes = trouble != "off"
         if trouble == "full":
-            await stack.enter_async_context(pools[0].dispatcher.dispatch(job()))
+            await stack.enter_async_context(pools[0].dispatcher.dispatch(job(), None))
         else:
             await collect(pools[0], job("Hi"))
-        async with pools[0].dispatcher.dispatch(job("x" * 100)) as speech:
+        async with pools[0].dispatcher.dispatch(job("x" * 100), None) as speech:
             assert speech.worker_id == "1"
             await read(speech, 10)
             if trouble == "voice":  # replaced meanwhile
@@ -369,8 +376,8 @@ async def test_a_resumed_stream_goes_before_requests_that_wait(
     workers: Any, job: Any, wait: Any, resumes: list[bool]
 ) -> None:
     async with workers(2, concurrent_requests_per_worker=1, max_queued_requests=1) as pools:
-        async with pools[0].dispatcher.dispatch(job()) as first:
-            async with pools[0].dispatcher.dispatch(job("x" * 100)) as speech:
+        async with pools[0].dispatcher.dispatch(job(), None) as first:
+            async with pools[0].dispatcher.dispatch(job("x" * 100), None) as speech:
                 assert (first.worker_id, speech.worker_id) == ("0", "1")
                 await read(speech, 10)
                 new = asyncio.create_task(collect(pools[0], job("Hi")))
@@ -405,10 +412,10 @@ async def test_a_text_that_is_still_being_written_goes_on_with_all_that_was_give
         whole.append(parts[1])
         whole.append(parts[2])
         whole.end()
-        async with pools[0].dispatcher.dispatch(job(parts[0], more=whole)) as speech:
+        async with pools[0].dispatcher.dispatch(job(parts[0], more=whole), None) as speech:
             undisturbed = [chunk async for chunk in speech]
         more = TextFeed()
-        async with pools[0].dispatcher.dispatch(job(parts[0], more=more)) as speech:
+        async with pools[0].dispatcher.dispatch(job(parts[0], more=more), None) as speech:
             assert speech.worker_id == "1"
             chunks = await parts_ended(speech, 1)
             more.append(parts[1])
@@ -444,7 +451,7 @@ async def test_a_text_that_is_still_being_written_is_cut_where_streams_are_not_r
         pools[0].dispatcher.resumes = False
         await collect(pools[0], job("Hi"))
         more = TextFeed()
-        async with pools[0].dispatcher.dispatch(job("One,", more=more)) as speech:
+        async with pools[0].dispatcher.dispatch(job("One,", more=more), None) as speech:
             await parts_ended(speech, 1)
             await drop(pools[1])  # while it waits
             with pytest.raises(EngineBroke) as caught:
@@ -455,12 +462,32 @@ async def test_a_text_that_is_still_being_written_is_cut_where_streams_are_not_r
         await wait(lambda: idle(pools))
 
 
+async def test_a_key_is_charged_once_for_what_a_resumed_stream_delivers(
+    workers: Any, job: Any, resumes: list[bool]
+) -> None:
+    key = ApiKey(name="acme", sha256="0" * 64, audio_seconds_per_day=3600, concurrent_slots=1)
+    record = RequestRecord("1", "POST", "/tts/generate", key=key)
+    async with workers(2) as pools:
+        await collect(pools[0], job("Hi"))
+        limiter = pools[0].dispatcher.limiter
+        async with pools[0].dispatcher.dispatch(job("x" * 100), record) as speech:
+            assert speech.worker_id == "1"
+            await read(speech, 40)
+            await drop(pools[1])
+            await _collect(speech)
+            assert limiter.active(key) == 1
+        await limiter.close()
+        assert resumes == [True]
+        assert limiter.totals(key) == (1, 8.0, dict.fromkeys(LIMITS, 0))
+        assert limiter.active(key) == 0
+
+
 async def test_an_engine_that_breaks_for_good_is_a_death(
     workers: Any, job: Any, wait: Any, resumes: list[bool]
 ) -> None:
     async with workers(2) as pools:
         await collect(pools[0], job("Hi"))
-        async with pools[0].dispatcher.dispatch(job("x" * 1000)) as speech:
+        async with pools[0].dispatcher.dispatch(job("x" * 1000), None) as speech:
             assert speech.worker_id == "1"
             chunks = await read(speech, 10)
             with pytest.raises(EngineFailed):
@@ -475,7 +502,10 @@ async def test_a_draining_worker_finishes_streams_and_passes_on_waiting_requests
     workers: Any, job: Any, wait: Any
 ) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with pools[0].dispatcher.dispatch(job()) as first, pools[0].dispatcher.dispatch(job("x" * 500)) as second:
+        async with (
+            pools[0].dispatcher.dispatch(job(), None) as first,
+            pools[0].dispatcher.dispatch(job("x" * 500), None) as second,
+        ):
             waiting = asyncio.create_task(collect(pools[0], job("Hi")))
             await wait(lambda: sum(each.host.admission.queued for each in pools) == 1)
             pools[int(first.worker_id)].drain()
@@ -499,7 +529,7 @@ async def test_requests_that_wait_at_a_stopped_worker_move_to_the_queue_of_anoth
     workers: Any, job: Any, wait: Any, impatient: None
 ) -> None:
     async with workers(2, concurrent_requests_per_worker=1) as pools:
-        async with pools[0].dispatcher.dispatch(job()), pools[0].dispatcher.dispatch(job()):
+        async with pools[0].dispatcher.dispatch(job(), None), pools[0].dispatcher.dispatch(job(), None):
             waiting = [asyncio.create_task(collect(pools[0], job("Hi"))) for _ in range(4)]
             await wait(lambda: [each.host.admission.queued for each in pools] == [2, 2])
             pools[1]._heartbeats.cancel()
@@ -521,13 +551,13 @@ async def test_a_request_whose_worker_stops_before_the_first_chunk_starts_over_a
         return await read(self)
 
     async with workers(2) as pools:
-        async with pools[0].dispatcher.dispatch(job()) as first:  # so that the next one goes to worker 1
+        async with pools[0].dispatcher.dispatch(job(), None) as first:  # so that the next one goes to worker 1
             await anext(first)
             monkeypatch.setattr(LocalSpeech, "__anext__", hang_once)
             more = TextFeed()
             more.append("Again.")
             more.end()
-            async with pools[0].dispatcher.dispatch(job("Hello.", more=more)) as speech:
+            async with pools[0].dispatcher.dispatch(job("Hello.", more=more), None) as speech:
                 assert speech.worker_id == "1"
                 reading = asyncio.create_task(anext_of(speech))
                 await asyncio.wait_for(hung_once.wait(), 60)

@@ -156,7 +156,7 @@ def test_a_process_that_is_killed_frees_its_lock(registry: WorkerRegistry) -> No
     holds = fork.Event()
 
     def hold_lock() -> None:
-        with registry._locked():
+        with registry._lock.held():
             holds.set()
             threading.Event().wait(60)
 

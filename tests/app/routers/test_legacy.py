@@ -141,8 +141,8 @@ async def test_a_disconnect_frees_the_slot(settings: Settings, run: Any, call: A
 async def test_stream_chunks_on_a_busy_service_has_an_error_status(settings: Settings, run: Any) -> None:
     async with run(settings.model_copy(update={"max_queued_requests": 0})) as app, client_of(app) as client:
         async with (
-            app.state.service.pool.dispatcher.dispatch(job_of("[hang]", app)),
-            app.state.service.pool.dispatcher.dispatch(job_of("[hang]", app)),
+            app.state.service.pool.dispatcher.dispatch(job_of("[hang]", app), None),
+            app.state.service.pool.dispatcher.dispatch(job_of("[hang]", app), None),
         ):
             response = await client.post("/stream/chunks", json=["Hello."])
         assert (response.status_code, response.json()["code"]) == (429, "busy")

@@ -22,7 +22,7 @@ def client_of(app: Any) -> httpx.AsyncClient:
 async def test_system_status_without_a_gpu(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         status = (await client.get("/system-status")).json()
-    assert set(status) == {"cpu", "gpu", "gpus", "workers", "components"}
+    assert set(status) == {"cpu", "gpu", "gpus", "workers", "components", "keys"}
     assert set(status["cpu"]) == {"utilization_percent", "cores", "ram_gb"}
     assert set(status["cpu"]["ram_gb"]) == {"total", "used", "free", "percent_used"}
     assert (status["gpu"], status["gpus"]) == (None, [])

@@ -37,7 +37,7 @@ def boot(
     monkeypatch.setattr(
         master_module,
         "_current_context",
-        master_module.WorkerContext(WorkerAssignment(), master.registry, master.counters, index),
+        master_module.WorkerContext(WorkerAssignment(), master.registry, master.counters, index, master.key_counts),
     )
     worker = object.__new__(ServiceWorker)
     worker.wsgi = SimpleNamespace(state=SimpleNamespace(start_error=start_error))
