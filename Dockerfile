@@ -23,10 +23,13 @@ ENV PATH=/opt/venv/bin:$PATH \
 
 WORKDIR /app
 
-# A layer that changes only with the lock. The wheels contain more than a gigabyte that is never loaded:
-# - debug information of Triton's compiler
-# - Triton's profiler with its own CUPTI, and its disassemblers (compiling needs ptxas alone)
-# - cuSOLVER for several GPUs and the alternative NVRTC, which no library of torch is linked to
+# A layer that changes only with the lock. The wheels contain 1.7 GB that is never loaded:
+# - symbols and debug information of Triton's compiler, torch and NCCL
+# - Triton's profiler with its own CUPTI, its disassemblers (compiling needs ptxas alone) and its instrumentation
+# - libtorch_cuda_linalg, which torch opens for the first factorisation or solution of a linear system on a GPU (neither
+#   serving nor training has one), and cuSOLVER, which that library alone is linked to. torch preloads cuSOLVER and what
+#   comes after it by name: an empty library stands in its place
+# - the alternative NVRTC, NVSHMEM for kernels, CUPTI's hardware counters: no library is linked to them
 # - static libraries and headers of CUDA (Triton brings the headers that it compiles against)
 # - protoc, C++ sources that Cython generated, tests
 COPY requirements-bootstrap.txt requirements.lock ./
@@ -36,25 +39,28 @@ RUN python3 -m venv /opt/venv \
         -r requirements.lock \
     && pip uninstall --yes --quiet uv \
     && cd /opt/venv/lib/python3*/site-packages \
-    && strip --strip-unneeded triton/_C/libtriton.so \
-    && rm -rf triton/profiler triton/_C/libproton.so triton/backends/nvidia/lib/cupti \
+    && strip --strip-unneeded triton/_C/libtriton.so torch/lib/libtorch*.so nvidia/nccl/lib/libnccl.so.2 \
+    && rm -rf triton/profiler triton/_C/libproton.so triton/instrumentation triton/backends/nvidia/lib/cupti \
         triton/backends/nvidia/bin/cuobjdump triton/backends/nvidia/bin/nvdisasm \
-        nvidia/cusolver/lib/libcusolverMg.so.* nvidia/cuda_nvrtc/lib/*.alt.so.* nvidia/*/include torch/bin/protoc* \
+        nvidia/cusolver/lib torch/lib/libtorch_cuda_linalg.so nvidia/cuda_nvrtc/lib/*.alt.so.* \
+        nvidia/nvshmem/lib/libnvshmem_device.* nvidia/cuda_cupti/lib/libnvperf_* nvidia/*/include torch/bin/protoc* \
+    && mkdir nvidia/cusolver/lib && gcc -shared -x c /dev/null -o nvidia/cusolver/lib/libcusolver.so.11 \
     && find nvidia -name '*.a' -delete \
     && find cuda/bindings -name '*.cpp' -delete \
     && find matplotlib numpy sympy -type d -name tests -prune -exec rm -r {} +
 
-COPY LICENSE README.md pyproject.toml gunicorn.conf.py ./
+# What a change of the code does not touch comes first: a push then sends the few megabytes below the models alone.
+RUN useradd --uid 10001 --no-create-home --home-dir /cache csm \
+    && install --directory --owner csm --group csm /cache /app/voices
 COPY preloaded-voices preloaded-voices
 COPY models models
-COPY engine engine
-COPY training training
+COPY LICENSE README.md pyproject.toml gunicorn.conf.py ./
 COPY clients/python clients/python
+COPY training training
+COPY engine engine
 COPY app app
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --quiet --editable . \
-    && python -m compileall -q app engine training clients/python \
-    && useradd --uid 10001 --no-create-home --home-dir /cache csm \
-    && install --directory --owner csm --group csm /cache /app/voices
+    && python -m compileall -q app engine training clients/python
 
 USER csm
 VOLUME ["/cache", "/app/voices"]

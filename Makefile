@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast check format soak bench trace site lock test-fresh test-image clean
+.PHONY: help install serve test test-fast check format soak bench trace site lock test-fresh image test-image clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ lock: $(INSTALLED) ## Update both locks (ARGS=--upgrade takes newer releases)
 
 test-fresh: $(INSTALLED) ## Both commands on bare Debian systems, as root (ARGS=--quick, SYSTEMS="trixie testing")
 	$(if $(SYSTEMS),SYSTEMS="$(SYSTEMS)") $(BIN)/python -m scripts.test_fresh $(ARGS)
+
+image: ## Build the image with docker, podman or buildah (IMAGE=name:tag, ARGS="--build-arg BASE=debian:trixie")
+	@scripts/build-image --tag $(or $(IMAGE),csm-serve) $(ARGS)
 
 test-image: $(INSTALLED) ## Build the image with buildah and speak with it, as root (ARGS="--stand-in trixie")
 	$(BIN)/python -m scripts.test_image $(ARGS)

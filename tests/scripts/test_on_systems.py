@@ -147,3 +147,62 @@ def test_what_only_tests_need_is_the_difference_of_the_locks() -> None:
     names = image.only_for_tests()
     assert {"pytest", "mypy", "ruff", "hypothesis"} <= names
     assert not {"torch", "gunicorn", "av"} & names
+
+
+@pytest.mark.parametrize(
+    ("programs", "built"),
+    [
+        (("docker", "podman", "buildah"), "docker build --tag name ."),
+        (("podman", "buildah"), "podman build --format docker --tag name ."),
+        (("broken docker", "buildah"), "buildah build --format docker --tag name ."),
+    ],
+)
+def test_an_image_is_built_with_the_first_engine_that_works(
+    programs: tuple[str, ...], built: str, tmp_path: Path
+) -> None:
+    for name in ("dirname", *programs):
+        program = tmp_path / name.split()[-1]
+        if name == "dirname":
+            program.symlink_to(shutil.which("dirname") or "")
+            continue
+        ends = "exit 1" if name.startswith("broken") else 'test "$1" = info || echo "${0##*/} $*"'
+        program.write_text(f"#!/bin/sh\n{ends}\n", encoding="utf-8")
+        program.chmod(0o755)
+    ran = subprocess.run(
+        ["/bin/sh", image.PROJECT / "scripts" / "build-image", "--tag", "name"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (0, built), ran.stderr
+
+
+def test_without_an_engine_no_image_is_built(tmp_path: Path) -> None:
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname") or "")
+    script = image.PROJECT / "scripts" / "build-image"
+    ran = subprocess.run(
+        ["/bin/sh", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 2
+    assert "needs docker with its daemon, podman or buildah" in ran.stderr
+
+
+def test_the_commands_of_the_documentation_are_found_and_sent_to_the_image() -> None:
+    readme = image.documented("README.md", "## Generate speech", "curl")
+    runpod = [each for each in image.documented("docs/deployment.md", "## RunPod", "curl") if "proxy.runpod" in each]
+    assert (len(readme), len(runpod)) == (2, 1)
+    for command in readme + runpod:
+        local = image.local_command(command, "http://127.0.0.1:9")
+        assert "http://127.0.0.1:9/tts/generate" in local
+        assert "localhost" not in local
+        assert "runpod.net" not in local
+
+
+def test_the_documented_docker_run_is_checked_against_the_image() -> None:
+    config = {"Volumes": {"/cache": {}, "/app/voices": {}}, "ExposedPorts": {"8000/tcp": {}}}
+    image.check_docker_lines(config)
+    for broken in ({"Volumes": {"/cache": {}}}, {"ExposedPorts": {"80/tcp": {}}}):
+        with pytest.raises(fresh.Failed, match="differs from the Dockerfile"):
+            image.check_docker_lines(config | broken)
