@@ -84,7 +84,7 @@ class FramePipeline:
         self.step_graphs, self.general_graphs, self.codec_graphs = CapturedGraphs(), CapturedGraphs(), CapturedGraphs()
         self.reset_graph = CapturedGraphs()
         self.fused: FusedFrames | None = None  # computes the step of its buckets; set by the loader, before capture
-        self.step_done = self._codes_copied = COMPLETED  # the last frame: step computed, codes copied
+        self.step_done = self._codes_copied = self._decoded = COMPLETED  # the last frame: step, codes copied, samples
         self._model, self._codec, self._state = model, codec, state
         self._active_rows: list[int] = []
         self._buffer_index = 0
@@ -109,7 +109,7 @@ class FramePipeline:
         self._buffer_index = 1 - self._buffer_index
         with torch.inference_mode():
             with self.model_stream.as_current():
-                self.model_stream.wait_event(self._codes_copied)
+                self.model_stream.wait_event(self._decoded if self._is_persistent else self._codes_copied)
                 self._set_active_rows(active_rows)
                 self._step(bucket, mode)
                 output.copy_(self._state.output[:rows], non_blocking=True)
@@ -121,7 +121,8 @@ class FramePipeline:
                 if not self.codec_graphs.replay(Bucket(rows)):
                     self._decode(Bucket(rows))
                 samples.copy_(self._samples[:rows], non_blocking=True)
-                return Frame(output, samples, self.step_done, self.codec_stream.record_event())
+                self._decoded = self.codec_stream.record_event()
+                return Frame(output, samples, self.step_done, self._decoded)
 
     def start_rows(self, records: np.ndarray[Any, Any], prefilled: Iterable[StreamEvent]) -> None:
         """Set rows up for the next frame, which waits for their prefill: one copy and one scatter, however many.
@@ -170,6 +171,11 @@ class FramePipeline:
 
     def _is_fused(self, rows: int) -> bool:
         return self.fused is not None and rows in self.fused.rows
+
+    @property
+    def _is_persistent(self) -> bool:
+        """The step's largest kernel leaves the codec no room: it would delay the samples of the frame before."""
+        return self.fused is not None and self.fused.step.persistent is not None
 
     def _general_bucket(self, rows: int) -> Bucket:
         """The bucket of the general step, which supports every sampling mode; captured for the whole context only."""
@@ -241,7 +247,7 @@ class FramePipeline:
     @property
     def step_summary(self) -> str:
         """What computes the steps, for logs: "plain", "fused kernels", or those of some numbers of rows."""
-        if self.fused is not None and self.fused.step.persistent is not None:
+        if self._is_persistent:
             return "fused kernels, one for the depth decoder"
         if self.all_fused:
             return "fused kernels"

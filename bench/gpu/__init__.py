@@ -7,7 +7,7 @@
     python -m bench.gpu --stage profile                                   where a frame's time goes
 
 Start with the lines `fused`, `persistent` and `codec`: a `fault` that is not empty says which kernel differs and how;
-the service does without that kernel then. The persistent kernel fills 128 multiprocessors, so that the codec and
-prompts get little of the GPU beside it: compare `overlapped_ms` too. Then put the figures into docs/sizing.md and
-bench/LOG.md.
+the service does without that kernel then. The persistent kernel fills 128 multiprocessors, so its step waits until the
+frame before is decoded, and prompts get little of the GPU beside it: compare `overlapped_ms` and the first audio too.
+Then put the figures into docs/sizing.md and bench/LOG.md.
 """

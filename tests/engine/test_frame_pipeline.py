@@ -130,6 +130,7 @@ class RecordedStep:
     """Implements FusedStep with the plain step, and records the buckets that it computes."""
 
     pdl = False
+    persistent: Any = None
 
     def __init__(self, runner: ModelRunner) -> None:
         self.buckets: list[tuple[int, int]] = []
@@ -165,6 +166,35 @@ def test_fused_kernels_compute_the_buckets_in_which_they_are_used(fresh: ModelRu
     assert Bucket(2, 512) not in captured.frames.general_graphs
     fresh.frames.fused = FusedFrames(step, frozenset({2, 4}))
     assert fresh.frames.step_summary == "fused kernels"
+
+
+def test_a_persistent_kernel_waits_until_the_frame_before_is_decoded(
+    fresh: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves no room on a GPU: the first sound of a request would wait for the second frame's step."""
+    streams = fresh.frames.model_stream, fresh.frames.codec_stream
+    recorded: dict[StreamEvent, str] = {}
+    waited: list[str | None] = []
+    for name, stream in zip(("step", "codec"), streams, strict=True):
+
+        def record(name: str = name) -> StreamEvent:
+            event = StreamEvent()
+            recorded[event] = f"{name} {sum(each.startswith(name) for each in recorded.values())}"
+            return event
+
+        monkeypatch.setattr(stream, "record_event", record)
+    monkeypatch.setattr(streams[0], "wait_event", lambda event: waited.append(recorded.get(event)))
+    step = RecordedStep(fresh)
+    fresh.frames.fused = FusedFrames(step, frozenset({2, 4}))
+    fresh.reset_row(0, params(0))
+    fresh.start_row(0, 5)
+    fresh.step([0])
+    fresh.step([0])
+    step.persistent = object()
+    assert fresh.frames.step_summary == "fused kernels, one for the depth decoder"
+    fresh.step([0])
+    # The codec records when it has copied the codes, then when the samples are there.
+    assert [each for each in waited if each] == ["codec 0", "codec 3"]
 
 
 def test_every_sampling_mode_is_captured(fresh: ModelRunner, runner: ModelRunner) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from engine.model.persistent.packing import unsupported
 
 from .test_fused_step import FULL, KERNELS, SMALL, DirectCapturer, Launches, ReferenceStep, meta_model
 
+ROOT = Path(__file__).resolve().parents[2]
 EMULATION = Path(__file__).parent / "emulated_gpu"
 SOURCES = Path(persistent_frames.__file__).parent / "persistent"
 HOPPER_SHARED = 232_448  # bytes of shared memory that a block may have
@@ -142,6 +145,51 @@ def test_what_the_compiler_says_is_told() -> None:
 
     with pytest.raises(CudaError, match="HIDDEN"):
         compile_program("depth.cu", {}, (9, 0))
+
+
+LAUNCHER = """
+import ctypes, sys
+from engine.model.persistent.cuda_program import CooperativeKernel, CudaError
+
+class Numbers(ctypes.Structure):
+    _fields_ = [("first", ctypes.c_int), ("second", ctypes.c_int)]
+
+kernel = CooperativeKernel(b"code", "depth", 128, 288, 230000)
+kernel.launch(Numbers(7, 9), 33)
+for attempt in (lambda: kernel.launch(Numbers(0, 0), 33), lambda: CooperativeKernel(b"", "depth", 133, 288, 9)):
+    try:
+        attempt()
+    except CudaError as error:
+        print(error, file=sys.stderr)
+"""
+
+
+def test_the_driver_is_called_as_it_should_be(tmp_path: Path) -> None:
+    """By a process that finds a driver which tells its calls."""
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings comes with PyTorch on Linux x86-64")
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs gcc")
+    command = [compiler, "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(EMULATION / "driver.c")]
+    subprocess.run(command, check=True, timeout=60)
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-c", LAUNCHER]
+    ran = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.splitlines() == [
+        "load code",
+        "kernel depth of 1",
+        "attribute 8 of 2 is 230000",  # the most dynamic shared memory
+        "occupancy of 2 with 288 threads, 230000 bytes",
+        "launch 2: 128 1 1 blocks of 288 1 1, 230000 bytes, stream 33, 7 9",
+        "launch 2: 128 1 1 blocks of 288 1 1, 230000 bytes, stream 33, 0 0",
+        "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE",
+        "load ",
+        "kernel depth of 1",
+        "attribute 8 of 2 is 9",
+        "occupancy of 2 with 288 threads, 9 bytes",
+        "depth needs 133 blocks at once; this GPU runs 132 of them",
+    ]
 
 
 @pytest.mark.parametrize(

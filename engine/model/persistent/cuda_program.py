@@ -101,5 +101,5 @@ def _checked(results: tuple[Any, ...]) -> Any:
     """The result of a call without its status: a tuple if it has several. Raises CudaError."""
     status, *values = results
     if int(status):
-        raise CudaError(str(status))
+        raise CudaError(getattr(status, "name", str(status)))
     return values[0] if len(values) == 1 else tuple(values)
