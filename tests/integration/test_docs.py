@@ -1,21 +1,26 @@
-"""Runs the examples of docs/clients.md unchanged."""
+"""Runs the examples of docs/clients.md, and of the package csm-serve-client built alone, unchanged."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import distribution, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.integration.shared import KEY, Server, serving
 from tests.tools import need
 
 ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "clients" / "python"
 PAGE = ROOT / "docs" / "clients.md"
 # Stand-ins for programs that are not on every machine.
 EXTERNAL_PROGRAMS = {"llm": "echo Once upon a time. The end.", "ffplay": "exec cat > played.wav"}
@@ -73,3 +78,66 @@ def test_linked_pages_exist(page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^):#]+)\)", text):
         assert (ROOT / "docs" / target).exists(), target
+
+
+# ---- clients/python
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the package installed from its wheel, and links to what it requires."""
+    folder = tmp_path_factory.mktemp("client")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "csm_serve_client"):
+        (source / name).symlink_to(CLIENT / name)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*install, "--target", str(folder / "site"), str(source)], check=True, timeout=110)
+    (metadata,) = (folder / "site").glob("csm_serve_client-*.dist-info/METADATA")
+    waiting = re.findall(r"^Requires-Dist: ([\w.-]+)", metadata.read_text(encoding="utf-8"), re.MULTILINE)
+    linked = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in linked:
+            linked.add(name)
+            for path in {
+                each.parts[0] for each in distribution(name).files or [] if each.parts[0] not in ("..", "__pycache__")
+            }:
+                (folder / "site" / path).symlink_to(Path(str(distribution(name).locate_file(path))))
+            requirements = [Requirement(line) for line in requires(name) or []]
+            waiting += [
+                each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})
+            ]
+    return folder / "site"
+
+
+def test_its_version_is_the_service_s() -> None:
+    project, client = (tomllib.loads((folder / "pyproject.toml").read_text("utf-8")) for folder in (ROOT, CLIENT))
+    assert client["project"]["version"] == project["project"]["version"]
+
+
+def test_its_wheel_speaks_without_the_service_s_packages(site: Path, server: Server, tmp_path: Path) -> None:
+    example = re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+    program = f"""
+import json, sys
+sys.path = [path for path in sys.path if "site-packages" not in path] + [{str(site)!r}]
+{example}
+with CsmClient() as client, client.converse(voice_id="speaker_0") as talk:
+    pass
+print(json.dumps(sorted({{name.partition(".")[0] for name in sys.modules}})))
+"""
+    (tmp_path / ".env").write_text(f"API_KEY={KEY}\nPORT={server.port}\n", encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "speech.wav").read_bytes()[:4] == b"RIFF"
+    assert "bytes" in ran.stdout
+    loaded = set(json.loads(ran.stdout.splitlines()[-1]))
+    assert {"csm_serve_client", "httpx", "websockets"} <= loaded
+    assert not loaded & {"app", "engine", "torch", "fastapi", "numpy", "pydantic"}
