@@ -45,6 +45,7 @@ FORBIDDEN = ("sphn", "bitsandbytes", "sounddevice")
 # Imports whose distribution pyproject.toml does not declare, and why it is there.
 UNDECLARED = {
     "anyio": "starlette's interface to the event loop; starlette requires it",
+    "cuda": "NVIDIA's driver and compiler, of torch's wheels, which require them",
     "fsspec": "torch requires it; what it needs for a kind of bucket comes with the extras s3, gcs and azure",
     "pydantic": "fastapi's models; fastapi requires it",
     "triton": "the compiler of torch's wheels, which require it",
