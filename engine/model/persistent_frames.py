@@ -16,6 +16,7 @@ from .fused_frames import FusedCheck, FusedStep, contrived_state
 from .graphs import GraphCapturer
 from .persistent.depth import KernelShape, PersistentDepth
 from .persistent.packing import MAX_ROWS, unsupported
+from .persistent.trial import Trial
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ def use_persistent_depth(
     """Set the step's `persistent` if the kernel is right here in every bucket, and faster; otherwise log why not.
 
     rows: of the buckets, ascending; the step is used in all of them. context: of a bucket. Only while no row is active.
-    Raises torch.OutOfMemoryError.
+    Raises torch.OutOfMemoryError, and any error of a launch that ends the process's use of the GPU: the start after it
+    does not try the kernel again.
     """
     if rows[-1] > MAX_ROWS or torch.cuda.get_device_capability(model.device) < _CAPABILITY:
         return
@@ -37,13 +39,23 @@ def use_persistent_depth(
     if reason:
         log.info("the persistent kernel is not used: %s", reason)
         return
+    trial = Trial.of(model.device)
+    if trial.broken_off:
+        log.warning(
+            "the persistent kernel is not used: a start broke off while it tried it; to try again remove %s", trial.path
+        )
+        return
+    trial.begin()
     try:
         persistent = build(model, state)
         fault = persistent_fault(model, state, step, persistent, rows, context, capturer)
     except torch.OutOfMemoryError:
+        trial.end()
         raise
     except Exception as error:  # no NVRTC, another GPU: the fused kernels give the same speech
+        torch.cuda.synchronize(model.device)  # raises if nothing can be launched any more: the next start does without
         fault = repr(error)
+    trial.end()
     if fault:
         log.warning("the persistent kernel is not used: %s", fault)
         return

@@ -24,6 +24,7 @@ from engine.model.csm import CsmModel, StepState
 from engine.model.int8_linear import quantize
 from engine.model.persistent.depth import KernelShape, PersistentDepth
 from engine.model.persistent.packing import unsupported
+from engine.model.persistent.trial import Trial
 
 from .test_fused_step import FULL, KERNELS, SMALL, DirectCapturer, Launches, ReferenceStep, meta_model
 
@@ -266,14 +267,16 @@ class FakeStep(ReferenceStep):
 
 
 @pytest.fixture
-def on_hopper(monkeypatch: pytest.MonkeyPatch) -> tuple[CsmModel, StepState, FakeStep]:
+def on_hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[CsmModel, StepState, FakeStep]:
     model = CsmModel(SMALL, 5, 67).eval()
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(0))
     model.build_tables()
     state = model.allocate(4)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(persistent_frames, "unsupported", lambda *given: "")
+    monkeypatch.setattr(persistent_frames.Trial, "of", lambda device: Trial(tmp_path / "cache" / "tried"))
     return model, state, FakeStep(model, state)
 
 
@@ -313,13 +316,40 @@ def test_it_is_used_where_it_is_right_and_faster(on_hopper: Any, monkeypatch: py
     ],
 )
 def test_it_is_not_used_where_it_fails(
-    made: Any, wrong: int, seconds: tuple[float, float], message: str, on_hopper: Any,
+    made: Any, wrong: int, seconds: tuple[float, float], message: str, on_hopper: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     on_hopper[2].wrong = wrong
     with caplog.at_level(logging.WARNING):
         assert use(on_hopper, monkeypatch, made, seconds=seconds) is None
     assert message in caplog.text
+    assert not list(tmp_path.glob("cache/*"))  # the next start tries it again
+
+
+def test_a_kernel_that_breaks_the_gpu_is_not_tried_again(
+    on_hopper: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(device: object) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    with monkeypatch.context() as broken_gpu:
+        broken_gpu.setattr(torch.cuda, "synchronize", broken)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            use(on_hopper, monkeypatch, RuntimeError("launch failed"))
+    assert use(on_hopper, monkeypatch, FakePersistent()) is None
+    assert "to try again remove" in caplog.text
+
+
+def test_a_trial_is_of_one_gpu_and_one_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"GPU-{device}"))
+    first, second = Trial.of("one"), Trial.of("two")  # type: ignore[arg-type]
+    first.begin()
+    assert first.path.parent == tmp_path
+    assert (first.broken_off, second.broken_off) == (True, False)
+    first.end()
+    assert not first.broken_off
 
 
 def test_more_rows_than_it_can_take_use_the_fused_kernels(on_hopper: Any, monkeypatch: pytest.MonkeyPatch) -> None:
