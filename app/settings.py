@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         default="auto", description="auto (as DTYPE says) or int8 (half the bytes, other codes)"
     )
     compile: Literal["auto", "on", "off"] = Field(default="auto", description="auto (on for a GPU), on or off")
+    fast_start: Literal["on", "off"] = Field(
+        default="off", description="on (ready sooner: voices and most CUDA graphs are prepared afterwards) or off"
+    )
     fallback_engine: Literal["kokoro", "espeak-ng", "none"] = Field(
         default="kokoro", description="kokoro, espeak-ng, or none to fail without CSM's weights"
     )
@@ -224,6 +227,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "fallback_engine",
+        "fast_start",
         "log_format",
         "dtype",
         "depth_weights",

@@ -39,6 +39,8 @@ class EngineConfig:
     workers: engines that share this machine's cores and, on a CPU, its memory.
     compile: torch.compile on the frame step, and on a GPU fused kernels, CUDA graphs and attention over each row's live
         positions only; "auto" is on for cuda and off for cpu.
+    fast_start: on a GPU, record only the largest CUDA graphs at load; the others after the first request that `stream`
+        was given, one at a time while there is none.
     audio_queue_slices: emitted slices that a slot may be ahead of its reader before it is held.
     voice_cache_bytes: limit of the LRU cache of voice prompts.
     hub_token: for a gated repository on the Hugging Face hub.
@@ -54,6 +56,7 @@ class EngineConfig:
     prompt_streams: int = 0
     workers: int = 1
     compile: Literal["auto", "on", "off"] = "auto"
+    fast_start: bool = False
     audio_queue_slices: int = 5
     voice_cache_bytes: int = 1 << 30
     hub_token: str | None = None

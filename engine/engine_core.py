@@ -18,7 +18,7 @@ from .config import EngineConfig
 from .errors import EngineClosed, EngineError, EngineFailed, EngineOutOfMemory, PromptTooLong
 from .frame_pipeline import Frame
 from .interface import Progress
-from .loading import Loaded, load
+from .loading import Loaded, graph_detail, load
 from .prefill_budget import BufferedAudio, PlaybackClock, PrefillBudget
 from .prompt_builder import PromptBuilder
 from .prompt_packing import PromptPiece
@@ -76,6 +76,8 @@ class CsmEngine:
         self.max_voice_seconds: float | None = self._prompt_builder.max_positions // 2 * FRAME_MILLISECONDS / 1000
         self._scheduler: Scheduler[RequestState] = Scheduler(self.slots)
         self._inbox: list[RequestState] = []
+        self._recording = loaded.recording  # of graphs that are left to record; the engine thread's
+        self._streamed = False  # whether `stream` has been given a request
         self._woken = False
         self._closing = False
         self._error: EngineFailed | None = None
@@ -95,6 +97,14 @@ class CsmEngine:
     # ---- any thread
 
     def stream(self, request: SpeechRequest) -> SpeechStream:
+        with self._changed:
+            self._streamed = True
+        return self._open(request)
+
+    def generate(self, request: SpeechRequest) -> Speech:
+        return self._open(request).collect()
+
+    def _open(self, request: SpeechRequest) -> SpeechStream:
         state = self._prompt_builder.plan(request, AudioQueue(self._config.audio_queue_slices, self._wake))
         if not state.chunks.current.text:
             return silent_stream(request, state.chunks.current.pause_before)
@@ -106,9 +116,6 @@ class CsmEngine:
             self._inbox.append(state)
         self._wake()
         return SpeechStream(state.queue, request)
-
-    def generate(self, request: SpeechRequest) -> Speech:
-        return self.stream(request).collect()
 
     def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
         request = SpeechRequest(text="a", speaker=speaker, voice=voice, max_frames=1, temperature=0.0)
@@ -159,6 +166,8 @@ class CsmEngine:
                 launched = time.monotonic()
                 stepped = self._step()
                 self._measure(launched - started, time.monotonic() - launched, stepped)
+                if self._may_record():
+                    self._record_graph()
         except Exception as error:
             log.exception("the engine failed")
             self._error = _as_engine_failure(error)
@@ -179,7 +188,7 @@ class CsmEngine:
         """Sleep until there is work. Returns False when the engine closes."""
         with self._changed:
             self._busy_since = None
-            while not (self._closing or self._woken or self._has_work()):
+            while not (self._closing or self._woken or self._has_work() or self._may_record()):
                 self._changed.wait()
             self._woken = False
             self._busy_since = time.monotonic()
@@ -190,6 +199,23 @@ class CsmEngine:
             each.runnable or not (each.ready or each.waiting_for_voice or each.waiting_for_text)
             for each in self._scheduler.running
         )
+
+    def _may_record(self) -> bool:
+        """Whether graphs are left to record and there is time: no request is here, and there was one."""
+        with self._changed:
+            return self._recording is not None and self._streamed and not (self._inbox or self._rows_in_use())
+
+    def _rows_in_use(self) -> bool:
+        return self._in_flight is not None or any(True for _ in self._scheduler)
+
+    def _record_graph(self) -> None:
+        """Record one graph, for which a request that comes now has to wait."""
+        assert self._recording is not None
+        if not self._recording.record_one():
+            self._recording = None
+        self._detail = {**self._detail, **graph_detail(self._runner)}
+        if self._recording is None:
+            log.info("all graphs are recorded: %s", graph_detail(self._runner))
 
     def _receive(self) -> None:
         """Take encoded voices and new requests from other threads. Voices are encoded while their requests queue."""

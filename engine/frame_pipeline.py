@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +87,9 @@ class FramePipeline:
         self.fused: FusedFrames | None = None  # computes the step of its buckets; set by the loader, before capture
         self.step_done = self._codes_copied = self._decoded = COMPLETED  # the last frame: step, codes copied, samples
         self._model, self._codec, self._state = model, codec, state
+        self.recorded_rows: tuple[
+            int, ...
+        ] = ()  # while graphs are being recorded: the numbers of rows that have theirs
         self._active_rows: list[int] = []
         self._buffer_index = 0
         pinned = device.type == "cuda"
@@ -203,41 +207,67 @@ class FramePipeline:
 
     # ---- CUDA graphs
 
-    def capture_graphs(self, steps: GraphCapturer, codec: GraphCapturer, progress: Callable[[int, int], None]) -> None:
-        """Capture every bucket while no row is active, then compare each replay with the eager step.
+    def record_graphs(self, steps: GraphCapturer, codec: GraphCapturer) -> Iterator[tuple[int, int]]:
+        """Record the graphs of every bucket, those of the most rows first, and compare each replay with the eager step.
 
-        progress: called with (graphs begun, graphs in all). If a replay differs from the eager step, or capture fails,
-        all graphs are dropped, every frame runs eagerly and a warning is logged.
+        Yields (graphs recorded, graphs in all) after each graph. Between two of them frames may be launched, which use
+        the graphs that are there; an iteration goes on while no row is in use. If a replay differs from the eager step,
+        or recording fails, all graphs are dropped, every frame runs eagerly and a warning is logged.
         """
-        rows = self.buckets.rows[::-1]
-        general = [self._general_bucket(each) for each in rows if not self._is_fused(each)]
-        parts = (
-            (self.general_graphs, steps, general, self._general_step),
-            (self.step_graphs, steps, self.buckets.largest_first(), self._eager_step),
-            (self.codec_graphs, codec, list(map(Bucket, rows)), self._decode),
-            (self.reset_graph, codec, [_RESET], lambda bucket: self._codec.reset(self._codec_resets)),
-        )
-        total = sum(len(buckets) for _, _, buckets, _ in parts)
-        counts = iter(range(1, total + 1))
-        try:
-            with torch.inference_mode(), self.model_stream.as_current():
-                self._set_active_rows([])
-                for graphs, capturer, buckets, work in parts:
-                    graphs.capture(capturer, buckets, work, lambda bucket: progress(next(counts), total))
-                mismatch = self._find_mismatch()
-                self.model_stream.record_event().wait()  # the codec stream does not wait for this one by itself
-        except Exception as error:  # a driver or an operator that cannot be captured; eager frames are equal
-            log.warning("CUDA graph capture failed, so frames run eagerly: %r", error)
-            self._clear_graphs()
-            return
-        if mismatch:
-            log.warning("CUDA graph replay differs from the eager step (%s), so frames run eagerly", mismatch)
-            self._clear_graphs()
+        counts, total = itertools.count(1), self._graph_count
+        for rows in reversed(self.buckets.rows):
+            parts = self._parts(rows)
+            for number, (graphs, of_codec, bucket, work) in enumerate(parts, start=1):
+                try:
+                    self._record(graphs, codec if of_codec else steps, bucket, work)
+                    mismatch = self._find_mismatch(rows) if number == len(parts) else ""
+                except Exception as error:  # a driver or an operator that cannot be captured; eager frames are equal
+                    log.warning("CUDA graph capture failed, so frames run eagerly: %r", error)
+                    self._clear_graphs()
+                    return
+                if mismatch:
+                    log.warning("CUDA graph replay differs from the eager step (%s), so frames run eagerly", mismatch)
+                    self._clear_graphs()
+                    return
+                complete = number == len(parts) and all(each in graphs for graphs, _, each, _ in parts)
+                if complete or (number == len(parts) and not self.recorded_rows):  # the largest serves every batch
+                    self.recorded_rows = (rows, *self.recorded_rows)
+                yield next(counts), total
+        self.recorded_rows = ()  # all
         if missing := self._missing:
             log.warning(
                 "memory sufficed for %d of %d CUDA graphs: frames of %s run eagerly; use fewer slots",
                 *(total - len(missing), total, ", ".join(f"{each.rows} rows x {each.context}" for each in missing)),
             )
+
+    @property
+    def _graph_count(self) -> int:
+        return sum(len(self._parts(rows)) for rows in self.buckets.rows)
+
+    def _parts(self, rows: int) -> list[tuple[CapturedGraphs, bool, Bucket, Callable[[Bucket], None]]]:
+        """The graphs of this many rows: where each belongs, whether it is the codec's, its bucket and its work."""
+        parts: list[tuple[CapturedGraphs, bool, Bucket, Callable[[Bucket], None]]] = []
+        if not self._is_fused(rows):
+            parts.append((self.general_graphs, False, self._general_bucket(rows), self._general_step))
+        steps = [Bucket(rows, context) for context in reversed(self.buckets.contexts)]
+        parts += [(self.step_graphs, False, bucket, self._eager_step) for bucket in steps]
+        if rows == self.buckets.rows[-1]:
+            parts.append((self.reset_graph, True, _RESET, lambda bucket: self._codec.reset(self._codec_resets)))
+        return [*parts, (self.codec_graphs, True, Bucket(rows), self._decode)]
+
+    def _record(
+        self, graphs: CapturedGraphs, capturer: GraphCapturer, bucket: Bucket, work: Callable[[Bucket], None]
+    ) -> None:
+        with torch.inference_mode(), self.model_stream.as_current():
+            self.model_stream.wait_event(self._codes_copied)
+            self._set_active_rows([])
+            graphs.capture(capturer, [bucket], work)
+            self.model_stream.record_event().wait()  # the codec stream does not wait for this one by itself
+
+    @property
+    def recorded_buckets(self) -> BucketGrid:
+        """The buckets to launch: while graphs are being recorded, those that have all of theirs. Else every bucket."""
+        return BucketGrid(self.recorded_rows, self.buckets.contexts) if self.recorded_rows else self.buckets
 
     @property
     def all_fused(self) -> bool:
@@ -256,9 +286,10 @@ class FramePipeline:
 
     @property
     def graph_summary(self) -> str:
-        """How many graphs were captured, for logs: "57 of 60" or "none"."""
+        """How many graphs have been captured, for logs: "57 of 60" or "none"."""
         count = sum(map(len, self._graphs))
-        return f"{count} of {count + len(self._missing)}" if count else "none"
+        total = self._graph_count if self.recorded_rows else count + len(self._missing)
+        return f"{count} of {total}" if count else "none"
 
     @property
     def _graphs(self) -> tuple[CapturedGraphs, ...]:
@@ -269,21 +300,25 @@ class FramePipeline:
         return [bucket for graphs in self._graphs for bucket in graphs.missing]
 
     def _clear_graphs(self) -> None:
+        self.recorded_rows = ()
         for graphs in self._graphs:
             graphs.clear()
 
-    def _find_mismatch(self) -> str:
-        """The first bucket whose replay differs from the eager result; empty if there is none."""
-        for graphs, eager in ((self.general_graphs, self._general_step), (self.step_graphs, self._eager_step)):
-            for bucket in filter(graphs.__contains__, self.buckets.largest_first()):
-                expected, replayed = (self._run_test_step(bucket, step) for step in (eager, graphs.replay))
-                if not all(map(torch.equal, expected, replayed)):
-                    return f"{bucket.rows} rows, {bucket.context} positions"
-        for rows in self.buckets.rows:
+    def _find_mismatch(self, rows: int) -> str:
+        """The first bucket of this many rows whose replay differs from the eager result; empty if there is none."""
+        with torch.inference_mode(), self.model_stream.as_current():
+            for graphs, eager in ((self.general_graphs, self._general_step), (self.step_graphs, self._eager_step)):
+                for bucket in (Bucket(rows, context) for context in reversed(self.buckets.contexts)):
+                    if bucket not in graphs:
+                        continue
+                    expected, replayed = (self._run_test_step(bucket, step) for step in (eager, graphs.replay))
+                    if not all(map(torch.equal, expected, replayed)):
+                        return f"{bucket.rows} rows, {bucket.context} positions"
             if Bucket(rows) in self.codec_graphs:
                 eager_samples, samples = (self._run_test_decode(rows, replay) for replay in (False, True))
                 if not torch.allclose(samples, eager_samples, atol=1e-4 * float(eager_samples.abs().max())):
                     return f"the codec, {rows} rows"
+            self.model_stream.record_event().wait()
         return ""
 
     def _run_test_step(self, bucket: Bucket, step: Callable[[Bucket], object]) -> list[Tensor]:

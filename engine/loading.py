@@ -19,6 +19,7 @@ from .config import EngineConfig
 from .cpu_resources import check_memory, choose_slots, choose_threads, memory_after_loading
 from .cuda_streams import StreamPriority
 from .errors import CheckpointError, EngineOutOfMemory, InvalidRequest
+from .graph_recording import GraphRecording
 from .interface import Progress
 from .machine_limits import MachineLimits
 from .model.checkpoint import open_checkpoint
@@ -48,6 +49,7 @@ class Loaded:
     slots: int  # rows for requests
     voice_cache_bytes: int  # limit of the voice cache
     detail: dict[str, object]  # for display: model, dtype, memory, start-up times
+    recording: GraphRecording | None = None  # of the graphs that are left for later
 
 
 def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None = None) -> Loaded:
@@ -61,6 +63,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
     timer = _PhaseTimer()
+    recording: GraphRecording | None = None
     progress(0.0, f"looking for {config.model}")
     checkpoint = open_checkpoint(config.model, config.hub_token, lambda share, what: progress(0.1 * share, what))
     directory, csm, tensors = checkpoint.directory, checkpoint.config, checkpoint.tensors
@@ -115,19 +118,15 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
                 str(dtype).removeprefix("torch."),
             )
         if device.type == "cuda" and _compiles(config, device):
-            runner.frames.capture_graphs(
-                CudaGraphCapturer(device, StreamPriority.FRAMES),
-                CudaGraphCapturer(device, StreamPriority.CODEC),
-                lambda done, of: progress(0.6 + 0.3 * done / of, f"capturing graphs {done} of {of}"),
-            )
-            runner.prefills.capture_graphs(
-                lambda: CudaGraphCapturer(device, StreamPriority.PREFILL),
-                lambda done, of: progress(0.9 + 0.1 * done / of, f"capturing prompt graphs {done} of {of}"),
-            )
+            recording = _recording(runner)
+            if config.fast_start:
+                recording.record_largest(lambda share, what: progress(0.6 + 0.4 * share, what))
+            else:
+                recording.record_all(lambda share, what: progress(0.6 + 0.4 * share, what))
             timer.finish("graphs")
         runner.preallocate_prefill()
         if device.type == "cuda" and not config.slots:
-            slots = _slots_in_real_time(runner, slots)
+            slots = _slots_in_real_time(runner, slots, recording)
             timer.finish("timing")
     except torch.OutOfMemoryError as error:
         raise EngineOutOfMemory(
@@ -142,8 +141,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
         "memory": _memory(runner),
         "attention": "each row's live positions" if model.ragged_attention else "the longest row's bucket",
         "step": runner.frames.step_summary,
-        "graphs": runner.frames.graph_summary,
-        "prompt_graphs": runner.prefills.graphs,
+        **graph_detail(runner),
         "prompt_streams": len(runner.prefills.pipelines),
         "prefill": "fused kernels" if runner.prefills.fused else "plain",
         "start_seconds": timer.seconds,
@@ -152,7 +150,23 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
     }
     log.info("CSM is ready on %s, %d slots: %s", device, slots, detail)
     progress(1.0, "ready")
-    return Loaded(runner, tokenizer, slots, voice_cache_bytes, detail)
+    deferred = recording if config.fast_start else None
+    return Loaded(runner, tokenizer, slots, voice_cache_bytes, detail, deferred)
+
+
+def graph_detail(runner: ModelRunner) -> dict[str, object]:
+    """How many graphs there are, for display."""
+    return {"graphs": runner.frames.graph_summary, "prompt_graphs": runner.prefills.graphs}
+
+
+def _recording(runner: ModelRunner) -> GraphRecording:
+    def capturer(priority: StreamPriority) -> CudaGraphCapturer:
+        return CudaGraphCapturer(runner.device, priority)
+
+    return GraphRecording(
+        *(runner.frames, runner.prefills, capturer(StreamPriority.FRAMES), capturer(StreamPriority.CODEC)),
+        lambda: capturer(StreamPriority.PREFILL),
+    )
 
 
 class _PhaseTimer:
@@ -204,12 +218,14 @@ def _streams(device: torch.device, config: EngineConfig) -> int:
 _MAX_FRAME_SHARE = 0.5  # of its 80 ms that a frame may take at most; the rest is for prefill and variation
 
 
-def _slots_in_real_time(runner: ModelRunner, slots: int) -> int:
+def _slots_in_real_time(runner: ModelRunner, slots: int, recording: GraphRecording | None) -> int:
     """Reduce `slots` until a frame at half of the context takes at most half of its duration."""
     limit = _MAX_FRAME_SHARE * FRAME_MILLISECONDS / 1000
     buckets = runner.frames.buckets
     middle = runner.model.config.positions // 2
     for rows in reversed(buckets.rows):
+        if recording is not None:
+            recording.record_rows(rows)
         seconds = runner.frames.measure_seconds(buckets.bucket_for(rows, middle))
         if seconds <= limit:
             return min(rows, slots)

@@ -163,7 +163,7 @@ class ModelRunner:
         """Launch one frame for these rows."""
         self.apply_changes()
         context = max(self._positions[row] for row in rows) + 1
-        bucket = self.frames.buckets.bucket_for(max(rows) + 1, context)
+        bucket = self.frames.recorded_buckets.bucket_for(max(rows) + 1, context)
         frame = self.frames.launch(rows, bucket, self._sampling_mode(rows))
         for row in rows:
             self._stepped[row] = self.frames.step_done

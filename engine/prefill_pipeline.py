@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class PrefillPipeline:
     def __init__(self, model: CsmModel, state: StepState, stream: DeviceStream) -> None:
         self.stream = stream
         self.graphs = CapturedGraphs()
+        self._recorded_sizes: tuple[int, ...] = ()  # while graphs are being recorded: those that are there
         self.fused: FusedPrefill | None = None  # computes the passes; set by the loader, before capture
         self.max_tokens = MAX_PASS_TOKENS[model.device.type]
         self._model, self._state = model, state
@@ -80,7 +81,8 @@ class PrefillPipeline:
         return pack(pieces, self._model.config.codebooks, self.max_tokens, cache.scratch, align)
 
     def _run(self, packed: PackedPrompts) -> None:
-        bucket = Bucket(next((size for size in PASS_SIZES if size >= len(packed.tokens)), 0))
+        sizes = self._recorded_sizes or PASS_SIZES
+        bucket = Bucket(next((size for size in sizes if size >= len(packed.tokens)), 0))
         if bucket in self.graphs:
             upload(packed.padded(bucket.rows, self._state.backbone.scratch), self._tokens[: bucket.rows])
             self.graphs.replay(bucket)
@@ -103,42 +105,55 @@ class PrefillPipeline:
 
     # ---- CUDA graphs
 
-    def capture_graphs(self, capturer: GraphCapturer, progress: Callable[[int, int], None]) -> None:
-        """Capture a pass of every size while no row is active, then compare each replay with the eager pass.
-
-        progress: called with (graphs begun, graphs in all). Without the attention kernel there is nothing to capture.
-        If a replay differs, or capture fails, all passes run eagerly and a warning is logged.
-        """
+    @property
+    def graph_sizes(self) -> list[int]:
+        """Tokens of the passes that graphs are recorded for, descending; none without the attention kernel."""
         if self._model.prompt_attention is None:
-            return
-        sizes = [Bucket(size) for size in reversed(PASS_SIZES) if size <= self.max_tokens]
-        counts = iter(range(1, len(sizes) + 1))
-        try:
-            with torch.inference_mode(), self.stream.as_current():
-                self._tokens.zero_()
-                self._tokens[:, POSITION] = self._state.backbone.scratch
-                self.graphs.capture(
-                    capturer, sizes, self._captured_pass, lambda bucket: progress(next(counts), len(sizes))
-                )
-                mismatch = self._find_mismatch()
-                self.stream.record_event().wait()
-        except Exception as error:  # a driver or an operator that cannot be captured; eager passes are equal
-            log.warning("CUDA graph capture failed, so prompts are prefilled eagerly: %r", error)
-            self.graphs.clear()
-            return
-        if mismatch:
-            log.warning("a captured prefill of %d tokens differs from the eager one: all run eagerly", mismatch)
-            self.graphs.clear()
+            return []
+        return [size for size in reversed(PASS_SIZES) if size <= self.max_tokens]
+
+    def record_graphs(self, capturer: GraphCapturer) -> Iterator[None]:
+        """Record a pass of every size, the largest first, and compare each replay with the eager pass.
+
+        Yields after each graph. Between two of them passes may be launched, which use the graphs that are there; an
+        iteration goes on while no row is in use. If a replay differs, or recording fails, all passes run eagerly and a
+        warning is logged.
+        """
+        for size in self.graph_sizes:
+            try:
+                equal = self._record(capturer, size)
+            except Exception as error:  # a driver or an operator that cannot be captured; eager passes are equal
+                log.warning("CUDA graph capture failed, so prompts are prefilled eagerly: %r", error)
+                self._clear_graphs()
+                return
+            if not equal:
+                log.warning("a captured prefill of %d tokens differs from the eager one: all run eagerly", size)
+                self._clear_graphs()
+                return
+            if Bucket(size) in self.graphs:
+                self._recorded_sizes = (size, *self._recorded_sizes)
+            yield
+        self._recorded_sizes = ()  # all
         if missing := self.graphs.missing:
             sizes_left = ", ".join(str(each.rows) for each in missing)
             log.warning("memory did not suffice for the CUDA graphs of %s prompt tokens: use fewer slots", sizes_left)
 
+    def _record(self, capturer: GraphCapturer, size: int) -> bool:
+        """Record a pass of padding. Returns whether its replay equals the eager pass; True if memory is short."""
+        with torch.inference_mode(), self.stream.as_current():
+            self._tokens.zero_()
+            self._tokens[:, POSITION] = self._state.backbone.scratch
+            self.graphs.capture(capturer, [Bucket(size)], self._captured_pass)
+            equal = Bucket(size) not in self.graphs or self._replays_equally(size)
+            self.stream.record_event().wait()
+        return equal
+
+    def _clear_graphs(self) -> None:
+        self._recorded_sizes = ()
+        self.graphs.clear()
+
     def _captured_pass(self, bucket: Bucket) -> None:
         self._eager_pass(self._tokens[: bucket.rows], ())
-
-    def _find_mismatch(self) -> int:
-        """The size of the first graph whose keys or values differ from those of an eager pass; 0 if there is none."""
-        return next((size for size in PASS_SIZES if Bucket(size) in self.graphs and not self._replays_equally(size)), 0)
 
     def _replays_equally(self, size: int) -> bool:
         """Whether a graph writes what an eager pass writes: text and audio tokens of two rows, and padding."""

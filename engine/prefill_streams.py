@@ -7,8 +7,9 @@ prompts do not queue behind it. On a CPU there is one stream, and everything on 
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,7 @@ class PrefillStreams:
     def __init__(self, model: CsmModel, state: StepState, rows: int, count: int) -> None:
         streams = open_streams(model.device, min(count, rows))
         self.pipelines = [PrefillPipeline(model, state, stream) for stream in streams]
+        self._assigned = self.pipelines  # those that new requests get
         self._cache = state.backbone
         self._pipeline_of = [self.pipelines[0]] * rows
         self._restored: dict[int, SavedKv] = {}  # for the next launch
@@ -100,7 +102,7 @@ class PrefillStreams:
 
         Restored voices and prompts are counted once their pass is launched, so all requests of a round get one stream.
         """
-        pipeline = min(self.pipelines, key=lambda each: each.tokens_in_flight)
+        pipeline = min(self._assigned, key=lambda each: each.tokens_in_flight)
         for row in rows:
             self._pipeline_of[row] = pipeline
 
@@ -135,18 +137,20 @@ class PrefillStreams:
         """Put saved keys and values at the start of a row's context, together with others, by the next `launch`."""
         self._restored[row] = saved
 
-    def capture_graphs(self, capturer: Callable[[], GraphCapturer], progress: Callable[[int, int], None]) -> None:
-        """Capture every stream's graphs, see PrefillPipeline. A stream without memory for all of them is not used.
+    def record_graphs(self, capturer: Callable[[], GraphCapturer]) -> Iterator[tuple[int, int]]:
+        """Record every stream's graphs, see PrefillPipeline. A stream without memory for all of them is not used.
 
-        capturer: makes one for each stream, since passes on two streams run at the same time.
+        capturer: makes one for each stream, since passes on two streams run at the same time. Until all are recorded,
+        new requests get the first stream. Yields (graphs recorded, graphs in all) after each graph.
         """
-        for number, pipeline in enumerate(self.pipelines):
-            pipeline.capture_graphs(
-                capturer(),
-                lambda done, of, before=number: progress(before * of + done, len(self.pipelines) * of),  # type: ignore[misc]
-            )
+        counts, total = itertools.count(1), sum(len(each.graph_sizes) for each in self.pipelines)
+        self._assigned = self.pipelines[:1]
+        for pipeline in self.pipelines:
+            for _ in pipeline.record_graphs(capturer()):
+                yield next(counts), total
         complete = [each for each in self.pipelines if len(each.graphs) == len(self.pipelines[0].graphs)]
         if missing := len(self.pipelines) - len(complete):
             log.warning("%d prefill streams are not used: their graphs are missing. Use fewer", missing)
             self.pipelines = complete
             self._pipeline_of = [complete[0]] * len(self._pipeline_of)
+        self._assigned = self.pipelines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -103,6 +104,7 @@ class EngineHost:
         self._settings = settings
         self._voices = voices
         self._lexicon_file = LexiconFile(settings.lexicon)
+        self._fast_start = settings.fast_start == "on"
         self._loader = EngineLoader(settings, assignment, loader)
         self.on_change: Callable[[], None] = lambda: None
         self.on_voice_encoded: Callable[[], None] = lambda: None
@@ -174,6 +176,13 @@ class EngineHost:
     def prepare_voice(self, voice_id: str) -> None:
         """Encode a voice ahead of its first request, in a thread. Raises RuntimeError if there is no thread for it."""
         self._preparing.submit(self._prepare_voice, voice_id)
+
+    def _prepare_all_voices(self) -> None:
+        """What a fast start has left for later: the voice of speaker 0, and those on disk."""
+        for voice_id in (DEFAULT_SPEAKER, *self._voices.ids()):
+            if self._closing.is_set():
+                return
+            self._prepare_voice(voice_id)
 
     def _prepare_voice(self, voice_id: str) -> None:
         try:
@@ -283,12 +292,15 @@ class EngineHost:
         _log.info("ready: engine %s with %d slots", engine.name, engine.slots)
         if on_ready is not None:
             on_ready()
+        if self._fast_start:
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending
+                self._preparing.submit(self._prepare_all_voices)
 
     def _report_loading(self, share: float, what: str) -> None:
         self._report(share * _LOADED, what)
 
     def _prepare(self, engine: Engine) -> _ReadyEngine:
-        """Generate the voice of speaker 0, encode the voices on disk and check the components."""
+        """Generate the voice of speaker 0 and encode the voices on disk, unless that is for later; check components."""
         settings = self._settings
         speakers = None
         fingerprint = str(engine.status().detail.get("fingerprint") or settings.model_path or DEFAULT_MODEL)
@@ -296,11 +308,13 @@ class EngineHost:
             speakers = SpeakerVoices(
                 engine, settings.voices_dir / ".speakers", fingerprint, self.components.reporter("speaker_voices")
             )
-            self._report(_LOADED, f"generating the voice of {DEFAULT_SPEAKER}")
-            speakers.get(0)
+            if not self._fast_start:
+                self._report(_LOADED, f"generating the voice of {DEFAULT_SPEAKER}")
+                speakers.get(0)
         elif engine.name in FALLBACKS:
             _log.warning("%s does not clone: it speaks a recording in the nearest of its own voices", engine.name)
-        self._encode_voices(engine)
+        if not self._fast_start:
+            self._encode_voices(engine)
         self.check_components()
         admission = Admission(
             engine.slots, settings.max_queued_requests, settings.queue_timeout_seconds, self.on_change

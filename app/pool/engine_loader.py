@@ -96,6 +96,7 @@ class EngineLoader:
             prompt_streams=settings.cuda_streams or 0,
             workers=self._assignment.workers,
             compile=settings.compile,
+            fast_start=settings.fast_start == "on",
             audio_queue_slices=settings.audio_queue_slices,
             kokoro_voices="" if settings.kokoro_voices.lower() == "off" else settings.kokoro_voices,
             hub_token=None if settings.hf_token is None else settings.hf_token.get_secret_value(),

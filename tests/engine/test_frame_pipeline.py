@@ -51,7 +51,7 @@ def params(row: int, **changes: Any) -> SamplingParams:
 
 def capture(runner: ModelRunner) -> tuple[TapeCapturer, TapeCapturer]:
     steps, codec = TapeCapturer(), TapeCapturer()
-    runner.frames.capture_graphs(steps, codec, lambda done, of: None)
+    list(runner.frames.record_graphs(steps, codec))
     return steps, codec
 
 
@@ -224,8 +224,7 @@ def test_a_graph_missing_for_want_of_memory_runs_eagerly(fresh: ModelRunner) -> 
 
 
 def test_progress_counts_every_graph(fresh: ModelRunner) -> None:
-    seen: list[tuple[int, int]] = []
-    fresh.frames.capture_graphs(TapeCapturer(), TapeCapturer(), lambda done, of: seen.append((done, of)))
+    seen = list(fresh.frames.record_graphs(TapeCapturer(), TapeCapturer()))
     assert seen == [
         (number, 9) for number in range(1, 10)
     ]  # four buckets; two each of the general step and of the codec; the codec's reset
@@ -253,7 +252,7 @@ class FaultyCapturer(TapeCapturer):
 
 def test_a_graph_with_wrong_results_is_detected(fresh: ModelRunner, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        fresh.frames.capture_graphs(FaultyCapturer(fresh.state.output), TapeCapturer(), lambda done, of: None)
+        list(fresh.frames.record_graphs(FaultyCapturer(fresh.state.output), TapeCapturer()))
     assert "differs from the eager step" in caplog.text
     assert fresh.frames.graph_summary == "none"
     assert not fresh.frames.step_graphs.replay(Bucket(4, 512))
@@ -265,7 +264,7 @@ def test_frames_run_eagerly_when_capture_fails(fresh: ModelRunner, caplog: pytes
             raise RuntimeError("operation not permitted")
 
     with caplog.at_level(logging.WARNING):
-        fresh.frames.capture_graphs(Broken(), Broken(), lambda done, of: None)
+        list(fresh.frames.record_graphs(Broken(), Broken()))
     assert "operation not permitted" in caplog.text
     assert fresh.frames.graph_summary == "none"
     assert len(run_rows(fresh))

@@ -79,8 +79,7 @@ def test_captured_passes_give_the_codes_of_the_plain_twin(
     loaded: ModelRunner, packed: ModelRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capturer = TapeCapturer()  # refuses to capture what reads values on the host
-    seen: list[tuple[int, int]] = []
-    packed.prefills.capture_graphs(lambda: capturer, lambda done, of: seen.append((done, of)))
+    seen = list(packed.prefills.record_graphs(lambda: capturer))
     sizes = [size for size in PASS_SIZES if size <= packed.prefills.max_tokens]
     assert seen == [(number, len(sizes)) for number in range(1, len(sizes) + 1)]
     assert packed.prefills.graphs == len(sizes)
@@ -139,7 +138,7 @@ def test_prompts_are_prefilled_eagerly_where_graphs_fail(
 ) -> None:
     expected = codes_of(packed, prompts(3))
     with caplog.at_level(logging.WARNING):
-        packed.prefills.capture_graphs(lambda: capturer(packed), lambda done, of: None)
+        list(packed.prefills.record_graphs(lambda: capturer(packed)))
     assert message in caplog.text
     assert packed.prefills.graphs == 0
     assert codes_of(packed, prompts(3)) == expected

@@ -214,9 +214,8 @@ def test_a_stream_without_memory_for_its_graphs_is_not_used(
     monkeypatch.setattr(loaded.model, "prompt_attention", _Attention())
     runner = runner_of(loaded, 2)
     capturers = iter((TapeCapturer(), _NoMemory()))
-    seen: list[tuple[int, int]] = []
     with caplog.at_level(logging.WARNING):
-        runner.prefills.capture_graphs(lambda: next(capturers), lambda done, of: seen.append((done, of)))
+        seen = list(runner.prefills.record_graphs(lambda: next(capturers)))
     assert [each.stream for each in runner.prefills.pipelines] == fakes[:1]
     assert seen[-1] == (len(seen), len(seen))
     assert "1 prefill streams are not used" in caplog.text

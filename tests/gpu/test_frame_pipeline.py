@@ -46,10 +46,8 @@ def runner_of(checkpoint: Path, dtype: Any, graphs: bool, ragged: bool = True) -
         model.ragged_attention = verified_ragged_attention(model.config.backbone, model.device, model.dtype)
         assert model.ragged_attention is not None
     if graphs:
-        runner.frames.capture_graphs(
-            *(CudaGraphCapturer(runner.device, priority) for priority in (StreamPriority.FRAMES, StreamPriority.CODEC)),
-            lambda done, of: None,
-        )
+        priorities = (StreamPriority.FRAMES, StreamPriority.CODEC)
+        list(runner.frames.record_graphs(*(CudaGraphCapturer(runner.device, each) for each in priorities)))
         count = len(runner.frames.buckets.largest_first()) + 2 * len(runner.frames.buckets.rows) + 1
         assert runner.frames.graph_summary == f"{count} of {count}"
     return runner

@@ -29,6 +29,8 @@ from engine import (
     EngineError,
     Progress,
     Speech,
+    SpeechRequest,
+    VoicePrompt,
 )
 from engine.fake_options import FakeOptions
 from engine.testing import FakeEngine
@@ -361,3 +363,28 @@ def test_csm_mini_preloads_its_own_recordings_and_other_models_the_users(setting
     ]
     assert folder("csm-mini", tmp_path) == tmp_path
     assert folder(None, default) == default
+
+
+def test_a_fast_start_prepares_voices_once_it_is_ready(start: Start, settings: Settings) -> None:
+    asked, go_on, encoded = threading.Event(), threading.Event(), threading.Semaphore(0)
+    configs: list[EngineConfig] = []
+
+    class Waiting(FakeEngine):
+        def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
+            asked.set()
+            assert go_on.wait(60)
+            super().prepare_voice(voice, speaker)
+
+    def load(config: EngineConfig, progress: Progress) -> Engine:
+        configs.append(config)
+        return Waiting(config.slots, FakeOptions(name="csm"))
+
+    write_voice(settings.voices_dir, "anna")
+    host = start(load, fast_start="on")
+    assert host.status().state == "ready"  # `start` waits for the loading thread
+    host.on_voice_encoded = encoded.release
+    assert configs[0].fast_start
+    assert asked.wait(60)
+    assert host.engine.generate(SpeechRequest("Hello.")).seconds > 0  # beside it
+    go_on.set()
+    assert all(encoded.acquire(timeout=60) for _ in ("speaker_0", "anna.wav"))
