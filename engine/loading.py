@@ -33,6 +33,7 @@ from .model.packed_linear import pack
 from .model.persistent_frames import use_persistent_depth
 from .model.ragged_attention import verified_kv_restore, verified_prompt_attention, verified_ragged_attention
 from .model.tokenizer import TextTokenizer
+from .model.uninitialized import Uninitialized
 from .model.weights import Tensors, load_weights
 from .model_runner import MIN_ROWS, ModelRunner
 from .prefill_pipeline import MAX_PASS_TOKENS, PASS_SIZES
@@ -76,7 +77,7 @@ def load(config: EngineConfig, progress: Progress, limits: MachineLimits | None 
                 f"{directory / 'tokenizer.json'}: has {tokenizer.size} tokens, but config.json only {csm.text_vocab}"
             )
         progress(0.2, "loading the weights")
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialized():
             model = CsmModel(csm, tokenizer.end, min(csm.audio_vocab, codec.codebook_size))
         memory = limits.memory_share(config.workers)
         if device.type == "cpu":

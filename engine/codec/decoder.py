@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model.packed_linear import PackedLinear, pack
+from ..model.uninitialized import Uninitialized
 from .ring import FrameAttention, KvRing, MaskedAttention, RingAttention, RingShape, frame_rotation, rotation_speeds
 from .windows import Windows, WindowShape, unfolded_windows
 
@@ -64,7 +65,8 @@ class Product(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        with Uninitialized():
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         linear.weight = nn.Parameter(weight, requires_grad=False)
         self.inputs = weight.shape[1]
         self.linear: nn.Linear | PackedLinear = linear

@@ -147,7 +147,7 @@ def load_moshi_mimi(path: str | None, codebooks: int, device: torch.device, toke
 def load_transformers_mimi(config: Any, tensors: Tensors, codebooks: int, device: torch.device) -> MimiCodec:
     """Load Mimi from CSM's transformers layout (tensors under `codec_model.`).
 
-    config: transformers' MimiConfig. Raises CheckpointError naming the file and the tensor.
+    config: with the attributes of transformers' MimiConfig. Raises CheckpointError naming the file and the tensor.
     """
     mimi = get_mimi(None, _moshi_config(config), device="cpu", num_codebooks=codebooks)
     state = {}

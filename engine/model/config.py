@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .transformers_defaults import BACKBONE, DEPTH, codec_with_defaults, with_defaults
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class CsmConfig:
-    """Configuration of one checkpoint. codec: transformers' MimiConfig; None if the checkpoint has no Mimi weights."""
+    """Configuration of one checkpoint.
+
+    codec: has the attributes of transformers' MimiConfig; None if the checkpoint has no Mimi weights.
+    """
 
     backbone: TransformerConfig
     depth: TransformerConfig
@@ -72,20 +76,17 @@ def read_config(path: Path) -> CsmConfig:
 
 
 def _from_transformers(raw: dict[str, Any]) -> CsmConfig:
-    import transformers
-
-    # transformers omits default values from nested configurations, so only transformers can restore them
-    config: Any = transformers.CsmConfig.from_dict(raw)
+    config = with_defaults(raw, BACKBONE)
     return CsmConfig(
         backbone=_transformer(config),
-        depth=_transformer(config.depth_decoder_config),
+        depth=_transformer(with_defaults(raw.get("depth_decoder_config"), DEPTH)),
         codebooks=config.num_codebooks,
         audio_vocab=config.vocab_size,
         text_vocab=config.text_vocab_size,
         positions=config.max_position_embeddings,
         stop_code=config.codebook_eos_token_id,
         tied_embeddings=config.tie_codebooks_embeddings,
-        codec=config.codec_config,
+        codec=codec_with_defaults(raw.get("codec_config")),
     )
 
 
@@ -93,7 +94,7 @@ def _transformer(config: Any) -> TransformerConfig:
     if config.hidden_act != "silu" or config.attention_bias or config.mlp_bias:
         raise ValueError("only hidden_act 'silu' without biases is supported")
     # transformers 5 stores theta and scaling in rope_parameters, transformers 4 in separate keys
-    rope = dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
+    rope = dict(config.rope_parameters or config.rope_scaling or {})
     theta = rope.get("rope_theta") or config.rope_theta
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in ("default", "llama3"):
@@ -111,7 +112,7 @@ def _transformer(config: Any) -> TransformerConfig:
         intermediate=config.intermediate_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
+        kv_heads=config.num_key_value_heads or config.num_attention_heads,
         head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
         norm_eps=config.rms_norm_eps,
         rope_theta=float(theta),

@@ -61,7 +61,8 @@ class CsmModel(nn.Module):
         self.depth = Transformer(config.depth, config.codebooks)
         heads = (nn.Linear(config.depth.hidden, sampled_vocab, bias=False) for _ in range(config.codebooks - 1))
         self.heads = nn.ModuleList(heads)
-        self.build_tables()
+        if self.device.type != "meta":  # else they follow with the weights
+            self.build_tables()
 
     @property
     def device(self) -> torch.device:

@@ -137,7 +137,8 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.norm_eps)
         self.positions = positions
-        self.build_tables()
+        if not self.norm.weight.is_meta:  # else they follow with the weights: on that device they import a compiler
+            self.build_tables()
 
     def build_tables(self) -> None:
         """Compute the rotary tables. Call again when the weights are loaded or change device or dtype."""
