@@ -63,7 +63,9 @@ PRODUCTS = len(KERNELS["products"])
 def meta_model(config: CsmConfig) -> CsmModel:
     """In bfloat16, without memory."""
     with torch.device("meta"):
-        return CsmModel(config, 5, 2048).to(torch.bfloat16)
+        model = CsmModel(config, 5, 2048)
+        model.build_tables()
+        return model.to(torch.bfloat16)
 
 
 def as_int8(model: CsmModel) -> CsmModel:
