@@ -24,16 +24,30 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def html_of(page: Path) -> str:
+    """The path of a page of docs/ in the site."""
+    path = page.relative_to(ROOT / "docs").with_suffix(".html")
+    return path.with_name("index.html").as_posix() if page.stem == "README" else path.as_posix()
+
+
+def pages_of(site: Path) -> list[Path]:
+    """Those that MkDocs has made; examples are files of docs/ as they are."""
+    return [page for page in site.rglob("*.html") if "examples" not in page.parts]
+
+
 def test_every_page_is_in_it(site: Path) -> None:
-    names = {"index" if page.stem == "README" else page.stem for page in (ROOT / "docs").glob("*.md")}
-    assert names <= {page.stem for page in site.glob("*.html")}
-    for page in set(site.glob("*.html")) - {site / "404.html"}:
-        navigation = page.read_text(encoding="utf-8")
-        assert [name for name in names - {"index"} if f'href="{name}.html"' not in navigation] == [], page.name
+    names = {html_of(page) for page in (ROOT / "docs").rglob("*.md")}
+    assert [name for name in sorted(names) if not (site / name).is_file()] == []
+    for page in map(site.joinpath, sorted(names)):
+        linked = {
+            os.path.normpath(page.parent.relative_to(site) / target)
+            for target in re.findall(r'href="([^"#:]+\.html)', page.read_text(encoding="utf-8"))
+        }
+        assert names - linked - {page.relative_to(site).as_posix()} == set(), page.name
 
 
 def test_it_loads_nothing_from_another_host(site: Path) -> None:
-    for page in site.glob("*.html"):
+    for page in pages_of(site):
         loaded = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"([^\"]+)\"", page.read_text("utf-8"))
         assert loaded
         assert [address for address in loaded if "//" in address] == [], page.name

@@ -1,4 +1,4 @@
-"""Runs the examples of docs/clients.md, and of the package csm-serve-client built alone, unchanged."""
+"""Runs the examples of docs/clients/, and of the package csm-serve-client built alone, unchanged."""
 
 from __future__ import annotations
 
@@ -21,13 +21,20 @@ from tests.tools import need
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "clients" / "python"
-PAGE = ROOT / "docs" / "clients.md"
+PAGES = sorted((ROOT / "docs" / "clients").glob("*.md"))
 # Stand-ins for programs that are not on every machine.
 EXTERNAL_PROGRAMS = {"llm": "echo Once upon a time. The end.", "ffplay": "exec cat > played.wav"}
 
 
-def examples(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def examples(language: str) -> list[tuple[str, str]]:
+    """(page, source) of every block in a language; those of the overview come first."""
+    return [
+        (page.stem, source)
+        for page in PAGES
+        for source in re.findall(
+            rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,7 @@ def work_dir(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_shell_examples_write_the_files_they_name(work_dir: Path) -> None:
     need("curl")
-    _, *scripts = examples("sh")  # the first sets variables that the fixture has set
+    _, *scripts = [source for _, source in examples("sh")]  # the first sets variables that the fixture has set
     subprocess.run(["sh", "-ec", "\n".join(scripts)], check=True, timeout=100)
     made = {name for script in scripts for name in re.findall(r"(?:-o|--subtitles) (\w+\.\w+)", script)}
     assert made == {path.name for path in work_dir.iterdir()} - {"bin", "played.wav"}
@@ -61,24 +68,33 @@ def test_shell_examples_write_the_files_they_name(work_dir: Path) -> None:
     assert all(size > (1000 if Path(name).suffix != ".srt" else 40) for name, size in sizes.items()), sizes
 
 
-@pytest.mark.parametrize("source", examples("python"))
-def test_python_examples_run(source: str, work_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("page", "source"), examples("python"), ids=[page for page, _ in examples("python")])
+def test_python_examples_run(page: str, source: str, work_dir: Path) -> None:
     for name in re.findall(r'add_voice\("([^"]+)"', source):
         shutil.copy(ROOT / "models" / "csm-mini" / "voices" / "anna.wav", work_dir / name)
-    exec(compile(source, str(PAGE), "exec"), {"__name__": "__main__"})
-    output = capfd.readouterr().out
+    ran = subprocess.run(
+        [sys.executable, "-"],
+        input=source,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{CLIENT}"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
     files = [path for path in work_dir.iterdir() if path.is_file()]
-    assert output or files
-    assert "incomplete" not in output
-    assert "retry in" not in output
+    assert ran.stdout or files
+    assert "incomplete" not in ran.stdout
+    assert "retry in" not in ran.stdout
     assert all(path.stat().st_size > 1000 for path in files)
 
 
-@pytest.mark.parametrize("page", ["clients.md", "migrating.md"])
-def test_linked_pages_exist(page: str) -> None:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^):#]+)\)", text):
-        assert (ROOT / "docs" / target).exists(), target
+def test_every_page_is_in_the_overview() -> None:
+    overview = PAGES[0].read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"]({page.name})" not in overview] == []
+    assert {page for page, _ in examples("python")} == {
+        *("elevenlabs", "livekit", "openai", "pipecat", "python", "websocket")
+    }
 
 
 # ---- clients/python
