@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 from engine import SAMPLE_RATE, import_onnxruntime
@@ -22,6 +23,7 @@ from .transcriber import Samples
 _log = logging.getLogger(__name__)
 
 RATE = 16_000  # of all of these recognisers
+_WHISPER_FILES = ["config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*"]
 THREADS = 2  # recordings that are recognised at once; more wait
 
 
@@ -76,13 +78,24 @@ class FasterWhisper:
     def __init__(self, model: str) -> None:
         import_onnxruntime()  # faster-whisper imports it too
         package = importlib.import_module("faster_whisper")  # of the extra `stt`
-        self._model: Any = package.WhisperModel(model, device="auto", compute_type="default")
+        self._model: Any = package.WhisperModel(_fetch_whisper(model), device="auto", compute_type="default")
 
     def recognise(self, samples: Samples, language: str | None, prompt: str | None) -> str:
         segments, _ = self._model.transcribe(
             samples, language=language, initial_prompt=prompt, beam_size=1, condition_on_previous_text=False
         )
         return "".join(segment.text for segment in segments)
+
+
+def _fetch_whisper(model: str) -> str:
+    """Where faster-whisper finds a model, downloaded if it is not there: the package itself shows no progress."""
+    import huggingface_hub
+
+    names = getattr(importlib.import_module("faster_whisper.utils"), "_MODELS", {})
+    repository = names.get(model, model)
+    if "/" not in repository or Path(repository).is_dir():
+        return model
+    return str(huggingface_hub.snapshot_download(repository, allow_patterns=_WHISPER_FILES))
 
 
 class PocketSphinx:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import io
+import sys
 import wave
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import httpx
 import numpy as np
@@ -12,7 +15,7 @@ from app.errors import Unavailable
 from app.settings import Settings
 from app.stt.choice import NoTranscriber, choose_transcriber
 from app.stt.http_transcriber import HttpTranscriber
-from app.stt.local_transcriber import LocalTranscriber, PocketSphinx
+from app.stt.local_transcriber import FasterWhisper, LocalTranscriber, PocketSphinx
 from app.stt.transcriber import Samples
 
 pytestmark = pytest.mark.anyio
@@ -104,6 +107,49 @@ async def test_a_local_recogniser_that_fails_says_why(caplog: pytest.LogCaptureF
         await transcriber.transcribe(SECOND)
     assert raised.value.code == "stt_failed"
     await transcriber.close()
+
+
+class Segment:
+    text = " Hello."
+
+
+class Whisper:
+    """In place of faster-whisper's model."""
+
+    def __init__(self, model: str, **options: object) -> None:
+        self.model = model
+
+    def transcribe(self, samples: Samples, **options: object) -> tuple[list[Segment], None]:
+        return [Segment()], None
+
+
+@pytest.mark.parametrize(
+    ("model", "repository"),
+    [("small.en", "Systran/faster-whisper-small.en"), ("someone/whisper", "someone/whisper"), ("{folder}/own", None)],
+)
+async def test_whispers_weights_are_downloaded_where_progress_is_shown(
+    model: str, repository: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The package's own download has its progress bar turned off."""
+    asked: list[str] = []
+
+    def download(repository: str, *, allow_patterns: list[str]) -> str:
+        asked.append(repository)
+        assert "model.bin" in allow_patterns
+        return "/hub/snapshot"
+
+    package, utils = ModuleType("faster_whisper"), ModuleType("faster_whisper.utils")
+    vars(package)["WhisperModel"] = Whisper
+    vars(utils)["_MODELS"] = {"small.en": "Systran/faster-whisper-small.en"}
+    monkeypatch.setitem(sys.modules, "faster_whisper", package)
+    monkeypatch.setitem(sys.modules, "faster_whisper.utils", utils)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    (tmp_path / "own").mkdir()
+    model = model.format(folder=tmp_path)
+    whisper = FasterWhisper(model)
+    assert asked == ([] if repository is None else [repository])
+    assert whisper._model.model == (model if repository is None else "/hub/snapshot")
+    assert whisper.recognise(SECOND, None, None) == " Hello."
 
 
 async def test_pocketsphinx_understands_an_english_word_or_two() -> None:
