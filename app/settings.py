@@ -193,6 +193,9 @@ class Settings(BaseSettings):
     stt_timeout_seconds: float = Field(
         default=30.0, gt=0, le=600, description="seconds, above 0, that a transcription may take"
     )
+    smart_turn: bool = Field(
+        default=True, description="true (semantic_vad hears whether a turn is finished, if pipecat-ai is here) or false"
+    )
     realtime_sessions_per_worker: int = Field(
         default=200, ge=1, le=100_000, description="a whole number from 1, of conversations"
     )

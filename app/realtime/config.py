@@ -53,7 +53,7 @@ class ServerVad(_Model):
 
 
 class SemanticVad(_Model):
-    """The end of a turn is a silence whose length depends on `eagerness`."""
+    """The end of a turn is a silence after which it sounds finished, or a long one, which depends on `eagerness`."""
 
     type: Literal["semantic_vad"] = "semantic_vad"
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
@@ -61,7 +61,9 @@ class SemanticVad(_Model):
     interrupt_response: bool = True
 
 
+# Silence that ends a turn of semantic VAD: of any turn, where nothing can judge it, and of one that sounds unfinished.
 _EAGER_SILENCE_MS = {"low": 1200, "medium": 700, "auto": 700, "high": 400}
+_LONGEST_PAUSE_MS = {"low": 8000, "medium": 4000, "auto": 4000, "high": 2000}
 
 
 class InputTranscription(_Model):
@@ -121,12 +123,25 @@ class SessionConfig(ResponseConfig):
     audio: AudioConfig = AudioConfig()
 
     @property
-    def vad(self) -> ServerVad | None:
-        """Turn detection as server VAD; None if the client decides."""
+    def detects_turns(self) -> bool:
+        """Else the client decides."""
+        return self.audio.input.turn_detection is not None
+
+    @property
+    def judges_turns(self) -> bool:
+        """Whether a turn may end because it sounds finished."""
+        return isinstance(self.audio.input.turn_detection, SemanticVad)
+
+    def vad(self, *, judged: bool = False) -> ServerVad | None:
+        """Turn detection as server VAD; None if the client decides.
+
+        judged: with semantic VAD, the turn also ends when it sounds finished.
+        """
         detection = self.audio.input.turn_detection
         if isinstance(detection, SemanticVad):
+            silences = _LONGEST_PAUSE_MS if judged else _EAGER_SILENCE_MS
             return ServerVad(
-                silence_duration_ms=_EAGER_SILENCE_MS[detection.eagerness],
+                silence_duration_ms=silences[detection.eagerness],
                 create_response=detection.create_response,
                 interrupt_response=detection.interrupt_response,
             )

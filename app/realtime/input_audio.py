@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from engine import SAMPLE_RATE
 
-from ..audio.rate_converter import RateConverter
+from ..audio.rate_converter import RateConverter, resample
 from ..audio.thread_pool import run_in_thread
 from ..errors import Unprocessable
 from .audio_codec import AudioDecoder, Pcm, to_float
 from .config import AudioFormat, ServerVad
 from .echo_guard import EchoGuard
+from .smart_turn import SECONDS, SmartTurn
 from .turn_detector import TurnDetector, TurnEvent
 from .vad import RATE, SileroVad, VadStream
 
 MAX_TURN_SECONDS = 120  # a longer turn is cut by server VAD, and refused without it
 _SPEECH_PADDING_MS = 96  # before a turn: the windows that detect its start
+_FINISHED = 0.5  # probability from which a turn is taken for finished
 
 
 class InputAudio:
@@ -28,6 +32,7 @@ class InputAudio:
     def __init__(self, echo: EchoGuard) -> None:
         self._echo = echo
         self._vad: SileroVad | None = None
+        self._smart_turn: SmartTurn | None = None
         self._format: AudioFormat | None = None
         self._detection: ServerVad | None = None
         self._decoder: AudioDecoder | None = None
@@ -39,12 +44,18 @@ class InputAudio:
         self._received = 0  # samples of the session
         self._detector_start = 0  # sample at which the detector began
 
-    def configure(self, audio_format: AudioFormat, detection: ServerVad | None, vad: SileroVad | None) -> None:
+    def configure(
+        self,
+        audio_format: AudioFormat,
+        detection: ServerVad | None,
+        vad: SileroVad | None,
+        smart_turn: SmartTurn | None = None,
+    ) -> None:
         """Set the format and the turn detection. A turn in progress goes on if they stay the same.
 
-        vad: of the worker, if there is a detection.
+        vad: of the worker, if there is a detection. smart_turn: judges at each pause whether the turn is finished.
         """
-        self._vad = vad
+        self._vad, self._smart_turn = vad, smart_turn
         if audio_format != self._format or self._decoder is None:
             self._format, self._decoder = audio_format, AudioDecoder(audio_format)
         if detection != self._detection:
@@ -133,11 +144,20 @@ class InputAudio:
                 probability = 0.0
             if event := self._detector.push(probability):
                 events.append(self._shifted(event))
+                if event.kind == "paused" and self._sounds_finished(events[-1].at_ms):
+                    events.append(self._shifted(self._detector.stop()))
         return events
+
+    def _sounds_finished(self, at_ms: int) -> bool:
+        """Whether the turn, as it was at a time of the session, needs no more words."""
+        if self._smart_turn is None:
+            return False
+        turn = self.peek()[: self._offset(at_ms)][-SECONDS * SAMPLE_RATE :]
+        return self._smart_turn.finished(resample(to_float(turn), SAMPLE_RATE, RATE)) >= _FINISHED
 
     def _shifted(self, event: TurnEvent) -> TurnEvent:
         """With its time on the session's clock."""
-        return TurnEvent(event.kind, event.at_ms + self._milliseconds(self._detector_start))
+        return replace(event, at_ms=event.at_ms + self._milliseconds(self._detector_start))
 
     def _trim(self) -> None:
         """Between turns, keep only what belongs to a turn that begins now."""

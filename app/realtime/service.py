@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 from ..audio.thread_pool import run_in_thread
 from ..errors import Busy, ComponentFailed
@@ -14,7 +17,10 @@ from ..llm.language_model import LanguageModel
 from ..pool.worker_registry import WorkerRecord
 from ..state import AppState
 from ..stt.transcriber import Transcriber
+from .smart_turn import SmartTurn, find_weights
 from .vad import SileroVad
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_INSTRUCTIONS = (
     "You are a friendly voice assistant. What you write is spoken: answer in one to three short sentences of plain "
@@ -32,6 +38,7 @@ class RealtimeService:
     max_sessions: int
     sessions: int = field(default=0, init=False)
     _vad: asyncio.Future[SileroVad] | None = field(default=None, init=False)
+    _smart_turn: asyncio.Future[SmartTurn | None] | None = field(default=None, init=False)
 
     @property
     def echoes(self) -> bool:
@@ -67,6 +74,24 @@ class RealtimeService:
             self._vad = None  # the next session tries again
             raise
 
+    async def load_smart_turn(self) -> SmartTurn | None:
+        """What tells a finished turn from a pause, loaded once; None where it is off, not installed or unusable."""
+        if self._smart_turn is None:
+            self._smart_turn = asyncio.ensure_future(run_in_thread(self._read_smart_turn))
+        return await asyncio.shield(self._smart_turn)
+
+    def _read_smart_turn(self) -> SmartTurn | None:
+        weights = self._smart_turn_weights
+        try:
+            return None if weights is None else SmartTurn(weights)
+        except ComponentFailed as error:
+            _log.warning("turns of semantic_vad end by silence alone: %s", error)
+            return None
+
+    @cached_property
+    def _smart_turn_weights(self) -> Path | None:
+        return find_weights() if self.state.settings.smart_turn else None
+
     async def close(self) -> None:
         await self.language_model.close()
         await self.transcriber.close()
@@ -87,6 +112,7 @@ class RealtimeService:
             "engine": self._engine.engine if self._engine else "starting",
             "llm": self.language_model.name,
             "stt": self.transcriber.name,
+            "end_of_turn": "smart-turn" if self._smart_turn_weights else "silence",
         }
         if self.echoes:
             described["note"] = "No language model is configured (LLM_BASE_URL): this service repeats what it hears."

@@ -18,10 +18,12 @@ class TurnEvent:
     """started: speech began. paused: it may be over. resumed: it was not. stopped: the turn is over.
 
     at_ms: since the first window: the start of the speech, or the end of the last window.
+    silence_ms: at the end of a turn that stopped.
     """
 
     kind: TurnEventKind
     at_ms: int
+    silence_ms: int = 0
 
 
 class TurnDetector:
@@ -63,8 +65,9 @@ class TurnDetector:
 
     def stop(self) -> TurnEvent:
         """End the turn now."""
+        event = TurnEvent("stopped", self._windows * WINDOW_MS, self.silence_ms)
         self.reset()
-        return self._event("stopped")
+        return event
 
     def reset(self) -> None:
         """Forget the turn."""

@@ -21,7 +21,7 @@ from ..schemas.speech import SpeechParameters
 from . import client_events as client
 from . import server_events as events
 from .audio_codec import AudioDecoder, Pcm, to_float
-from .config import SessionConfig
+from .config import ServerVad, SessionConfig
 from .conversation import Conversation, Entry
 from .echo_guard import EchoGuard
 from .input_audio import InputAudio
@@ -51,6 +51,7 @@ class TurnTaking:
         self._service, self._send, self._new_record = service, send, new_record
         self._voices = SessionVoices(service.state.voices, service.state.references)
         self._voice = SessionVoice()  # that config names
+        self._detection: ServerVad | None = None  # None: the client tells where turns end
         self._echo = EchoGuard()
         self._input = InputAudio(self._echo)
         self._turn_item = ""  # id of the item that the user's current turn becomes
@@ -127,14 +128,16 @@ class TurnTaking:
     async def _apply(self, config: SessionConfig, reference: VoicePrompt | None = None) -> None:
         """reference: the recording of the voice. Raises UnknownVoice; ComponentFailed if turns cannot be detected."""
         voice = await self._voices.find(config.audio.output.voice_name, reference or self._voice.prompt)
-        vad = None if config.vad is None else await self._service.load_vad()
+        vad = await self._service.load_vad() if config.detects_turns else None
+        smart_turn = await self._service.load_smart_turn() if config.judges_turns else None
         self.config, self._voice = config, voice
-        self._input.configure(config.audio.input.format, config.vad, vad)
+        self._detection = config.vad(judged=smart_turn is not None)
+        self._input.configure(config.audio.input.format, self._detection, vad, smart_turn)
 
     # ---- the user's turn
 
     async def _on_turn_event(self, event: TurnEvent) -> None:
-        detection = self.config.vad
+        detection = self._detection
         assert detection is not None
         if event.kind == "started":
             start = max(event.at_ms - detection.prefix_padding_ms, 0)
@@ -149,7 +152,8 @@ class TurnTaking:
             self._drop_speculation()
         else:
             latency = TurnLatency(time.monotonic())
-            latency.speech_ended = latency.turn_ended - detection.silence_duration_ms / 1000
+            silence = min(event.silence_ms, detection.silence_duration_ms)  # windows may be a little longer
+            latency.speech_ended = latency.turn_ended - silence / 1000
             await self._send(events.SpeechStopped(audio_end_ms=event.at_ms, item_id=self._turn_item))
             entry = await self._add_turn(self._input.take(event.at_ms), self._turn_item)
             if not detection.create_response:

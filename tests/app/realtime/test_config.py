@@ -21,7 +21,7 @@ def test_an_update_merges_objects_and_keeps_the_rest() -> None:
 
 def test_null_turns_detection_and_transcription_off_and_leaves_other_fields() -> None:
     config = SessionConfig().updated({"audio": {"input": {"turn_detection": None, "transcription": None}}})
-    assert config.vad is None
+    assert config.vad() is None
     assert config.audio.input.transcription is None
     assert config.updated({"instructions": None, "audio": None}) == config
 
@@ -29,20 +29,24 @@ def test_null_turns_detection_and_transcription_off_and_leaves_other_fields() ->
 def test_turn_detection_is_replaced_as_a_whole() -> None:
     config = SessionConfig().updated({"audio": {"input": {"turn_detection": {"type": "server_vad", "threshold": 0.9}}}})
     again = config.updated({"audio": {"input": {"turn_detection": {"type": "server_vad"}}}})
-    assert config.vad is not None
-    assert config.vad.threshold == 0.9
-    assert again.vad == ServerVad()
+    vad = config.vad()
+    assert vad is not None
+    assert vad.threshold == 0.9
+    assert again.vad() == ServerVad()
 
 
 def test_semantic_vad_becomes_a_silence_that_depends_on_eagerness() -> None:
-    def silence(eagerness: str) -> int:
+    def silence(eagerness: str, judged: bool) -> int:
         detection = {"type": "semantic_vad", "eagerness": eagerness, "interrupt_response": False}
-        vad = SessionConfig().updated({"audio": {"input": {"turn_detection": detection}}}).vad
+        vad = SessionConfig().updated({"audio": {"input": {"turn_detection": detection}}}).vad(judged=judged)
         assert vad is not None
         assert not vad.interrupt_response
         return vad.silence_duration_ms
 
-    assert silence("high") < silence("auto") == silence("medium") < silence("low")
+    for judged in (False, True):
+        high, auto, medium, low = (silence(each, judged) for each in ("high", "auto", "medium", "low"))
+        assert high < auto == medium < low
+    assert high > 1200  # of a turn that sounds unfinished
 
 
 @pytest.mark.parametrize(
@@ -68,4 +72,4 @@ def test_a_response_replaces_only_what_it_names() -> None:
         {"instructions": "b", "audio": {"output": {"voice": "ash"}, "input": {"turn_detection": None}}, "type": "x"}
     )
     assert (config.instructions, config.audio.output.voice) == ("b", "ash")
-    assert config.vad is not None
+    assert config.vad() is not None

@@ -14,7 +14,7 @@ def test_a_turn_starts_with_its_first_window_and_stops_after_the_silence() -> No
     assert events == [
         TurnEvent("started", 10 * WINDOW_MS),
         TurnEvent("paused", 35 * WINDOW_MS),
-        TurnEvent("stopped", 45 * WINDOW_MS),
+        TurnEvent("stopped", 45 * WINDOW_MS, silence_ms=15 * WINDOW_MS),
     ]
 
 
