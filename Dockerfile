@@ -59,8 +59,9 @@ COPY clients/python clients/python
 COPY training training
 COPY engine engine
 COPY app app
+COPY cluster cluster
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --quiet --editable . \
-    && python -m compileall -q app engine training clients/python
+    && python -m compileall -q app cluster engine training clients/python
 
 USER csm
 VOLUME ["/cache", "/app/voices"]

@@ -7,7 +7,8 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-fast check format soak bench trace site lock test-fresh image test-image clean
+.PHONY: help install serve test test-cluster test-fast check format soak bench trace site lock test-fresh image \
+	test-image clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ PARALLEL := -n $(shell n=$$(nproc); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4)
 
 test: $(INSTALLED_DEV) ## Run every test (ARGS="-k name" narrows it, ARGS="-n 0" takes one process)
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 $(ARGS)
+
+test-cluster: $(INSTALLED_DEV) ## Run the tests of the service on three Ray nodes, in two minutes
+	CLUSTER_TESTS=all $(BIN)/python -m pytest tests/cluster/test_service.py $(ARGS)
 
 test-fast: $(INSTALLED_DEV) ## Run the tests that need no model, no browser and no server, in under a minute
 	$(BIN)/python -m pytest --quiet @tests/fast.txt $(ARGS)
@@ -82,4 +86,4 @@ test-image: $(INSTALLED) ## Build the image with buildah and speak with it, as r
 
 clean: ## Remove .venv and what tools left behind
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
-	find app bench engine scripts tests training -name __pycache__ -type d -prune -exec rm -rf {} +
+	find app bench cluster engine scripts tests training -name __pycache__ -type d -prune -exec rm -rf {} +

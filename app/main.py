@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from .middleware.body_limit import BodyLimit, BodyLimitMiddleware
 from .observability.components import Components
 from .observability.event_loop_lag import EventLoopMonitor
 from .observability.metrics import Metrics
-from .observability.request_log import RequestLogMiddleware
+from .observability.request_log import Observer, RequestLogMiddleware
 from .observability.startup_banner import curl_line, speak_line
 from .observability.system_status import SystemMonitor
 from .observability.tracing import Tracing
@@ -81,11 +81,12 @@ def create_app(
     assignment: WorkerAssignment | None = None,
     loader: Loader = load_engine,
     tracing: Tracing | None = None,
+    observers: Sequence[Observer] = (),
 ) -> FastAPI:
     """Build the application. Its engine begins to load at startup.
 
     settings, assignment: default to those of this process. Raises SettingsError.
-    tracing: by default to OTEL_EXPORTER_OTLP_ENDPOINT, where that is set.
+    tracing: by default to OTEL_EXPORTER_OTLP_ENDPOINT, where that is set. observers: of its requests.
     """
     settings = settings or load_settings()
     context = master.current_context() if assignment is None else master.standalone_context(assignment)
@@ -133,7 +134,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # the target would be built from the client's Host header
         lifespan=_lifespan,
-        middleware=_middleware(settings, metrics, keys, tracing),
+        middleware=_middleware(settings, [metrics, *observers], keys, tracing),
     )
     application.state.service = service
     application.state.tracing = tracing
@@ -205,7 +206,9 @@ def _make_limiter(settings: Settings, context: WorkerContext, metrics: Metrics) 
     return KeyLimiter(context.key_counts, f"{context.index}.{os.getpid()}", holders, redis)
 
 
-def _middleware(settings: Settings, metrics: Metrics, keys: KeyRing, tracing: Tracing | None) -> list[Middleware]:
+def _middleware(
+    settings: Settings, observers: Sequence[Observer], keys: KeyRing, tracing: Tracing | None
+) -> list[Middleware]:
     """From the outermost on. The key is checked before any of the body is read."""
     max_recording = int(settings.max_upload_mb * _MIB)
     upload = BodyLimit(max_recording + _MIB)  # plus the multipart form
@@ -217,7 +220,7 @@ def _middleware(settings: Settings, metrics: Metrics, keys: KeyRing, tracing: Tr
         return with_recording if path in ("/tts/generate", "/v1/audio/speech") else BodyLimit(settings.json_limit)
 
     return [
-        Middleware(RequestLogMiddleware, observers=[metrics], tracing=tracing),
+        Middleware(RequestLogMiddleware, observers=observers, tracing=tracing),
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,

@@ -203,6 +203,22 @@ class Settings(BaseSettings):
         default=True, description="true (the user's audio is part of CSM's context) or false"
     )
 
+    # Cluster
+    cluster_min_replicas: int = Field(default=1, ge=1, le=100_000, description="a whole number from 1, of GPUs")
+    cluster_max_replicas: int | None = Field(
+        default=None, ge=1, le=100_000, description="a whole number from 1; unset is CLUSTER_MIN_REPLICAS"
+    )
+    cluster_target_load: float = Field(
+        default=0.7, gt=0, le=1, description="the share of slots, above 0 and at most 1, that may be busy"
+    )
+
+    cluster_upscale_seconds: float = Field(
+        default=10.0, ge=0, description="seconds, from 0, that more replicas must be wanted"
+    )
+    cluster_downscale_seconds: float = Field(
+        default=120.0, ge=0, description="seconds, from 0, that fewer replicas must be wanted"
+    )
+
     # Operation
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"

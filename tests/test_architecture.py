@@ -1,7 +1,8 @@
 """Import rules of the design: each line may import only what is below it.
 
-gunicorn.conf.py, bench > app.main, app.server > app.routers > the rest of app, in layers (APP_LAYERS) > the public
-names of engine; app.cli (lazily), models > training > the model and the public names of engine;
+cluster, gunicorn.conf.py, bench > app.main, app.server > app.routers > the rest of app, in layers (APP_LAYERS) > the
+public names of engine; app.cli (lazily) > cluster; app.cli (lazily), models > training > the model and the public names
+of engine;
 in engine: engine_core > its parts > model, codec, text > the leaves.
 """
 
@@ -47,10 +48,14 @@ ENVIRONMENT = {
     "app/settings.py": "reads it: every setting comes from here",
     "app/cli/main.py": "entry point: sets it for the master process, and passes it as a mapping",
     "app/main.py": "entry point: passes it as a mapping",
+    "cluster/launch.py": "Ray has no other switch that turns off its reports, before it is imported",
+    "cluster/replica.py": "entry point of a replica: sets its variables before torch is imported",
     "gunicorn.conf.py": "entry point: passes it as a mapping, and sets each worker's variables",
     "clients/python/csm_serve_client/environment.py": "reads it: address and key of a service",
     "engine/onnx.py": "onnxruntime has no other switch that turns all telemetry off",
     "bench/interruptions.py": "runs the service in its own process: sets its settings",
+    "bench/cluster_ingress.py": "Ray has no other switch that turns off its reports, before it is imported",
+    "bench/cluster_overhead.py": "starts services with settings of their own",
     "bench/trace_worker.py": "runs inside gunicorn's worker: where to write, from bench.trace",
     "engine/codec/mimi.py": "moshi has no other switch: set around its import, then restored",
 }
@@ -74,11 +79,11 @@ def module_name(path: Path) -> str:
 
 SOURCES = {
     module_name(path): path
-    for package in ("app", "engine", "training", "models/csm_mini_recipe", CLIENT)
+    for package in ("app", "cluster", "engine", "training", "models/csm_mini_recipe", CLIENT)
     for path in (ROOT / package).rglob("*.py")
 }
 # Packages whose imports inside functions and under TYPE_CHECKING count too: a lazy import only hides a cycle.
-WITHOUT_HIDDEN_CYCLES = ("app", "engine", "training", "models", "csm_serve_client")
+WITHOUT_HIDDEN_CYCLES = ("app", "cluster", "engine", "training", "models", "csm_serve_client")
 # Each package of app/ may import those in lower layers; lazy imports and TYPE_CHECKING count. Packages of one layer do
 # not import each other.
 APP_LAYERS: tuple[tuple[str, ...], ...] = (
@@ -201,6 +206,17 @@ def test_only_commands_lazily_and_the_recipe_import_training() -> None:
     from_app = [each for each in to_training if not within(each.importer, "models")]
     assert violations([each for each in from_app if not within(each.importer, "app.cli")]) == []
     assert violations([each for each in from_app if each.at_top]) == []
+
+
+def test_only_commands_lazily_import_the_cluster() -> None:
+    to_cluster = [each for each in IMPORTS if within(each.module, "cluster") and not within(each.importer, "cluster")]
+    assert to_cluster
+    assert violations([each for each in to_cluster if not within(each.importer, "app.cli") or each.at_top]) == []
+
+
+def test_the_cluster_imports_no_torch() -> None:
+    assert violations([each for each in of("cluster") if each.module.split(".")[0] in HEAVY]) == []
+    assert violations([each for each in of("cluster") if within(each.module, "engine")]) == []
 
 
 def test_nothing_imports_the_recipe() -> None:

@@ -19,10 +19,11 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-OWN = ("app", "engine", "training", "models", "bench", "scripts", "csm_serve_client")
+OWN = ("app", "cluster", "engine", "training", "models", "bench", "scripts", "csm_serve_client")
 SERVING, DEVELOPMENT = "requirements.lock", "requirements-dev.lock"
 LOCK_OF = {
     "app": SERVING,
+    "cluster": DEVELOPMENT,
     "engine": SERVING,
     "training": SERVING,
     "models": SERVING,
@@ -33,6 +34,7 @@ LOCK_OF = {
 # The extras of pyproject.toml whose packages a directory may import, beside the dependencies.
 EXTRAS_OF = {
     "app": [],
+    "cluster": ["ray"],
     "engine": [],
     "training": ["train"],
     "models": ["train"],
@@ -51,6 +53,7 @@ UNDECLARED = {
     "triton": "the compiler of torch's wheels, which require it",
     "uvloop": "uvicorn[standard] requires it",
     "websockets": "uvicorn[standard] requires it",
+    "yaml": "uvicorn[standard] requires it",
 }
 # Imports that requirements.lock does not hold, and why. The development lock does.
 UNLOCKED = {

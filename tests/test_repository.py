@@ -177,7 +177,7 @@ def test_the_fast_test_paths_exist() -> None:
 
 def test_ci_run_has_all_phases_in_order() -> None:
     phases = re.findall(r"^phase (.+)$", text_of(".ci/run"), re.MULTILINE)
-    assert phases == ["make check", "make test-fast", "install_tools", "make test", "test_fresh"]
+    assert phases == ["make check", "make test-fast", "install_tools", "make test", "make test-cluster", "test_fresh"]
     assert 'make test-fresh ARGS="--quick --if-possible"' in text_of(".ci/run")
     assert (ROOT / ".ci/run").stat().st_mode & stat.S_IXUSR
 

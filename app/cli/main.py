@@ -15,7 +15,7 @@ try:
     from ..pool.gpus import visible_gpus
     from ..server.preflight import cannot_start, check
     from ..settings import Settings, SettingsError, load_settings
-    from . import chat, dataset, keys, runpod, speak, talk, train, voices, wyoming
+    from . import chat, cluster, dataset, keys, runpod, speak, talk, train, voices, wyoming
     from .exit_status import run
 except ImportError as missing:  # instead of a traceback
     sys.stderr.write(f"csm-serve cannot start: {missing} (the Python environment is not complete: `make install`)\n")
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     keys.add_parser(commands)
     dataset.add_parsers(commands)
     train.add_parsers(commands)
+    cluster.add_parser(commands)
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -152,6 +153,7 @@ class Metrics(Collector):
         self._counters = counters
         self._row = row
         self._gauges = gauges
+        self.render_all: Callable[[str, Any], tuple[bytes, str]] | None = None  # of other machines too, for an API key
 
     # ---- counting, as an observer of the request log
 

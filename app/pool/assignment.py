@@ -21,6 +21,7 @@ class WorkerAssignment:
     prints_banner: it prints the example commands once it is ready.
     workers: number of workers with an engine; they share the machine's cores and, on a CPU, its memory.
     role: all (an engine and HTTP), or with HTTP_WORKERS engine (speaks for the others) or http (no engine).
+    name: in place of the index, where workers of several machines are told apart.
     """
 
     index: int = 0
@@ -28,6 +29,7 @@ class WorkerAssignment:
     prints_banner: bool = False
     workers: int = 1
     role: Role = "all"
+    name: str | None = None
 
     @property
     def has_engine(self) -> bool:
@@ -40,6 +42,8 @@ class WorkerAssignment:
     @property
     def worker_id(self) -> str:
         """Sent as X-Worker-ID if it has an engine."""
+        if self.name is not None:
+            return self.name
         return str(self.index) if self.has_engine else f"http-{self.index - self.workers}"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
@@ -110,6 +111,11 @@ def _key_status(state: AppState, key: ApiKey) -> KeyStatus:
 async def metrics(request: Request, state: StateDep) -> Response:
     """Prometheus metrics of all workers together."""
     accept = request.headers.get("accept", "")
-    keys = KeyMetrics(state.pool.dispatcher.limiter, state.keys.visible_to(record_of(request.scope).key))
-    text, media_type = await run_in_executor(_metrics_executor, lambda: state.metrics.render(accept, keys))
+    key = record_of(request.scope).key
+    if state.metrics.render_all is not None:
+        render = partial(state.metrics.render_all, accept, key)
+    else:
+        keys = KeyMetrics(state.pool.dispatcher.limiter, state.keys.visible_to(key))
+        render = partial(state.metrics.render, accept, keys)
+    text, media_type = await run_in_executor(_metrics_executor, render)
     return Response(text, headers={"Content-Type": media_type})

@@ -1,0 +1,1 @@
+"""The service on Ray Serve: one replica for each GPU, on any number of machines."""

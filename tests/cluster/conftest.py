@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app.settings import Settings
+from tests.cluster.ray_modules import ray_module
+from tests.integration.shared import KEY
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60  # for what normally takes a few
+
+
+class RayCluster:
+    """Ray nodes, and the service on them: a server for the tests of one machine.
+
+    port: of the proxy on the head node.
+    """
+
+    def __init__(self, folder: Path, nodes: int) -> None:
+        self._folder = folder
+        self._log = folder / "cluster.log"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTEST", "RAY_")) and name.lower() not in Settings.model_fields
+        }
+        self._environ = {
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(folder),  # where Ray keeps its token
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        }
+        self._settings = {
+            "API_KEY": f"{KEY},second-key",
+            "TTS_NORMALIZE": "off",  # the fake engine reads instructions such as [raise@3] in texts
+            "HOST": "127.0.0.1",
+            "PORT": str(self.port),
+            "VOICES_DIR": str(folder / "voices"),
+            "PRELOADED_VOICES_DIR": str(folder / "preloaded"),
+        }
+        self._up: tuple[int | None, dict[str, str]] | None = None
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.cluster.nodes", str(nodes)],
+                cwd=ROOT,
+                env=self._environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        started = self._answer()
+        self.address, self.nodes = started["address"], started["nodes"]
+        self._session = Path(started["session"])  # not in the folder: its sockets need a short path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What the commands and all replicas wrote."""
+        replicas = [path for path in self._session.glob("logs/**/*") if path.is_file()]
+        return "".join(path.read_text(encoding="utf-8", errors="replace") for path in [self._log, *replicas])
+
+    def up(self, replicas: int | None = None, **settings: str) -> None:
+        """Deploy with these settings, unless that is what runs."""
+        if self._up == (replicas, settings):
+            return
+        size = [] if replicas is None else ["--replicas", str(replicas)]
+        self.command("up", "--address", self.address, "--cpu", "--proxies", "head", *size, **settings)
+        self._up = (replicas, settings)
+        self.wait_until(lambda: self.get("/readyz") == 200)
+
+    def status(self) -> dict[str, Any]:
+        status = json.loads(self.command("status", "--address", self.address, "--json"))
+        assert isinstance(status, dict)
+        return status
+
+    def command(self, *arguments: str, **settings: str) -> str:
+        with self._log.open("ab") as log:
+            ran = subprocess.run(
+                [sys.executable, "-m", "app.cli.main", "cluster", *arguments],
+                cwd=self._folder,
+                env={**self._environ, **self._settings, **settings},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                timeout=100,
+                check=False,
+            )
+        assert ran.returncode == 0, self._log.read_text(encoding="utf-8")
+        return ran.stdout
+
+    def kill_node(self, index: int) -> None:
+        self._order(f"kill {index}")
+
+    def _order(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+        self.nodes = self._answer()["nodes"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:  # other lines are Ray's
+            if line.startswith("{"):
+                answer = json.loads(line)
+                assert isinstance(answer, dict)
+                return answer
+        raise AssertionError(self._log.read_text(encoding="utf-8"))
+
+    # ---- as tests.integration.shared.Server
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        pause = threading.Event()
+        while not holds():
+            assert self.process.poll() is None, self._log.read_text(encoding="utf-8")
+            pause.wait(0.05)
+
+    def get(self, path: str) -> int | None:
+        try:
+            with contextlib.closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+                connection.request("GET", path, headers={"X-API-Key": KEY})
+                return connection.getresponse().status
+        except OSError:
+            return None
+
+    def kill(self) -> None:
+        """End all processes: Ray starts some in sessions of their own."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        os.killpg(self.process.pid, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        self.process.wait(timeout=SECONDS)
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+        shutil.rmtree(self._session, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    ray_module("ray")
+    started = RayCluster(tmp_path_factory.mktemp("cluster"), nodes=3)
+    try:
+        yield started
+    finally:
+        started.kill()
