@@ -20,7 +20,9 @@ from .options import RETRY_SECONDS
 from .placement import Load, order
 
 # What takes a slot as soon as it is routed. A WebSocket takes one for each of its texts: counted too, since those come.
-_SPEAKING = re.compile(r"/tts/generate|/v1/(audio/speech|realtime|text-to-speech/.+)|/ws|/stream.*|/generate.*|/api/.+")
+_SPEAKING = re.compile(
+    r"/tts/.+|/v1/(audio/speech|realtime|text-to-speech/.+|text-to-dialogue.*)|/twilio|/ws|/stream.*|/generate.*|/api/.+"
+)
 _VOICE_IN_PATH = re.compile(r"/v1/text-to-speech/([^/]+)(?:/.*)?")
 _VOICE_PARAMETERS = ("voice_id", "voice")
 _MAX_VOICES = 10_000  # of which a router remembers where it sent them
