@@ -13,7 +13,7 @@ def exposition(requests: int) -> str:
     metrics = Metrics(new_counters(1))
     for _ in range(requests):
         metrics.ended(RequestRecord("1", "POST", "/tts/generate", status=200, first_audio_seconds=0.1))
-    return metrics.render_own()[0].decode()
+    return metrics.render()[0].decode()
 
 
 def test_every_sample_keeps_its_name_and_labels_and_names_its_replica() -> None:
