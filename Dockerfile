@@ -55,7 +55,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /cache csm \
 COPY preloaded-voices preloaded-voices
 COPY models models
 COPY LICENSE README.md pyproject.toml gunicorn.conf.py ./
-COPY clients/python clients/python
+COPY clients clients
 COPY training training
 COPY engine engine
 COPY app app

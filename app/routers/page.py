@@ -29,7 +29,7 @@ _HEADERS = {
     "Cache-Control": "no-cache",  # revalidated on every load, usually with 304, so that updates apply at once
 }
 
-_files = StaticFiles(directory=FOLDER)
+_files = StaticFiles(directory=FOLDER, follow_symlink=True)  # client/ is clients/js/src
 
 router = APIRouter(include_in_schema=False)
 

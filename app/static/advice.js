@@ -1,7 +1,6 @@
 // Describes an error to the user: a title, the service's detail, and what to do on this page.
 
-import { ServiceError, NetworkError } from "./api.js";
-import { MicrophoneError } from "./microphone.js";
+import { MicrophoneError, NetworkError, ServiceError } from "./client/index.js";
 
 /**
  * @returns {{title: string, detail: string, advice: string, focusKey?: boolean, retryAfter?: number, waits?: boolean}}

@@ -1,7 +1,7 @@
 // A voice conversation over WS /v1/realtime: sends what the microphone hears, plays and shows what comes back.
 
 import { AnswerPlayer } from "./answer_player.js";
-import { RealtimeSocket } from "./realtime_socket.js";
+import { client } from "./api.js";
 
 const DEFAULT_VOICE = "alloy"; // the protocol's
 const RESTORED_TURNS = 40;
@@ -38,7 +38,7 @@ export class Conversation {
       onEnd: () => this.#state === "speaking" && this.#enter("listening"),
     });
     this.#enter("connecting");
-    this.#socket = new RealtimeSocket({
+    this.#socket = client.converse({
       onEvent: (event) => this.#on(event),
       onLost: () => this.#onLost(),
       onRefused: (error) => show.refused(error),

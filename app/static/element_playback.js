@@ -1,10 +1,9 @@
 // Playback with a plain audio element and a URL, as in one line of HTML.
 
-import { urlOf, fetchError, generate } from "./api.js";
+import { client } from "./api.js";
 import { once } from "./append_queue.js";
-import { wavOf } from "./wav.js";
+import { SAMPLE_RATE, wavOf } from "./client/index.js";
 
-const RATE = 24000; // sample rate of the service
 const TYPES = {
   wav: "audio/wav",
   mp3: "audio/mpeg",
@@ -24,7 +23,7 @@ export const unavailableReason = () => "";
 /** See playback.js. */
 export async function play({ parameters, format, sound, meter, signal, keep }) {
   const element = sound.element();
-  const address = new URL(urlOf("/tts/generate", { ...parameters, format }), location).href;
+  const address = client.urlOf("/tts/generate", { ...parameters, format });
   keep({
     name: `speech.${EXTENSIONS[format] ?? format}`,
     // An element does not expose its data, but the seed generates the same audio again, up to what was played.
@@ -32,7 +31,7 @@ export async function play({ parameters, format, sound, meter, signal, keep }) {
   });
   const ended = listen(element, meter, signal);
   const broken = once(element, "error", signal).then(async () => {
-    const cause = meter.started ? null : await fetchError({ ...parameters, format });
+    const cause = meter.started ? null : await client.errorOf({ ...parameters, format });
     throw cause ?? new Error("the stream was aborted, or this browser cannot play it");
   });
   const arriving = observeCompletion(address, meter);
@@ -76,8 +75,8 @@ function observeCompletion(address, meter) {
 
 /** A downloaded wav gets a header with its length, which a streamed one does not have. */
 async function makeFile({ format, ...parameters }) {
-  if (format !== "wav") return (await generate({ ...parameters, format })).blob();
-  return wavOf(await (await generate({ ...parameters, format: "raw_pcm" })).arrayBuffer(), RATE);
+  if (format !== "wav") return (await client.generate({ ...parameters, format })).blob();
+  return wavOf(await (await client.generate({ ...parameters, format: "raw_pcm" })).arrayBuffer(), SAMPLE_RATE);
 }
 
 /** Rounded up to frames of 80 ms. */

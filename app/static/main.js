@@ -1,6 +1,6 @@
 // Entry point of the page: creates its parts and handles their events.
 
-import { call, urlOf } from "./api.js";
+import { client } from "./api.js";
 import { byId, make } from "./dom.js";
 import { key } from "./key.js";
 import { ServiceStatus } from "./service_status.js";
@@ -82,7 +82,7 @@ byId("key-form").onsubmit = (event) => {
   loadVoices();
 };
 
-byId("docs").onclick = ({ currentTarget }) => (currentTarget.href = urlOf("/docs"));
+byId("docs").onclick = ({ currentTarget }) => (currentTarget.href = client.urlOf("/docs"));
 
 // ---- modes
 
@@ -120,7 +120,7 @@ async function confirmDelete(id) {
   await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
   if (dialog.returnValue !== "delete") return;
   try {
-    await call(`/voices/${encodeURIComponent(id)}`, { method: "DELETE" });
+    await client.deleteVoice(id);
     voices.forget(id);
     await refreshVoices();
     byId("voices-said").textContent = `${id} was deleted.`;

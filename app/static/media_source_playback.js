@@ -1,7 +1,8 @@
 // Playback of a compressed stream with Media Source Extensions.
 
-import { NetworkError, generate } from "./api.js";
+import { client } from "./api.js";
 import { AppendQueue, once } from "./append_queue.js";
+import { NetworkError } from "./client/index.js";
 
 const TYPES = { fmp4: 'audio/mp4; codecs="mp4a.40.2"', webm: 'audio/webm; codecs="opus"' };
 const EXTENSIONS = { fmp4: "mp4", webm: "webm" };
@@ -39,7 +40,7 @@ export async function play({ parameters, format, sound, meter, signal, keep, slo
 
 async function fill({ queue, element, parameters, format, meter, signal, keep, lead }) {
   const parts = [];
-  const response = await generate({ ...parameters, format }, signal);
+  const response = await client.generate({ ...parameters, format }, signal);
   const type = response.headers.get("Content-Type");
   meter.engine(response.headers.get("X-TTS-Engine"));
   keep({ name: `speech.${EXTENSIONS[format]}`, blob: async () => new Blob(parts, { type }) });

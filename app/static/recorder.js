@@ -1,6 +1,6 @@
 // Records a voice from the microphone.
 
-import * as microphone from "./microphone.js";
+import * as microphone from "./client/microphone.js";
 
 const TYPES = [
   ["audio/webm;codecs=opus", "webm"],

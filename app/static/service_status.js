@@ -1,6 +1,6 @@
 // Polls the status of the service and its workers while the page is visible.
 
-import { call } from "./api.js";
+import { client } from "./api.js";
 import { byId, make } from "./dom.js";
 import { key } from "./key.js";
 
@@ -91,7 +91,7 @@ export class ServiceStatus {
 /** The JSON body; null without one. /health has a body with every status. */
 async function get(path, keyed) {
   try {
-    const response = await (keyed ? call(path) : fetch(path));
+    const response = await (keyed ? client.call(path) : fetch(path));
     return await response.json();
   } catch {
     return null;

@@ -1,11 +1,10 @@
 // Audio output of the page: an AudioContext with an analyser, used by all playback modes.
 
-const RATE = 24000; // the service's sample rate; resampled if the context has another
+import { PcmPlayer, SAMPLE_RATE } from "./client/index.js";
 
 export class Sound {
   #context = null;
   #element = null;
-  #worklet = null;
   analyser = null;
 
   /** Starts the context. Browsers allow that only within a click or a key press. */
@@ -16,10 +15,6 @@ export class Sound {
       this.analyser.connect(this.#context.destination);
     }
     if (this.#context.state !== "running") await this.#context.resume();
-  }
-
-  get rate() {
-    return this.#context.sampleRate;
   }
 
   /** Seconds from a sample that a worklet gives out to the loudspeaker. */
@@ -36,23 +31,15 @@ export class Sound {
     return element;
   }
 
-  /** A worklet node that plays the samples it receives. lead: seconds buffered before playback starts. */
-  async player(lead) {
-    this.#worklet ??= this.#context.audioWorklet.addModule("/static/pcm_worklet.js");
-    await this.#worklet;
-    const node = new AudioWorkletNode(this.#context, "pcm-player", {
-      numberOfInputs: 0,
-      outputChannelCount: [1],
-      processorOptions: { lead: Math.round(lead * this.rate) },
-    });
-    node.connect(this.analyser);
-    return node;
+  /** A PcmPlayer. lead: seconds buffered before playback starts. */
+  player(lead) {
+    return PcmPlayer.open(this.#context, { lead, destination: this.analyser });
   }
 }
 
 function openContext() {
   try {
-    return new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
+    return new AudioContext({ sampleRate: SAMPLE_RATE, latencyHint: "interactive" });
   } catch {
     return new AudioContext({ latencyHint: "interactive" });
   }

@@ -5,7 +5,7 @@ import { Captions } from "./captions.js";
 import { Conversation } from "./conversation.js";
 import { download } from "./download.js";
 import { Levels } from "./levels.js";
-import * as microphone from "./microphone.js";
+import * as microphone from "./client/microphone.js";
 import * as notice from "./notice.js";
 
 const STATES = {

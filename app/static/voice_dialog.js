@@ -1,6 +1,6 @@
 // Dialog that adds or replaces a voice, from a file or the microphone.
 
-import { call } from "./api.js";
+import { client } from "./api.js";
 import { describeError } from "./advice.js";
 import { byId } from "./dom.js";
 import { Recorder, unavailableReason } from "./recorder.js";
@@ -93,14 +93,10 @@ export class VoiceDialog {
       return;
     }
     const id = this.#replacing ?? byId("voice-name").value;
-    const body = new FormData();
-    body.set("file", this.#file, this.#file.name);
-    body.set("transcript", transcript.value.trim());
-    if (!this.#replacing) body.set("voice_id", id);
-    const path = this.#replacing ? `/voices/${encodeURIComponent(id)}` : "/voices";
+    const details = { voiceId: id, transcript: transcript.value.trim(), replace: this.#replacing !== null };
     byId("voice-save").disabled = true;
     try {
-      const stored = await (await call(path, { method: this.#replacing ? "PUT" : "POST", body })).json();
+      const stored = await client.addVoice(this.#file, details);
       dialog.close();
       this.#onSaved(stored.voice_id, this.#replacing !== null, stored.warnings);
     } catch (error) {

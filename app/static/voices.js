@@ -1,6 +1,6 @@
 // List of voices, with actions on each, and the voice selection.
 
-import { call } from "./api.js";
+import { client } from "./api.js";
 import { byId, make } from "./dom.js";
 
 const SPEAKERS = 4; // built-in speakers offered
@@ -25,7 +25,7 @@ export class Voices {
 
   /** Loads and shows the list. Throws what `call` throws. */
   async refresh() {
-    const ids = await (await call("/voices")).json();
+    const ids = await client.voices();
     const focused = list.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     this.#observer.disconnect();
     list.replaceChildren(...ids.map((id) => this.#row(id)));
@@ -110,7 +110,7 @@ export class Voices {
     const id = row.dataset.voice;
     const about = row.querySelector(".about");
     try {
-      if (!this.#details.has(id)) this.#details.set(id, await (await call(`/voices/${encodeURIComponent(id)}`)).json());
+      if (!this.#details.has(id)) this.#details.set(id, await client.voice(id));
       const { seconds, has_transcript: transcribed, preloaded } = this.#details.get(id);
       about.textContent = [
         `${seconds.toFixed(1)} s`,

@@ -9,7 +9,7 @@ import pytest
 from tests.browser.page import Page
 
 _RING = """
-const { Ring } = await import("/static/ring.js");
+const { Ring } = await import("/static/client/ring.js");
 const ring = new Ring(8), out = [];
 let next = 0;
 for (let turn = 1; turn < 200; turn++) {
@@ -24,7 +24,7 @@ return [next, out.length, out.every((value, at) => value === at), ring.length];
 """
 
 _RESAMPLER = """
-const { Resampler } = await import("/static/resampler.js");
+const { Resampler } = await import("/static/client/resampler.js");
 const turns = 2 * Math.PI * 440;
 const sine = (count, rate) => Float32Array.from({ length: count }, (_, at) => Math.sin((turns * at) / rate));
 const input = sine(24000, 24000);

@@ -14,7 +14,7 @@ from tests.browser.page import Page, get_json
 HOSTILE = '<img src=x onerror="document.title=1">'
 _LIST = """
 const fetched = window.fetch;
-window.fetch = (path, ...rest) => path === "/voices" && !rest[0]?.method
+window.fetch = (path, ...rest) => new URL(path, location).pathname === "/voices" && !rest[0]?.method
   ? Promise.resolve(new Response(JSON.stringify(%s))) : fetched(path, ...rest);
 """
 

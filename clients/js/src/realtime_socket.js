@@ -1,12 +1,11 @@
 // Connection to WS /v1/realtime that comes back by itself.
 
-import { call, urlOf } from "./api.js";
-
 const FIRST_DELAY = 500; // milliseconds before the first new attempt; doubled after each
 const LONGEST_DELAY = 8000;
 const MAX_BACKLOG = 500_000; // bytes that wait to be sent, 8 s of audio: the connection is dead
 
 export class RealtimeSocket {
+  #client;
   #socket = null;
   #delay = FIRST_DELAY;
   #timer = null;
@@ -14,20 +13,21 @@ export class RealtimeSocket {
   #leaving = new AbortController();
 
   /**
-   * onEvent: called with each event of the service. onLost: called when a connection is lost or refused; a new one is
-   * attempted. onRefused: called with a ServiceError, such as an invalid key; none is attempted.
+   * client: a CsmClient. onEvent: called with each event of the service. onLost: called when a connection is lost or
+   * refused; a new one is attempted. onRefused: called with a ServiceError, such as an invalid key; none is attempted.
    */
-  constructor({ onEvent, onLost, onRefused }) {
+  constructor(client, { onEvent, onLost = () => {}, onRefused = () => {} }) {
+    this.#client = client;
     this.#handlers = { onEvent, onLost, onRefused };
     const { signal } = this.#leaving;
-    addEventListener("offline", () => this.#lost(), { signal }); // else a socket notices only after minutes
-    addEventListener("online", () => this.#timer && this.#connect(), { signal });
+    globalThis.addEventListener?.("offline", () => this.#lost(), { signal }); // else a socket notices only after minutes
+    globalThis.addEventListener?.("online", () => this.#timer && this.#connect(), { signal });
     this.#connect();
   }
 
   /** Sends an event. Without a connection it is dropped. */
   send(type, fields = {}) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) return;
+    if (this.#socket?.readyState !== 1) return;
     if (this.#socket.bufferedAmount > MAX_BACKLOG) this.#lost();
     else this.#socket.send(JSON.stringify({ type, ...fields }));
   }
@@ -42,14 +42,14 @@ export class RealtimeSocket {
     clearTimeout(this.#timer);
     this.#timer = null;
     this.#drop();
-    const socket = new WebSocket(urlOf(location.origin.replace(/^http/, "ws") + "/v1/realtime", { model: "csm-1b" }));
+    const socket = this.#client.socket("/v1/realtime", { model: "csm-1b" });
     this.#socket = socket;
     socket.onmessage = ({ data }) => {
       const event = JSON.parse(data);
       if (event.type === "session.created") this.#delay = FIRST_DELAY;
       this.#handlers.onEvent(event);
     };
-    socket.onclose = () => this.#lost();
+    socket.onclose = socket.onerror = () => this.#lost();
   }
 
   async #lost() {
@@ -58,13 +58,13 @@ export class RealtimeSocket {
     this.#timer = setTimeout(() => this.#connect(), this.#delay);
     this.#delay = Math.min(2 * this.#delay, LONGEST_DELAY);
     this.#handlers.onLost();
-    const refusal = await findRefusal();
+    const refusal = await findRefusal(this.#client);
     if (refusal && !this.#leaving.signal.aborted) this.#handlers.onRefused(refusal);
   }
 
   #drop() {
     if (this.#socket) {
-      this.#socket.onmessage = this.#socket.onclose = null;
+      this.#socket.onmessage = this.#socket.onclose = this.#socket.onerror = null;
       this.#socket.close();
     }
     this.#socket = null;
@@ -72,9 +72,9 @@ export class RealtimeSocket {
 }
 
 /** A WebSocket does not expose why it was refused; HTTP does. Null if it is worth another attempt. */
-async function findRefusal() {
+async function findRefusal(client) {
   try {
-    await call("/voices");
+    await client.voices();
     return null;
   } catch (error) {
     return error.status === 401 ? error : null;

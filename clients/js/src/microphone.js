@@ -1,6 +1,6 @@
 // The microphone: permission, and a stream of 16-bit PCM at 24 kHz for a conversation.
 
-const MODULE = "/static/microphone_worklet.js";
+const MODULE = new URL("./microphone_worklet.js", import.meta.url).href;
 
 /** The microphone cannot be used; the message says why. */
 export class MicrophoneError extends Error {

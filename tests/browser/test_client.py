@@ -1,0 +1,225 @@
+"""The JavaScript client against the service: each script runs in the browser and in Node."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.browser.page import Page
+from tests.browser.test_modules import evaluate
+from tests.integration.shared import KEY, Server
+from tests.tools import need
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "clients" / "js"
+
+_COLLECT = """
+const collect = async (parameters, options) => {
+  const samples = [];
+  for await (const each of client.speak(parameters, options)) samples.push(...each);
+  return samples;
+};
+"""
+
+_SPEAK = """
+let engine = null;
+const spoken = await collect({ text: "Hello there.", seed: 7 }, { onStatus: (status) => (engine = status.engine) });
+const response = await client.generate({ text: "Hello there.", seed: 7, format: "raw_pcm" });
+const whole = new Int16Array(await response.arrayBuffer());
+const worst = spoken.reduce((most, sample, at) => Math.max(most, Math.abs(32767 * sample - whole[at])), 0);
+return [engine, spoken.length, whole.length, worst];
+"""
+
+_GROWING = """
+async function* written() {
+  yield "Once upon a ti";
+  yield "me. Then it ended";
+  yield ". Yes.";
+}
+const grown = await collect({ text: written(), seed: 7 });
+const failed = await collect({ text: (async function* () { yield "Once. "; throw new Error("the LLM failed"); })() })
+  .catch((error) => error.message);
+return [grown.length, failed];
+"""
+
+_LEAVE = """
+let left = 0;
+for await (const samples of client.speak({ text: "x".repeat(2000) })) {
+  left += samples.length;
+  break;
+}
+const stop = new AbortController(), { signal } = stop;
+const aborted = await (async () => {
+  for await (const samples of client.speak({ text: "x".repeat(2000) }, { signal })) stop.abort(new Error("stopped"));
+})().catch((error) => error.message);
+return [left, aborted];
+"""
+
+_ACTIVE = """
+const { workers } = await (await client.call("/system-status")).json();
+return workers.reduce((sum, { active }) => sum + active, 0);
+"""
+
+_ERRORS = """
+const told = (error) => [error.name, error.status ?? null, error.code ?? null, error.message];
+const caught = (promise) => promise.then(() => null, told);
+const stranger = new CsmClient({ url: URL, key: "wrong" });
+const refused = await new Promise((resolve) => {
+  const socket = stranger.converse({ onEvent: resolve, onRefused: (error) => (socket.close(), resolve(told(error))) });
+});
+return [
+  await caught(collect({ text: "Hi.", voice_id: "nobody.wav" })),
+  await caught(collect({ text: "Hi.", top_k: -1 })),
+  await caught(stranger.speak({ text: "Hi." }).next()),
+  refused,
+];
+"""
+
+_NOBODY = """
+const told = (error) => [error.name, error.message];
+return [await client.generate({ text: "Hi." }).catch(told), await collect({ text: "Hi." }).catch(told)];
+"""
+
+_VOICES = """
+const file = new Blob([Uint8Array.from(atob(RECORDING), (letter) => letter.charCodeAt(0))]);
+const stored = await client.addVoice(file, { voiceId: "js client.wav", transcript: "One." });
+const replaced = await client.addVoice(file, { voiceId: "js client.wav", replace: true });
+const details = await client.voice("js client.wav");
+const listed = (await client.voices()).includes("js client.wav");
+await client.deleteVoice("js client.wav");
+const left = (await client.voices()).includes("js client.wav");
+return [stored.voice_id, replaced.voice_id, details.has_transcript, listed, left];
+"""
+
+_CONVERSE = """
+return await new Promise((resolve) => {
+  const audio = [];
+  const socket = client.converse({
+    onEvent: (event) => {
+      if (event.type === "session.created") {
+        const content = [{ type: "input_text", text: "Hello." }];
+        socket.send("conversation.item.create", { item: { type: "message", role: "user", content } });
+        socket.send("response.create");
+      }
+      if (event.type === "response.output_audio.delta") audio.push(event.delta);
+      if (event.type === "response.done") {
+        socket.close();
+        resolve([event.response.status, audio.join("").length > 0]);
+      }
+    },
+  });
+});
+"""
+
+
+class Runtime(Protocol):
+    def __call__(self, script: str, /) -> Any: ...
+
+
+@pytest.fixture(params=["browser", "node"])
+def run(request: pytest.FixtureRequest, server: Server) -> Runtime:
+    """Runs the body of an async function, which has `client`, and returns what it returns."""
+    if request.param == "node":
+        node = need("node")
+
+        def run_in_node(script: str) -> Any:
+            module = json.dumps((PACKAGE / "src" / "index.js").as_uri())
+            return run_node(node, f"const URL = {json.dumps(server.url)};" + body(script, module))
+
+        return run_in_node
+    page: Page = request.getfixturevalue("page")
+    return lambda script: evaluate(page, "const URL = location.origin;" + body(script, '"/static/client/index.js"'))
+
+
+def body(script: str, module: str) -> str:
+    made = f"const client = new CsmClient({{ url: URL, key: {json.dumps(KEY)} }});"
+    return f"const {{ CsmClient }} = await import({module}); {made} {_COLLECT} {script}"
+
+
+def run_node(node: str, script: str) -> Any:
+    program = f"const main = async () => {{ {script} }}; console.log(JSON.stringify(await main()));"
+    flags = ["--experimental-websocket", "--input-type=module", "-"]
+    ran = subprocess.run([node, *flags], input=program, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_speech_is_that_of_http(run: Runtime) -> None:
+    engine, spoken, whole, worst = run(_SPEAK)
+    assert engine == "fake"
+    assert spoken == whole > 0
+    assert worst < 1
+
+
+def test_a_text_is_spoken_while_it_is_written(run: Runtime) -> None:
+    grown, failed = run(_GROWING)
+    assert grown > 24_000
+    assert failed == "the LLM failed"
+
+
+def test_leaving_ends_the_generation(run: Runtime, server: Server) -> None:
+    left, aborted = run(_LEAVE)
+    assert 0 < left < 2000 * 1920
+    assert aborted == "stopped"
+    server.wait_until(lambda: run(_ACTIVE) == 0)
+
+
+def test_errors_say_what_is_wrong(run: Runtime) -> None:
+    unknown, wrong, stranger, refused = run(_ERRORS)
+    assert unknown[:3] == ["ServiceError", 404, "unknown_voice"]
+    assert wrong[:2] == ["ServiceError", 422]
+    assert stranger[:3] == ["ServiceError", 401, "unauthorized"]
+    assert refused[:3] == ["ServiceError", 401, "unauthorized"]
+
+
+def test_nobody_listens() -> None:
+    module = json.dumps((PACKAGE / "src" / "index.js").as_uri())
+    found = run_node(need("node"), 'const URL = "http://127.0.0.1:9";' + body(_NOBODY, module))
+    assert found == [["NetworkError", "the service does not respond"]] * 2
+
+
+def test_voices_are_managed(run: Runtime, recording: Path) -> None:
+    script = f"const RECORDING = {json.dumps(base64.b64encode(recording.read_bytes()).decode())};"
+    assert run(script + _VOICES) == ["js client.wav", "js client.wav", False, True, False]
+
+
+def test_a_conversation_answers(run: Runtime) -> None:
+    assert run(_CONVERSE) == ["completed", True]
+
+
+def test_types_name_what_the_module_exports() -> None:
+    declared = (PACKAGE / "src" / "index.d.ts").read_text(encoding="utf-8")
+    exported = (PACKAGE / "src" / "index.js").read_text(encoding="utf-8")
+    names = {name.strip() for group in re.findall(r"export \{([^}]+)\}", exported) for name in group.split(",")}
+    assert set(re.findall(r"export (?:class|const|function) (\w+)", declared)) == names
+    methods = set(
+        re.findall(
+            r"^  (?:async |static |\*|async \*)*(\w+)\(", (PACKAGE / "src" / "client.js").read_text("utf-8"), re.M
+        )
+    )
+    typed = declared.partition("export class CsmClient")[2].partition("\n}")[0]
+    assert set(re.findall(r"^  (\w+)\(", typed, re.M)) == methods
+
+
+def test_the_package_holds_every_file_and_depends_on_nothing() -> None:
+    package = json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))
+    assert not {"dependencies", "devDependencies", "scripts"} & package.keys()
+    for path in (package["types"], *package["exports"]["."].values()):
+        assert (PACKAGE / path).is_file(), path
+    npm = need("npm")
+    packed = subprocess.run(
+        [npm, "pack", "--dry-run", "--json", "--offline"],
+        cwd=PACKAGE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    files = {each["path"] for each in json.loads(packed.stdout)[0]["files"]}
+    assert files == {"package.json", "README.md", *(f"src/{each.name}" for each in (PACKAGE / "src").iterdir())}
