@@ -1,6 +1,6 @@
 """The layout of one row's context, and the spans to prefill for the next text chunk. Pure, no torch.
 
-A context is `voice segment | earlier segments | current chunk`. A segment is a text's tokens, its audio frames and one
+A context is `voice segments | earlier segments | current chunk`. A segment is a text's tokens, its audio frames and one
 EOS frame. The EOS frame, and a last frame that was generated but not fed back, are prefilled with the next chunk, if
 there is one.
 """
@@ -19,7 +19,7 @@ from .timing import Word, share_words
 from .types import Codes
 
 Tokens = list[int]
-Tokenize = Callable[[str], Tokens]
+Tokenize = Callable[[str, int], Tokens]  # of a text, and of the part that it is of
 Span = Tokens | Codes  # text tokens, or frames (frames, codebooks): one position each
 
 
@@ -57,7 +57,7 @@ def plan_chunks(
 
 def _plan_each(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> Iterator[TextChunk]:
     for chunk in chunks:
-        parts = _fit(chunk.text, free, tokenize) if chunk.text else [("", [])]
+        parts = _fit(chunk, free, tokenize) if chunk.text else [("", [])]
         shares = share_words(chunk.words, [text for text, _ in parts])
         for number, ((text, tokens), words) in enumerate(zip(parts, shares, strict=True), start=1):
             yield TextChunk(
@@ -73,24 +73,25 @@ def _plan_each(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> 
             )
 
 
-def _fit(text: str, free: int, tokenize: Tokenize) -> list[tuple[str, Tokens]]:
-    """The text in as few pieces as fit, with their tokens."""
-    limit = len(text)
+def _fit(chunk: SpokenChunk, free: int, tokenize: Tokenize) -> list[tuple[str, Tokens]]:
+    """The chunk's text in as few pieces as fit, with their tokens."""
+    limit = len(chunk.text)
     while True:
-        parts = [(part, tokenize(part)) for part in split_text(text, limit)]
+        parts = [(part, tokenize(part, chunk.part)) for part in split_text(chunk.text, limit)]
         if all(len(tokens) + max_frames_for(part) <= free for part, tokens in parts):
             return parts
         if limit <= _MIN_CHUNK:
             raise PromptTooLong(
-                f"no text of {limit} characters fits: the voice leaves {max(free, 0)} positions of the model's "
-                "context for text and audio; use a shorter recording or transcript"
+                f"no text of {limit} characters fits: the voice, or in a dialogue all voices together, leave "
+                f"{max(free, 0)} positions of the model's context for text and audio; use shorter recordings or "
+                "transcripts, or fewer voices"
             )
         limit = max(limit * 3 // 4, _MIN_CHUNK)
 
 
 def fixed_chunk(text: str, free: int, tokenize: Tokenize, frames: int) -> TextChunk:
     """The text as one chunk of exactly so many frames. Raises PromptTooLong if it does not fit."""
-    tokens = tokenize(text)
+    tokens = tokenize(text, 0)
     if len(tokens) + frames > free:
         raise PromptTooLong(f"the text takes {len(tokens)} positions and its audio {frames}, but {free} are free")
     return TextChunk(text, tokens, frames, is_last=True)
@@ -130,7 +131,7 @@ class Prefill:
 class Context:
     """One row's context.
 
-    max_positions: of the model. voice_length: positions of the voice segment, at the start. eos_frame: (1, codebooks).
+    max_positions: of the model. voice_length: positions of the voice segments, at the start. eos_frame: (1, codebooks).
     """
 
     max_positions: int

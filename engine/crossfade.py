@@ -22,13 +22,14 @@ class Crossfader:
     It holds back as few samples as possible: none in the last text chunk without a trailing trim. A crossfade of n
     samples overlaps the last n of one text chunk with the first n of the next, so each join shortens the audio by n.
     Weights are linear and add up to 1, so nothing gets louder. A pause is exact silence between two text chunks, which
-    are then not crossfaded; trims do not reach over it.
+    are then not crossfaded; trims do not reach over it. Nor do they reach over the end of a dialogue's turn.
     """
 
     def __init__(self, request: SpeechRequest) -> None:
         self._trim_left = _samples(request.trim_start_milliseconds)
         self._trim_end = _samples(request.trim_end_milliseconds)
         self._fade = _samples(request.crossfade_milliseconds) if request.overlap == "full" else 0
+        self._has_turns = bool(request.turns)
         self._held = _EMPTY  # crossfaded, but may still be trimmed or be part of the next crossfade
         self._tail = _EMPTY  # the end of the previous text chunk, to overlap with this one
         self._head = _EMPTY  # the start of this text chunk, while it is shorter than the tail
@@ -56,7 +57,7 @@ class Crossfader:
         self._locate(chunk, self._emitted + self._silence + pending.size)
         if chunk.ends_speech:
             hold, drop = 0, self._trim_end
-        elif chunk.pause_after:
+        elif chunk.pause_after or (self._has_turns and chunk.ends_text_part):
             hold, drop = 0, 0
         elif chunk.ends_text_chunk:
             split = max(pending.size - self._fade, 0)

@@ -257,7 +257,7 @@ class CsmEngine:
         batch: list[RequestState] = []
         pieces: list[PromptPiece] = []
         for state in pending:
-            if state.chunk_ended and state.chunks.current.ends_part:
+            if state.chunk_ended and state.at_end_of_written_text:
                 self._playback.text_came(state, state.frames)
             with self._isolate_failure(state):
                 taken = self._prompt_builder.take(state, budget)

@@ -17,12 +17,14 @@ from .timing import TextTiming, Word
 from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, Samples, SpeechRequest
 
 
-def tone(request: SpeechRequest, first_frame: int, frames: int) -> Samples:
+def tone(request: SpeechRequest, first_frame: int, frames: int, part: int = 0) -> Samples:
     """The audio of some frames of a request: a continuous sine whose pitch depends on the voice.
 
+    part: the turn of a dialogue that they are of.
     Returns float32 (frames * 1920,).
     """
-    key = request.voice.key if request.voice is not None else f"{request.speaker:x}"
+    turn = request.turn(part)
+    key = turn.voice.key if turn.voice is not None else f"{turn.speaker:x}"
     start = first_frame * FRAME_SAMPLES
     positions = np.arange(start, start + frames * FRAME_SAMPLES) % SAMPLE_RATE
     return np.asarray(_sine(150 + int(key[:6], 16) % 500)[positions])
@@ -89,7 +91,7 @@ class FakeStream:
         if last or ends_chunk or self.made - self.emitted >= self.slice_policy.size:
             self._emit(ends_chunk or last, last)
         if ends_chunk and not last:
-            if chunk.ends_part:
+            if chunk.ends_part and request.more is not None:
                 self._next_part.follows(chunk.part)
             else:
                 self._begin_next_chunk()
@@ -110,7 +112,7 @@ class FakeStream:
 
         Raises InvalidRequest.
         """
-        if self.chunk.ends_part and self.made == self._chunk_end:
+        if self.request.more is not None and self.chunk.ends_part and self.made == self._chunk_end:
             self._begin_next_chunk()
             self.slice_policy = self._new_slice_policy()  # its clock does not show how long the request has waited
             if not self.chunk.text:
@@ -119,7 +121,7 @@ class FakeStream:
         return False
 
     def _emit(self, ends_chunk: bool, last: bool) -> None:
-        samples = tone(self.request, self.emitted, self.made - self.emitted)
+        samples = tone(self.request, self.emitted, self.made - self.emitted, self.chunk.part)
         codes = np.full((self.made - self.emitted, 1), self.made, np.int64)
         self.queue.put(
             AudioChunk(

@@ -1,4 +1,4 @@
-"""Builds and prefills each row's prompt: voice, conversation history, text chunk.
+"""Builds and prefills each row's prompt: voices, conversation history, text chunk.
 
 Runs on the engine thread, except `plan`, which is pure and runs on the caller's thread. Text chunks after the first are
 planned on a thread of their own, while the one before is spoken.
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -25,8 +24,8 @@ from .prompt_packing import PromptPiece, take
 from .request_state import RequestState, RowState
 from .stream import AudioQueue
 from .text import request_chunks, spoken_text
-from .types import Codes, SpeechRequest, SpeechSegment
-from .voice_cache import CachedVoice, VoiceCache, VoiceKey
+from .types import Codes, SpeechRequest, SpeechSegment, VoicePrompt
+from .voice_cache import CachedVoices, VoiceCache, VoiceKey, VoiceKeys
 from .voice_encoder import Encoding, VoiceEncoder
 
 
@@ -65,7 +64,10 @@ class PromptBuilder:
         self._check_history(request.history)
         # 2 positions for the EOS frame and a last frame that is not fed yet
         free = self.max_positions - self._voice_positions(request) - 2
-        tokenize = partial(self._tokenizer.encode, speaker=request.speaker)
+
+        def tokenize(text: str, part: int) -> list[int]:
+            return self._tokenizer.encode(text, request.turn(part).speaker)
+
         if request.ignore_stop:
             assert request.max_frames is not None
             text = spoken_text(request.text, normalizes=request.normalize, lexicon=request.lexicon)
@@ -74,9 +76,9 @@ class PromptBuilder:
             growing = request.more is not None
             planned = plan_chunks(request_chunks(request), free, tokenize, growing=growing)
             chunks = ChunkPlan(planned, request.more)
-        row_states = [RowState(voice=_voice_key(request, with_text=True))]
+        row_states = [RowState(voices=_voice_keys(request, with_text=True))]
         if guided:
-            row_states.append(RowState(tokenize(""), _voice_key(request, with_text=False)))
+            row_states.append(RowState(lambda part: tokenize("", part), _voice_keys(request, with_text=False)))
         seed = random.getrandbits(64) if request.seed is None else request.seed
         return RequestState(request, queue, chunks, row_states, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
 
@@ -91,28 +93,23 @@ class PromptBuilder:
                 )
 
     def _voice_positions(self, request: SpeechRequest) -> int:
-        if request.voice is None:
-            return 0
-        frames = frame_count(request.voice.samples.size, request.voice.sample_rate)
-        return len(self._transcript_tokens(request, with_text=True)) + frames + 1
-
-    def _transcript_tokens(self, request: SpeechRequest, with_text: bool) -> list[int]:
-        assert request.voice is not None
-        return self._tokenizer.encode(request.voice.transcript if with_text else "", _speaker(request))
+        positions = 0
+        for voice, speaker in request.voices:
+            frames = frame_count(voice.samples.size, voice.sample_rate)
+            positions += len(self._tokenizer.encode(voice.transcript, speaker)) + frames + 1
+        return positions
 
     # ---- the engine thread
 
     def request_voice_codes(self, state: RequestState) -> None:
-        """Start encoding the voice's recording, unless its keys and values or its codes are cached."""
-        voice = state.request.voice
-        if voice is None or state.encoding is not None:
+        """Start encoding the voices' recordings, unless their keys and values or their codes are cached."""
+        if state.encodings or all(row_state.voices in self.voice_cache for row_state in state.row_states):
             return
-        if all(row_state.voice in self.voice_cache for row_state in state.row_states):
-            return
-        if (codes := self.voice_cache.codes(voice.key)) is not None:
-            state.encoding = Encoding(voice, codes)
-        else:
-            state.encoding = self._encoder.encode(voice, state.queue)
+        state.encodings = [self._encoding(voice, state.queue) for voice, _ in state.request.voices]
+
+    def _encoding(self, voice: VoicePrompt, queue: AudioQueue) -> Encoding:
+        codes = self.voice_cache.codes(voice.key)
+        return self._encoder.encode(voice, queue) if codes is None else Encoding(voice, codes)
 
     def cache_voice_codes(self) -> None:
         """Put the codes that the encoder has finished into the cache."""
@@ -136,32 +133,36 @@ class PromptBuilder:
             self._runner.reset_row(rows[1], replace(params, sampler=rows[0]))
 
     def _build_prompt(self, state: RequestState) -> None:
-        """Reset the rows and queue their prefills: voice, conversation history, first text chunk."""
+        """Reset the rows and queue their prefills: voices, conversation history, first text chunk."""
         request = state.request
         self._reset_rows(state)
         self._runner.assign_stream(state.rows)
         for row_state, row in zip(state.row_states, state.rows, strict=True):
-            row_state.context = Context(self.max_positions, self._add_voice(state, row_state, row), self._eos_frame)
+            row_state.context = Context(self.max_positions, self._add_voices(state, row_state, row), self._eos_frame)
             for segment in request.history:
                 tokens = self._tokenizer.encode(segment.text if row_state.with_text else "", segment.speaker)
                 row_state.context.add_segment(tokens, segment.codes)
-        state.encoding = None
+        state.encodings = []
         self._queue_chunk(state)
 
-    def _add_voice(self, state: RequestState, row_state: RowState, row: int) -> int:
-        """Restore the voice's keys and values from the cache, or queue its prefill. Returns its number of positions."""
-        if row_state.voice is None:
-            return 0
-        cached = self.voice_cache.get(row_state.voice)
+    def _add_voices(self, state: RequestState, row_state: RowState, row: int) -> int:
+        """Restore the voices' keys and values as far as they are cached, and queue the prefill of the others.
+
+        Returns their number of positions.
+        """
+        restored, cached = self.voice_cache.longest_prefix(row_state.voices)
         if cached is not None:
             self._runner.restore_kv(row, cached.kv)
-            return cached.length
-        assert state.encoding is not None
-        transcript = self._transcript_tokens(state.request, row_state.with_text)
-        spans: list[Span] = [transcript, state.encoding.result(), self._eos_frame]
-        row_state.pending.append(Prefill(0, spans))
-        row_state.prefills_voice = True
-        return sum(map(len, spans))
+        length = 0 if cached is None else cached.length
+        if restored == len(row_state.voices):
+            return length
+        spans: list[Span] = []
+        for (voice, speaker), encoding in list(zip(state.request.voices, state.encodings, strict=True))[restored:]:
+            transcript = self._tokenizer.encode(voice.transcript if row_state.with_text else "", speaker)
+            spans += [transcript, encoding.result(), self._eos_frame]
+        row_state.pending.append(Prefill(length, spans))
+        row_state.prefills_voices = True
+        return length + sum(map(len, spans))
 
     def _queue_chunk(self, state: RequestState) -> None:
         """Queue the prefill of the current text chunk, and have the next one planned."""
@@ -170,6 +171,7 @@ class PromptBuilder:
             assert row_state.context is not None
             if independent:
                 row_state.context.reset()
+            if independent or state.begins_turn:  # a turn is not joined to the audio before it
                 self._runner.reset_codec(row)
             row_state.pending.append(row_state.context.begin_chunk(row_state.prompt_of(state.chunks.current)))
             row_state.started = False
@@ -210,28 +212,21 @@ class PromptBuilder:
         """Let the rows decode whose prompts are launched completely. The request is ready once all its rows are."""
         for row_state, row in zip(state.row_states, state.rows, strict=True):
             if row_state.context is not None and not row_state.pending and not row_state.started:
-                self._cache_voice(row_state, row)
+                self._cache_voices(row_state, row)
                 self._runner.start_row(row, row_state.context.position)
                 row_state.started = True
         state.ready = all(row_state.started for row_state in state.row_states)
         if state.ready and state.queue.prefilled_at is None:
             state.queue.prefilled_at = time.monotonic()
 
-    def _cache_voice(self, row_state: RowState, row: int) -> None:
-        if row_state.prefills_voice:
-            assert row_state.voice is not None
+    def _cache_voices(self, row_state: RowState, row: int) -> None:
+        if row_state.prefills_voices:
             assert row_state.context is not None
             length = row_state.context.voice_length
-            self.voice_cache.put(row_state.voice, CachedVoice(length, self._runner.copy_kv(row, length)))
-            row_state.prefills_voice = False
+            self.voice_cache.put(row_state.voices, CachedVoices(length, self._runner.copy_kv(row, length)))
+            row_state.prefills_voices = False
 
 
-def _voice_key(request: SpeechRequest, with_text: bool) -> VoiceKey | None:
-    """The cache key of the voice. It hashes all samples, which takes long: call it on the caller's thread."""
-    return None if request.voice is None else VoiceKey(request.voice.key, _speaker(request), with_text)
-
-
-def _speaker(request: SpeechRequest) -> int:
-    """The speaker id of the voice's segment in the prompt."""
-    assert request.voice is not None
-    return request.speaker if request.voice.speaker is None else request.voice.speaker
+def _voice_keys(request: SpeechRequest, with_text: bool) -> VoiceKeys:
+    """The cache keys of the voices. It hashes all samples, which takes long: call it on the caller's thread."""
+    return tuple(VoiceKey(voice.key, speaker, with_text) for voice, speaker in request.voices)

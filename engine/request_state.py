@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ from .slice_policy import SlicePolicy
 from .stream import AudioQueue
 from .timing import TextTiming
 from .types import FRAME_SAMPLES, AudioChunk, Codes, Samples, SpeechRequest
-from .voice_cache import VoiceKey
+from .voice_cache import VoiceKeys
 from .voice_encoder import Encoding
 
 
@@ -20,12 +21,12 @@ from .voice_encoder import Encoding
 class RowState:
     """The prompt of one row. A request has one row, or under guidance two: one with the text, one without."""
 
-    no_text: Tokens | None = None  # the prompt without text, for the unconditional row
-    voice: VoiceKey | None = None
+    no_text: Callable[[int], Tokens] | None = None  # a part's prompt without text, for the unconditional row
+    voices: VoiceKeys = ()
     context: Context | None = None  # created when the prompt is built
     pending: list[Prefill] = field(default_factory=list)  # spans to prefill before the row can decode
     started: bool = False  # all prefills are launched
-    prefills_voice: bool = False  # the voice is among `pending`, to be cached once it is prefilled
+    prefills_voices: bool = False  # of the voices any is among `pending`; all are cached once it is prefilled
 
     @property
     def with_text(self) -> bool:
@@ -33,7 +34,7 @@ class RowState:
 
     def prompt_of(self, chunk: TextChunk) -> TextChunk:
         """The chunk as this row is prompted with it."""
-        return chunk if self.no_text is None else TextChunk("", self.no_text, chunk.max_frames)
+        return chunk if self.no_text is None else TextChunk("", self.no_text(chunk.part), chunk.max_frames)
 
 
 @dataclass(eq=False)
@@ -45,9 +46,10 @@ class RequestState:
     chunks: ChunkPlan
     row_states: list[RowState]
     seed: int
-    encoding: Encoding | None = None  # of its voice, from the request to the encoder until it is prefilled
+    encodings: list[Encoding] = field(default_factory=list)  # of its voices, until they are prefilled
     rows: list[int] = field(default_factory=list)
     chunk_ended: bool = False  # the current text chunk; the next one, if there is one, has not begun
+    begins_turn: bool = False  # the current text chunk is the first of a dialogue's turn, but not of the first
     speech_ended: bool = False
     frames: int = 0  # emitted so far, in all text chunks
     ready: bool = False  # prefilled: its rows can decode
@@ -68,13 +70,18 @@ class RequestState:
 
     @property
     def waiting_for_voice(self) -> bool:
-        """Its voice is being encoded; there is nothing else to do for it until then."""
-        return self.encoding is not None and not self.encoding.done
+        """A voice of it is being encoded; there is nothing else to do for it until then."""
+        return not all(encoding.done for encoding in self.encodings)
 
     @property
     def waiting_for_text(self) -> bool:
         """Its next text chunk is being planned, or not even written yet."""
         return self.chunk_ended and not self.speech_ended and not self.chunks.next_planned
+
+    @property
+    def at_end_of_written_text(self) -> bool:
+        """The next text chunk begins a part that may have been written only while this one was spoken."""
+        return self.request.more is not None and self.chunks.current.ends_part
 
     @property
     def runnable(self) -> bool:
@@ -124,10 +131,11 @@ class RequestState:
 
         Raises what its planning raised: PromptTooLong, and for a part that was written meanwhile any InvalidRequest.
         """
-        begins_part = self.chunks.current.ends_part
+        waited, ended_part = self.at_end_of_written_text, self.chunks.current.ends_part
         self.chunks.advance()
-        if begins_part:
+        if waited:
             self._slice_policy.text_came()
+        self.begins_turn = ended_part and bool(self.request.turns)
         self._pause_before = self.chunks.current.pause_before
         if not self.chunks.current.text:  # the end of a text that was written while it was spoken
             self._emit(ends_text_chunk=True, ends_speech=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .crossfade import Crossfader
 from .loop_bridge import running_loop_bridge
+from .turn_mixer import TurnMixer
 from .types import FRAME_SAMPLES, AudioChunk, Codes, Speech, SpeechRequest
 
 
@@ -147,6 +148,7 @@ class SpeechStream:
     def __init__(self, queue: AudioQueue, request: SpeechRequest) -> None:
         self._queue = queue
         self._crossfader = Crossfader(request)
+        self._mixer = TurnMixer(request.turns) if request.turns else None
         self._samples_left = None if request.max_frames is None else request.max_frames * FRAME_SAMPLES
         self._finalizer = weakref.finalize(self, queue.close)
 
@@ -165,7 +167,7 @@ class SpeechStream:
         return self
 
     def __next__(self) -> AudioChunk:
-        while (chunk := self._crossfader.push(self._queue.get())) is None:
+        while (chunk := self._joined(self._queue.get())) is None:
             pass
         return self._limited(chunk)
 
@@ -173,9 +175,14 @@ class SpeechStream:
         return self
 
     async def __anext__(self) -> AudioChunk:
-        while (chunk := self._crossfader.push(await self._queue.get_async())) is None:
+        while (chunk := self._joined(await self._queue.get_async())) is None:
             pass
         return self._limited(chunk)
+
+    def _joined(self, chunk: AudioChunk) -> AudioChunk | None:
+        """What can be emitted of the audio, joined with what came before it; None if there is nothing yet."""
+        joined = self._crossfader.push(chunk)
+        return joined if joined is None or self._mixer is None else self._mixer.push(joined)
 
     def _limited(self, chunk: AudioChunk) -> AudioChunk:
         """The chunk, cut at the request's limit: engines count the frames that they make, but no pauses."""

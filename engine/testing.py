@@ -106,8 +106,8 @@ class FakeEngine:
             return silent_stream(request, row.chunk.pause_before)
         if row.slots > self.slots:
             raise InvalidRequest(f"guidance above 0 takes 2 slots and this engine has {self.slots}: send guidance 0")
-        if request.voice is not None:
-            self._check_voice(request.voice)
+        for voice, _ in request.voices:
+            self._check_voice(voice)
         with self._inbox_lock:
             if self._error is not None:
                 raise EngineFailed(self._error)

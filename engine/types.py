@@ -91,6 +91,26 @@ class SpeechSegment:
     speaker: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class DialogueTurn:
+    """What one speaker of a dialogue says.
+
+    text: may hold pauses and SSML, as that of a request.
+    speaker: the speaker id; different voices of a dialogue need different ones.
+    gap_milliseconds: of silence before it, from -5000 to 10000; of the first turn without effect. If it is negative,
+        the turn begins so much before the end of all that was said until then, but not before the last turn, and is
+        mixed with it.
+    """
+
+    text: str
+    speaker: int = 0
+    voice: VoicePrompt | None = None
+    gap_milliseconds: int = 0
+
+
+MIN_GAP_MILLISECONDS, MAX_GAP_MILLISECONDS = -5_000, 10_000
+
+
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not low <= value <= high:  # also false for nan
         raise InvalidRequest(f"{name} must be from {low} to {high}, not {value}")
@@ -98,14 +118,17 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """One text to synthesize in one voice; the fields are those of the HTTP contract (docs/api.md).
+    """One text to synthesize in one voice, or a dialogue; the fields are those of the HTTP contract (docs/api.md).
 
+    turns: of a dialogue. Its text is then that of all turns, a line each, and has to be left empty; its speakers and
+        voices are the turns' own.
     Raises InvalidRequest if a value is out of range.
     """
 
-    text: str  # may hold pauses and SSML (engine.text.ssml)
+    text: str = ""  # may hold pauses and SSML (engine.text.ssml)
     speaker: int = 0
     voice: VoicePrompt | None = None
+    turns: tuple[DialogueTurn, ...] = ()
     normalize: bool = False  # text as people write it becomes text as it is said (English)
     lexicon: Lexicon | None = None  # replaces words before that
     history: tuple[
@@ -129,6 +152,9 @@ class SpeechRequest:
     more: TextFeed | None = None  # what follows the text, part by part, while it is written; the slot waits for it
 
     def __post_init__(self) -> None:
+        if self.turns:
+            self._check_turns()
+            object.__setattr__(self, "text", "\n".join(turn.text for turn in self.turns))
         if not self.text.strip():
             raise InvalidRequest("text is empty: send at least one character to speak")
         _check_range("speaker", self.speaker, 0, 999)
@@ -153,6 +179,34 @@ class SpeechRequest:
         if self.overlap not in ("full", "zero"):
             raise InvalidRequest(f"overlap must be 'full' or 'zero', not {self.overlap!r}")
 
+    def _check_turns(self) -> None:
+        for number, turn in enumerate(self.turns, start=1):
+            if not turn.text.strip():
+                raise InvalidRequest(f"turn {number} is empty: send at least one character to speak")
+            _check_range(f"speaker of turn {number}", turn.speaker, 0, 999)
+            _check_range(
+                f"gap_milliseconds of turn {number}", turn.gap_milliseconds, MIN_GAP_MILLISECONDS, MAX_GAP_MILLISECONDS
+            )
+        if self.voice is not None or self.more is not None or self.ignore_stop:
+            raise InvalidRequest("a dialogue has the voices and texts of its turns: leave voice, more and ignore_stop")
+
+    def turn(self, part: int) -> DialogueTurn:
+        """The turn that a part of the text is; of a text that is no dialogue all of it is one turn."""
+        return self.turns[part] if self.turns else DialogueTurn(self.text, self.speaker, self.voice)
+
+    @property
+    def voices(self) -> tuple[tuple[VoicePrompt, int], ...]:
+        """The recordings to prompt with, each once and with its segment's speaker id, as they are first needed.
+
+        It hashes their samples.
+        """
+        found: dict[tuple[str, int], tuple[VoicePrompt, int]] = {}
+        for turn in self.turns or (self.turn(0),):
+            if turn.voice is not None:
+                speaker = turn.speaker if turn.voice.speaker is None else turn.voice.speaker
+                found.setdefault((turn.voice.key, speaker), (turn.voice, speaker))
+        return tuple(found.values())
+
 
 @dataclass(frozen=True, eq=False)
 class AudioChunk:
@@ -164,8 +218,9 @@ class AudioChunk:
     in_last_text_chunk: its text chunk is the last of the text.
     ends_text_chunk: it is the last piece of its text chunk.
     ends_speech: it is the last piece of the speech; it may have no samples.
-    text_part, ends_text_part: where more text follows (SpeechRequest.more): the index of the part that it speaks, 0 for
-        the request's text, and whether it is the last piece of that part; it may then have no samples.
+    text_part, ends_text_part: the turn of a dialogue, from 0, and whether it is the last piece of that turn. Where more
+        text follows (SpeechRequest.more): the index of the part that it speaks, 0 for the request's text, and whether
+        it is the last piece of that part. The last piece may have no samples.
     pause_before, pause_after: samples of silence around it; SpeechStream turns them into samples.
     timings: of the text chunks that end with it, if the request asks for timestamps. An engine counts from the text
         chunk's first sample; SpeechStream from the first sample of this object.

@@ -18,9 +18,15 @@ class VoiceKey:
     with_text: bool  # False: without its transcript, for the unconditional row under guidance
 
 
+VoiceKeys = tuple[VoiceKey, ...]  # the segments that a context begins with: a dialogue has several
+
+
 @dataclass(frozen=True)
-class CachedVoice:
-    """length: positions of the segment, its EOS frame included. kv: their keys and values, see ModelRunner.copy_kv."""
+class CachedVoices:
+    """Segments at the start of a context.
+
+    length: positions of the segments, their EOS frames included. kv: their keys and values, see ModelRunner.copy_kv.
+    """
 
     length: int
     kv: Any
@@ -35,17 +41,24 @@ class VoiceCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[VoiceKey | str, CachedVoice | Codes] = OrderedDict()
+        self._entries: OrderedDict[VoiceKeys | str, CachedVoices | Codes] = OrderedDict()
         self.nbytes = 0
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries
 
-    def get(self, key: VoiceKey) -> CachedVoice | None:
-        return cast("CachedVoice | None", self._get(key))
+    def get(self, keys: VoiceKeys) -> CachedVoices | None:
+        return cast("CachedVoices | None", self._get(keys))
 
-    def put(self, key: VoiceKey, voice: CachedVoice) -> None:
-        self._put(key, voice)
+    def longest_prefix(self, keys: VoiceKeys) -> tuple[int, CachedVoices | None]:
+        """How many of the segments, from the first on, have their keys and values here, and those."""
+        for count in range(len(keys), 0, -1):
+            if (cached := self.get(keys[:count])) is not None:
+                return count, cached
+        return 0, None
+
+    def put(self, keys: VoiceKeys, voices: CachedVoices) -> None:
+        self._put(keys, voices)
 
     def codes(self, content: str) -> Codes | None:
         """The codes (frames, codebooks) of the recording with this VoicePrompt.key, for any speaker id."""
@@ -54,13 +67,13 @@ class VoiceCache:
     def put_codes(self, content: str, codes: Codes) -> None:
         self._put(content, codes)
 
-    def _get(self, key: VoiceKey | str) -> CachedVoice | Codes | None:
+    def _get(self, key: VoiceKeys | str) -> CachedVoices | Codes | None:
         entry = self._entries.get(key)
         if entry is not None:
             self._entries.move_to_end(key)
         return entry
 
-    def _put(self, key: VoiceKey | str, entry: CachedVoice | Codes) -> None:
+    def _put(self, key: VoiceKeys | str, entry: CachedVoices | Codes) -> None:
         if (old := self._entries.pop(key, None)) is not None:
             self.nbytes -= old.nbytes
         self._entries[key] = entry

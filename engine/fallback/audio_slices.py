@@ -81,7 +81,7 @@ class AudioSlicer:
     @property
     def needs_chunk(self) -> bool:
         """True if the last text chunk has been taken completely and the speech goes on."""
-        return self._chunk_ended and not self._buffered and not self.speech_ended
+        return self._chunk_ended and not (self._buffered or self._ends_part or self.speech_ended)
 
     def take(self) -> AudioChunk | None:
         """Return the next slice, or None if not enough samples are buffered."""
@@ -93,7 +93,7 @@ class AudioSlicer:
             return self._cut(limit, ends_chunk=True, ends_speech=True)
         if self._buffered > size:
             return self._cut(size, ends_chunk=False, ends_speech=False)
-        if self._chunk_ended and (self._buffered or self._is_last):
+        if self._chunk_ended and (self._buffered or self._is_last or self._ends_part):
             return self._cut(self._buffered, ends_chunk=True, ends_speech=self._is_last)
         return None
 
@@ -106,8 +106,10 @@ class AudioSlicer:
         self.speech_ended = ends_speech
         before, self._pause_before = self._pause_before, 0
         after = 0
+        ends_part = False
         timings: tuple[TextTiming, ...] = ()
         if ends_chunk:
+            ends_part, self._ends_part = self._ends_part, False
             after, self._pause_after = self._pause_after, 0
             timings = self._timings(self.chunk_samples - self._buffered + size)
         self.due = max(self.due, time.monotonic()) + (before + size + after) / SAMPLE_RATE
@@ -122,7 +124,7 @@ class AudioSlicer:
             pause_after=after,
             timings=timings,
             text_part=self._part,
-            ends_text_part=ends_chunk and self._ends_part,
+            ends_text_part=ends_part,
         )
 
     def _timings(self, samples: int) -> tuple[TextTiming, ...]:

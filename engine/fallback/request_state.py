@@ -86,10 +86,11 @@ class FallbackRequest:
         self._slicer.begin_chunk(is_last, chunk.pause_before, chunk.part)
         self._slicer.words.extend(chunk.words)
         # Exaggeration sets the pitch range. The sentence pause goes between chunks, not after the last one, and not
-        # before a pause that the text asks for.
-        pitch_range, pause = round(100 * self.request.exaggeration), not is_last and not chunk.pause_after
+        # before a pause that the text asks for, nor before a gap between turns.
+        pitch_range = round(100 * self.request.exaggeration)
+        pause = not (is_last or chunk.pause_after or (self.request.turns and chunk.ends_part))
         if chunk.text:
-            voice = self._voices.for_request(self.request)
+            voice = self._voices.for_turn(self.request.turn(chunk.part))
             self._library.synthesize(chunk.text, voice, pitch_range, pause=pause, sink=on_audio)
             self._slicer.push(resampler.flush())
         self._slicer.end_chunk(
@@ -97,7 +98,7 @@ class FallbackRequest:
         )
         self.emit_slices()
         self._has_audio = self._has_audio and not chunk.is_last
-        if chunk.ends_part:
+        if chunk.ends_part and self.request.more is not None:
             self._chunk = None
             self._next_part.follows(chunk.part)
         else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..types import SpeechRequest, VoicePrompt
+from ..types import DialogueTurn, VoicePrompt
 from .pitch import median_pitch
 
 
@@ -81,8 +81,8 @@ class VoiceSelector:
         self._cache: dict[str, EspeakVoice] = {}
         self._lock = threading.Lock()
 
-    def for_request(self, request: SpeechRequest) -> EspeakVoice:
-        return voice_of_speaker(request.speaker) if request.voice is None else self.for_recording(request.voice)
+    def for_turn(self, turn: DialogueTurn) -> EspeakVoice:
+        return voice_of_speaker(turn.speaker) if turn.voice is None else self.for_recording(turn.voice)
 
     def for_recording(self, recording: VoicePrompt) -> EspeakVoice:
         with self._lock:

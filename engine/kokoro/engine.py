@@ -58,7 +58,7 @@ class KokoroEngine(SlotEngine):
         return voices_of(styles, self._model, self._library)
 
     def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
-        self._voices.for_recording(voice)
+        self._voices.pitch(voice)
 
     def _request(self, request: SpeechRequest, queue: AudioQueue) -> KokoroRequest:
         return KokoroRequest(request, queue, self._model, self._library, self._voices)

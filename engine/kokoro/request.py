@@ -18,7 +18,7 @@ from ..types import SAMPLE_RATE, Samples, SpeechRequest
 from .durations import PhraseClock, token_ends
 from .model import FRAME_SAMPLES, KokoroModel, Prosody
 from .phonemes import Run, places_of, tokens_of, transcribe
-from .voices import GAIN, VoiceMatcher
+from .voices import GAIN, KokoroVoice, VoiceMatcher
 from .windows import LEFT_CONTEXT, RIGHT_CONTEXT, WindowJoiner, windows_of
 
 _MAX_CHUNK_CHARACTERS = 150  # of a text chunk, whose prosody is predicted as a whole
@@ -46,7 +46,7 @@ class KokoroRequest:
         self._request = request
         self._model = model
         self._library = library
-        self._voices = voices
+        self._cast = voices.cast(request.turns or (request.turn(0),))
         self._slicer = AudioSlicer(request)
         chunks = self._chunks()
         first = next(chunks)
@@ -89,17 +89,18 @@ class KokoroRequest:
                 self._slicer.begin_chunk(is_last, chunk.pause_before, chunk.part)
                 phrases = _phrases(chunk.text) if is_first else [chunk.text]
                 words = share_words(chunk.words, phrases)
+                voice = self._cast[chunk.part if self._request.turns else 0]
                 for index, phrase in enumerate(phrases):
-                    for piece in self._phrase(phrase, words[index], is_first and index == 0):
+                    for piece in self._phrase(phrase, voice, words[index], is_first and index == 0):
                         has_audio = True
                         yield piece
-                    if index < len(phrases) - 1 or not (is_last or chunk.pause_after):
+                    if index < len(phrases) - 1 or not (is_last or chunk.pause_after or self._ends_turn(chunk)):
                         yield _silence(phrase)
                 is_first = False
                 self._slicer.end_chunk(
                     is_last or (chunk.is_last and not has_audio), chunk.pause_after, ends_part=chunk.ends_part
                 )
-                if chunk.ends_part:
+                if chunk.ends_part and self._request.more is not None:
                     self._next_part.follows(chunk.part)
                 yield np.zeros(0, np.float32)  # a turn of its own: the next chunk begins when this one is emitted
             if not self._request.ignore_stop or not has_audio:
@@ -107,8 +108,10 @@ class KokoroRequest:
             has_audio = False
             chunks = self._chunks()
 
-    def _phrase(self, text: str, words: Sequence[Word], starts_speech: bool) -> Iterator[Samples]:
-        voice = self._voices.for_request(self._request)
+    def _ends_turn(self, chunk: SpokenChunk) -> bool:
+        return chunk.ends_part and bool(self._request.turns)
+
+    def _phrase(self, text: str, voice: KokoroVoice, words: Sequence[Word], starts_speech: bool) -> Iterator[Samples]:
         runs = transcribe(text, self._library)
         pieces = tokens_of(runs)
         for tokens in pieces:

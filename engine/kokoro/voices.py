@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..fallback.pitch import median_pitch
 from ..fallback.voices import EspeakVoice
-from ..types import SpeechRequest, VoicePrompt
+from ..types import DialogueTurn, VoicePrompt
 
 ENGLISH = EspeakVoice("f2", 190)  # transcribes the text; only its language, American English, matters here
 GAIN = 0.75  # of every voice: brings them to about -23 dB RMS, and their peaks below 1
@@ -39,34 +39,43 @@ VOICES = (
 )
 
 
-def nearest_voice(recording: VoicePrompt, voices: Sequence[KokoroVoice]) -> KokoroVoice:
-    """The voice nearest to a recording in pitch; the first if nothing in it is voiced."""
-    hertz = median_pitch(recording.samples, recording.sample_rate)
+def nearest_voice(hertz: float | None, voices: Sequence[KokoroVoice]) -> KokoroVoice:
+    """The one of some voices that is nearest to a pitch; the first for a recording in which nothing is voiced."""
     if hertz is None:
         return voices[0]
     return min(voices, key=lambda voice: abs(math.log2(hertz / voice.hertz)))
 
 
 class VoiceMatcher:
-    """Selects voices and caches them by recording, because the estimation of pitch takes milliseconds."""
+    """Selects voices, and caches the pitch of recordings, because its estimation takes milliseconds."""
 
     def __init__(self, voices: Sequence[KokoroVoice] = VOICES) -> None:
         self.voices = voices
-        self._cache: dict[str, KokoroVoice] = {}
+        self._cache: dict[str, float | None] = {}
         self._lock = threading.Lock()
 
-    def for_request(self, request: SpeechRequest) -> KokoroVoice:
-        if request.voice is None:
-            return self.voices[request.speaker % len(self.voices)]
-        return self.for_recording(request.voice)
+    def cast(self, turns: Sequence[DialogueTurn]) -> list[KokoroVoice]:
+        """The voice of each turn. Different recordings get different voices, while there are enough."""
+        taken = [self._of_speaker(turn.speaker) for turn in turns if turn.voice is None]
+        found: dict[str, KokoroVoice] = {}
+        for turn in turns:
+            if turn.voice is not None and turn.voice.key not in found:
+                free = [voice for voice in self.voices if voice not in taken]
+                found[turn.voice.key] = nearest_voice(self.pitch(turn.voice), free or self.voices)
+                taken.append(found[turn.voice.key])
+        return [self._of_speaker(turn.speaker) if turn.voice is None else found[turn.voice.key] for turn in turns]
 
-    def for_recording(self, recording: VoicePrompt) -> KokoroVoice:
+    def pitch(self, recording: VoicePrompt) -> float | None:
+        """The median pitch of a recording in Hz; None if nothing in it is voiced."""
         with self._lock:
-            voice = self._cache.get(recording.key)
-        if voice is None:
-            voice = nearest_voice(recording, self.voices)
-            with self._lock:
-                self._cache[recording.key] = voice
-                if len(self._cache) > _MAX_CACHED:
-                    del self._cache[next(iter(self._cache))]
-        return voice
+            if recording.key in self._cache:
+                return self._cache[recording.key]
+        hertz = median_pitch(recording.samples, recording.sample_rate)
+        with self._lock:
+            self._cache[recording.key] = hertz
+            if len(self._cache) > _MAX_CACHED:
+                del self._cache[next(iter(self._cache))]
+        return hertz
+
+    def _of_speaker(self, speaker: int) -> KokoroVoice:
+        return self.voices[speaker % len(self.voices)]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
-from ..errors import NoWords
+from ..errors import InvalidRequest, NoWords
 from ..lexicon import Lexicon
 from ..text_feed import TextFeed
 from ..timing import Word
-from ..types import SpeechRequest
+from ..types import DialogueTurn, SpeechRequest
 from .normalization import has_words, normalize_window, windows
 from .source import OriginQueue, count, trace
 from .splitting import best_cut
@@ -28,8 +29,9 @@ class SpokenChunk:
     text: empty if the whole text is pauses, and at the end of a text that was written while it was spoken.
     pause_before: samples of silence before the first chunk of a part. pause_after: after any chunk.
     words: where its words stand in the request's text, if that was asked for.
-    part, ends_part: of a text that is still being written: the index of its part, and whether it is that part's last
-        chunk; which chunk is the text's last is then known only afterwards.
+    part, ends_part: the turn of a dialogue, from 0, and whether it is that turn's last chunk. Of a text that is still
+        being written: the index of its part, and whether it is that part's last chunk; which chunk is the text's last
+        is then known only afterwards.
     """
 
     text: str
@@ -82,6 +84,9 @@ def spoken_chunks(
     yield replace(held, is_last=True)
 
 
+Read = Callable[[str], Iterator[SpokenChunk]]
+
+
 def request_chunks(request: SpeechRequest, max_characters: int | None = None) -> Iterator[SpokenChunk]:
     """The chunks of a request's text, of at most its chunk_characters, and at most `max_characters`."""
     limit = request.chunk_characters if max_characters is None else min(request.chunk_characters, max_characters)
@@ -92,10 +97,37 @@ def request_chunks(request: SpeechRequest, max_characters: int | None = None) ->
         lexicon=request.lexicon,
         locates_words=request.timestamps,
     )
+    if request.turns:
+        return _chunks_of_turns(request.turns, read)
     return read(request.text) if request.more is None else _chunks_of_parts(request.text, request.more, read)
 
 
-def _chunks_of_parts(first: str, more: TextFeed, read: Callable[[str], Iterator[SpokenChunk]]) -> Iterator[SpokenChunk]:
+def _chunks_of_turns(turns: Sequence[DialogueTurn], read: Read) -> Iterator[SpokenChunk]:
+    """The chunks of a dialogue, turn by turn. Raises the errors of all turns before the first chunk."""
+    texts = [_begin_turn(number, turn, read) for number, turn in enumerate(turns, start=1)]
+    at = 0
+    for part, (turn, chunks) in enumerate(zip(turns, texts, strict=True)):
+        for chunk in chunks:
+            words = tuple(
+                replace(word, text_begin=at + word.text_begin, text_end=at + word.text_end) for word in chunk.words
+            )
+            is_last = chunk.is_last and part == len(turns) - 1
+            yield replace(chunk, is_last=is_last, words=words, part=part, ends_part=chunk.is_last)
+        at += len(turn.text) + 1  # a line each
+
+
+def _begin_turn(number: int, turn: DialogueTurn, read: Read) -> Iterator[SpokenChunk]:
+    chunks = read(turn.text)
+    try:
+        first = next(chunks)
+    except InvalidRequest as error:
+        raise type(error)(f"turn {number}: {error}") from None
+    if not first.text:
+        raise NoWords(f"turn {number} has no words: send words with its pauses, or a longer gap before the next turn")
+    return chain([first], chunks)
+
+
+def _chunks_of_parts(first: str, more: TextFeed, read: Read) -> Iterator[SpokenChunk]:
     """The chunks of a text that is still being written, and one without words once it has ended.
 
     After a chunk that ends a part, the next is asked for only when `more` has the next part.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -34,6 +36,32 @@ def conversation(tokenizer: Any, turns: list[Turn], text: str, speaker: int) -> 
         "input_values": torch.cat(waves)[None, None],
         "input_values_cutoffs": torch.tensor([[wave.numel() for wave in waves]]).cumsum(-1),
     }
+
+
+def dialogue_codes(
+    model: Any,
+    tokenizer: Any,
+    voices: list[Turn],
+    said: list[tuple[str, int, Codes]],
+    text: str,
+    speaker: int,
+    frames: int,
+    vocab: int,
+) -> Codes:
+    """Greedy codes up to the stop frame, of a turn after recordings and earlier turns whose codes are known.
+
+    The codec gives the turns' own codes in place of those that it would make of their audio.
+    """
+    silent = [(words, who, np.zeros(len(codes) * 1920, np.float32)) for words, who, codes in said]
+    inputs = conversation(tokenizer, [*voices, *silent], text, speaker)
+    encode, heard = model.codec_model.encode, iter([None] * len(voices) + [codes for _, _, codes in said])
+
+    def encode_next(audio: torch.Tensor) -> Any:
+        codes = next(heard)
+        return encode(audio) if codes is None else SimpleNamespace(audio_codes=torch.from_numpy(codes.T[None].copy()))
+
+    with mock.patch.object(model.codec_model, "encode", encode_next):
+        return greedy_codes(model, inputs, frames, vocab)
 
 
 def prompt(tokenizer: Any, text: str, speaker: int = 0, voice: VoicePrompt | None = None) -> dict[str, Any]:

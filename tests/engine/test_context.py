@@ -15,7 +15,7 @@ from engine.text import max_frames_for, spoken_chunks
 EOS_FRAME = np.zeros((1, 2), np.int64)
 
 
-def tokenize(text: str) -> list[int]:
+def tokenize(text: str, part: int = 0) -> list[int]:
     return [0, *map(ord, text), 1]
 
 
@@ -83,7 +83,7 @@ def test_a_text_that_cannot_fit_is_rejected_before_it_begins() -> None:
 def test_only_the_chunks_that_are_asked_for_are_planned() -> None:
     encoded: list[str] = []
 
-    def recording(text: str) -> list[int]:
+    def recording(text: str, part: int) -> list[int]:
         encoded.append(text)
         return tokenize(text)
 

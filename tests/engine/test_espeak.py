@@ -20,6 +20,7 @@ from engine import (
     SAMPLE_RATE,
     AudioChunk,
     CheckpointError,
+    DialogueTurn,
     Engine,
     EngineClosed,
     EngineConfig,
@@ -516,3 +517,10 @@ def test_a_long_text_is_read_as_it_is_spoken(monkeypatch: pytest.MonkeyPatch) ->
             assert sum(read) <= 3000
     finally:
         engine.close()
+
+
+def test_each_turn_of_a_dialogue_has_its_voice_and_nothing_but_the_gap_follows_it(engine: Engine) -> None:
+    alone = [engine.generate(request(FOX, speaker=number)).samples for number in (1, 2)]
+    turns = (DialogueTurn(FOX, 1), DialogueTurn(FOX, 2, gap_milliseconds=500))
+    samples = engine.generate(SpeechRequest(turns=turns)).samples
+    np.testing.assert_array_equal(samples, np.concatenate([alone[0], np.zeros(12_000, np.float32), alone[1]]))

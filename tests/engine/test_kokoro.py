@@ -13,6 +13,7 @@ from engine import (
     KOKORO_MODEL,
     SAMPLE_RATE,
     CheckpointError,
+    DialogueTurn,
     Engine,
     EngineClosed,
     EngineConfig,
@@ -24,7 +25,7 @@ from engine.fallback.espeak_library import EspeakLibrary
 from engine.fallback.pitch import median_pitch
 from engine.kokoro.model import FRAME_SAMPLES, KokoroModel
 from engine.kokoro.phonemes import MAX_TOKENS, tokens_of, transcribe
-from engine.kokoro.voices import VOICES, nearest_voice
+from engine.kokoro.voices import VOICES, VoiceMatcher
 from engine.kokoro.windows import WindowJoiner, windows_of
 
 HELLO = "Hello there."
@@ -142,11 +143,14 @@ def test_each_voice_has_its_pitch_and_a_recording_of_it_is_matched_to_it(engine:
     for number, voice in enumerate(VOICES):
         recording = VoicePrompt(engine.generate(SpeechRequest(text, speaker=number)).samples)
         assert median_pitch(recording.samples, SAMPLE_RATE) == pytest.approx(voice.hertz, rel=0.08)
-        assert nearest_voice(recording, VOICES) is voice
+        assert VoiceMatcher().cast([DialogueTurn("", voice=recording)]) == [voice]
 
 
 def test_a_recording_without_voice_gets_the_first() -> None:
-    assert nearest_voice(VoicePrompt(np.zeros(24_000, np.float32)), VOICES) is VOICES[0]
+    silent = [DialogueTurn("", voice=VoicePrompt(np.zeros(size, np.float32))) for size in (24_000, 24_001)]
+    assert VoiceMatcher().cast(silent[:1]) == [VOICES[0]]
+    others = [DialogueTurn("", speaker=1), DialogueTurn("", speaker=2)]
+    assert VoiceMatcher().cast([*silent, *others, *silent]) == [*(VOICES[each] for each in (0, 3, 1, 2, 0, 3))]
 
 
 def test_a_number_beyond_the_voices_starts_again(engine: Engine) -> None:
@@ -204,3 +208,17 @@ def test_the_halves_make_what_the_whole_makes(model: KokoroModel) -> None:
     assert np.array_equal(with_threads.decode(prosody, 0, prosody.frames), audio)
     assert audio.size == prosody.frames * FRAME_SAMPLES
     assert 0.1 < np.abs(audio).max() < 1.5
+
+
+def test_each_turn_of_a_dialogue_has_its_voice_and_nothing_but_the_gap_follows_it(engine: Engine) -> None:
+    text = "We were away."
+    alone = [engine.generate(SpeechRequest(text, speaker=number)).samples for number in (1, 2)]
+    turns = (DialogueTurn(text, 1), DialogueTurn(text, 2, gap_milliseconds=500))
+    samples = engine.generate(SpeechRequest(turns=turns)).samples
+    np.testing.assert_array_equal(samples[: alone[0].size], alone[0])
+    second = samples[alone[0].size :]
+    assert not second[:12_000].any()
+    # Only a speech's very first window is short: the windows of the second turn are joined elsewhere than alone.
+    assert second.size == pytest.approx(12_000 + alone[1].size, abs=480)
+    assert median_pitch(second, SAMPLE_RATE) == pytest.approx(median_pitch(alone[1], SAMPLE_RATE), rel=0.2)
+    assert median_pitch(alone[0], SAMPLE_RATE) != pytest.approx(median_pitch(alone[1], SAMPLE_RATE), rel=0.4)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.voice_cache import CachedVoice, VoiceCache, VoiceKey
+from engine.voice_cache import CachedVoices, VoiceCache, VoiceKey, VoiceKeys
 
 
-def key(content: str) -> VoiceKey:
-    return VoiceKey(content, speaker=0, with_text=True)
+def key(*contents: str) -> VoiceKeys:
+    return tuple(VoiceKey(content, speaker=0, with_text=True) for content in contents)
 
 
-def voice(size: int) -> CachedVoice:
-    return CachedVoice(length=3, kv=np.zeros(size, np.uint8))
+def voice(size: int) -> CachedVoices:
+    return CachedVoices(length=3, kv=np.zeros(size, np.uint8))
 
 
 def test_the_least_recently_used_entry_is_evicted_first() -> None:
@@ -50,3 +50,15 @@ def test_an_entry_larger_than_the_limit_is_not_cached() -> None:
     cache.put(key("a"), voice(101))
     assert key("a") not in cache
     assert cache.nbytes == 0
+
+
+def test_the_longest_prefix_of_several_voices_is_found() -> None:
+    cache = VoiceCache(100)
+    assert cache.longest_prefix(key("a", "b")) == (0, None)
+    one, two = voice(30), voice(31)
+    cache.put(key("a"), one)
+    cache.put(key("a", "b"), two)
+    assert cache.longest_prefix(key("a", "c", "b")) == (1, one)
+    assert cache.longest_prefix(key("a", "b", "c")) == (2, two)
+    assert cache.longest_prefix(key("b", "a")) == (0, None)
+    assert cache.longest_prefix(()) == (0, None)
