@@ -65,8 +65,8 @@ def error_body(path: str, status: int, detail: str, code: str) -> dict[str, obje
 
 
 _OPENAI_KINDS = {401: "authentication_error", 429: "rate_limit_error"}
-_ELEVENLABS_PATHS = frozenset({"/v1/voices", "/v2/voices", "/v1/user/subscription"})
-_ELEVENLABS_PREFIXES = ("/v1/text-to-speech/", "/v1/voices/")
+_ELEVENLABS_PATHS = frozenset({"/v1/voices", "/v2/voices", "/v1/user/subscription", "/v1/text-to-dialogue"})
+_ELEVENLABS_PREFIXES = ("/v1/text-to-speech/", "/v1/voices/", "/v1/text-to-dialogue/")
 # Where ElevenLabs has a name of its own for what a code means.
 _ELEVENLABS_STATUSES = {
     "unauthorized": "invalid_api_key",

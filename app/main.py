@@ -47,6 +47,7 @@ from .pool.worker_gauges import worker_gauges
 from .realtime.service import RealtimeService
 from .reference_hosts import ReferenceHosts
 from .routers import (
+    dialogue,
     docs,
     elevenlabs,
     health,
@@ -144,6 +145,7 @@ def create_app(
     error_handlers.install(application)
     routers = (
         speech,
+        dialogue,
         websocket,
         realtime,
         transcriptions,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -34,16 +36,19 @@ class ChunkMark:
     """A text chunk: its place in the audio, in seconds, is exact.
 
     words: as written. spoken: as they are said, each with its begin and its end.
+    turn: of a dialogue, from 0.
     """
 
     words: tuple[WordMark, ...]
     spoken: tuple[tuple[str, float, float], ...]
     begin: float
     end: float
+    turn: int | None = None
 
     def as_fields(self) -> dict[str, object]:
         """For a JSON message; times in milliseconds."""
         return {
+            **({} if self.turn is None else {"turn": self.turn}),
             "text": " ".join(word.text for word in self.words),
             "text_start": self.words[0].text_begin,
             "text_end": max(word.text_end for word in self.words),
@@ -67,13 +72,17 @@ class ChunkMark:
 class Timeline:
     """Follows the audio of one text, and tells of each text chunk once it is complete.
 
-    text: that the engine's timings refer to. speed: of the audio that is sent, which is shorter by that factor.
+    text: that the engine's timings refer to. turns: of a dialogue, the characters of each turn, a line of the text.
+    speed: of the audio that is sent, which is shorter by that factor.
     text_at, samples_at: where the text and its audio begin, if other texts were spoken before it.
     """
 
-    def __init__(self, text: str, speed: float = 1.0, *, text_at: int = 0, samples_at: int = 0) -> None:
+    def __init__(
+        self, text: str, speed: float = 1.0, *, turns: Sequence[int] = (), text_at: int = 0, samples_at: int = 0
+    ) -> None:
         self._text = text
         self._speed = speed
+        self._turns = list(accumulate(characters + 1 for characters in turns))  # the first character after each
         self._text_at = text_at
         self.samples = samples_at  # of the engine so far
         self._kept_from = samples_at  # the first sample of _kept
@@ -100,7 +109,8 @@ class Timeline:
     def _mark(self, timing: TextTiming, known: TextTiming) -> ChunkMark:
         spoken = tuple((word.text, self._seconds(word.begin), self._seconds(word.end)) for word in timing.words)
         words = tuple(self._words(timing.words, known.words))
-        return ChunkMark(words, spoken, self._seconds(timing.begin), self._seconds(timing.end))
+        turn = bisect_right(self._turns, timing.words[0].text_begin) if self._turns else None
+        return ChunkMark(words, spoken, self._seconds(timing.begin), self._seconds(timing.end), turn)
 
     def _words(self, placed: tuple[Word, ...], known: tuple[Word, ...]) -> Iterator[WordMark]:
         """One mark for all words that are said for the same characters."""

@@ -23,6 +23,7 @@ from ..voices.speakers import SpeakerVoices, speaker_number
 from ..voices.store import Voice, VoiceStore
 from .admission import Admission
 from .assignment import WorkerAssignment
+from .cast import distinct_speakers
 from .engine_loader import FALLBACKS, EngineLoader, Loader
 from .worker_registry import RestartDelay
 
@@ -54,6 +55,11 @@ class ResolvedVoice:
 
     voice: VoicePrompt | None
     speaker: int
+
+    @property
+    def built_in(self) -> int | None:
+        """The number of a speaker of the model's own; None for a recording."""
+        return self.speaker if self.voice is None else self.voice.speaker
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,8 @@ class EngineHost:
 
         Raises UnknownVoice, Unavailable and EngineError.
         """
+        if job.turn_voices:
+            return self._start_dialogue(job)
         voice = job.request.voice
         resolved = self.resolve_voice(job.voice_id) if voice is None else ResolvedVoice(voice, voice.speaker or 0)
         lexicon = self._lexicon_file.with_entries(job.request.lexicon)
@@ -215,6 +223,20 @@ class EngineHost:
         recording = "" if voice is not None or resolved.voice is None else resolved.voice.key
         fingerprint = f"{self._require_ready().fingerprint} {recording} {self._lexicon_file.version}"
         return StartedSpeech(self.engine.stream(request), fingerprint)
+
+    def _start_dialogue(self, job: SpeechJob) -> StartedSpeech:
+        names = list(dict.fromkeys(job.turn_voices))
+        voices = [self.resolve_voice(name) for name in names]
+        speakers = dict(zip(names, distinct_speakers([each.built_in for each in voices]), strict=True))
+        recordings = {name: each.voice for name, each in zip(names, voices, strict=True)}
+        turns = tuple(
+            replace(turn, speaker=speakers[name], voice=recordings[name])
+            for turn, name in zip(job.request.turns, job.turn_voices, strict=True)
+        )
+        lexicon = self._lexicon_file.with_entries(job.request.lexicon)
+        keys = "".join(each.key for each in recordings.values() if each is not None)
+        stream = self.engine.stream(replace(job.request, turns=turns, lexicon=lexicon))
+        return StartedSpeech(stream, f"{keys} {self._lexicon_file.version}")
 
     def _require_ready(self) -> _ReadyEngine:
         status, ready = self.status(), self._ready_engine

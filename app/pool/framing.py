@@ -15,7 +15,17 @@ from enum import IntEnum
 
 import numpy as np
 
-from engine import AudioChunk, Lexicon, SpeechRequest, SpeechSegment, TextFeed, TextTiming, VoicePrompt, Word
+from engine import (
+    AudioChunk,
+    DialogueTurn,
+    Lexicon,
+    SpeechRequest,
+    SpeechSegment,
+    TextFeed,
+    TextTiming,
+    VoicePrompt,
+    Word,
+)
 
 from .. import errors
 from ..errors import ServiceError
@@ -74,12 +84,15 @@ def job_message(job: SpeechJob, wait: float) -> bytes:
     speech = {each.name: getattr(job.request, each.name) for each in dataclasses.fields(job.request)}
     speech["voice"] = None if voice is None else [voice.transcript, voice.sample_rate, voice.speaker]
     speech["more"] = job.request.more is not None  # its parts follow as messages
+    if job.request.turns:
+        speech["text"] = ""  # it is made of the turns
+    speech["turns"] = [[turn.text, turn.gap_milliseconds] for turn in job.request.turns]
     lexicon = job.request.lexicon
     speech["lexicon"] = None if lexicon is None else lexicon.entries
     speech["history"] = [
         {"text": each.text, "speaker": each.speaker, "codes": each.codes.tolist()} for each in job.request.history
     ]
-    names = ("voice_id", "resumed", "key", "weight", "traceparent")
+    names = ("voice_id", "turn_voices", "resumed", "key", "weight", "traceparent")
     others = {"job": {name: getattr(job, name) for name in names}, "wait": round(wait, 3)}
     fields = json.dumps({"speech": speech, **others}).encode()
     samples = b"" if voice is None else voice.samples.astype("<f4", copy=False).tobytes()
@@ -99,10 +112,12 @@ def read_job(payload: bytes) -> tuple[SpeechJob, float]:
     entries = fields["speech"]["lexicon"]
     lexicon = None if entries is None else Lexicon(entries)
     more = TextFeed() if fields["speech"]["more"] else None
+    turns = tuple(DialogueTurn(text, gap_milliseconds=gap) for text, gap in fields["speech"]["turns"])
     request = SpeechRequest(
-        **{**fields["speech"], "history": history, "lexicon": lexicon, "voice": voice, "more": more}
+        **{**fields["speech"], "history": history, "lexicon": lexicon, "voice": voice, "more": more, "turns": turns}
     )
-    return SpeechJob(request, **fields["job"]), fields["wait"]
+    job = {**fields["job"], "turn_voices": tuple(fields["job"]["turn_voices"])}
+    return SpeechJob(request, **job), fields["wait"]
 
 
 def text_message(part: str | None) -> bytes:

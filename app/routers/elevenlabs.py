@@ -64,7 +64,7 @@ _FORM = recording_form(
     required=("name",),
     max_files=_UPLOAD.max_files,
 )
-_AUDIO: dict[int | str, dict[str, Any]] = {
+AUDIO: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The audio, streamed while it is generated.",
         "content": {audio.media_type: {"schema": {"type": "string", "format": "binary"}} for audio in FORMATS.values()},
@@ -85,7 +85,7 @@ OutputFormat = Annotated[str, Query(max_length=64, description="Such as mp3_4410
 router = APIRouter(tags=["elevenlabs"])
 
 
-@router.post("/v1/text-to-speech/{voice_id}", status_code=200, response_class=SpeechResponse, responses=_AUDIO)
+@router.post("/v1/text-to-speech/{voice_id}", status_code=200, response_class=SpeechResponse, responses=AUDIO)
 async def convert(
     voice_id: str, body: ElevenLabsSpeech, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
 ) -> SpeechResponse:
@@ -93,7 +93,7 @@ async def convert(
     return _speech_response(voice_id, body, state, output_format)
 
 
-@router.post("/v1/text-to-speech/{voice_id}/stream", status_code=200, response_class=SpeechResponse, responses=_AUDIO)
+@router.post("/v1/text-to-speech/{voice_id}/stream", status_code=200, response_class=SpeechResponse, responses=AUDIO)
 async def stream(
     voice_id: str, body: ElevenLabsSpeech, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
 ) -> SpeechResponse:

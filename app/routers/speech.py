@@ -7,18 +7,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
 
-from ..audio.encoders import FORMATS, choose_format
+from ..audio.encoders import FORMATS, Format, choose_format
 from ..audio.postprocessing import resolve_watermark_key, with_effects
 from ..audio.timeline import Timeline
 from ..errors import BadRequest, Unprocessable
 from ..responses.sse import as_events
 from ..responses.streaming import SpeechResponse
-from ..responses.subtitles import as_subtitles
+from ..responses.subtitles import Subtitles, as_subtitles
 from ..schemas.errors import SPEECH_ERRORS, error_responses
 from ..schemas.speech import SpeechBody, SpeechParameters
 from ..state import AppState, StateDep
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The audio, streamed while it is generated.",
         "content": {
@@ -33,7 +33,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 _EVENTS = "text/event-stream"
 _PARTIAL_RANGE = re.compile(r"bytes=0*[1-9]")
 
-router = APIRouter(tags=["speech"], responses=_RESPONSES)
+router = APIRouter(tags=["speech"], responses=RESPONSES)
 
 
 @router.get("/tts/generate", status_code=200, response_class=SpeechResponse)
@@ -67,10 +67,17 @@ async def _speech_response(parameters: SpeechParameters, request: Request, state
     watermark_key = resolve_watermark_key(state.settings)
     job = await state.references.resolve(job)
     audio_format = with_effects(audio_format, watermark_key=watermark_key)
-    if parameters.subtitles is not None:
-        audio_format = as_subtitles(audio_format, parameters.subtitles)
-    elif _EVENTS in request.headers.get("accept", ""):
-        audio_format = as_events(audio_format, len(parameters.text))
-    else:
+    marked = with_marks(audio_format, request, parameters.subtitles, len(parameters.text))
+    if marked is None:
         return SpeechResponse(state.pool, job, audio_format)
-    return SpeechResponse(state.pool, job.with_timestamps(), audio_format, Timeline(parameters.text))
+    return SpeechResponse(state.pool, job.with_timestamps(), marked, Timeline(parameters.text))
+
+
+def with_marks(audio_format: Format, request: Request, subtitles: Subtitles | None, characters: int) -> Format | None:
+    """The format that tells when each word is said, if the request asks for one: subtitles, or events.
+
+    characters: of the text.
+    """
+    if subtitles is not None:
+        return as_subtitles(audio_format, subtitles)
+    return as_events(audio_format, characters) if _EVENTS in request.headers.get("accept", "") else None

@@ -84,6 +84,11 @@ class SpeechOptions(RequestParameters):
 
     def to_job(self, text: str, voice_id: str, voice: VoiceSettings | None, settings: Settings) -> SpeechJob:
         """The job of a text. Raises Unprocessable if the text is too long."""
+        options = self.synthesis(voice, settings)
+        return SpeechParameters.model_construct(text=text, voice_id=voice_id, **options).to_job(settings)
+
+    def synthesis(self, voice: VoiceSettings | None, settings: Settings) -> dict[str, Any]:
+        """The options as SynthesisParameters."""
         temperature = exaggeration = None
         if voice is not None and voice.stability is not None:
             scale = 1.25 - 0.5 * voice.stability
@@ -91,15 +96,12 @@ class SpeechOptions(RequestParameters):
         if voice is not None and voice.style is not None:
             neutral = settings.tts_voice_exaggeration_factor
             exaggeration = neutral + (1 - neutral) * voice.style
-        parameters = SpeechParameters.model_construct(
-            text=text,
-            voice_id=voice_id,
-            seed=self.seed,
-            normalize={"on": True, "off": False}.get(self.apply_text_normalization or "auto"),
-            synthesis_temperature=temperature,
-            voice_exaggeration_factor=exaggeration,
-        )
-        return parameters.to_job(settings)
+        return {
+            "seed": self.seed,
+            "normalize": {"on": True, "off": False}.get(self.apply_text_normalization or "auto"),
+            "synthesis_temperature": temperature,
+            "voice_exaggeration_factor": exaggeration,
+        }
 
 
 class StreamOptions(SpeechOptions):
@@ -126,18 +128,11 @@ def refuse_dictionaries(locators: list[Any] | None) -> list[Any] | None:
     return locators
 
 
-class ElevenLabsSpeech(SpeechOptions):
-    """The body of /v1/text-to-speech/{voice_id}. Its context fields (`previous_text`, `next_text`) are ignored."""
+class BodyOptions(SpeechOptions):
+    """What the bodies of the HTTP routes hold besides."""
 
-    text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
-    voice_settings: VoiceSettings | None = None
     pronunciation_dictionary_locators: list[Any] | None = Field(None, description="Refused unless empty.")
     audio_effects: dict[str, Any] | None = Field(None, description="Refused unless empty.")
-
-    @field_validator("text")
-    @classmethod
-    def _require_text(cls, text: str) -> str:
-        return require_text(text)
 
     @field_validator("pronunciation_dictionary_locators")
     @classmethod
@@ -150,6 +145,18 @@ class ElevenLabsSpeech(SpeechOptions):
         if effects:
             raise ValueError("audio effects are not supported: leave it out")
         return effects
+
+
+class ElevenLabsSpeech(BodyOptions):
+    """The body of /v1/text-to-speech/{voice_id}. Its context fields (`previous_text`, `next_text`) are ignored."""
+
+    text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
+    voice_settings: VoiceSettings | None = None
+
+    @field_validator("text")
+    @classmethod
+    def _require_text(cls, text: str) -> str:
+        return require_text(text)
 
 
 def encoded_format(name: str | None, voice: VoiceSettings | None, settings: Settings) -> Format:

@@ -1,4 +1,12 @@
-"""Parameters of /tts/generate (API.md section 1), and their conversion to a request for the engine."""
+"""Parameters of /tts/generate (API.md section 1), and their conversion to a request for the engine.
+
+RequestParameters
+├── TextParameters           who says what
+├── SynthesisParameters      how it is said and sent
+│   └── SpeechParameters     with TextParameters: a query
+│       └── SpeechBody       with LexiconParameters: a JSON body
+└── LexiconParameters
+"""
 
 from __future__ import annotations
 
@@ -7,7 +15,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from engine import FRAME_MILLISECONDS, InvalidRequest, Lexicon, SpeechRequest
+from engine import FRAME_MILLISECONDS, DialogueTurn, InvalidRequest, Lexicon, SpeechRequest
 
 from ..audio.encoders.formats import FORMATS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from ..errors import Unprocessable
@@ -25,6 +33,7 @@ class SpeechJob:
     """A validated speech request whose voice is still an id: the worker that generates it resolves the voice.
 
     voice_id: None is the default voice, unless the request has a voice.
+    turn_voices: of a dialogue, the voice of each turn of the request; else none.
     reference: a recording that came with the request; the worker that received it makes it the request's voice.
     resumed: its speech has begun, at a worker that died: it goes before new ones.
     key, weight: name and weight of the API key, which share the slots fairly; "" for none.
@@ -38,6 +47,7 @@ class SpeechJob:
     key: str = ""
     weight: float = 1.0
     traceparent: str = ""
+    turn_voices: tuple[str, ...] = ()
 
     def with_timestamps(self) -> SpeechJob:
         """The same job, which also tells when each word is said."""
@@ -48,6 +58,8 @@ class SpeechJob:
         """For logs."""
         if self.reference is not None or self.request.voice is not None:
             return "reference"
+        if self.turn_voices:
+            return ", ".join(dict.fromkeys(self.turn_voices))
         return self.voice_id or "default"
 
     @property
@@ -63,8 +75,8 @@ def require_text(text: str) -> str:
     return text
 
 
-class SpeechParameters(RequestParameters):
-    """The parameters of /tts/generate. Omitted ones default to the TTS_… settings."""
+class TextParameters(RequestParameters):
+    """Who says what."""
 
     text: str = Field(min_length=1, description="The text to speak; at most MAX_TEXT_LENGTH characters.")
     voice_id: str | None = Field(
@@ -73,6 +85,16 @@ class SpeechParameters(RequestParameters):
         max_length=128,
         description="A voice of GET /voices, or speaker_N; the default is speaker_0.",
     )
+
+    @field_validator("text")
+    @classmethod
+    def _require_text(cls, text: str) -> str:
+        return require_text(text)
+
+
+class SynthesisParameters(RequestParameters):
+    """How it is said and sent. Omitted parameters default to the TTS_… settings."""
+
     format: str | None = Field(None, max_length=64, description=f"{', '.join(FORMATS)}; overrides Accept.")
     sample_rate: SampleRate | None = Field(
         None, description="In Hz; the default is 24000, and 8000 for mulaw, alaw, wav_mulaw and wav_alaw."
@@ -111,32 +133,19 @@ class SpeechParameters(RequestParameters):
         None, ge=-(2**63), lt=2**63, description="The same seed, request and voice give the same audio."
     )
 
-    @field_validator("text")
-    @classmethod
-    def _require_text(cls, text: str) -> str:
-        return require_text(text)
-
     @model_validator(mode="after")
-    def _check_overlap_aliases(self) -> SpeechParameters:
+    def _check_overlap_aliases(self) -> SynthesisParameters:
         if self.chunk_overlap_method and self.chunk_overlap_strategy not in (None, self.chunk_overlap_method):
             raise ValueError("chunk_overlap_method and chunk_overlap_strategy are aliases and must not differ")
         return self
 
-    def to_job(self, settings: Settings) -> SpeechJob:
-        """The job, with defaults from the settings. Raises Unprocessable if the text is too long.
-
-        The text itself is read, and refused if need be, by the engine.
-        """
-        if len(self.text) > settings.max_text_length:
-            raise Unprocessable(
-                f"text has {len(self.text)} characters; the limit is {settings.max_text_length}: "
-                "send it in parts, or raise MAX_TEXT_LENGTH",
-                code="text_too_long",
-            )
+    def make_request(self, settings: Settings, text: str = "", turns: tuple[DialogueTurn, ...] = ()) -> SpeechRequest:
+        """The request to say a text or a dialogue, with defaults from the settings. Its voices are still missing."""
         max_milliseconds = _default(self.max_audio_length_ms, settings.tts_max_audio_length_ms)
         slice_frames = _default(self.audio_tokens_per_slice, settings.tts_audio_tokens_per_slice)
-        request = SpeechRequest(
-            text=self.text,
+        return SpeechRequest(
+            text=text,
+            turns=turns,
             normalize=settings.tts_normalize == "on" if self.normalize is None else self.normalize,
             lexicon=self._make_lexicon(),
             temperature=_default(self.synthesis_temperature, settings.tts_synthesis_temperature),
@@ -159,23 +168,54 @@ class SpeechParameters(RequestParameters):
                 self.remove_trailing_milliseconds, settings.tts_remove_trailing_milliseconds
             ),
         )
-        return SpeechJob(request, self.voice_id, self._get_reference())
 
     def _make_lexicon(self) -> Lexicon | None:
         return None
+
+
+def check_length(characters: int, settings: Settings) -> None:
+    """Raises Unprocessable if a text of so many characters is too long."""
+    if characters > settings.max_text_length:
+        raise Unprocessable(
+            f"text has {characters} characters; the limit is {settings.max_text_length}: "
+            "send it in parts, or raise MAX_TEXT_LENGTH",
+            code="text_too_long",
+        )
+
+
+class SpeechParameters(SynthesisParameters, TextParameters):
+    """The parameters of /tts/generate."""
+
+    def to_job(self, settings: Settings) -> SpeechJob:
+        """The job, with defaults from the settings. Raises Unprocessable if the text is too long.
+
+        The text itself is read, and refused if need be, by the engine.
+        """
+        check_length(len(self.text), settings)
+        return SpeechJob(self.make_request(settings, self.text), self.voice_id, self._get_reference())
 
     def _get_reference(self) -> ReferenceRecording | None:
         return None
 
 
-class SpeechBody(SpeechParameters):
-    """The parameters as JSON, which may hold a lexicon and the recording of a voice."""
+class LexiconParameters(RequestParameters):
+    """What only a JSON body can hold beside the other parameters."""
 
     lexicon: dict[str, str] | None = Field(
         None,
         max_length=MAX_LEXICON_ENTRIES,
         description="Words and what is said in their place; an entry in lower case stands for any case.",
     )
+
+    def _make_lexicon(self) -> Lexicon | None:
+        try:
+            return Lexicon(self.lexicon) if self.lexicon else None
+        except InvalidRequest as error:
+            raise Unprocessable(str(error), code="invalid_parameter") from None
+
+
+class SpeechBody(LexiconParameters, SpeechParameters):
+    """The parameters as JSON, which may hold a lexicon and the recording of a voice."""
 
     reference: ReferenceRecording | None = Field(
         None, description="A one-off voice, in place of voice_id: never listed, nor kept on disk."
@@ -189,12 +229,6 @@ class SpeechBody(SpeechParameters):
 
     def _get_reference(self) -> ReferenceRecording | None:
         return self.reference
-
-    def _make_lexicon(self) -> Lexicon | None:
-        try:
-            return Lexicon(self.lexicon) if self.lexicon else None
-        except InvalidRequest as error:
-            raise Unprocessable(str(error), code="invalid_parameter") from None
 
 
 def _default(value: _Number | None, default: _Number) -> _Number:

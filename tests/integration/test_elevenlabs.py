@@ -12,7 +12,7 @@ from typing import Any
 import av
 import httpx
 import pytest
-from elevenlabs import AsyncElevenLabs, ElevenLabs, VoiceSettings
+from elevenlabs import AsyncElevenLabs, DialogueInput, ElevenLabs, VoiceSettings
 from elevenlabs.core.api_error import ApiError
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -67,6 +67,16 @@ def test_speech_is_streamed_while_it_is_generated(server: Server, client: Eleven
     whole = b"".join(client.text_to_speech.convert("speaker_2", text="x" * 1000, output_format="pcm_24000"))
     assert first + b"".join(parts) == whole
     server.wait_until(ended)
+
+
+def test_a_dialogue_is_spoken_by_its_voices(client: ElevenLabs) -> None:
+    inputs = [DialogueInput(text="x" * 20, voice_id=voice) for voice in ("speaker_0", "house.wav", "speaker_0")]
+    whole = b"".join(client.text_to_dialogue.convert(inputs=inputs, output_format="pcm_24000", seed=1))
+    assert len(whole) == 60 * 3840 + 2 * 2 * 4800
+    assert b"".join(client.text_to_dialogue.stream(inputs=inputs, output_format="pcm_24000", seed=1)) == whole
+    with pytest.raises(ApiError) as raised:
+        b"".join(client.text_to_dialogue.convert(inputs=[DialogueInput(text="Hi.", voice_id="nobody")]))
+    assert raised.value.status_code == 404
 
 
 def test_the_async_client_streams_too(server: Server) -> None:

@@ -90,6 +90,7 @@ def decoded(data: bytes) -> npt.NDArray[np.float32]:
     return np.concatenate(frames)
 
 
+TURNS = [{"voice_id": f"speaker_{number}", "text": "x" * (FRAMES // 6)} for number in (0, 1, 2, 1, 0, 2)]
 REQUESTS: list[tuple[str, dict[str, Any]]] = [
     *(
         ("/tts/generate", {"text": "x" * FRAMES, "format": name, "voice_id": "speaker_3"})
@@ -98,6 +99,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/tts/generate", {"text": "x" * FRAMES, "format": "aac", "sample_rate": 16000}),
     ("/v1/audio/speech", {"input": "x" * FRAMES, "response_format": "flac", "speed": 1.25}),
     ("/v1/audio/speech", {"input": "x" * FRAMES, "response_format": "mp3", "stream_format": "sse", "speed": 0.8}),
+    ("/tts/dialogue", {"turns": TURNS, "gap_ms": -500}),
 ]
 
 

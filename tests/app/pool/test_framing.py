@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from app.pool.framing import (
     text_message,
 )
 from app.schemas.speech import SpeechJob
-from engine import AudioChunk, SpeechRequest, SpeechSegment, TextFeed, TextTiming, VoicePrompt, Word
+from engine import AudioChunk, DialogueTurn, SpeechRequest, SpeechSegment, TextFeed, TextTiming, VoicePrompt, Word
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +41,18 @@ async def test_a_job_survives_a_round_trip() -> None:
     )
     assert kind is Kind.JOB
     assert read_job(payload) == (SpeechJob(speech, "amy.wav", key="acme", weight=2.5, traceparent="00-1-2-01"), 1.5)
+
+
+async def test_a_dialogue_survives_a_round_trip() -> None:
+    turns = (DialogueTurn("Hi."), DialogueTurn("Grüß Gott.", gap_milliseconds=-300))
+    job = SpeechJob(SpeechRequest(turns=turns, seed=3), None, turn_voices=("amy.wav", "speaker_1"))
+    _, payload = await receive_bytes(job_message(job, 1.0))
+    received = read_job(payload)[0]
+    assert [(each.text, each.gap_milliseconds) for each in received.request.turns] == [
+        (each.text, each.gap_milliseconds) for each in turns
+    ]
+    assert replace(received, request=job.request) == job
+    assert replace(received.request, turns=turns) == job.request
 
 
 async def test_the_voice_of_a_job_arrives_exactly() -> None:
