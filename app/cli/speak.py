@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from ..errors import ServiceError
 from ..lexicon_file import read_lexicon
 from . import connection
 from .audio_sink import STDOUT, AudioSink, open_sink
+from .dialogue_script import Turn, assign_voices, read_mapping, read_script
 from .exit_status import EXIT_HELP, CommandFailed, ExitStatus, one_line
 from .progress import Progress
 from .subtitle_file import SubtitleFile, open_subtitles, subtitle_path
@@ -32,6 +34,7 @@ _EXAMPLES = f"""examples:
   csm-serve speak "Hello there." --voice amy.wav -o hello.mp3
   llm "Tell me a story" | csm-serve speak --voice amy.wav
   csm-serve speak -o - < chapter.txt | ffmpeg -i - chapter.m4b
+  csm-serve speak --dialogue play.txt --voice Ann=amy.wav --voice Bob=speaker_1 -o play.mp3
   csm-serve speak -o story.mp3 --subtitles story.srt < story.txt
 
 Piped text is spoken sentence by sentence while it is still being written; typed text, line by line.
@@ -84,14 +87,32 @@ _TUNING: tuple[tuple[str, Callable[[str], object], str], ...] = (  # the service
 def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "speak",
-        usage="csm-serve speak [TEXT ...] [--voice ID] [-o FILE] [options]",
+        usage="csm-serve speak [TEXT ...] [--voice ID] [-o FILE] [options]\n"
+        "       csm-serve speak --dialogue FILE --voice Name=ID --voice Name=ID … [-o FILE] [options]",
         help="generate speech with a running service",
         description="Generate speech with a running service, to the loudspeaker, a file or a pipe.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="the text to speak; - or nothing reads stdin")
-    parser.add_argument("--voice", metavar="ID", help="one of `csm-serve voices list`, or speaker_0, speaker_1, …")
+    parser.add_argument(
+        "--voice",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="one of `csm-serve voices list`, or speaker_0, speaker_1, …; with --dialogue Name=ID, for each name",
+    )
+    parser.add_argument(
+        "--dialogue",
+        metavar="FILE",
+        help="speak the lines `Name: line` of a script, each in its voice, in one context; - is stdin",
+    )
+    parser.add_argument(
+        "--gap-ms",
+        type=int,
+        metavar="N",
+        help="between two turns of the dialogue, -5000 to 10000, by default 200; below 0 they overlap",
+    )
     parser.add_argument(
         "--reference",
         type=_reference,
@@ -130,14 +151,29 @@ def add_parser(commands: Any) -> None:
 
 
 def speak(parsed: argparse.Namespace) -> None:
-    """Speak the text of the arguments or of stdin."""
-    texts = _texts(parsed.text)
+    """Speak the text of the arguments or of stdin, or a dialogue."""
+    script = None if parsed.dialogue is None else _script(parsed)
+    texts = [] if script is not None else _texts(parsed.text)
     with (
         connection.make_client(parsed) as client,
         open_sink(parsed.output, parsed.format, parsed.sample_rate) as sink,
         open_subtitles(parsed.subtitles) as subtitles,
     ):
-        _SpeechWriter(client, sink, subtitles, parsed).write(texts)
+        writer = _SpeechWriter(client, sink, subtitles, parsed)
+        writer.write(map(writer.open_text, texts) if script is None else [writer.open_dialogue(script)])
+
+
+def _script(parsed: argparse.Namespace) -> list[Turn]:
+    if parsed.text or parsed.reference is not None:
+        raise CommandFailed("--dialogue takes its texts from the script: leave TEXT and --reference", ExitStatus.USAGE)
+    if parsed.dialogue == STDOUT:
+        return read_script("".join(read_text(sys.stdin.fileno())))
+    try:
+        return read_script(Path(parsed.dialogue).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CommandFailed(f"{parsed.dialogue} cannot be read: {error.strerror or error}", ExitStatus.USAGE) from None
+    except UnicodeDecodeError as error:
+        raise CommandFailed(f"{parsed.dialogue} is not UTF-8 ({error.reason})", ExitStatus.USAGE) from None
 
 
 def _texts(words: list[str]) -> Iterable[str]:
@@ -161,7 +197,8 @@ class _SpeechWriter:
             self._encoder = format_at(sink.format, parsed.sample_rate).create_encoder()
         except ServiceError as error:
             raise CommandFailed(error.detail, ExitStatus.USAGE) from None
-        self._voice: str | None = parsed.voice
+        self._voices: list[str] = parsed.voice
+        self._gap_ms: int | None = parsed.gap_ms
         names = [name for name, _, _ in _TUNING if name != "sample_rate"]  # resampled here
         given = {name: getattr(parsed, name) for name in (*names, "lexicon")}
         if parsed.reference is not None:
@@ -173,13 +210,25 @@ class _SpeechWriter:
         self._first_audio_seconds: float | None = None
         self._engine = ""
 
-    def write(self, texts: Iterable[str]) -> None:
+    def open_text(self, text: str) -> AbstractContextManager[SpeechStream]:
+        voice = self._voices[-1] if self._voices else None
+        return self._client.stream(
+            text, voice_id=voice, format="raw_pcm", timestamps=self._subtitles is not None, **self._options
+        )
+
+    def open_dialogue(self, script: list[Turn]) -> AbstractContextManager[SpeechStream]:
+        turns = assign_voices(script, read_mapping(self._voices), self._client.voices())
+        return self._client.stream_dialogue(
+            turns, gap_ms=self._gap_ms, format="raw_pcm", timestamps=self._subtitles is not None, **self._options
+        )
+
+    def write(self, speeches: Iterable[AbstractContextManager[SpeechStream]]) -> None:
         began = time.monotonic()
         try:
-            for text in texts:
+            for speech in speeches:
                 if self._first_audio_seconds is None:
                     self._progress.show("waiting for the first audio …")
-                self._write(text)
+                self._write(speech)
             if self._first_audio_seconds is None:
                 raise CommandFailed("the text is empty", ExitStatus.USAGE)
             self._sink.write(self._encoder.flush())
@@ -188,11 +237,9 @@ class _SpeechWriter:
             raise
         self._progress.end(self._summary(time.monotonic() - began))
 
-    def _write(self, text: str) -> None:
-        timed, began = self._subtitles is not None, self._samples
-        with self._client.stream(
-            text, voice_id=self._voice, format="raw_pcm", timestamps=timed, **self._options
-        ) as speech:
+    def _write(self, opened: AbstractContextManager[SpeechStream]) -> None:
+        began = self._samples
+        with opened as speech:
             self._engine = speech.head.engine
             for samples in _samples(speech):
                 if self._first_audio_seconds is None:

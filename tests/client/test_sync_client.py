@@ -13,6 +13,7 @@ from csm_serve_client import (
     ApiError,
     AsyncCsmClient,
     CsmClient,
+    DialogueTurn,
     Health,
     NotFound,
     StreamCut,
@@ -68,6 +69,23 @@ def test_options_are_sent_as_parameters() -> None:
 def test_omitted_options_are_not_sent() -> None:
     with client(lambda request: streamed(request.content)) as service:
         assert json.loads(service.speak("Hi.", format="mp3")) == {"text": "Hi.", "format": "mp3"}
+
+
+def test_a_dialogue_sends_its_turns() -> None:
+    turns: list[tuple[str, str] | DialogueTurn] = [
+        ("amy.wav", "Hi."),
+        DialogueTurn(voice_id="speaker_1", text="Yes?", gap_ms=-100),
+    ]
+    sent = [{"voice_id": "amy.wav", "text": "Hi."}, {"voice_id": "speaker_1", "text": "Yes?", "gap_ms": -100}]
+    with client(lambda request: streamed(request.url.path.encode(), request.content)) as service:
+        body = service.dialogue(turns, format="mp3", seed=7)
+        assert (
+            body
+            == b"/tts/dialogue"
+            + json.dumps({"turns": sent, "format": "mp3", "seed": 7}, separators=(",", ":")).encode()
+        )
+        with service.stream_dialogue(turns, gap_ms=0, format="mp3") as speech:
+            assert json.loads(b"".join(speech)[13:]) == {"turns": sent, "gap_ms": 0, "format": "mp3"}
 
 
 def test_a_path_prefix_in_the_address_is_kept() -> None:

@@ -130,6 +130,19 @@ def test_the_voice_option_changes_the_audio(client: CsmClient, work_dir: Path) -
     client.delete_voice("mine.wav")
 
 
+def test_a_script_is_spoken_as_a_dialogue(client: CsmClient, work_dir: Path) -> None:
+    (work_dir / "play.txt").write_text("Ann: Hello.\n\nspeaker_2: Hi.\n  You?\n", encoding="utf-8")
+    command = ["speak", "--dialogue", "play.txt", "-o", "play.pcm", "--gap-ms", "100", "--subtitles", "play.srt"]
+    assert cli.main([*command, "--voice", "Ann=speaker_1", "--seed", "7"]) == 0
+    turns = [("speaker_1", "Hello."), ("speaker_2", "Hi. You?")]
+    spoken = (work_dir / "play.pcm").read_bytes()
+    assert len(spoken) == 14 * FRAME_BYTES + 4800
+    assert spoken == client.dialogue(turns, gap_ms=100, format="raw_pcm", seed=7)
+    assert "--> 00:00:00,480\nHello.\n" in (work_dir / "play.srt").read_text(encoding="utf-8")
+    assert cli.main(command) == ExitStatus.USAGE  # Ann has no voice
+    assert cli.main([*command, "Hello."]) == ExitStatus.USAGE
+
+
 def test_piped_text_is_spoken_before_it_ends(work_dir: Path) -> None:
     process = start("speak", "-o", "-")
     assert process.stdin is not None

@@ -52,7 +52,7 @@ from .errors import (
     Unreachable,
     UnsupportedMedia,
 )
-from .options import AudioFormat, Reference, SpeechOptions, reference
+from .options import AudioFormat, DialogueTurn, Reference, SpeechOptions, reference
 from .responses import Health, Voice
 from .speech import AsyncSpeechStream, SpeechStream
 from .speech_events import Mark, WordTiming
@@ -75,6 +75,7 @@ __all__ = [
     "ConversationOptions",
     "CsmClient",
     "CsmError",
+    "DialogueTurn",
     "ErrorReceived",
     "Forbidden",
     "FunctionCall",

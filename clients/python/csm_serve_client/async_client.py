@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -15,10 +15,10 @@ from anyio import to_thread
 from . import endpoints
 from .conversation import AsyncConversation
 from .conversation_requests import ConversationOptions
-from .endpoints import Call, Progress, Recording, Warn
+from .endpoints import Call, Progress, Recording, Turn, Warn
 from .errors import Busy, Unavailable
 from .options import AudioFormat, SpeechOptions
-from .responses import Health, Voice, error_of
+from .responses import Health, SpeechHead, Voice, error_of
 from .speech import AsyncSpeechStream
 from .transport import READ_TIMEOUT_SECONDS, Retry, Server
 from .wav import fill_in_sizes
@@ -73,8 +73,44 @@ class AsyncCsmClient:
 
         timestamps: the stream's `marks` tell when each word is said.
         """
+        async with self._stream(endpoints.speak(text, voice_id, format, options, timestamps=timestamps)) as speech:
+            yield speech
+
+    async def dialogue(
+        self,
+        turns: Iterable[Turn],
+        *,
+        gap_ms: int | None = None,
+        format: AudioFormat = "wav",  # noqa: A002
+        **options: Unpack[SpeechOptions],
+    ) -> bytes:
+        """Generate a dialogue and return it as a complete file of that format.
+
+        turns: who says what, each `("amy.wav", "Hello.")`, or a DialogueTurn.
+        gap_ms: silence between two turns, 200 by default; a negative gap mixes the end of one with the next.
+        """
+        async with self.stream_dialogue(turns, gap_ms=gap_ms, format=format, **options) as speech:
+            audio = b"".join([data async for data in speech])
+        return fill_in_sizes(audio) if format.startswith("wav") else audio
+
+    @asynccontextmanager
+    async def stream_dialogue(
+        self,
+        turns: Iterable[Turn],
+        *,
+        gap_ms: int | None = None,
+        format: AudioFormat = "wav",  # noqa: A002
+        timestamps: bool = False,
+        **options: Unpack[SpeechOptions],
+    ) -> AsyncIterator[AsyncSpeechStream]:
+        """Stream a dialogue while it is generated: `dialogue` as `stream`."""
+        call = endpoints.dialogue(turns, gap_ms, format, options, timestamps=timestamps)
+        async with self._stream(call) as speech:
+            yield speech
+
+    @asynccontextmanager
+    async def _stream(self, call: Call[SpeechHead]) -> AsyncIterator[AsyncSpeechStream]:
         started = time.monotonic()
-        call = endpoints.speak(text, voice_id, format, options, timestamps=timestamps)
         async with (
             aclosing(await self._open(call)) as response,
             aclosing(AsyncSpeechStream(response, call.read(response), self._server, started)) as speech,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
+from .options import DialogueTurn
 from .responses import (
     Health,
     SpeechHead,
@@ -30,6 +31,7 @@ _T = TypeVar("_T")
 
 Recording = str | os.PathLike[str] | bytes
 Progress = Callable[[int, int], None]  # (bytes sent, total bytes)
+Turn = DialogueTurn | tuple[str, str]  # a tuple holds a voice's id and a text
 Warn = Callable[[str], None]  # a quality problem of a recording, as a sentence
 
 
@@ -59,10 +61,27 @@ def speak(
 ) -> Call[SpeechHead]:
     """timestamps: the response is events that hold the audio, and marks."""
     body = {"text": text, "voice_id": voice_id, "format": audio_format, **options}
+    return _speech("/tts/generate", body, timestamps)
+
+
+def dialogue(
+    turns: Iterable[Turn],
+    gap_ms: int | None,
+    audio_format: str,
+    options: Mapping[str, Any],
+    *,
+    timestamps: bool = False,
+) -> Call[SpeechHead]:
+    """turns: each a mapping, or a voice's id and a text. timestamps: as of `speak`."""
+    sent = [{"voice_id": turn[0], "text": turn[1]} if isinstance(turn, tuple) else dict(turn) for turn in turns]
+    return _speech("/tts/dialogue", {"turns": sent, "gap_ms": gap_ms, "format": audio_format, **options}, timestamps)
+
+
+def _speech(path: str, body: Mapping[str, Any], timestamps: bool) -> Call[SpeechHead]:
     content: dict[str, Any] = {"json": {name: value for name, value in body.items() if value is not None}}
     if timestamps:
         content["headers"] = {"Accept": "text/event-stream"}
-    return Call("POST", "/tts/generate", speech_head, content)
+    return Call("POST", path, speech_head, content)
 
 
 def voices() -> Call[list[str]]:

@@ -30,6 +30,14 @@ def reference(recording: str | Path | bytes, transcript: str = "") -> Reference:
     return {"audio": base64.b64encode(data).decode(), "transcript": transcript}
 
 
+class DialogueTurn(TypedDict):
+    """One turn of a dialogue: who says what, and the milliseconds before it where they are not the dialogue's."""
+
+    voice_id: str
+    text: str
+    gap_ms: NotRequired[int]
+
+
 class SpeechOptions(TypedDict, total=False):
     """Optional parameters of a speech request, other than voice and format."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -13,10 +13,10 @@ import httpx
 from . import endpoints
 from .conversation import Conversation
 from .conversation_requests import ConversationOptions
-from .endpoints import Call, Progress, Recording, Warn
+from .endpoints import Call, Progress, Recording, Turn, Warn
 from .errors import Busy, Unavailable
 from .options import AudioFormat, SpeechOptions
-from .responses import Health, Voice, error_of
+from .responses import Health, SpeechHead, Voice, error_of
 from .speech import SpeechStream
 from .transport import READ_TIMEOUT_SECONDS, Retry, Server
 from .wav import fill_in_sizes
@@ -78,8 +78,44 @@ class CsmClient:
 
         timestamps: the stream's `marks` tell when each word is said.
         """
+        with self._stream(endpoints.speak(text, voice_id, format, options, timestamps=timestamps)) as speech:
+            yield speech
+
+    def dialogue(
+        self,
+        turns: Iterable[Turn],
+        *,
+        gap_ms: int | None = None,
+        format: AudioFormat = "wav",  # noqa: A002
+        **options: Unpack[SpeechOptions],
+    ) -> bytes:
+        """Generate a dialogue and return it as a complete file of that format.
+
+        turns: who says what, each `("amy.wav", "Hello.")`, or a DialogueTurn.
+        gap_ms: silence between two turns, 200 by default; a negative gap mixes the end of one with the next.
+        """
+        with self.stream_dialogue(turns, gap_ms=gap_ms, format=format, **options) as speech:
+            audio = b"".join(speech)
+        return fill_in_sizes(audio) if format.startswith("wav") else audio
+
+    @contextmanager
+    def stream_dialogue(
+        self,
+        turns: Iterable[Turn],
+        *,
+        gap_ms: int | None = None,
+        format: AudioFormat = "wav",  # noqa: A002
+        timestamps: bool = False,
+        **options: Unpack[SpeechOptions],
+    ) -> Iterator[SpeechStream]:
+        """Stream a dialogue while it is generated: `dialogue` as `stream`."""
+        call = endpoints.dialogue(turns, gap_ms, format, options, timestamps=timestamps)
+        with self._stream(call) as speech:
+            yield speech
+
+    @contextmanager
+    def _stream(self, call: Call[SpeechHead]) -> Iterator[SpeechStream]:
         started = time.monotonic()
-        call = endpoints.speak(text, voice_id, format, options, timestamps=timestamps)
         with (
             closing(self._open(call)) as response,
             closing(SpeechStream(response, call.read(response), self._server, started)) as speech,
