@@ -126,7 +126,7 @@ class Runtime(Protocol):
 def run(request: pytest.FixtureRequest, server: Server) -> Runtime:
     """Runs the body of an async function, which has `client`, and returns what it returns."""
     if request.param == "node":
-        node = need("node")
+        node = found_node()
 
         def run_in_node(script: str) -> Any:
             module = json.dumps((PACKAGE / "src" / "index.js").as_uri())
@@ -140,6 +140,15 @@ def run(request: pytest.FixtureRequest, server: Server) -> Runtime:
 def body(script: str, module: str) -> str:
     made = f"const client = new CsmClient({{ url: URL, key: {json.dumps(KEY)} }});"
     return f"const {{ CsmClient }} = await import({module}); {made} {_COLLECT} {script}"
+
+
+def found_node() -> str:
+    """Node with WebSockets; skips the test if there is none, or an older one."""
+    node = need("node")
+    told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+    if tuple(map(int, told.strip().removeprefix("v").split(".")[:2])) < (20, 10):
+        pytest.skip(f"Node {told.strip()} has no WebSocket: 20.10 is the first")
+    return node
 
 
 def run_node(node: str, script: str) -> Any:
@@ -180,7 +189,7 @@ def test_errors_say_what_is_wrong(run: Runtime) -> None:
 
 def test_nobody_listens() -> None:
     module = json.dumps((PACKAGE / "src" / "index.js").as_uri())
-    found = run_node(need("node"), 'const URL = "http://127.0.0.1:9";' + body(_NOBODY, module))
+    found = run_node(found_node(), 'const URL = "http://127.0.0.1:9";' + body(_NOBODY, module))
     assert found == [["NetworkError", "the service does not respond"]] * 2
 
 
