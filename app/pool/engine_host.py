@@ -197,7 +197,8 @@ class EngineHost:
                 self.engine.prepare_voice(resolved.voice, resolved.speaker)
                 self.on_voice_encoded()
         except (EngineError, ServiceError) as error:
-            _log.warning("voice %s was not prepared ahead of its first request: %s", voice_id, error)
+            if not self._closing.is_set():
+                _log.warning("voice %s was not prepared ahead of its first request: %s", voice_id, error)
         except Exception:
             _log.exception("voice %s was not prepared ahead of its first request", voice_id)
 

@@ -25,6 +25,7 @@ from engine import (
     CheckpointError,
     CheckpointNotFound,
     Engine,
+    EngineClosed,
     EngineConfig,
     EngineError,
     Progress,
@@ -388,3 +389,25 @@ def test_a_fast_start_prepares_voices_once_it_is_ready(start: Start, settings: S
     assert host.engine.generate(SpeechRequest("Hello.")).seconds > 0  # beside it
     go_on.set()
     assert all(encoded.acquire(timeout=60) for _ in ("speaker_0", "anna.wav"))
+
+
+def test_closing_during_a_fast_start_is_no_warning(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    asked, closed = threading.Event(), threading.Event()
+
+    class Closing(FakeEngine):
+        def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
+            asked.set()
+            assert closed.wait(60)
+            raise EngineClosed("the engine was closed")
+
+    changed = settings.model_copy(update={"model_path": None, "fast_start": "on"})
+    voices = VoiceStore(changed.preloaded_voices_dir, changed.voices_dir)
+    host = EngineHost(
+        changed, WorkerAssignment(), voices, lambda config, report: Closing(config.slots, FakeOptions(name="csm"))
+    )
+    host.start()
+    assert asked.wait(60)
+    host.close()
+    closed.set()
+    host._preparing.shutdown()
+    assert "was not prepared" not in caplog.text
