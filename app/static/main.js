@@ -1,6 +1,7 @@
 // Entry point of the page: creates its parts and handles their events.
 
 import { client } from "./api.js";
+import { Dialogue } from "./dialogue.js";
 import { byId, make } from "./dom.js";
 import { key } from "./key.js";
 import { ServiceStatus } from "./service_status.js";
@@ -25,7 +26,9 @@ const voices = new Voices({
   replace: (id) => voiceDialog.open(id),
   remove: confirmDelete,
   chosen: () => talk.configure(),
+  listed: () => dialogue.update(),
 });
+const dialogue = new Dialogue(voices);
 const voiceDialog = new VoiceDialog(async (id, replaced, warnings) => {
   voices.forget(id);
   await refreshVoices();
@@ -34,12 +37,17 @@ const voiceDialog = new VoiceDialog(async (id, replaced, warnings) => {
   byId("voices-warnings").replaceChildren(...warnings.map((each) => make("li", { textContent: `The recording: ${each}.` })));
 });
 
+const inDialogue = () => byId("mode-dialogue").checked;
 const playbackMode = () => document.querySelector("input[name=way]:checked").value;
 const chosenFormats = {}; // by playback mode
 
 function speak(text, voice) {
   const parameters = { ...tuning.parameters, text, ...(voice && { voice_id: voice }) };
-  return speech.speak(parameters, playbackMode(), byId("format").value);
+  return speech.speak(parameters, inDialogue() ? "http" : playbackMode(), byId("format").value);
+}
+
+function speakDialogue() {
+  return speech.speak({ ...tuning.parameters, ...dialogue.parameters }, playbackMode(), byId("format").value);
 }
 
 /** Handles the result of `describeError`: asks for the key, or waits until the service is ready. */
@@ -67,7 +75,7 @@ async function loadVoices() {
   byId("key-box").open = false;
   byId("key-forget").hidden = false;
   notice.clear();
-  byId(byId("mode-talk").checked ? "talk" : "text").focus();
+  byId({ talk: "talk", dialogue: "script", speak: "text" }[mode()]).focus();
   serviceStatus.refresh();
 }
 
@@ -86,16 +94,25 @@ byId("docs").onclick = ({ currentTarget }) => (currentTarget.href = client.urlOf
 
 // ---- modes
 
+const mode = () => document.querySelector("input[name=mode]:checked").value;
+
 function showMode() {
-  const talks = byId("mode-talk").checked;
+  const talks = mode() === "talk";
   byId("speak-card").hidden = talks;
   byId("talk-card").hidden = !talks;
-  if (talks) speech.stop();
-  else talk.stop();
+  byId("speak-title").textContent = inDialogue() ? "Dialogue" : "Speak";
+  for (const id of ["script-field", "gap-field"]) byId(id).hidden = !inDialogue();
+  for (const id of ["text-field", "voice-field"]) byId(id).hidden = inDialogue();
+  byId("text").disabled = inDialogue(); // else the form would check it
+  byId("script").disabled = byId("gap").disabled = !inDialogue();
+  byId("cast-box").hidden = !inDialogue();
+  speech.stop();
+  if (!talks) talk.stop();
+  showPlaybackModes();
 }
 
 byId("modes").onchange = () => {
-  history.replaceState(null, "", byId("mode-talk").checked ? "#talk" : location.pathname);
+  history.replaceState(null, "", mode() === "speak" ? location.pathname : `#${mode()}`);
   showMode();
 };
 
@@ -142,17 +159,20 @@ function showFormats() {
 }
 
 function showPlaybackModes() {
-  const reasons = [];
+  const offered = inDialogue() ? ["http", "source"] : ["socket", "source", "element"];
+  const reasons = new Set();
   for (const input of document.querySelectorAll("input[name=way]")) {
     const reason = playbackModes[input.value].unavailableReason();
-    input.disabled = reason !== "";
-    if (reason) reasons.push(reason);
+    input.closest("label").hidden = !offered.includes(input.value);
+    input.disabled = reason !== "" || !offered.includes(input.value);
+    if (reason && offered.includes(input.value)) reasons.add(reason);
   }
   if (document.querySelector("input[name=way]:checked").disabled) {
-    document.querySelector("input[name=way]:enabled").checked = true;
+    const enabled = document.querySelector("input[name=way]:enabled");
+    if (enabled) enabled.checked = true;
   }
-  byId("way-hint").textContent = reasons.join(" ");
-  byId("way-hint").hidden = reasons.length === 0;
+  byId("way-hint").textContent = [...reasons].join(" ");
+  byId("way-hint").hidden = reasons.size === 0;
   showFormats();
 }
 
@@ -162,13 +182,14 @@ function count() {
 
 byId("speech").onsubmit = (event) => {
   event.preventDefault();
-  speak(byId("text").value, byId("voice").value);
+  if (inDialogue()) speakDialogue();
+  else speak(byId("text").value, byId("voice").value);
 };
 byId("text").oninput = count;
 byId("format").onchange = ({ target }) => (chosenFormats[playbackMode()] = target.value);
 document.querySelector(".ways").addEventListener("change", showFormats);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === byId("text"))
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && [byId("text"), byId("script")].includes(event.target))
     byId("speech").requestSubmit();
   if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
   speech.stop();
@@ -176,9 +197,8 @@ document.addEventListener("keydown", (event) => {
 });
 byId("seed-keep").onclick = () => tuning.keepSeed(byId("seed").textContent);
 
-byId("mode-talk").checked = location.hash === "#talk";
+for (const name of ["talk", "dialogue"]) if (location.hash === `#${name}`) byId(`mode-${name}`).checked = true;
 showMode();
-showPlaybackModes();
 count();
 serviceStatus.start();
 byId("key-keep").checked = key.remembered;

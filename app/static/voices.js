@@ -3,16 +3,17 @@
 import { client } from "./api.js";
 import { byId, make } from "./dom.js";
 
-const SPEAKERS = 4; // built-in speakers offered
+const SPEAKER_IDS = Array.from({ length: 4 }, (_, number) => `speaker_${number}`); // built-in speakers offered
 
 const list = byId("voices");
 const choices = [byId("voice"), byId("talk-voice")]; // of speech and of conversations: they show the same
 
-/** actions: {play, replace, remove}, each called with a voice id, and {chosen}, called without. */
+/** actions: {play, replace, remove}, each called with a voice id, and {chosen, listed}, called without. */
 export class Voices {
   #actions;
   #details = new Map(); // id -> GET /voices/{id}
   #observer;
+  ids = []; // of the recordings
 
   constructor(actions) {
     this.#actions = actions;
@@ -31,7 +32,9 @@ export class Voices {
     list.replaceChildren(...ids.map((id) => this.#row(id)));
     byId("voices-empty").hidden = ids.length > 0;
     byId("voices-empty").textContent = "No voices yet. A few clear seconds of speech are enough.";
+    this.ids = ids;
     this.#offer(ids);
+    this.#actions.listed();
     if (focused) [...list.querySelectorAll("button")].find((each) => each.dataset.focus === focused)?.focus();
   }
 
@@ -53,15 +56,17 @@ export class Voices {
 
   #offer(ids) {
     const before = this.chosen;
+    for (const each of choices) each.replaceChildren(new Option("Default voice", ""), ...this.options());
+    this.choose([...ids, ...SPEAKER_IDS].includes(before) ? before : "");
+  }
+
+  /** New options of a select, for all voices. */
+  options() {
     const group = (label, names) => make("optgroup", { label }, ...names.map((name) => new Option(name, name)));
-    const speakers = Array.from({ length: SPEAKERS }, (_, number) => `speaker_${number}`);
-    for (const each of choices)
-      each.replaceChildren(
-        new Option("Default voice", ""),
-        ...(ids.length ? [group("Recorded", ids)] : []),
-        group("Built-in speakers", speakers),
-      );
-    this.choose([...ids, ...speakers].includes(before) ? before : "");
+    return [
+      ...(this.ids.length ? [group("Recorded", this.ids)] : []),
+      group("Built-in speakers", SPEAKER_IDS),
+    ];
   }
 
   #mark() {

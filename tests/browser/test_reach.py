@@ -95,7 +95,10 @@ def test_the_page_fits_the_screen_width(resizable_page: Page, width: int) -> Non
       .map((each) => [each.id, each.getBoundingClientRect()])
       .filter(([, box]) => box.width && (box.height < 17 || box.width < 17)).map(([id]) => id)"""
     assert page.run(small) == []
-    page.run("document.getElementById('voice-dialog').close(); document.getElementById('mode-talk').click()")
+    page.run("document.getElementById('voice-dialog').close(); document.getElementById('mode-dialogue').click()")
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    assert page.run(small) == []
+    page.run("document.getElementById('mode-talk').click()")
     page.run("document.getElementById('talk-hold').hidden = false")
     assert page.run("return document.documentElement.scrollWidth") <= width
     assert page.run(small) == []

@@ -43,9 +43,9 @@ export class CsmClient {
     return `${this.#url}${path}?${new URLSearchParams({ ...parameters, api_key: this.#key() })}`;
   }
 
-  /** The streamed response of POST /tts/generate, in any format. */
+  /** The streamed response of POST /tts/generate, in any format, or of POST /tts/dialogue for parameters with turns. */
   generate(parameters, signal) {
-    return this.call("/tts/generate", {
+    return this.call("turns" in parameters ? "/tts/dialogue" : "/tts/generate", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(parameters),

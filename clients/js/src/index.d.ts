@@ -17,6 +17,12 @@ export class ServiceError extends Error {
 /** The request did not reach the service, or the response was aborted. */
 export class NetworkError extends Error {}
 
+/** Parameters of /tts/dialogue, beside those of /tts/generate. */
+export interface DialogueParameters extends Omit<SpeechParameters, "text" | "voice_id"> {
+  turns: { voice_id: string; text: string; gap_ms?: number }[];
+  gap_ms?: number;
+}
+
 /** Parameters of /tts/generate and /ws; docs/api.md lists them all. */
 export interface SpeechParameters {
   text: string;
@@ -67,7 +73,7 @@ export class CsmClient {
   constructor(options?: { url?: string; key?: string | (() => string); WebSocket?: any });
   call(path: string, options?: RequestInit): Promise<Response>;
   urlOf(path: string, parameters?: Record<string, string>): string;
-  generate(parameters: SpeechParameters, signal?: AbortSignal): Promise<Response>;
+  generate(parameters: SpeechParameters | DialogueParameters, signal?: AbortSignal): Promise<Response>;
   errorOf(parameters: SpeechParameters): Promise<Error | null>;
   voices(): Promise<string[]>;
   voice(id: string): Promise<VoiceDetails>;

@@ -41,6 +41,7 @@ class PcmPlayer extends AudioWorkletProcessor {
     this.#count(count);
     if (count === out.length) return true;
     if (this.#complete) {
+      this.port.postMessage({ played: this.#played });
       this.port.postMessage({ event: "ended" });
       return false;
     }
