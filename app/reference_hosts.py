@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import httpx
+if TYPE_CHECKING:
+    import httpx
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -83,6 +85,8 @@ def _parse_host(entry: str) -> tuple[str, int | None]:
     parts = urlsplit(f"//{entry}")
     if parts.path or parts.query or parts.fragment or parts.username is not None or not parts.hostname:
         raise ValueError("not a host")
+    import httpx  # only here: the settings import this module, and it takes long to import
+
     try:
         host = httpx.URL(scheme="http", host=parts.hostname).raw_host.decode("ascii")
     except httpx.InvalidURL:

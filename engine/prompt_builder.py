@@ -28,6 +28,8 @@ from .types import Codes, SpeechRequest, SpeechSegment, VoicePrompt
 from .voice_cache import CachedVoices, VoiceCache, VoiceKey, VoiceKeys
 from .voice_encoder import Encoding, VoiceEncoder
 
+Voices = Sequence[tuple[VoicePrompt, int]]  # recordings, each with its segment's speaker id
+
 
 class PromptBuilder:
     """Plans requests and prefills their rows until they can decode.
@@ -63,7 +65,8 @@ class PromptBuilder:
             raise InvalidRequest("guidance above 0 takes two slots, and this engine has one: set guidance to 0")
         self._check_history(request.history)
         # 2 positions for the EOS frame and a last frame that is not fed yet
-        free = self.max_positions - self._voice_positions(request) - 2
+        voices = request.voices
+        free = self.max_positions - self._voice_positions(voices) - 2
 
         def tokenize(text: str, part: int) -> list[int]:
             return self._tokenizer.encode(text, request.turn(part).speaker)
@@ -76,11 +79,11 @@ class PromptBuilder:
             growing = request.more is not None
             planned = plan_chunks(request_chunks(request), free, tokenize, growing=growing)
             chunks = ChunkPlan(planned, request.more)
-        row_states = [RowState(voices=_voice_keys(request, with_text=True))]
+        row_states = [RowState(voices=_voice_keys(voices, with_text=True))]
         if guided:
-            row_states.append(RowState(lambda part: tokenize("", part), _voice_keys(request, with_text=False)))
+            row_states.append(RowState(lambda part: tokenize("", part), _voice_keys(voices, with_text=False)))
         seed = random.getrandbits(64) if request.seed is None else request.seed
-        return RequestState(request, queue, chunks, row_states, seed=(seed + (1 << 63)) % (1 << 64) - (1 << 63))
+        return RequestState(request, queue, chunks, row_states, voices, (seed + (1 << 63)) % (1 << 64) - (1 << 63))
 
     def _check_history(self, history: Sequence[SpeechSegment]) -> None:
         codebooks, vocab = self._eos_frame.shape[1], self._runner.model.sampled_vocab
@@ -92,9 +95,9 @@ class PromptBuilder:
                     f"found {codes.shape}"
                 )
 
-    def _voice_positions(self, request: SpeechRequest) -> int:
+    def _voice_positions(self, voices: Voices) -> int:
         positions = 0
-        for voice, speaker in request.voices:
+        for voice, speaker in voices:
             frames = frame_count(voice.samples.size, voice.sample_rate)
             positions += len(self._tokenizer.encode(voice.transcript, speaker)) + frames + 1
         return positions
@@ -103,9 +106,10 @@ class PromptBuilder:
 
     def request_voice_codes(self, state: RequestState) -> None:
         """Start encoding the voices' recordings, unless their keys and values or their codes are cached."""
-        if state.encodings or all(row_state.voices in self.voice_cache for row_state in state.row_states):
+        if not state.voices or state.encodings:
             return
-        state.encodings = [self._encoding(voice, state.queue) for voice, _ in state.request.voices]
+        if not all(row_state.voices in self.voice_cache for row_state in state.row_states):
+            state.encodings = [self._encoding(voice, state.queue) for voice, _ in state.voices]
 
     def _encoding(self, voice: VoicePrompt, queue: AudioQueue) -> Encoding:
         codes = self.voice_cache.codes(voice.key)
@@ -150,6 +154,8 @@ class PromptBuilder:
 
         Returns their number of positions.
         """
+        if not row_state.voices:
+            return 0
         restored, cached = self.voice_cache.longest_prefix(row_state.voices)
         if cached is not None:
             self._runner.restore_kv(row, cached.kv)
@@ -157,7 +163,7 @@ class PromptBuilder:
         if restored == len(row_state.voices):
             return length
         spans: list[Span] = []
-        for (voice, speaker), encoding in list(zip(state.request.voices, state.encodings, strict=True))[restored:]:
+        for (voice, speaker), encoding in list(zip(state.voices, state.encodings, strict=True))[restored:]:
             transcript = self._tokenizer.encode(voice.transcript if row_state.with_text else "", speaker)
             spans += [transcript, encoding.result(), self._eos_frame]
         row_state.pending.append(Prefill(length, spans))
@@ -227,6 +233,6 @@ class PromptBuilder:
             row_state.prefills_voices = False
 
 
-def _voice_keys(request: SpeechRequest, with_text: bool) -> VoiceKeys:
+def _voice_keys(voices: Voices, with_text: bool) -> VoiceKeys:
     """The cache keys of the voices. It hashes all samples, which takes long: call it on the caller's thread."""
-    return tuple(VoiceKey(voice.key, speaker, with_text) for voice, speaker in request.voices)
+    return tuple(VoiceKey(voice.key, speaker, with_text) for voice, speaker in voices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from .context import Context, Prefill, TextChunk, Tokens
 from .slice_policy import SlicePolicy
 from .stream import AudioQueue
 from .timing import TextTiming
-from .types import FRAME_SAMPLES, AudioChunk, Codes, Samples, SpeechRequest
+from .types import FRAME_SAMPLES, AudioChunk, Codes, Samples, SpeechRequest, VoicePrompt
 from .voice_cache import VoiceKeys
 from .voice_encoder import Encoding
 
@@ -45,6 +45,7 @@ class RequestState:
     queue: AudioQueue
     chunks: ChunkPlan
     row_states: list[RowState]
+    voices: Sequence[tuple[VoicePrompt, int]]  # SpeechRequest.voices, which takes long to find
     seed: int
     encodings: list[Encoding] = field(default_factory=list)  # of its voices, until they are prefilled
     rows: list[int] = field(default_factory=list)
@@ -71,7 +72,7 @@ class RequestState:
     @property
     def waiting_for_voice(self) -> bool:
         """A voice of it is being encoded; there is nothing else to do for it until then."""
-        return not all(encoding.done for encoding in self.encodings)
+        return bool(self.encodings) and not all(encoding.done for encoding in self.encodings)
 
     @property
     def waiting_for_text(self) -> bool:

@@ -246,7 +246,7 @@ async def test_its_own_echo_does_not_interrupt_the_assistant(
     voice = speech().astype(np.float32) / 32768
     monkeypatch.setattr(
         "engine.fake_stream.tone",
-        lambda request, first, frames: np.resize(np.roll(voice, -first * 1920), frames * 1920),
+        lambda request, first, frames, *rest: np.resize(np.roll(voice, -first * 1920), frames * 1920),
     )
     async with run(settings.model_copy(update={"model_path": "fake:frame_seconds=0.02"})) as app:
         app.state.realtime.language_model = StubModel([TextDelta("x " * 18 + "."), Finished()])

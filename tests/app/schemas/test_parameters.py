@@ -7,18 +7,28 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.schemas.elevenlabs import ElevenLabsSpeech, SpeechOptions, VoiceSettings
+from app.schemas.dialogue import DialogueBody, ElevenLabsDialogue, TurnParameters
+from app.schemas.elevenlabs import BodyOptions, ElevenLabsSpeech, SpeechOptions, StreamOptions, VoiceSettings
 from app.schemas.legacy import GenerateParameters, SpeakParameters, TextParameters
 from app.schemas.openai_speech import OpenAISpeech
 from app.schemas.parameters import RequestParameters
-from app.schemas.speech import SpeechBody, SpeechParameters
+from app.schemas.speech import SpeechBody, SpeechParameters, SynthesisParameters
 from app.websocket.elevenlabs_protocol import GenerationConfig
 from engine import InvalidRequest, SpeechRequest
 
 MODELS = (
     *(SpeechParameters, SpeechBody, TextParameters, GenerateParameters, SpeakParameters, OpenAISpeech),
-    *(ElevenLabsSpeech, SpeechOptions, VoiceSettings, GenerationConfig),
+    *(ElevenLabsSpeech, SpeechOptions, StreamOptions, BodyOptions, VoiceSettings, GenerationConfig),
+    *(SynthesisParameters, TurnParameters, DialogueBody, ElevenLabsDialogue),
 )
+_TURN = {"voice_id": "speaker_0", "text": "Hi"}
+REQUIRED: dict[type[RequestParameters], dict[str, Any]] = {
+    OpenAISpeech: {"input": "Hi"},
+    TurnParameters: _TURN,
+    DialogueBody: {"turns": [_TURN, _TURN]},
+    ElevenLabsDialogue: {"inputs": [_TURN]},
+    **{each: {} for each in (SynthesisParameters, StreamOptions, BodyOptions)},
+}
 
 
 def subclasses(model: type[RequestParameters]) -> Iterator[type[RequestParameters]]:
@@ -38,13 +48,13 @@ def test_every_body_of_numbers_is_tested() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_booleans_are_no_numbers(model: type[RequestParameters]) -> None:
-    text: dict[str, Any] = {"input": "Hi"} if model is OpenAISpeech else {"text": "Hi"}
-    model.model_validate(text)
+    required = REQUIRED.get(model, {"text": "Hi"})
+    model.model_validate(required)
     assert numbers_of(model)
     for name in numbers_of(model):
         for value in (True, False, [True, 1, 2, 3, 4]):
             with pytest.raises(ValidationError):
-                model.model_validate({**text, name: value})
+                model.model_validate({**required, name: value})
 
 
 def test_a_boolean_parameter_takes_booleans_and_the_message_names_the_mistake() -> None:
