@@ -143,7 +143,8 @@ def test_every_exception_is_needed() -> None:
         assert any(not distributions_of(module) & declared(directory) for directory in users), module
     assert UNLOCKED.keys() <= set().union(*imported.values())
     development_alone = set(pins(DEVELOPMENT)) - set(pins(SERVING))
-    assert all(distributions_of(name) & development_alone for name in UNLOCKED)
+    # One without a wheel for this Python or machine is not installed; its distribution has the module's name.
+    assert all((distributions_of(name) or {canonicalize_name(name)}) & development_alone for name in UNLOCKED)
     assert all(distributions_of(name) <= development_alone for name in LOADED_IF_THERE)
 
 
