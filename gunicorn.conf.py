@@ -15,7 +15,7 @@ try:
     from app.pool.master import current_master
     from app.server.preflight import cannot_start, check
     from app.server.worker import ServiceLogger, ServiceWorker, master_seconds
-    from app.settings import SettingsError, load_settings
+    from app.settings_loader import SettingsError, load_settings
 except ImportError as missing:  # instead of gunicorn's traceback
     sys.stderr.write(f"csm-serve cannot start: {missing} (the Python environment is not complete: `make install`)\n")
     raise SystemExit(1) from None

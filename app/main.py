@@ -61,7 +61,8 @@ from .routers import (
     voices,
     websocket,
 )
-from .settings import ENV_FILE, Settings, load_settings
+from .settings import Settings
+from .settings_loader import ENV_FILE, load_settings
 from .state import AppState
 from .stt.choice import choose_transcriber
 from .voices.recording_download import RecordingDownloader

@@ -1,36 +1,18 @@
-"""All settings of the service (API.md section 8). Only this module reads the environment and `.env`."""
+"""All settings of the service (API.md section 8). `settings_loader` reads them."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Literal, cast
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from .reference_hosts import ReferenceHosts
 from .watermark_key import PUBLIC_KEY, parse_key
 
 DEFAULT_MODEL = "sesame/csm-1b"  # without MODEL_PATH
-ENV_FILE = Path(".env")  # in the working directory
-
-_Settings = TypeVar("_Settings", bound=BaseSettings)
-
-_SECRETS = (
-    "api_key",
-    "hf_token",
-    "csm_watermark_key",
-    "llm_api_key",
-    "stt_api_key",
-    "voices_storage_options",
-    "rate_limit_url",
-)  # never shown, not even if invalid
-
-
-class SettingsError(Exception):
-    """Invalid settings. The message has one line for each: its name, its value, the valid values."""
 
 
 class Settings(BaseSettings):
@@ -365,57 +347,3 @@ def _json(value: SecretStr) -> object:
         return json.loads(value.get_secret_value())
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from None
-
-
-def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
-    """Read the environment and the file. Raises SettingsError, which names every invalid setting."""
-    return _load(Settings, env_file)
-
-
-def load_key_settings(env_file: Path | None = ENV_FILE) -> KeySettings:
-    """The same for the command that edits keys. Raises SettingsError."""
-    return _load(KeySettings, env_file)
-
-
-def load_model_settings(env_file: Path | None = ENV_FILE) -> ModelSettings:
-    """The same for a command that loads the model. Raises SettingsError."""
-    return _load(ModelSettings, env_file)
-
-
-def _load(kind: type[_Settings], env_file: Path | None) -> _Settings:
-    try:
-        return cast(_Settings, cast(Any, kind)(_env_file=env_file))
-    except ValidationError as error:
-        lines = [_describe(tuple(map(str, each["loc"])), str(each["msg"]), env_file) for each in error.errors()]
-        raise SettingsError("\n".join(dict.fromkeys(lines))) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{env_file} cannot be read: {error}") from None
-
-
-def _describe(location: tuple[str, ...], message: str, env_file: Path | None) -> str:
-    """One line about an invalid setting, without its value if that is a secret."""
-    field = location[0].lower()
-    name, valid = field.upper(), Settings.model_fields[field].description
-    value = _raw(name, env_file)
-    if value is None:
-        return f"{name} is not set. It may be: {valid}. Set it in the environment or in .env (see .env.example)."
-    shown = "" if field in _SECRETS else f" is {value!r}, which"
-    return f"{name}{shown} cannot be used ({message}). It may be: {valid}."
-
-
-def _raw(name: str, env_file: Path | None) -> str | None:
-    """The setting as written, from the source that was used."""
-    for source in (dict(os.environ), read_env_file(env_file)):
-        for key, value in source.items():
-            if key.upper() == name and value:
-                return value
-    return None
-
-
-def read_env_file(env_file: Path | None) -> dict[str, str]:
-    """The variables that a `.env` sets; empty without a file."""
-    from dotenv import dotenv_values  # pydantic-settings reads it with the same
-
-    if env_file is None or not env_file.is_file():
-        return {}
-    return {name: value for name, value in dotenv_values(env_file, encoding="utf-8").items() if value}

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from app.main import create_app
-from app.settings import load_settings
+from app.settings_loader import load_settings
 
 from .cpu_info import cpu_name
 from .module_path import ROOT

@@ -15,7 +15,8 @@ from app.access.key_metrics import KeyMetrics
 from app.observability.logs import configure_logging
 from app.pool.assignment import WorkerAssignment, apply_worker_environment
 from app.pool.watchdog import Watchdog
-from app.settings import Settings, load_settings
+from app.settings import Settings
+from app.settings_loader import load_settings
 
 from .message_limit import MessageLimit
 from .recent_voices import RecentVoices

@@ -55,7 +55,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def settings(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    from app.settings import load_settings
+    from app.settings_loader import load_settings
 
     for name, value in env.items():
         monkeypatch.setenv(name, value)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class ModelHandler(BaseHTTPRequestHandler):
-    """A subclass implements `answer`."""
+class ModelHandler(BaseHTTPRequestHandler, ABC):
+    """Answers what is posted."""
 
     def do_POST(self) -> None:
         self.answer()
 
+    @abstractmethod
     def answer(self) -> None:
-        raise NotImplementedError
+        """Send the response to a POST."""
 
     def read_body(self) -> bytes:
         return self.rfile.read(int(self.headers["Content-Length"]))

@@ -45,7 +45,7 @@ ENGINE_LEAVES = {
 }
 # The files that may use the environment, and why.
 ENVIRONMENT = {
-    "app/settings.py": "reads it: every setting comes from here",
+    "app/settings_loader.py": "reads it: every setting comes from here",
     "app/cli/main.py": "entry point: sets it for the master process, and passes it as a mapping",
     "app/main.py": "entry point: passes it as a mapping",
     "cluster/launch.py": "Ray has no other switch that turns off its reports, before it is imported",
@@ -100,7 +100,8 @@ APP_LAYERS: tuple[tuple[str, ...], ...] = (
     ("app.audio", "app.middleware"),
     ("app.observability",),
     ("app.access",),
-    ("app.errors", "app.lexicon_file", "app.settings"),
+    ("app.errors", "app.lexicon_file", "app.settings_loader"),
+    ("app.settings",),
     ("app.reference_hosts", "app.shared_lock", "app.watermark_key"),
 )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..settings import SettingsError, load_settings
+from ..settings_loader import SettingsError, load_settings
 from .exit_status import CommandFailed, ExitStatus
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine import EngineConfig, EngineError, load_encoder
 
-from ..settings import DEFAULT_MODEL, SettingsError, load_model_settings
+from ..settings import DEFAULT_MODEL
+from ..settings_loader import SettingsError, load_model_settings
 from .exit_status import CommandFailed, ExitStatus, one_line
 from .progress import Progress
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ..access.api_keys import ApiKey, hash_key
 from ..access.key_file import InvalidKeyFile, edited_keys, read_keys
-from ..settings import SettingsError, load_key_settings
+from ..settings_loader import SettingsError, load_key_settings
 from .exit_status import EXIT_HELP, CommandFailed, ExitStatus
 
 _LIMITS = {

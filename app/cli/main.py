@@ -14,7 +14,8 @@ try:
     from ..pool.assignment import assign_workers
     from ..pool.gpus import visible_gpus
     from ..server.preflight import cannot_start, check
-    from ..settings import Settings, SettingsError, load_settings
+    from ..settings import Settings
+    from ..settings_loader import SettingsError, load_settings
     from . import chat, cluster, dataset, keys, runpod, speak, talk, train, voices, wyoming
     from .exit_status import run
 except ImportError as missing:  # instead of a traceback

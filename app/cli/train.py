@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine import EngineError
 
-from ..settings import DEFAULT_MODEL, ModelSettings, SettingsError, load_model_settings
+from ..settings import DEFAULT_MODEL, ModelSettings
+from ..settings_loader import SettingsError, load_model_settings
 from .exit_status import CommandFailed, ExitStatus
 
 if TYPE_CHECKING:

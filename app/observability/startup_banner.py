@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 
 from csm_serve_client.environment import local_url
 
-from ..settings import Settings, read_env_file
+from ..settings import Settings
+from ..settings_loader import read_env_file
 
 _TEXT = "Hello! This is my voice, and it begins before the sentence has an end."
 

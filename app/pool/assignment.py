@@ -6,7 +6,8 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..settings import Settings, SettingsError
+from ..settings import Settings
+from ..settings_loader import SettingsError
 from .compile_cache import keep_compiled_kernels
 
 Role = Literal["all", "engine", "http"]

@@ -3,87 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
+from engine import FRAME_MILLISECONDS, AudioChunk
 
-from engine import FRAME_MILLISECONDS, SAMPLE_RATE, AudioChunk
-
-from ..audio.encoders.base import Samples
-from ..audio.encoders.pcm import RawPcmEncoder
-from ..audio.postprocessing import make_effect, resolve_watermark_key
-from ..audio.thread_pool import run_in_thread
+from ..audio.postprocessing import resolve_watermark_key
 from ..errors import EngineBroke, ServiceError
 from ..llm.language_model import ChatRequest, Finished, TextDelta, ToolCallDelta
 from ..observability.request_log import RequestRecord
-from ..observability.underruns import UnderrunMeter
-from ..schemas.speech import SpeechJob
 from . import server_events as events
 from .answer_text import AnswerText
-from .audio_codec import create_encoder
-from .config import SessionConfig
 from .conversation import Conversation, Entry, chat_messages, speech_history
 from .items import MessageItem
-from .latency import TurnLatency
-from .playback import PlaybackClock
+from .response_audio import ResponseAudio
 from .response_output import ResponseOutput
+from .response_plan import ResponsePlan
 from .server_events import Send, new_id
 from .service import RealtimeService
+from .token_usage import TokenUsage
 
 CancelReason = Literal["turn_detected", "client_cancelled"]
 
 MAX_METADATA = 16  # pairs, as in the protocol
-_NOTHING: Samples = np.zeros(0, np.float32)
-_INLINE_SAMPLES = 48_000  # 2 s: encoding up to this many takes less time than a switch to a thread and back
-
-
-@dataclass(frozen=True)
-class ResponsePlan:
-    """What to answer, and how.
-
-    job: the speech, but for its text and history. entries: the items to answer.
-    turn: the user's turn that it answers by itself; None if the client asked for it.
-    in_conversation: the response becomes part of the conversation.
-    assistant, user: speaker ids of the two sides.
-    """
-
-    config: SessionConfig
-    job: SpeechJob
-    entries: list[Entry]
-    latency: TurnLatency
-    assistant: int
-    user: int
-    turn: Entry | None = None
-    in_conversation: bool = True
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class _Usage:
-    """Tokens of text as the language model counts them, tokens of audio as frames of 80 ms."""
-
-    input_text: int = 0
-    output_text: int = 0
-    input_audio: int = 0
-    output_audio: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        read, written = self.input_text + self.input_audio, self.output_text + self.output_audio
-        return {
-            "total_tokens": read + written,
-            "input_tokens": read,
-            "output_tokens": written,
-            "input_token_details": {
-                "text_tokens": self.input_text,
-                "audio_tokens": self.input_audio,
-                "cached_tokens": 0,
-            },
-            "output_token_details": {"text_tokens": self.output_text, "audio_tokens": self.output_audio},
-        }
 
 
 class Response:
@@ -99,23 +42,18 @@ class Response:
     ) -> None:
         self.id = new_id("resp")
         self.plan = plan
-        self.playback = PlaybackClock()
         self.status = "in_progress"
-        self.on_audio: Callable[[Samples], None] = lambda samples: None  # called with what was sent
         self._service, self._conversation, self._send_event = service, conversation, send
         self._record = record
         self._task: asyncio.Task[None] | None = None
         self._cancelled: CancelReason | None = None
         self._error: ServiceError | None = None
         self._finish_reason = "stop"
-        self._usage = _Usage()
-        self._underruns = UnderrunMeter()
-        self._speech_timer = 0.0
+        self._usage = TokenUsage()
         self._output = ResponseOutput(
             self.id, conversation if plan.in_conversation else None, send, plan.config.audio.output.speed
         )
-        self._encoder = create_encoder(plan.config.audio.output.format)
-        self._effect = make_effect(plan.config.audio.output.speed, resolve_watermark_key(service.state.settings))
+        self.audio = ResponseAudio(self._output, plan, resolve_watermark_key(service.state.settings), record)
         record.voice = plan.job.voice_name
         record.format = "float32" if plan.config.speaks else None
 
@@ -264,7 +202,7 @@ class Response:
         job = replace(job, request=replace(job.request, text=first, history=tuple(history), more=text.more))
         async with self._service.state.pool.dispatcher.dispatch(job, self._record) as speech:
             self._record.admit()
-            self._speech_timer = time.monotonic()
+            self.audio.speech_begins(time.monotonic())
             feeding, parts = asyncio.create_task(text.feed()), 0
             try:
                 async for chunk in speech:
@@ -283,51 +221,20 @@ class Response:
         part = min(chunk.text_part, len(text.clauses) - 1)  # the end of the speech comes after the last one
         while len(entry.clauses) <= part:
             clause = text.clauses[len(entry.clauses)]
-            self._speech_timer = max(self._speech_timer, text.passed_on(len(entry.clauses)))
+            self.audio.speech_begins(text.passed_on(len(entry.clauses)))
             entry.clauses.append(clause)
             await self._output.add_transcript(entry, clause.text)
         clause = entry.clauses[part]
         clause.codes.append(chunk.codes)
-        await self._send_audio(entry, chunk.samples)
+        await self.audio.send(entry, chunk.samples)
         if chunk.ends_text_part:
             clause.complete = True
             text.spoken(part)
 
-    async def _send_audio(self, entry: Entry, samples: Samples, *, last: bool = False) -> None:
-        effect, encoder = self._effect, self._encoder
-
-        def process() -> tuple[Samples, str]:
-            out = samples
-            if effect is not None:
-                out = effect.flush() if last else effect.push(samples)
-            data = encoder.encode(out) + (encoder.flush() if last else b"")
-            return out, base64.b64encode(data).decode()
-
-        inline = effect is None and isinstance(encoder, RawPcmEncoder) and samples.size <= _INLINE_SAMPLES
-        with self._record.stage("encode"):
-            out, audio = process() if inline else await run_in_thread(process)
-        if not audio:
-            return
-        now = time.monotonic()
-        if self.plan.latency.first_audio is None:
-            self.plan.latency.first_audio = now
-            self._record.first_audio_seconds = now - self._record.started
-        self._underruns.ready(now)
-        with self._record.stage("send"):
-            await self._output.add_audio(entry, audio)
-        now = time.monotonic()
-        self.playback.sent(out.size / SAMPLE_RATE, now)
-        self._underruns.sent(now, self.playback.sent_seconds)
-        self._record.audio_seconds = self.playback.sent_seconds
-        self._record.underrun_seconds = self._underruns.worst
-        self._record.speech_seconds = (self._record.speech_seconds or 0.0) + now - self._speech_timer
-        self._speech_timer = now
-        self.on_audio(out)
-
     async def _end_audio(self) -> None:
         """Send what effects and encoder hold back."""
         if self.entry is not None and self.plan.config.speaks:
-            await self._send_audio(self.entry, _NOTHING, last=True)
+            await self.audio.flush(self.entry)
 
     # ---- the end
 

@@ -27,7 +27,8 @@ from .echo_guard import EchoGuard
 from .input_audio import InputAudio
 from .items import ContentPart, Item, MessageItem, item_json
 from .latency import TurnLatency
-from .response import Response, ResponsePlan
+from .response import Response
+from .response_plan import ResponsePlan
 from .server_events import Send, new_id
 from .service import RealtimeService
 from .session_voice import SessionVoice, SessionVoices
@@ -269,7 +270,7 @@ class TurnTaking:
             metadata=asked.metadata or {},
         )
         response = Response(self._service, self.conversation, self._send, plan, self._new_record())
-        response.on_audio = self._echo.played
+        response.audio.on_audio = self._echo.played
         self._response = response
         response.start()
 
@@ -294,12 +295,12 @@ class TurnTaking:
         if response is None:
             return
         now = time.monotonic()
-        if response.active or response.playback.playing(now):
+        if response.active or response.audio.playback.playing(now):
             if response.entry is not None and response.plan.config.speaks:
-                response.entry.truncate(1000 * response.playback.heard_seconds(now))
+                response.entry.truncate(1000 * response.audio.playback.heard_seconds(now))
                 self._service.state.metrics.interrupted()
             response.cancel("turn_detected")
-            response.playback.stop(now)
+            response.audio.playback.stop(now)
             self._echo.stopped()
 
     def _cancel_by_client(self, response_id: str | None) -> None:
@@ -348,7 +349,7 @@ class TurnTaking:
                 code="invalid_value",
             )
         if self._response is not None and self._response.entry is entry:
-            self._response.playback.stop(time.monotonic())
+            self._response.audio.playback.stop(time.monotonic())
             self._echo.stopped()
         heard = min(event.audio_end_ms, round(entry.milliseconds))  # clients' clocks may run ahead of the audio
         entry.truncate(heard)

@@ -11,7 +11,7 @@ from ..responses.streaming import SpeechResponse
 from ..schemas.dialogue import DialogueBody, ElevenLabsDialogue
 from ..schemas.elevenlabs import DEFAULT_OUTPUT_FORMAT, encoded_format
 from ..schemas.errors import error_responses
-from ..state import AppState, StateDep
+from ..state import StateDep
 from .elevenlabs import AUDIO as ELEVENLABS_AUDIO
 from .elevenlabs import OutputFormat
 from .speech import RESPONSES, with_marks
@@ -45,13 +45,6 @@ async def generate_dialogue(body: DialogueBody, request: Request, state: StateDe
     responses=ELEVENLABS_AUDIO,
     tags=["elevenlabs"],
 )
-async def convert_dialogue(
-    body: ElevenLabsDialogue, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
-) -> SpeechResponse:
-    """Generate a dialogue of several voices."""
-    return _elevenlabs_response(body, state, output_format)
-
-
 @router.post(
     "/v1/text-to-dialogue/stream",
     status_code=200,
@@ -59,13 +52,9 @@ async def convert_dialogue(
     responses=ELEVENLABS_AUDIO,
     tags=["elevenlabs"],
 )
-async def stream_dialogue(
+async def convert_dialogue(
     body: ElevenLabsDialogue, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
 ) -> SpeechResponse:
     """Generate a dialogue of several voices; both routes stream."""
-    return _elevenlabs_response(body, state, output_format)
-
-
-def _elevenlabs_response(body: ElevenLabsDialogue, state: AppState, output_format: str) -> SpeechResponse:
     audio_format = encoded_format(output_format, body.settings, state.settings)
     return SpeechResponse(state.pool, body.to_dialogue_job(state.settings), audio_format)

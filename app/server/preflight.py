@@ -7,7 +7,7 @@ import importlib.util
 import os
 import socket
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from engine import InvalidRequest
@@ -15,7 +15,8 @@ from engine import InvalidRequest
 from ..access.key_file import InvalidKeyFile, read_keys
 from ..lexicon_file import read_lexicon
 from ..observability import tracing
-from ..settings import Settings, SettingsError
+from ..settings import Settings
+from ..settings_loader import SettingsError
 from ..voices.object_storage import url_problem
 
 _FIRST_UNPRIVILEGED_PORT = 1024  # Linux requires CAP_NET_BIND_SERVICE below it
@@ -112,25 +113,25 @@ def _no_storage(url: str | None) -> str | None:
 
 def _no_lexicon(path: Path | None) -> str | None:
     advice = "Set LEXICON to a file with word = replacement on each line, or leave it empty."
-    try:
-        if path is not None:
-            read_lexicon(path)
-    except OSError as error:
-        return f"LEXICON={path} cannot be read: {error.strerror or error}. {advice}"
-    except InvalidRequest as error:
-        return f"LEXICON={path} cannot be used: {error}. {advice}"
-    return None
+    return _unreadable("LEXICON", path, read_lexicon, InvalidRequest, advice)
 
 
 def _no_keys(path: Path | None) -> str | None:
     advice = "Make it with `csm-serve keys add NAME`, or leave API_KEYS_FILE empty."
+    return _unreadable("API_KEYS_FILE", path, read_keys, InvalidKeyFile, advice)
+
+
+def _unreadable(
+    name: str, path: Path | None, read: Callable[[Path], object], invalid: type[Exception], advice: str
+) -> str | None:
+    """What is wrong with the file of a setting. invalid: what `read` raises for its contents."""
     try:
         if path is not None:
-            read_keys(path)
+            read(path)
     except OSError as error:
-        return f"API_KEYS_FILE={path} cannot be read: {error.strerror or error}. {advice}"
-    except InvalidKeyFile as error:
-        return f"API_KEYS_FILE={path} cannot be used: {error}. {advice}"
+        return f"{name}={path} cannot be read: {error.strerror or error}. {advice}"
+    except invalid as error:
+        return f"{name}={path} cannot be used: {error}. {advice}"
     return None
 
 

@@ -21,7 +21,7 @@ from ..middleware.timeouts import TimeoutHttpProtocol
 from ..observability.logs import configure_logging
 from ..pool.master import IMPORTING, current_context
 from ..pool.watchdog import Watchdog, WorkerExit
-from ..settings import SettingsError, load_settings
+from ..settings_loader import SettingsError, load_settings
 from .websocket_protocol import SpeechWebSocketProtocol
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.settings import Settings, SettingsError, load_settings, read_env_file
+from app.settings import Settings
+from app.settings_loader import SettingsError, load_settings, read_env_file
 from app.watermark_key import PUBLIC_KEY
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"

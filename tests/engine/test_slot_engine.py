@@ -58,7 +58,7 @@ class _Engine(SlotEngine):
         self._start_threads()
 
     def prepare_voice(self, voice: VoicePrompt, speaker: int = 0) -> None:
-        raise NotImplementedError
+        """Its requests have no voices."""
 
     def _request(self, request: SpeechRequest, queue: AudioQueue) -> _Piecewise:
         return _Piecewise(request, queue, self.turns)

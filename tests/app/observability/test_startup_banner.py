@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.observability.startup_banner import curl_line, speak_line
-from app.settings import Settings, load_settings
+from app.settings import Settings
+from app.settings_loader import load_settings
 
 
 def pasted(line: str, environ: dict[str, str]) -> list[str]:

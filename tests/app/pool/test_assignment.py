@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from app.pool.assignment import WorkerAssignment, apply_worker_environment, assign_workers
-from app.settings import Settings, SettingsError
+from app.settings import Settings
+from app.settings_loader import SettingsError
 
 
 def test_one_worker_for_each_gpu_or_one_on_a_cpu(settings: Settings) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from app.server.preflight import bind_error, cannot_listen, cannot_start, check
-from app.settings import Settings, SettingsError
+from app.settings import Settings
+from app.settings_loader import SettingsError
 
 NOBODY = 65534
 

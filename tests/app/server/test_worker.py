@@ -13,7 +13,7 @@ from app.pool.watchdog import WorkerExit
 from app.pool.worker_registry import WorkerRecord
 from app.server import worker as worker_module
 from app.server.worker import ServiceWorker
-from app.settings import SettingsError
+from app.settings_loader import SettingsError
 
 TRACE = "Traceback"
 
