@@ -30,20 +30,12 @@ class ChunkPlan:
         """
         if self.current.is_last:
             return
-        planned: Future[TextChunk] = Future()
-
-        def plan() -> None:
-            try:
-                planned.set_result(next(self._chunks))
-            except Exception as error:
-                planned.set_exception(error)
-            on_planned()
 
         def submit() -> None:
             with suppress(RuntimeError):  # the planner is shut down: the engine has ended the request
-                planner.submit(plan)
+                self._next = planner.submit(next, self._chunks)
+                self._next.add_done_callback(lambda _: on_planned())
 
-        self._next = planned
         if self._more is not None and self.current.ends_part:
             self._more.when_ready(self.current.part, submit)
         else:

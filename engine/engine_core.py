@@ -202,11 +202,10 @@ class CsmEngine:
 
     def _may_record(self) -> bool:
         """Whether graphs are left to record and there is time: no request is here, and there was one."""
+        if self._recording is None or self._in_flight is not None or any(True for _ in self._scheduler):
+            return False
         with self._changed:
-            return self._recording is not None and self._streamed and not (self._inbox or self._rows_in_use())
-
-    def _rows_in_use(self) -> bool:
-        return self._in_flight is not None or any(True for _ in self._scheduler)
+            return self._streamed and not self._inbox
 
     def _record_graph(self) -> None:
         """Record one graph, for which a request that comes now has to wait."""

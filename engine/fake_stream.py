@@ -36,15 +36,6 @@ def _sine(hertz: int) -> Samples:
     return (0.3 * np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32)
 
 
-def frame_count(request: SpeechRequest) -> int:
-    """Frames of a request: one per character that is spoken, at most `max_frames`."""
-    if request.ignore_stop:
-        assert request.max_frames is not None
-        return request.max_frames
-    frames = sum(len(chunk.text) for chunk in request_chunks(request))
-    return frames if request.max_frames is None else min(frames, request.max_frames)
-
-
 @dataclass(eq=False)
 class FakeStream:
     """A request that waits for slots or is running."""

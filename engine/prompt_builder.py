@@ -106,10 +106,12 @@ class PromptBuilder:
 
     def request_voice_codes(self, state: RequestState) -> None:
         """Start encoding the voices' recordings, unless their keys and values or their codes are cached."""
-        if not state.voices or state.encodings:
+        if not state.voices or all(row_state.voices in self.voice_cache for row_state in state.row_states):
             return
-        if not all(row_state.voices in self.voice_cache for row_state in state.row_states):
-            state.encodings = [self._encoding(voice, state.queue) for voice, _ in state.voices]
+        cached = min(self.voice_cache.longest_prefix(row_state.voices)[0] for row_state in state.row_states)
+        for voice, _ in state.voices[cached:]:
+            if voice.key not in state.encodings:
+                state.encodings[voice.key] = self._encoding(voice, state.queue)
 
     def _encoding(self, voice: VoicePrompt, queue: AudioQueue) -> Encoding:
         codes = self.voice_cache.codes(voice.key)
@@ -146,7 +148,7 @@ class PromptBuilder:
             for segment in request.history:
                 tokens = self._tokenizer.encode(segment.text if row_state.with_text else "", segment.speaker)
                 row_state.context.add_segment(tokens, segment.codes)
-        state.encodings = []
+        state.encodings = {}
         self._queue_chunk(state)
 
     def _add_voices(self, state: RequestState, row_state: RowState, row: int) -> int:
@@ -163,9 +165,9 @@ class PromptBuilder:
         if restored == len(row_state.voices):
             return length
         spans: list[Span] = []
-        for (voice, speaker), encoding in list(zip(state.voices, state.encodings, strict=True))[restored:]:
+        for voice, speaker in state.voices[restored:]:
             transcript = self._tokenizer.encode(voice.transcript if row_state.with_text else "", speaker)
-            spans += [transcript, encoding.result(), self._eos_frame]
+            spans += [transcript, state.encodings[voice.key].result(), self._eos_frame]
         row_state.pending.append(Prefill(length, spans))
         row_state.prefills_voices = True
         return length + sum(map(len, spans))

@@ -47,7 +47,7 @@ class RequestState:
     row_states: list[RowState]
     voices: Sequence[tuple[VoicePrompt, int]]  # SpeechRequest.voices, which takes long to find
     seed: int
-    encodings: list[Encoding] = field(default_factory=list)  # of its voices, until they are prefilled
+    encodings: dict[str, Encoding] = field(default_factory=dict)  # by VoicePrompt.key, until they are prefilled
     rows: list[int] = field(default_factory=list)
     chunk_ended: bool = False  # the current text chunk; the next one, if there is one, has not begun
     begins_turn: bool = False  # the current text chunk is the first of a dialogue's turn, but not of the first
@@ -72,7 +72,7 @@ class RequestState:
     @property
     def waiting_for_voice(self) -> bool:
         """A voice of it is being encoded; there is nothing else to do for it until then."""
-        return bool(self.encodings) and not all(encoding.done for encoding in self.encodings)
+        return bool(self.encodings) and not all(encoding.done for encoding in self.encodings.values())
 
     @property
     def waiting_for_text(self) -> bool:

@@ -7,6 +7,7 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+LIMITS = ("concurrent_slots", "requests_per_minute", "audio_seconds_per_minute", "audio_seconds_per_day")
 MAX_KEYS = 1000  # of the file; it bounds the labels of /metrics too
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -48,8 +49,7 @@ class ApiKey(BaseModel):
     @property
     def limits(self) -> dict[str, int]:
         """The limits that are set, by name."""
-        names = ("concurrent_slots", "requests_per_minute", "audio_seconds_per_minute", "audio_seconds_per_day")
-        return {name: limit for name in names if (limit := getattr(self, name)) is not None}
+        return {name: limit for name in LIMITS if (limit := getattr(self, name)) is not None}
 
 
 def hash_key(key: str | bytes) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     if len(keys) > MAX_KEYS:
         raise InvalidKeyFile(f"it has {len(keys)} keys; the limit is {MAX_KEYS}")
     for what, values in (("name", [each.name for each in keys]), ("sha256", [each.sha256 for each in keys])):
-        if twice := next((value for at, value in enumerate(values) if value in values[:at]), None):
+        if twice := next((value for value, times in Counter(values).items() if times > 1), None):
             raise InvalidKeyFile(f"{what} {twice!r} is there twice")
     if taken := next((each.name for each in keys if each.is_operator), None):
         raise InvalidKeyFile(f"name {taken!r}: names that begin with api_key_ are those of API_KEY")

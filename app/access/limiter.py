@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import LimitReached
-from .api_keys import ApiKey
+from .api_keys import LIMITS, ApiKey
 from .shared_counts import SharedCounts
 
 if TYPE_CHECKING:  # an extra
@@ -42,7 +42,6 @@ _WINDOWS = {
     "audio_seconds_per_minute": _Window(60, True, "audio_rate_limit", "seconds of audio a minute"),
     "audio_seconds_per_day": _Window(86_400, True, "daily_audio_limit", "seconds of audio a day"),
 }
-LIMITS = ("concurrent_slots", *_WINDOWS)
 
 
 @dataclass
@@ -111,8 +110,8 @@ class KeyLimiter:
                 yield use
             finally:
                 self.counts.add(f"audio/{key.name}", use.milliseconds, _KEPT_SECONDS)
-                audio = [each for each in charges if each.window.milliseconds]
-                self._run(self._add(audio, [use.milliseconds - estimate] * len(audio)))
+                if audio := [each for each in charges if each.window.milliseconds]:
+                    self._run(self._add(audio, [use.milliseconds - estimate] * len(audio)))
 
     async def close(self) -> None:
         if self._tasks:
@@ -122,12 +121,13 @@ class KeyLimiter:
 
     def active(self, key: ApiKey) -> int:
         """The slots of this machine that requests of a key wait for or hold."""
-        return self.counts.total(self._slot_names(key))
+        return sum(self.counts.get_all(self._slot_names(key)))
 
     def totals(self, key: ApiKey) -> tuple[int, float, dict[str, int]]:
         """Of this machine since its start: requests, seconds of audio, and what was refused, by limit."""
-        refused = {limit: self.counts.get(f"refused/{limit}/{key.name}") for limit in LIMITS}
-        return self.counts.get(f"requests/{key.name}"), self.counts.get(f"audio/{key.name}") / 1000, refused
+        names = [f"requests/{key.name}", f"audio/{key.name}", *(f"refused/{limit}/{key.name}" for limit in LIMITS)]
+        requests, milliseconds, *refused = self.counts.get_all(names)
+        return requests, milliseconds / 1000, dict(zip(LIMITS, refused, strict=True))
 
     # ---- slots
 
@@ -163,7 +163,7 @@ class KeyLimiter:
         charges: list[_Charge] = []
         try:
             for limit, window in _WINDOWS.items():
-                allowed = key.limits.get(limit)
+                allowed: int | None = getattr(key, limit)
                 if allowed is None or (continues and not window.milliseconds):
                     continue
                 name = f"{limit}/{key.name}/{int(now // window.seconds)}"

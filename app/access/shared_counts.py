@@ -35,12 +35,12 @@ class SharedCounts:
 
     def get(self, name: str) -> int:
         """0 for a count that has not begun or has ended."""
-        with self._lock.held():
-            return self._get(name)
+        return self.get_all([name])[0]
 
-    def total(self, names: Sequence[str]) -> int:
+    def get_all(self, names: Sequence[str]) -> list[int]:
+        """All at the same time."""
         with self._lock.held():
-            return sum(map(self._get, names))
+            return [self._get(name) for name in names]
 
     def take(self, name: str, together: Sequence[str], amount: int, limit: int, seconds: float) -> bool:
         """Add to a count unless it and the others would together exceed a limit. together: `name` among them."""
@@ -51,8 +51,9 @@ class SharedCounts:
             return True
 
     def _get(self, name: str) -> int:
-        digest, count, end = self._read(self._place(_digest(name), now := time.monotonic()))
-        return count if digest == _digest(name) and end > now else 0
+        wanted, now = _digest(name), time.monotonic()
+        digest, count, end = self._read(self._place(wanted, now))
+        return count if digest == wanted and end > now else 0
 
     def _add(self, name: str, amount: int, seconds: float) -> int:
         wanted, now = _digest(name), time.monotonic()

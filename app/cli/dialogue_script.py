@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+from ..voices.speakers import speaker_number
 from .exit_status import CommandFailed, ExitStatus
 
 _NAMED = re.compile(r"(?P<name>[^\s:][^:]{0,127}):(?:\s+|$)(?P<line>.*)")
-_SPEAKER = re.compile(r"speaker_\d{1,3}", re.ASCII)
 
 Turn = tuple[str, str]  # a name, or a voice's id, and a text
 
@@ -54,7 +54,7 @@ def assign_voices(turns: Sequence[Turn], voices: Mapping[str, str], known: Colle
     Raises CommandFailed if a name has no voice, or a voice's name says nothing.
     """
     names = dict.fromkeys(name for name, _ in turns)
-    missing = [name for name in names if not (name in voices or name in known or _SPEAKER.fullmatch(name))]
+    missing = [name for name in names if not (name in voices or name in known or speaker_number(name) is not None)]
     if missing:
         options = " ".join(f"--voice '{name}=ID'" for name in missing)
         raise CommandFailed(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import compile_path
@@ -48,8 +49,7 @@ async def _engine_error(request: Request, error: engine.EngineError) -> JSONResp
 
 
 async def _validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-    details = dict.fromkeys(describe(each) for each in error.errors())
-    return _respond(request, Unprocessable("; ".join(details), code="invalid_parameter"))
+    return _respond(request, Unprocessable(describe_all(error), code="invalid_parameter"))
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -71,6 +71,12 @@ def _methods(app: FastAPI, path: str) -> list[str]:
         if compile_path(template)[0].match(path)
         for method in operations
     )
+
+
+def describe_all(error: ValidationError | RequestValidationError, place: Sequence[str] = ()) -> str:
+    """What is wrong, each thing once. place: of what was validated, in what the client sent."""
+    errors: Sequence[Mapping[str, Any]] = error.errors()
+    return "; ".join(dict.fromkeys(describe({**each, "loc": (*place, *each["loc"])}) for each in errors))
 
 
 def describe(error: Mapping[str, Any]) -> str:

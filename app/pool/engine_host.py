@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from engine import Codes, Engine, EngineError, SpeechStream, VoicePrompt, load_engine
+from engine import Codes, Engine, EngineError, SpeechRequest, SpeechStream, VoicePrompt, load_engine
 
 from ..errors import Busy, ServiceError, Unavailable, UnknownVoice
 from ..lexicon_file import LexiconFile
@@ -218,12 +218,9 @@ class EngineHost:
             return self._start_dialogue(job)
         voice = job.request.voice
         resolved = self.resolve_voice(job.voice_id) if voice is None else ResolvedVoice(voice, voice.speaker or 0)
-        lexicon = self._lexicon_file.with_entries(job.request.lexicon)
-        request = replace(job.request, voice=resolved.voice, speaker=resolved.speaker, lexicon=lexicon)
         # A recording that the job brings is the same on every worker.
         recording = "" if voice is not None or resolved.voice is None else resolved.voice.key
-        fingerprint = f"{self._require_ready().fingerprint} {recording} {self._lexicon_file.version}"
-        return StartedSpeech(self.engine.stream(request), fingerprint)
+        return self._begin(replace(job.request, voice=resolved.voice, speaker=resolved.speaker), recording)
 
     def _start_dialogue(self, job: SpeechJob) -> StartedSpeech:
         names = list(dict.fromkeys(job.turn_voices))
@@ -234,10 +231,15 @@ class EngineHost:
             replace(turn, speaker=speakers[name], voice=recordings[name])
             for turn, name in zip(job.request.turns, job.turn_voices, strict=True)
         )
-        lexicon = self._lexicon_file.with_entries(job.request.lexicon)
         keys = "".join(each.key for each in recordings.values() if each is not None)
-        stream = self.engine.stream(replace(job.request, turns=turns, lexicon=lexicon))
-        return StartedSpeech(stream, f"{keys} {self._lexicon_file.version}")
+        return self._begin(replace(job.request, turns=turns), keys)
+
+    def _begin(self, request: SpeechRequest, recordings: str) -> StartedSpeech:
+        """recordings: the keys of those that were looked up here."""
+        ready = self._require_ready()
+        lexicon = self._lexicon_file.with_entries(request.lexicon)
+        stream = ready.engine.stream(replace(request, lexicon=lexicon))
+        return StartedSpeech(stream, f"{ready.fingerprint} {recordings} {self._lexicon_file.version}")
 
     def _require_ready(self) -> _ReadyEngine:
         status, ready = self.status(), self._ready_engine

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..errors import BadRequest, Unprocessable
-from ..middleware.error_handlers import describe
+from ..middleware.error_handlers import describe_all
 from .items import Item
 
 
@@ -117,8 +117,7 @@ def parse_event(message: str) -> ClientEvent:
         code = "invalid_value"
         if any(each["type"].startswith("union_tag") and not each["loc"] for each in error.errors()):
             code = "unknown_event"
-        details = dict.fromkeys(describe(each) for each in error.errors())
-        raise Unprocessable("; ".join(details), code=code) from None
+        raise Unprocessable(describe_all(error), code=code) from None
 
 
 def event_id_of(message: str) -> str | None:

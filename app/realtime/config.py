@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import Unprocessable
-from ..middleware.error_handlers import describe
+from ..middleware.error_handlers import describe_all
 
 Modality = Literal["audio", "text"]
 _REPLACED = frozenset({"format", "transcription", "turn_detection", "tools", "tool_choice", "prompt", "voice"})
@@ -178,5 +178,4 @@ def _validate(model: type[SessionConfig], body: dict[str, Any]) -> SessionConfig
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        details = dict.fromkeys(describe(each) for each in error.errors())
-        raise Unprocessable("; ".join(details), code="invalid_value") from None
+        raise Unprocessable(describe_all(error), code="invalid_value") from None

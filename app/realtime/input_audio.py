@@ -34,7 +34,7 @@ class InputAudio:
         self._vad: SileroVad | None = None
         self._smart_turn: SmartTurn | None = None
         self._format: AudioFormat | None = None
-        self._detection: ServerVad | None = None
+        self.detection: ServerVad | None = None  # None: the client tells where turns end
         self._decoder: AudioDecoder | None = None
         self._stream: VadStream | None = None
         self._resampler: RateConverter | None = None
@@ -58,8 +58,8 @@ class InputAudio:
         self._vad, self._smart_turn = vad, smart_turn
         if audio_format != self._format or self._decoder is None:
             self._format, self._decoder = audio_format, AudioDecoder(audio_format)
-        if detection != self._detection:
-            self._detection, self._detector, self._stream = detection, None, None
+        if detection != self.detection:
+            self.detection, self._detector, self._stream = detection, None, None
 
     @property
     def in_turn(self) -> bool:
@@ -110,7 +110,7 @@ class InputAudio:
         assert self._decoder is not None, "configure() comes first"
         pcm = self._decoder.decode(audio)
         limit = MAX_TURN_SECONDS * SAMPLE_RATE
-        if self._detection is None and self._buffered + pcm.size > limit:
+        if self.detection is None and self._buffered + pcm.size > limit:
             raise Unprocessable(
                 f"the buffer holds {self.buffered_ms / 1000:.0f} seconds of audio, and {MAX_TURN_SECONDS} at most fit: "
                 "commit or clear it",
@@ -119,7 +119,7 @@ class InputAudio:
         self._pieces.append(pcm)
         self._buffered += pcm.size
         self._received += pcm.size
-        if self._detection is None:
+        if self.detection is None:
             return []
         events = self._detect(pcm)
         if self._detector is not None and self._detector.in_turn and self._buffered > limit:
@@ -129,10 +129,10 @@ class InputAudio:
         return events
 
     def _detect(self, pcm: Pcm) -> list[TurnEvent]:
-        assert self._detection is not None
+        assert self.detection is not None
         if self._detector is None or self._stream is None or self._resampler is None:
             assert self._vad is not None
-            self._detector = TurnDetector(self._detection.threshold, self._detection.silence_duration_ms)
+            self._detector = TurnDetector(self.detection.threshold, self.detection.silence_duration_ms)
             self._stream, self._resampler = VadStream(self._vad), RateConverter(SAMPLE_RATE, RATE)
             self._detector_start = self._received - pcm.size
         self._stream.push(self._resampler.push(to_float(pcm)))
@@ -140,7 +140,7 @@ class InputAudio:
         while (window := self._stream.next_window()) is not None:
             self._echo.listen(window.copy())
             probability = self._stream.step()
-            if probability >= self._detection.threshold and not self._detector.in_turn and self._echo.is_echo():
+            if probability >= self.detection.threshold and not self._detector.in_turn and self._echo.is_echo():
                 probability = 0.0
             if event := self._detector.push(probability):
                 events.append(self._shifted(event))
@@ -161,8 +161,8 @@ class InputAudio:
 
     def _trim(self) -> None:
         """Between turns, keep only what belongs to a turn that begins now."""
-        assert self._detection is not None
-        kept = (self._detection.prefix_padding_ms + _SPEECH_PADDING_MS) * SAMPLE_RATE // 1000
+        assert self.detection is not None
+        kept = (self.detection.prefix_padding_ms + _SPEECH_PADDING_MS) * SAMPLE_RATE // 1000
         while self._pieces and self._buffered - self._pieces[0].size >= kept:
             self._buffered -= self._pieces.pop(0).size
 

@@ -86,6 +86,7 @@ class RealtimeService:
             return None if weights is None else SmartTurn(weights)
         except ComponentFailed as error:
             _log.warning("turns of semantic_vad end by silence alone: %s", error)
+            self._smart_turn_weights = None  # what `describe` tells
             return None
 
     @cached_property

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from engine import VoicePrompt
 
 from ..errors import UnknownVoice, Unprocessable
-from ..middleware.error_handlers import describe
+from ..middleware.error_handlers import describe_all
 from ..pool.references import ReferenceResolver
 from ..schemas.reference import ReferenceRecording
 from ..voices.openai_voices import resolve_voice_id
@@ -53,8 +53,8 @@ class SessionVoices:
         try:
             recording = ReferenceRecording.model_validate(voice["reference"])
         except ValidationError as error:
-            details = "; ".join(dict.fromkeys(describe(each) for each in error.errors()))
-            raise Unprocessable(f"audio.output.voice.reference: {details}", code="invalid_value") from None
+            place = ("audio", "output", "voice", "reference")
+            raise Unprocessable(describe_all(error, place), code="invalid_value") from None
         prompt = await self._references.load(recording)
         audio = {**changes["audio"], "output": {**output, "voice": REFERENCE}}
         return {**changes, "audio": audio}, prompt

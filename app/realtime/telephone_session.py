@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from starlette.websockets import WebSocket
 
 from ..errors import BadRequest, ServiceError, Unavailable, Unprocessable
-from ..middleware.error_handlers import describe
+from ..middleware.error_handlers import describe_all
 from ..websocket.connection import POLICY_VIOLATION, WebSocketConnection
 from . import client_events as client
 from . import server_events as events
@@ -185,5 +185,4 @@ def _parse(text: str | None) -> Message:
     try:
         return _ADAPTER.validate_python(body)
     except ValidationError as error:
-        details = dict.fromkeys(describe(each) for each in error.errors())
-        raise Unprocessable("; ".join(details), code="invalid_message") from None
+        raise Unprocessable(describe_all(error), code="invalid_message") from None

@@ -15,13 +15,13 @@ from starlette.websockets import WebSocketDisconnect
 from engine import SAMPLE_RATE, Codes, VoicePrompt
 
 from ..errors import BadRequest, Conflict, ServiceError, Unprocessable
-from ..middleware.error_handlers import describe
+from ..middleware.error_handlers import describe_all
 from ..observability.request_log import RequestRecord
 from ..schemas.speech import SpeechParameters
 from . import client_events as client
 from . import server_events as events
 from .audio_codec import AudioDecoder, Pcm, to_float
-from .config import ServerVad, SessionConfig
+from .config import SessionConfig
 from .conversation import Conversation, Entry
 from .echo_guard import EchoGuard
 from .input_audio import InputAudio
@@ -52,7 +52,6 @@ class TurnTaking:
         self._service, self._send, self._new_record = service, send, new_record
         self._voices = SessionVoices(service.state.voices, service.state.references)
         self._voice = SessionVoice()  # that config names
-        self._detection: ServerVad | None = None  # None: the client tells where turns end
         self._echo = EchoGuard()
         self._input = InputAudio(self._echo)
         self._turn_item = ""  # id of the item that the user's current turn becomes
@@ -132,13 +131,13 @@ class TurnTaking:
         vad = await self._service.load_vad() if config.detects_turns else None
         smart_turn = await self._service.load_smart_turn() if config.judges_turns else None
         self.config, self._voice = config, voice
-        self._detection = config.vad(judged=smart_turn is not None)
-        self._input.configure(config.audio.input.format, self._detection, vad, smart_turn)
+        detection = config.vad(judged=smart_turn is not None)
+        self._input.configure(config.audio.input.format, detection, vad, smart_turn)
 
     # ---- the user's turn
 
     async def _on_turn_event(self, event: TurnEvent) -> None:
-        detection = self._detection
+        detection = self._input.detection
         assert detection is not None
         if event.kind == "started":
             start = max(event.at_ms - detection.prefix_padding_ms, 0)
@@ -284,8 +283,7 @@ class TurnTaking:
             try:
                 [item] = _ITEMS.validate_python([body])
             except ValidationError as error:
-                details = dict.fromkeys(describe(each) for each in error.errors())
-                raise Unprocessable("; ".join(details), code="invalid_value") from None
+                raise Unprocessable(describe_all(error), code="invalid_value") from None
             entries.append(Entry(item))
         return entries
 

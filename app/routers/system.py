@@ -69,6 +69,8 @@ class SystemStatus(BaseModel):
 async def system_status(request: Request, state: StateDep) -> SystemStatus:
     """CPU, memory, GPUs and workers. Measurements of the machine are at most half a second old."""
     gpus = await state.system_monitor.gpus()
+    visible = state.keys.visible_to(record_of(request.scope).key)
+    keys = await run_in_executor(_metrics_executor, lambda: [_key_status(state, each) for each in visible])
     records = state.pool.registry.records()
     workers = [
         WorkerStatus(
@@ -89,7 +91,7 @@ async def system_status(request: Request, state: StateDep) -> SystemStatus:
         gpus=gpus,
         workers=workers,
         components=components_of(records),
-        keys=[_key_status(state, each) for each in state.keys.visible_to(record_of(request.scope).key)],
+        keys=keys,
     )
 
 

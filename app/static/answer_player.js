@@ -1,5 +1,7 @@
 // Plays the audio of one answer at a time, and tells how much of it was heard.
 
+import { floatOf } from "./client/index.js";
+
 const LEAD = 0.12; // seconds buffered before playback starts
 const LONGEST_LEAD = 1;
 
@@ -58,5 +60,5 @@ export class AnswerPlayer {
 
 function samplesOf(audio) {
   const bytes = Uint8Array.from(atob(audio), (letter) => letter.charCodeAt(0));
-  return Float32Array.from(new Int16Array(bytes.buffer), (sample) => sample / 32768);
+  return floatOf(new Int16Array(bytes.buffer));
 }

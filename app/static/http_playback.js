@@ -1,7 +1,7 @@
 // Playback of raw samples from a streamed POST with an audio worklet: for requests that no URL and no /ws can hold.
 
 import { client } from "./api.js";
-import { NetworkError } from "./client/index.js";
+import { NetworkError, floatOf } from "./client/index.js";
 import { playSamples } from "./sample_playback.js";
 
 export { unavailableReason } from "./client/pcm_player.js";
@@ -28,6 +28,6 @@ async function* receive(parameters, { meter, signal }) {
     bytes.set(value, rest.length);
     const samples = new Int16Array(bytes.buffer, 0, bytes.length >> 1);
     rest = bytes.slice(2 * samples.length);
-    if (samples.length) yield Float32Array.from(samples, (sample) => sample / 32768);
+    if (samples.length) yield floatOf(samples);
   }
 }

@@ -12,7 +12,7 @@ from engine import SAMPLE_RATE
 
 from ..audio.encoders import Format
 from ..errors import BadRequest, Unprocessable
-from ..middleware.error_handlers import describe
+from ..middleware.error_handlers import describe_all
 from ..schemas.speech import SpeechJob
 
 
@@ -102,5 +102,4 @@ def validate(model: type[_Model], body: dict[str, Any]) -> _Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        details = dict.fromkeys(describe(each) for each in error.errors())
-        raise Unprocessable("; ".join(details), code="invalid_parameter") from None
+        raise Unprocessable(describe_all(error), code="invalid_parameter") from None

@@ -82,7 +82,8 @@ class TextSpeaker:
             self._history = ()
         utterance.job = await self._state.references.resolve(utterance.job)
         async for piece in text.pieces():
-            job = utterance.next_job(piece, self._history, last=not text.open)
+            last = not text.open
+            job = utterance.next_job(piece, self._history, last=last)
             if job is None:
                 continue  # nothing to speak, or max_audio_length_ms is reached: drop the rest of this text
             self.generating = True
@@ -90,7 +91,8 @@ class TextSpeaker:
             async with self._state.pool.dispatcher.dispatch(job, utterance.record) as speech:
                 utterance.admitted()
                 codes = await self._send_speech(speech, utterance)
-            await self._add_to_history(job, codes, speaker_number(text.command.job.voice_id or "") or 0)
+            if self._keeps_history or not last:
+                await self._add_to_history(job, codes, speaker_number(text.command.job.voice_id or "") or 0)
             self.generating, self.last_generated = False, time.monotonic()
         if utterance.effect is not None:
             await self._send_audio(utterance, utterance.effect.flush, in_thread=True)

@@ -49,7 +49,8 @@ def _downloaded(repository: str, token: str | None) -> list[Path]:
         raise OSError("HF_HUB_OFFLINE is set")
     # Asked once and briefly: the client would try again for half a minute where there is no network.
     url = huggingface_hub.hf_hub_url(repository, _file(STYLES[0]))
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    secret = token or huggingface_hub.get_token()
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     answer = httpx.head(url, headers=headers, timeout=_PATIENCE_SECONDS)
     if answer.is_error:
         raise OSError(f"{url}: the Hub answered {answer.status_code} {answer.reason_phrase}")

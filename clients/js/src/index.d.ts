@@ -128,5 +128,8 @@ export class Recording {
   wav(): Blob;
 }
 
+/** 16-bit samples, as the service sends them, from -1 to 1. */
+export function floatOf(samples: Int16Array): Float32Array;
+
 /** A 16-bit mono wav file. */
 export function wavOf(samples: ArrayBuffer, rate: number): Blob;

@@ -5,4 +5,4 @@ export { NetworkError, ServiceError } from "./errors.js";
 export { Microphone, MicrophoneError } from "./microphone.js";
 export { PcmPlayer } from "./pcm_player.js";
 export { RealtimeSocket } from "./realtime_socket.js";
-export { Recording, wavOf } from "./wav.js";
+export { Recording, floatOf, wavOf } from "./wav.js";

@@ -1,6 +1,7 @@
 // Collects samples and writes them as a wav file.
 
 const HEADER = 44;
+const FULL_SCALE = 32767; // of 16-bit samples, as the service scales them
 
 export class Recording {
   #blocks = [];
@@ -24,11 +25,14 @@ export class Recording {
     const samples = new Int16Array(this.#length);
     let at = 0;
     for (const block of this.#blocks) {
-      for (const sample of block) samples[at++] = Math.round(Math.max(-1, Math.min(1, sample)) * 32767);
+      for (const sample of block) samples[at++] = Math.round(Math.max(-1, Math.min(1, sample)) * FULL_SCALE);
     }
     return wavOf(samples.buffer, this.rate);
   }
 }
+
+/** @param {Int16Array} samples  as the service sends them @returns {Float32Array} from -1 to 1 */
+export const floatOf = (samples) => Float32Array.from(samples, (sample) => sample / FULL_SCALE);
 
 /** A 16-bit mono wav file. @param {ArrayBuffer} samples  little-endian, as on every platform with a browser */
 export function wavOf(samples, rate) {

@@ -54,7 +54,7 @@ def test_slots_are_taken_up_to_the_limit_of_all_together() -> None:
     assert not counts.take("b", ["a", "b"], 2, 3, 60)
     assert counts.take("b", ["a", "b"], 1, 3, 60)
     counts.add("a", -2, 60)
-    assert counts.total(["a", "b"]) == 1
+    assert sum(counts.get_all(["a", "b"])) == 1
 
 
 def _count(counts: SharedCounts, times: int) -> None:
