@@ -15,6 +15,7 @@ from app.pool.assignment import WorkerAssignment
 from app.pool.engine_host import EngineHost
 from app.pool.engine_loader import DEFAULT_MODEL, SMALL_MODEL, preloaded_voices_of, with_advice
 from app.pool.worker_registry import RestartDelay
+from app.schemas.speech import SpeechJob
 from app.settings import Settings
 from app.voices.store import VoiceStore
 from engine import (
@@ -24,6 +25,7 @@ from engine import (
     KOKORO_MODEL,
     CheckpointError,
     CheckpointNotFound,
+    DialogueTurn,
     Engine,
     EngineClosed,
     EngineConfig,
@@ -166,6 +168,26 @@ def test_csm_has_one_voice_for_each_speaker(start: Start, settings: Settings) ->
     other = start(csm).resolve_voice(None)
     assert other.voice is not None
     assert other.voice.key == zero.voice.key
+
+
+def test_a_speech_and_a_dialogue_tell_by_which_weights_they_are_said(start: Start) -> None:
+    speech = SpeechJob(SpeechRequest("Hello."), "speaker_0")
+    dialogue = SpeechJob(
+        SpeechRequest("", turns=(DialogueTurn("Hello."), DialogueTurn("Hi."))), None,
+        turn_voices=("speaker_0", "speaker_1"),
+    )  # fmt: skip
+
+    def fingerprints(name: str) -> tuple[str, str]:
+        host = start(lambda config, progress: FakeEngine(config.slots, FakeOptions(name=name)), model_path=name)
+        started = [host.start_speech(job) for job in (speech, dialogue)]
+        for each in started:
+            each.stream.close()
+        return started[0].fingerprint, started[1].fingerprint
+
+    one, same, other = fingerprints(FALLBACK_MODEL), fingerprints(FALLBACK_MODEL), fingerprints(KOKORO_MODEL)
+    assert one == same
+    assert one[0] != other[0]
+    assert one[1] != other[1]
 
 
 def test_voices_on_disk_are_encoded_at_start_and_invalid_ones_skipped(
