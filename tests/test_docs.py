@@ -26,7 +26,7 @@ METRICS = [
     *worker_gauges([]),
     *KeyMetrics(KeyLimiter(SharedCounts(64)), ()).collect(),
 ]
-FILES = sorted(path for path in DOCS.rglob("*") if path.is_file())
+FILES = sorted(path for path in DOCS.rglob("*") if path.is_file() and path.suffix != ".png")
 # Variables of other programs: the client, the driver, libraries and the image registry.
 EXTERNAL_VARIABLES = {
     "CSM_URL",  # the client's
