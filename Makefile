@@ -6,6 +6,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 
+# Where it is set, as in many containers, each of the hundreds of processes that tests start would compile all that it
+# imports: six seconds for torch alone.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install serve test test-cluster test-fast check format soak bench trace site lock test-fresh image test-image clean
 
