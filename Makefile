@@ -35,8 +35,10 @@ serve: $(INSTALLED) ## Start the service (MODEL=unsloth/csm-1b, PORT=9001 and HO
 	@test -e .env || $(BIN)/python scripts/write_env.py
 	@$(if $(HOST),HOST=$(HOST)) $(if $(PORT),PORT=$(PORT)) $(if $(MODEL),MODEL_PATH='$(MODEL)') exec $(BIN)/csm-serve serve
 
-# Most tests wait for processes of their own; files are shared out among one process more than there are cores.
-PARALLEL := -n $(shell n=$$(nproc); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4) --dist loadfile
+# Most tests wait for processes of their own; files are shared out among one process more than there are cores, in the
+# order of tests/conftest.py.
+PARALLEL := -n $(shell n=$$(nproc); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4) --dist loadfile \
+	--no-loadscope-reorder
 
 test: $(INSTALLED_DEV) ## Run every test (ARGS="-k name" narrows it, ARGS="-n 0" takes one process)
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 $(ARGS)

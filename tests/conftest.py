@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -10,9 +11,52 @@ from _pytest.faulthandler import fault_handler_stderr_fd_key  # where stderr is 
 
 from app.settings import Settings
 
+ROOT = Path(__file__).resolve().parent.parent
 TEARDOWN_SECONDS = 120.0
 
+# The files that take longest, in this order: begun last, one of them would run alone at the end.
+LONGEST = tuple(
+    f"tests/{name}.py"
+    for name in (
+        "integration/test_spoken",
+        "engine/test_fused_step",
+        "integration/test_broken_starts",
+        "integration/test_contract",
+        "engine/test_long_text",
+        "app/voices/test_crashes",
+        "engine/test_codec_kernels",
+        "engine/test_kokoro",
+        "engine/test_engine_core",
+        "integration/test_service",
+        "engine/test_ragged_attention",
+        "engine/test_packed_linear",
+        "integration/test_pool_supervision",
+        "engine/test_persistent_depth",
+        "integration/test_client",
+        "bench/test_trace",
+        "bench/test_load",
+        "test_dependencies",
+        "test_architecture",
+    )
+)
+
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for clients whose packages import onnxruntime themselves
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First the files of `make test-fast`, which fail soonest, then the longest ones, then all others."""
+    lines = (ROOT / "tests" / "fast.txt").read_text(encoding="utf-8").splitlines()
+    fast = [ROOT / line for line in lines if not line.startswith("--")]
+    other = [ROOT / line.removeprefix("--ignore=") for line in lines if line.startswith("--")]
+    longest = {ROOT / name: place for place, name in enumerate(LONGEST, start=1)}
+
+    @functools.cache
+    def place(path: Path) -> int:
+        if any(map(path.is_relative_to, fast)) and path not in other:
+            return 0
+        return longest.get(path, len(LONGEST) + 1)
+
+    items.sort(key=lambda item: place(item.path))
 
 
 @pytest.hookimpl(wrapper=True)

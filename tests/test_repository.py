@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from scripts.release_notes import ReleaseError, release_notes
 from scripts.write_env import first_env
+from tests.conftest import LONGEST
 from tests.tools import need
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,9 +176,13 @@ def test_the_fast_test_paths_exist() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_the_files_that_take_longest_exist() -> None:
+    assert [path for path in LONGEST if not (ROOT / path).is_file()] == []
+
+
 def test_ci_run_has_all_phases_in_order() -> None:
     phases = re.findall(r"^phase (.+)$", text_of(".ci/run"), re.MULTILINE)
-    assert phases == ["make check", "make test-fast", "install_tools", "make test", "make test-cluster", "test_fresh"]
+    assert phases == ["install_tools &", "make check", "make test", "make test-cluster", "test_fresh"]
     assert 'make test-fresh ARGS="--quick --if-possible"' in text_of(".ci/run")
     assert (ROOT / ".ci/run").stat().st_mode & stat.S_IXUSR
 
