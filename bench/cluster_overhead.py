@@ -9,72 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
 import httpx
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
-KEY = "bench-key"
+from .load_test.server import ServerError, running_process
+from .load_test.trial import Address
+
 START_SECONDS = 120.0
 BYTES_OF_A_SECOND = 48_000  # raw_pcm
-
-
-@contextmanager
-def service(command: list[str], folder: Path, model: str, slots: int) -> Iterator[tuple[str, psutil.Process]]:
-    """A service of its own processes, ready to speak: its URL and its first process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        "API_KEY": KEY,
-        "HOST": "127.0.0.1",
-        "PORT": str(port),
-        "MODEL_PATH": model,
-        "DEVICE": "cpu",
-        "WORKERS": "1",
-        "CONCURRENT_REQUESTS_PER_WORKER": str(slots),
-        "TTS_NORMALIZE": "off",
-        "PYTHONPATH": str(ROOT),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli.main", *command],
-            cwd=folder,
-            env={**os.environ, **settings},
-            stdout=log,
-            stderr=log,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _ready(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit((folder / "log").read_text(encoding="utf-8"))
-            time.sleep(0.1)
-        yield url, psutil.Process(process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=START_SECONDS)
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def cpu_seconds(process: psutil.Process) -> float:
@@ -89,12 +37,13 @@ def cpu_seconds(process: psutil.Process) -> float:
     return total
 
 
-def listen(url: str, text: str) -> tuple[float, float]:
+def listen(address: Address, text: str) -> tuple[float, float]:
     """Seconds from the request to the first audio, and seconds of audio."""
     started = time.monotonic()
     first, size = None, 0
     body = {"text": text, "format": "raw_pcm", "seed": 1}
-    with httpx.stream("POST", f"{url}/tts/generate", json=body, headers={"X-API-Key": KEY}, timeout=120) as response:
+    url, headers = f"http://{address.host}:{address.port}/tts/generate", {"X-API-Key": address.key}
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=120) as response:
         response.raise_for_status()
         for each in response.iter_raw():
             first = first or time.monotonic() - started
@@ -110,24 +59,28 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=8, help="at the same time")
     parser.add_argument("--text", default="x" * 150, help="the fake engine speaks 80 ms for each character")
     parsed = parser.parse_args()
+    settings = {
+        "DEVICE": "cpu",
+        "WORKERS": "1",
+        "CONCURRENT_REQUESTS_PER_WORKER": str(parsed.streams),
+        "TTS_NORMALIZE": "off",
+    }
     commands = {"pool": ["serve"], "ray": ["cluster", "up", "--replicas", "1", "--cpu"]}
     firsts: dict[str, list[float]] = {name: [] for name in commands}
     audio, cpu = dict.fromkeys(commands, 0.0), dict.fromkeys(commands, 0.0)
     with ExitStack() as held:
         running = {
-            name: held.enter_context(
-                service(command, Path(held.enter_context(tempfile.TemporaryDirectory())), parsed.model, parsed.streams)
-            )
+            name: held.enter_context(running_process(command, parsed.model, settings, START_SECONDS))
             for name, command in commands.items()
         }
-        for url, _ in running.values():
-            listen(url, "Warm up.")
+        for address, _ in running.values():
+            listen(address, "Warm up.")
         with ThreadPoolExecutor(parsed.streams) as crowd:
             for number in range(parsed.rounds):
                 for name in sorted(running, reverse=bool(number % 2)):
-                    url, process = running[name]
+                    address, process = running[name]
                     before = cpu_seconds(process)
-                    heard = [*crowd.map(lambda _, url=url: listen(url, parsed.text), range(parsed.streams))]
+                    heard = [*crowd.map(lambda _, address=address: listen(address, parsed.text), range(parsed.streams))]
                     cpu[name] += cpu_seconds(process) - before
                     firsts[name] += [first for first, _ in heard]
                     audio[name] += sum(seconds for _, seconds in heard)
@@ -151,4 +104,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ServerError as error:
+        sys.exit(str(error))

@@ -55,7 +55,6 @@ ENVIRONMENT = {
     "engine/onnx.py": "onnxruntime has no other switch that turns all telemetry off",
     "bench/interruptions.py": "runs the service in its own process: sets its settings",
     "bench/cluster_ingress.py": "Ray has no other switch that turns off its reports, before it is imported",
-    "bench/cluster_overhead.py": "starts services with settings of their own",
     "bench/trace_worker.py": "runs inside gunicorn's worker: where to write, from bench.trace",
     "engine/codec/mimi.py": "moshi has no other switch: set around its import, then restored",
 }

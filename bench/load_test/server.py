@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,19 @@ def wait_until_idle(address: Address, seconds: float) -> bool:
 
 @contextmanager
 def running_server(model: str, settings: Mapping[str, str], start_seconds: float) -> Iterator[Address]:
-    """Run the service as a real process on a free loopback port, and stop it at the end.
+    """Run the service as a real process on a free loopback port, and stop it at the end. As `running_process`."""
+    with running_process(["serve"], model, settings, start_seconds) as (address, _):
+        yield address
 
-    model: `fake` (with options of engine.fake_options), `tiny` (a small random checkpoint) or a MODEL_PATH.
-    settings: further environment variables. Raises ServerError if it is not ready within `start_seconds`.
+
+@contextmanager
+def running_process(
+    command: Sequence[str], model: str, settings: Mapping[str, str], start_seconds: float
+) -> Iterator[tuple[Address, psutil.Process]]:
+    """Run a command of csm-serve that serves, on a free loopback port, and stop it at the end.
+
+    command: its arguments. model: `fake` (with options of engine.fake_options), `tiny` (a small random checkpoint) or a
+    MODEL_PATH. settings: further environment variables. Raises ServerError if it is not ready within `start_seconds`.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -94,15 +103,18 @@ def running_server(model: str, settings: Mapping[str, str], start_seconds: float
             **settings,
         }
         # `env` adds these to the current environment; the folder has no .env file.
-        command = ["env", *(f"{key}={value}" for key, value in environment.items())]
+        with_settings = ["env", *(f"{key}={value}" for key, value in environment.items())]
         log = folder / "service.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*command, sys.executable, "-m", "app.cli.main", "serve"], cwd=folder, stdout=output, stderr=output
+                [*with_settings, sys.executable, "-m", "app.cli.main", *command],
+                cwd=folder,
+                stdout=output,
+                stderr=output,
             )
         try:
             _wait_until_ready(address, process, log, start_seconds)
-            yield address
+            yield address, psutil.Process(process.pid)
         finally:
             _stop(process)
 
