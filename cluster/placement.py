@@ -17,17 +17,19 @@ class Load:
     busy: slots in use, requests that wait, and what this router has sent since it was told.
     capacity: slots in all; 0 if it has not said yet.
     has_voice: it spoke the voice of this request lately.
+    silent: it has not reported for seconds, so it may hang.
     """
 
     busy: int
     capacity: int
     has_voice: bool = False
+    silent: bool = False
 
     @property
-    def cost(self) -> tuple[bool, float]:
-        """Orders replicas: with a free slot first, then by the share of slots that are busy."""
+    def cost(self) -> tuple[bool, bool, float]:
+        """Orders replicas: those that report first, then with a free slot, then by the share of slots that are busy."""
         capacity = max(self.capacity, 1)
-        return self.busy >= capacity, self.busy / capacity - AFFINITY * self.has_voice
+        return self.silent, self.busy >= capacity, self.busy / capacity - AFFINITY * self.has_voice
 
 
 def order(
@@ -42,7 +44,7 @@ def order(
 
     load_of: the load of an index. familiar: the replica that spoke this voice last.
     They are drawn at random: routers that all chose the best of all replicas would choose the same one until they are
-    told that it is busy. A full replica comes last, whatever voices it has.
+    told that it is busy. A full replica comes last, whatever voices it has, and a silent one behind it.
     """
     drawn = source.sample(range(count), min(choices, count))
     if familiar is not None and familiar not in drawn:

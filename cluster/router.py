@@ -26,6 +26,7 @@ _SPEAKING = re.compile(
 _VOICE_IN_PATH = re.compile(r"/v1/text-to-speech/([^/]+)(?:/.*)?")
 _VOICE_PARAMETERS = ("voice_id", "voice")
 _MAX_VOICES = 10_000  # of which a router remembers where it sent them
+_SILENT_SECONDS = 5.0  # without a report, as for a worker of one machine
 _ARRIVAL_SECONDS = 0.1  # from the choice of a replica until it counts the request itself, clocks apart included
 
 
@@ -67,11 +68,23 @@ class _Traffic:
     """What this router has sent to one replica.
 
     open: by request, those that have not ended. ended: when each was sent and when it ended, as long as the newest
-    report may still count it.
+    report may still count it. reported_at: when the replica made its newest report, by its clock; heard_at: when that
+    came, by `time.monotonic()`.
     """
 
     open: dict[str, _Sent] = field(default_factory=dict)
     ended: deque[tuple[float, float]] = field(default_factory=deque)
+    reported_at: float = 0.0
+    heard_at: float = field(default_factory=time.monotonic)
+
+    def hear(self, report: Mapping[str, Any]) -> None:
+        """Serve passes on the last report of a replica that hangs with each one of the others."""
+        if (at := report.get("at", 0.0)) != self.reported_at:
+            self.reported_at, self.heard_at = at, time.monotonic()
+
+    @property
+    def is_silent(self) -> bool:
+        return time.monotonic() - self.heard_at > _SILENT_SECONDS
 
     def end(self, number: str) -> None:
         """The request has ended, or went elsewhere."""
@@ -148,9 +161,10 @@ class SlotRouter(RequestRouter):
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
-        here = {each.replica_id for each in replicas}
-        self._traffic = {each: traffic for each, traffic in self._traffic.items() if each in here}
-        self._place = {number: each for number, each in self._place.items() if each in here}
+        self._traffic = {each.replica_id: self._traffic.get(each.replica_id, _Traffic()) for each in replicas}
+        for each in replicas:
+            self._traffic[each.replica_id].hear(each.routing_stats)
+        self._place = {number: each for number, each in self._place.items() if each in self._traffic}
 
     async def _choose_replica_for_request(
         self, pending_request: PendingRequest, *, is_retry: bool = False
@@ -181,6 +195,6 @@ class SlotRouter(RequestRouter):
 
     def _load(self, replica: RunningReplica, voice: str | None) -> Load:
         report, replica_id = replica.routing_stats, replica.replica_id
-        busy = self._traffic.setdefault(replica_id, _Traffic()).busy(report)
+        traffic = self._traffic.setdefault(replica_id, _Traffic())
         has_voice = voice is not None and (voice in report.get("voices", ()) or self._spoke.get(voice) == replica_id)
-        return Load(busy, report.get("capacity", 0), has_voice)
+        return Load(traffic.busy(report), report.get("capacity", 0), has_voice, traffic.is_silent)

@@ -25,6 +25,11 @@ def test_a_full_replica_comes_last_whatever_voices_it_has() -> None:
     assert best([Load(9, 8), Load(8, 8)]) == 1
 
 
+def test_a_silent_replica_comes_after_a_full_one() -> None:
+    assert best([Load(0, 8, has_voice=True, silent=True), Load(8, 8)]) == 1
+    assert best([Load(5, 8, silent=True), Load(3, 8, silent=True)]) == 1  # where none reports, load decides
+
+
 def test_a_replica_that_has_not_reported_its_slots_takes_one_request() -> None:
     assert best([Load(0, 0), Load(1, 8)]) == 0
     assert best([Load(1, 0), Load(7, 8)]) == 1

@@ -178,6 +178,24 @@ async def test_status_routes_take_no_slot(router: Any) -> None:
     assert await chosen(router, [one, two], request(9)) == "one"
 
 
+async def test_a_replica_that_hangs_comes_last_until_it_reports_again(
+    router: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(routing, "time", SimpleNamespace(time=time.time, monotonic=lambda: now))
+    hangs, works = replica("hangs", 0), replica("works", 7)
+    router.update_replicas([hangs, works])
+    assert await chosen(router, [hangs, works], request(0, "/health")) == "hangs"
+    for _ in range(6):
+        now += 1.0
+        works.routing_stats = {**works.routing_stats, "at": now}
+        router.update_replicas([hangs, works])  # with the last report of the other
+    assert await chosen(router, [hangs, works], request(1, "/health")) == "works"
+    hangs.routing_stats = {**hangs.routing_stats, "at": now}
+    router.update_replicas([hangs, works])
+    assert await chosen(router, [hangs, works], request(2, "/health")) == "hangs"
+
+
 async def test_a_voice_goes_where_it_was_sent_last(router: Any) -> None:
     replicas = [replica(str(number), 2) for number in range(50)]
     router.update_replicas(replicas)
