@@ -11,6 +11,7 @@ DEPLOYMENT_NAME = "Speech"
 IMPORT_PATH = "cluster.deployment:build"
 ROUTER = "cluster.router:SlotRouter"
 POLICY = "cluster.autoscaling:by_busy_slots"
+SCRAPE_COMPLETE = "csm_cluster_scrape_complete"  # a metric that only clusters have
 
 MAX_CONNECTIONS = 4096  # of one replica: requests, status routes and idle WebSockets; and that a proxy may hold back
 RETRY_SECONDS = 1  # Retry-After, as on one machine

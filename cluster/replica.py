@@ -19,6 +19,7 @@ from app.settings import Settings
 from app.settings_loader import load_settings
 
 from .message_limit import MessageLimit
+from .metrics import ClusterMetrics, Families, families
 from .recent_voices import RecentVoices
 from .request_id import WithoutRequestId
 
@@ -61,13 +62,11 @@ class SpeechReplica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         from app.main import create_app  # here: it imports the engine, which reads the variables set above
 
-        from .metrics import ClusterMetrics
-
         application = create_app(self.settings, self.assignment, observers=[self._voices])
         application.add_middleware(MessageLimit, limit=self.settings.json_limit)
         application.add_middleware(WithoutRequestId)
         state: AppState = application.state.service
-        state.metrics.render_all = ClusterMetrics(serve.get_replica_context()).render
+        state.metrics.render_all = ClusterMetrics(serve.get_replica_context(), self.name, state.metrics).render
         self._state = state
         self._watchdog = Watchdog(
             state.host,
@@ -106,13 +105,11 @@ class SpeechReplica:
 
     # ---- called by other replicas and by `csm-serve cluster status`
 
-    async def exposition(self, key: ApiKey | None) -> tuple[str, str]:
-        """The name of this replica and its own metrics, with those of keys that this one may see, in Prometheus's text
-        format."""
+    async def own_metrics(self, key: ApiKey | None) -> tuple[str, Families]:
+        """The name of this replica and its own metrics, with those of keys that this one may see."""
         state = self.state
         keys = KeyMetrics(state.pool.dispatcher.limiter, state.keys.visible_to(key))
-        text, _ = await asyncio.to_thread(state.metrics.render, "", keys)
-        return self.name, text.decode()
+        return self.name, await asyncio.to_thread(families, state.metrics, keys)
 
     async def describe(self) -> dict[str, Any]:
         """State and load, as in /system-status."""

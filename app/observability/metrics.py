@@ -153,7 +153,8 @@ class Metrics(Collector):
         self._counters = counters
         self._row = row
         self._gauges = gauges
-        self.render_all: Callable[[str, Any], tuple[bytes, str]] | None = None  # of other machines too, for an API key
+        # Of all replicas of a cluster. Takes an Accept header, this replica's metrics of keys, the API key of who asks.
+        self.render_all: Callable[[str, Collector, Any], tuple[bytes, str]] | None = None
 
     # ---- counting, as an observer of the request log
 

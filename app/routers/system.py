@@ -114,10 +114,10 @@ async def metrics(request: Request, state: StateDep) -> Response:
     """Prometheus metrics of all workers together."""
     accept = request.headers.get("accept", "")
     key = record_of(request.scope).key
+    keys = KeyMetrics(state.pool.dispatcher.limiter, state.keys.visible_to(key))
     if state.metrics.render_all is not None:
-        render = partial(state.metrics.render_all, accept, key)
+        render = partial(state.metrics.render_all, accept, keys, key)
     else:
-        keys = KeyMetrics(state.pool.dispatcher.limiter, state.keys.visible_to(key))
         render = partial(state.metrics.render, accept, keys)
     text, media_type = await run_in_executor(_metrics_executor, render)
     return Response(text, headers={"Content-Type": media_type})
