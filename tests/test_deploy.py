@@ -19,6 +19,7 @@ from app.pool.worker_gauges import worker_gauges
 from app.pool.worker_registry import WorkerRegistry
 from app.settings import Settings
 from cluster.config import serve_config
+from cluster.options import SCRAPE_COMPLETE
 from tests.cluster.ray_modules import valid_config
 
 DEPLOY = Path(__file__).resolve().parent.parent / "docs/deploy"
@@ -140,6 +141,7 @@ def metrics() -> dict[str, set[str]]:
     gauges: list[Metric] = list(worker_gauges(WorkerRegistry([WorkerAssignment()]).records()))
     for gauge in gauges:
         known[gauge.name] = set(gauge.samples[0].labels) if gauge.samples else {"worker"}
+    known[SCRAPE_COMPLETE] = set()
     assert len(known) > len(FAMILIES)
     assert {metric.name for metric in Metrics(new_counters(1)).collect()}
     return known
@@ -167,6 +169,30 @@ def test_every_query_of_the_dashboard_asks_for_what_exists() -> None:
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     (variable,) = board["templating"]["list"]
     assert all(panel["datasource"]["uid"] == f"${{{variable['name']}}}" for panel in board["panels"])
+
+
+def test_every_alert_asks_for_what_exists() -> None:
+    (group,) = yaml.safe_load((DEPLOY / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    queries = [rule["expr"] for rule in group["rules"] if "csm_" in rule["expr"]]
+    assert len(queries) > 5
+    for query in queries:
+        check_query(query)
+        # what is divided has the same labels on both sides: else there is no result, and the alert is silent
+        assert "/" not in query or re.search(r"sum\(.*\) / sum\(", query), query
+
+
+def test_prometheus_asks_the_service_of_the_ray_cluster_and_each_pod_without_ray(ray_service: dict[str, Any]) -> None:
+    ours, rays = yaml.safe_load((DEPLOY / "ray/prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    (container,) = ray_service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    name = ray_service["metadata"]["name"]  # KubeRay names the Service after it
+    assert ours["static_configs"] == [{"targets": [f"{name}-serve-svc:{ports['serve']}"]}]
+    kept = rays["relabel_configs"][0]["regex"].partition(";")[2]
+    assert kept in ports
+    (pods,) = yaml.safe_load((KUBERNETES / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    template = kind("Deployment")["spec"]["template"]
+    port = template["spec"]["containers"][0]["ports"][0]["name"]
+    assert pods["relabel_configs"][0]["regex"] == f"{template['metadata']['labels']['app']};{port}"
 
 
 @pytest.mark.parametrize(
