@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import stat
 import subprocess
@@ -221,12 +222,21 @@ def test_ci_runs_on_the_oldest_and_newest_python() -> None:
     workflow = yaml.safe_load(text_of(".github/workflows/ci.yml"))
     assert set(workflow[True]) == {"push", "pull_request"}  # YAML 1.1 reads `on` as true
     job = workflow["jobs"]["check"]
-    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert [step["run"] for step in job["steps"] if "run" in step][-1] == ".ci/run"
     pythons = job["strategy"]["matrix"]["python"]
     oldest, newest = pythons[0], pythons[-1]
     assert PROJECT["project"]["requires-python"] == f">={oldest},<3.{int(newest.split('.')[1]) + 1}"
     arm = [each["os"] for each in job["strategy"]["matrix"]["include"]]
     assert [job["strategy"]["matrix"]["os"], arm] == [["ubuntu-24.04"], ["ubuntu-24.04-arm"]]
+
+
+def test_ci_checks_the_javascript_client_on_the_oldest_node() -> None:
+    node, install, run = yaml.safe_load(text_of(".github/workflows/ci.yml"))["jobs"]["check"]["steps"][-3:]
+    oldest = json.loads(text_of("clients/js/package.json"))["engines"]["node"].removeprefix(">=")
+    assert node["with"]["node-version"] == oldest.split(".")[0]
+    assert f"Node {oldest} or later" in text_of("clients/js/README.md")
+    assert re.fullmatch(r"npm install --global typescript@\d+\.\d+\.\d+", install["run"])
+    assert "node npm tsc" in run["env"]["CSM_REQUIRE_TOOLS"]
 
 
 def test_the_image_is_pushed_from_main_after_all_checks() -> None:

@@ -44,8 +44,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory, microphone: Path) -> Iterat
 
 
 @pytest.fixture(scope="package")
-def server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Generates four times faster than real time."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Generates four times faster than real time. Node's tests use it too, with no browser."""
     with serving(
         tmp_path_factory.mktemp("service"), MODEL_PATH="fake:frame_seconds=0.02", MAX_TEXT_LENGTH="3000"
     ) as server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import Any, Protocol
 
 import pytest
 
+from app.audio.encoders import FORMATS
+from app.schemas.dialogue import DialogueBody, TurnParameters
+from app.schemas.reference import ReferenceRecording
+from app.schemas.speech import SpeechBody
+from app.schemas.voices import VoiceDetails, VoiceStored
 from tests.browser.page import Page
 from tests.browser.test_modules import evaluate
 from tests.integration.shared import KEY, Server
@@ -146,17 +152,33 @@ def found_node() -> str:
     """Node with WebSockets; skips the test if there is none, or an older one."""
     node = need("node")
     told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    if tuple(map(int, told.strip().removeprefix("v").split(".")[:2])) < (20, 10):
-        pytest.skip(f"Node {told.strip()} has no WebSocket: 20.10 is the first")
+    oldest = json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))["engines"]["node"].removeprefix(">=")
+    if numbers(told.strip().removeprefix("v")) < numbers(oldest):
+        pytest.skip(f"Node {told.strip()} is older than {oldest}, the first with a WebSocket")
     return node
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
 
 
 def run_node(node: str, script: str) -> Any:
     program = f"const main = async () => {{ {script} }}; console.log(JSON.stringify(await main()));"
     flags = ["--experimental-websocket", "--input-type=module", "-"]
-    ran = subprocess.run([node, *flags], input=program, capture_output=True, text=True, timeout=60, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
+    return json.loads(output([node, *flags], input=program))
+
+
+def output(command: list[str], **options: Any) -> str:
+    """What a program prints, which must succeed."""
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def javascript(page: Path, imported: str = "") -> list[str]:
+    """The examples of a page, all or those that import from a module."""
+    blocks = re.findall(r"^```js\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [each for each in blocks if imported in each]
 
 
 def test_speech_is_that_of_http(run: Runtime) -> None:
@@ -202,33 +224,53 @@ def test_a_conversation_answers(run: Runtime) -> None:
     assert run(_CONVERSE) == ["completed", True]
 
 
+# ---- the package
+
+
 def test_types_name_what_the_module_exports() -> None:
     declared = (PACKAGE / "src" / "index.d.ts").read_text(encoding="utf-8")
     exported = (PACKAGE / "src" / "index.js").read_text(encoding="utf-8")
     names = {name.strip() for group in re.findall(r"export \{([^}]+)\}", exported) for name in group.split(",")}
     assert set(re.findall(r"export (?:class|const|function) (\w+)", declared)) == names
-    methods = set(
-        re.findall(
-            r"^  (?:async |static |\*|async \*)*(\w+)\(", (PACKAGE / "src" / "client.js").read_text("utf-8"), re.M
-        )
-    )
-    typed = declared.partition("export class CsmClient")[2].partition("\n}")[0]
-    assert set(re.findall(r"^  (\w+)\(", typed, re.M)) == methods
 
 
-def test_the_package_holds_every_file_and_depends_on_nothing() -> None:
+def test_types_have_every_parameter_and_format_of_the_service() -> None:
+    declared = (PACKAGE / "src" / "index.d.ts").read_text(encoding="utf-8")
+
+    def members(name: str) -> set[str]:
+        (body,) = re.findall(rf"^export interface {name}\b.*?\{{\n(.*?)^\}}", declared, re.MULTILINE | re.DOTALL)
+        return set(re.findall(r"^  (\w+)\??:", body, re.MULTILINE))
+
+    options = members("SpeechOptions")
+    assert options | members("SpeechParameters") == SpeechBody.model_fields.keys() - {"chunk_overlap_strategy"}
+    assert options | members("DialogueParameters") == DialogueBody.model_fields.keys() - {"chunk_overlap_strategy"}
+    assert members("DialogueTurn") == TurnParameters.model_fields.keys()
+    assert members("Reference") == ReferenceRecording.model_fields.keys()
+    assert members("VoiceDetails") == VoiceDetails.model_fields.keys()
+    assert members("StoredVoice") == VoiceStored.model_fields.keys()
+    (formats,) = re.findall(r"^export type AudioFormat =(.*?);", declared, re.MULTILINE | re.DOTALL)
+    assert re.findall(r'"(\w+)"', formats) == list(FORMATS)
+
+
+def test_the_code_has_the_declared_types() -> None:
+    output([need("tsc"), "--project", str(PACKAGE)])
+
+
+def test_a_tarball_is_installed_and_speaks(server: Server, tmp_path: Path) -> None:
+    node, npm = found_node(), need("npm")
+    packed = output([npm, "pack", "--json", "--offline", "--pack-destination", str(tmp_path), str(PACKAGE)])
+    (archive,) = json.loads(packed)
+    written = ("package.json", "README.md", *(f"src/{each.name}" for each in (PACKAGE / "src").iterdir()))
+    assert sorted(each["path"] for each in archive["files"]) == sorted(written)
     package = json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))
     assert not {"dependencies", "devDependencies", "scripts"} & package.keys()
-    for path in (package["types"], *package["exports"]["."].values()):
-        assert (PACKAGE / path).is_file(), path
-    npm = need("npm")
-    packed = subprocess.run(
-        [npm, "pack", "--dry-run", "--json", "--offline"],
-        cwd=PACKAGE,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    files = {each["path"] for each in json.loads(packed.stdout)[0]["files"]}
-    assert files == {"package.json", "README.md", *(f"src/{each.name}" for each in (PACKAGE / "src").iterdir())}
+    project = tmp_path / "project"
+    project.mkdir()
+    flags = ["--offline", "--no-audit", "--no-fund", "--prefix", str(project)]
+    output([npm, "install", *flags, str(tmp_path / archive["filename"])])
+    (example,) = javascript(PACKAGE / "README.md", "node:")
+    (project / "speak.mjs").write_text(example, encoding="utf-8")
+    environment = os.environ | {"CSM_URL": server.url, "API_KEY": KEY}
+    printed = output([node, "--experimental-websocket", "speak.mjs"], cwd=project, env=environment)
+    assert float(re.findall(r"([\d.]+) s of speech", printed)[0]) > 0.5
+    assert (project / "speech.mp3").stat().st_size > 1000

@@ -4,6 +4,8 @@ import { NetworkError, ServiceError } from "./errors.js";
 import { Inbox } from "./inbox.js";
 import { RealtimeSocket } from "./realtime_socket.js";
 
+/** @import { ClientOptions, ConversationHandlers, DialogueParameters, SpeechParameters, SpeechStarted, StoredVoice, StreamParameters, VoiceDetails } from "./index.js" */
+
 export const SAMPLE_RATE = 24000; // of the service's audio
 
 export class CsmClient {
@@ -14,6 +16,7 @@ export class CsmClient {
   /**
    * url: of the service; by default that of the page. key: an API key, or a function that returns it at each request.
    * WebSocket: the class to use where there is no global one (Node before 22: `ws`).
+   * @param {ClientOptions} options
    */
   constructor({ url = globalThis.location?.origin, key = "", WebSocket = globalThis.WebSocket } = {}) {
     if (!url) throw new TypeError("url is missing: say where the service is, such as http://localhost:8000");
@@ -24,11 +27,16 @@ export class CsmClient {
 
   // ---- HTTP
 
-  /** fetch of a path with the API key. Throws ServiceError for an error status, NetworkError without a response. */
+  /**
+   * fetch of a path with the API key. Throws ServiceError for an error status, NetworkError without a response.
+   * @param {string} path
+   * @param {RequestInit} options
+   */
   async call(path, options = {}) {
     let response;
     try {
-      const headers = { ...options.headers, "X-API-Key": this.#key() };
+      const headers = new Headers(options.headers);
+      headers.set("X-API-Key", this.#key());
       response = await fetch(this.#url + path, { ...options, headers });
     } catch (error) {
       if (options.signal?.aborted) throw error;
@@ -38,12 +46,20 @@ export class CsmClient {
     return response;
   }
 
-  /** A URL with the API key, for elements that send no headers. The service does not log queries. */
+  /**
+   * A URL with the API key, for elements that send no headers. The service does not log queries.
+   * @param {string} path
+   * @param {Record<string, string>} parameters
+   */
   urlOf(path, parameters = {}) {
     return `${this.#url}${path}?${new URLSearchParams({ ...parameters, api_key: this.#key() })}`;
   }
 
-  /** The streamed response of POST /tts/generate, in any format, or of POST /tts/dialogue for parameters with turns. */
+  /**
+   * The streamed response of POST /tts/generate, in any format, or of POST /tts/dialogue for parameters with turns.
+   * @param {SpeechParameters | DialogueParameters} parameters
+   * @param {AbortSignal} [signal]
+   */
   generate(parameters, signal) {
     return this.call("turns" in parameters ? "/tts/dialogue" : "/tts/generate", {
       method: "POST",
@@ -53,46 +69,68 @@ export class CsmClient {
     });
   }
 
-  /** Repeats a failed request to get its error, which elements and sockets do not expose; aborts it if it succeeds. */
+  /**
+   * Repeats a failed request to get its error, which elements and sockets do not expose; aborts it if it succeeds.
+   * @param {SpeechParameters | DialogueParameters} parameters
+   */
   async errorOf(parameters) {
     const controller = new AbortController();
     try {
       await this.generate(parameters, controller.signal);
       return null;
     } catch (error) {
-      return error;
+      return /** @type {Error} */ (error);
     } finally {
       controller.abort();
     }
   }
 
-  /** The ids of all voices. */
+  /**
+   * The ids of all voices.
+   * @returns {Promise<string[]>}
+   */
   async voices() {
     return (await this.call("/voices")).json();
   }
 
-  /** {voice_id, seconds, has_transcript, preloaded, created, sha256} of a voice. */
+  /**
+   * {id, seconds, has_transcript, preloaded, created, sha256} of a voice.
+   * @param {string} id
+   * @returns {Promise<VoiceDetails>}
+   */
   async voice(id) {
     return (await this.call(`/voices/${encodeURIComponent(id)}`)).json();
   }
 
-  /** Adds a voice, or replaces it. file: a File or Blob with the recording. Resolves with {voice_id, message, warnings}. */
+  /**
+   * Adds a voice, or replaces it. file: a File or Blob with the recording. Resolves with {voice_id, message, warnings}.
+   * @param {Blob} file
+   * @param {{ voiceId?: string, transcript?: string, replace?: boolean }} details
+   * @returns {Promise<StoredVoice>}
+   */
   async addVoice(file, { voiceId, transcript, replace = false } = {}) {
     const form = new FormData();
-    form.append("file", file, file.name ?? voiceId ?? "voice.wav");
+    form.append("file", file, file instanceof File ? file.name : (voiceId ?? "voice.wav"));
     if (transcript !== undefined) form.append("transcript", transcript);
     if (voiceId && !replace) form.append("voice_id", voiceId);
-    const path = replace ? `/voices/${encodeURIComponent(voiceId)}` : "/voices";
+    if (replace && !voiceId) throw new TypeError("voiceId is missing: say which voice is replaced");
+    const path = replace && voiceId ? `/voices/${encodeURIComponent(voiceId)}` : "/voices";
     return (await this.call(path, { method: replace ? "PUT" : "POST", body: form })).json();
   }
 
+  /** @param {string} id */
   async deleteVoice(id) {
     await this.call(`/voices/${encodeURIComponent(id)}`, { method: "DELETE" });
   }
 
   // ---- WebSockets
 
-  /** A new WebSocket of a path, which has the API key. */
+  /**
+   * A new WebSocket of a path, which has the API key.
+   * @param {string} path
+   * @param {Record<string, string>} parameters
+   * @returns {WebSocket}
+   */
   socket(path, parameters = {}) {
     if (!this.#WebSocket) throw new TypeError("there is no WebSocket here: give the client one, such as that of `ws`");
     return new this.#WebSocket(this.urlOf(path, parameters).replace(/^http/, "ws"));
@@ -104,12 +142,15 @@ export class CsmClient {
    * parameters: those of /tts/generate; `text` may be an async iterable of its parts as an LLM writes them.
    * onStatus: called with the message that the speech has started.
    * To leave the loop, or to abort `signal`, ends the generation. Throws ServiceError, NetworkError, the signal's reason.
+   * @param {StreamParameters} parameters
+   * @param {{ signal?: AbortSignal, onStatus?: (status: SpeechStarted) => void }} options
+   * @returns {AsyncGenerator<Float32Array, void, void>}
    */
   async *speak({ text, ...parameters }, { signal, onStatus = () => {} } = {}) {
     signal?.throwIfAborted();
     const socket = this.socket("/ws");
-    const inbox = new Inbox();
-    const abort = () => inbox.fail(signal.reason);
+    const inbox = /** @type {Inbox<Float32Array>} */ (new Inbox());
+    const abort = () => inbox.fail(signal?.reason);
     let seconds = 0;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => sendText(socket, text, parameters, inbox);
@@ -139,12 +180,19 @@ export class CsmClient {
     }
   }
 
-  /** A conversation over WS /v1/realtime; see RealtimeSocket. */
+  /**
+   * A conversation over WS /v1/realtime; see RealtimeSocket.
+   * @param {ConversationHandlers} handlers
+   */
   converse(handlers) {
     return new RealtimeSocket(this, handlers);
   }
 
-  /** A WebSocket does not expose why it was refused; HTTP does. */
+  /**
+   * A WebSocket does not expose why it was refused; HTTP does.
+   * @param {StreamParameters} parameters
+   * @param {number} seconds
+   */
   async #closed(parameters, seconds) {
     if (seconds) return new NetworkError(`the stream was aborted after ${seconds.toFixed(1)} s: the audio is incomplete`);
     const text = typeof parameters.text === "string" ? parameters.text : "Hello.";
@@ -154,8 +202,14 @@ export class CsmClient {
   }
 }
 
+/**
+ * @param {WebSocket} socket
+ * @param {StreamParameters["text"]} text
+ * @param {object} parameters
+ * @param {Inbox<Float32Array>} inbox
+ */
 async function sendText(socket, text, parameters, inbox) {
-  const send = (fields) => socket.readyState === socket.OPEN && socket.send(JSON.stringify({ ...fields, binary: true }));
+  const send = (/** @type {object} */ fields) => socket.readyState === socket.OPEN && socket.send(JSON.stringify({ ...fields, binary: true }));
   if (typeof text === "string") return send({ ...parameters, text });
   try {
     for await (const part of text) send({ ...parameters, text: part, continue: true });

@@ -1,7 +1,7 @@
-// Types of index.js.
+// Types of index.js. `tsc --project clients/js` checks that the code has them.
 
-/** The service's sample rate: 24000. */
-export const SAMPLE_RATE: number;
+/** The service's sample rate, in Hz. */
+export const SAMPLE_RATE: 24000;
 
 /** An error response of the service. retryAfter: seconds. */
 export class ServiceError extends Error {
@@ -17,24 +17,72 @@ export class ServiceError extends Error {
 /** The request did not reach the service, or the response was aborted. */
 export class NetworkError extends Error {}
 
-/** Parameters of /tts/dialogue, beside those of /tts/generate. */
-export interface DialogueParameters extends Omit<SpeechParameters, "text" | "voice_id"> {
-  turns: { voice_id: string; text: string; gap_ms?: number }[];
-  gap_ms?: number;
+export type AudioFormat =
+  | "wav"
+  | "mp3"
+  | "fmp4"
+  | "raw_pcm"
+  | "webm"
+  | "opus"
+  | "flac"
+  | "aac"
+  | "mulaw"
+  | "alaw"
+  | "wav_mulaw"
+  | "wav_alaw";
+
+/** The recording of a voice that comes with its request: base64, or a URL, and the words spoken in it. */
+export interface Reference {
+  audio?: string;
+  url?: string;
+  transcript?: string;
 }
 
-/** Parameters of /tts/generate and /ws; docs/api.md lists them all. */
-export interface SpeechParameters {
-  text: string;
-  voice_id?: string;
-  format?: "wav" | "mp3" | "fmp4" | "raw_pcm" | "webm" | "opus" | "flac" | "aac" | "mulaw" | "alaw";
+/** How speech is generated and sent; docs/api.md explains each parameter. Omitted ones have the service's defaults. */
+export interface SpeechOptions {
+  format?: AudioFormat;
+  sample_rate?: number;
   synthesis_temperature?: number;
   top_k?: number;
   cfg_guidance_weight?: number;
   voice_exaggeration_factor?: number;
+  text_processing_chunk_size?: number;
+  audio_tokens_per_slice?: number;
+  remove_leading_milliseconds?: number;
+  remove_trailing_milliseconds?: number;
+  chunk_overlap_method?: "full" | "zero";
+  crossfade_duration_milliseconds?: number;
   max_audio_length_ms?: number;
+  normalize?: boolean;
+  lexicon?: Record<string, string>;
+  subtitles?: "srt" | "vtt";
   seed?: number;
-  [name: string]: unknown;
+}
+
+/** Parameters of POST /tts/generate. */
+export interface SpeechParameters extends SpeechOptions {
+  text: string;
+  voice_id?: string;
+  /** In place of voice_id. */
+  reference?: Reference;
+}
+
+export interface DialogueTurn {
+  voice_id: string;
+  text: string;
+  /** Milliseconds before this turn, in place of the dialogue's. */
+  gap_ms?: number;
+}
+
+/** Parameters of POST /tts/dialogue. */
+export interface DialogueParameters extends SpeechOptions {
+  turns: DialogueTurn[];
+  gap_ms?: number;
+}
+
+/** Parameters of WS /ws, whose audio is float32. A text that is still being written comes in parts. */
+export interface StreamParameters extends Omit<SpeechParameters, "text" | "format" | "sample_rate" | "subtitles"> {
+  text: string | AsyncIterable<string> | Iterable<string>;
 }
 
 export interface SpeechStarted {
@@ -45,12 +93,13 @@ export interface SpeechStarted {
 }
 
 export interface VoiceDetails {
+  id: string;
   seconds: number;
   has_transcript: boolean;
   preloaded: boolean;
+  /** ISO 8601, in UTC. */
   created: string;
   sha256: string;
-  [name: string]: unknown;
 }
 
 export interface StoredVoice {
@@ -68,23 +117,31 @@ export interface ConversationHandlers {
   onRefused?(error: ServiceError): void;
 }
 
+export interface ClientOptions {
+  /** Of the service; by default that of the page. */
+  url?: string;
+  /** An API key, or a function that returns it at each request. */
+  key?: string | (() => string);
+  /** The class to use where there is no global one, such as that of `ws`. */
+  WebSocket?: new (url: string) => any;
+}
+
 export class CsmClient {
-  /** WebSocket: the class to use where there is no global one. */
-  constructor(options?: { url?: string; key?: string | (() => string); WebSocket?: any });
+  constructor(options?: ClientOptions);
   call(path: string, options?: RequestInit): Promise<Response>;
   urlOf(path: string, parameters?: Record<string, string>): string;
   generate(parameters: SpeechParameters | DialogueParameters, signal?: AbortSignal): Promise<Response>;
-  errorOf(parameters: SpeechParameters): Promise<Error | null>;
+  errorOf(parameters: SpeechParameters | DialogueParameters): Promise<Error | null>;
   voices(): Promise<string[]>;
   voice(id: string): Promise<VoiceDetails>;
   addVoice(
     file: Blob,
-    details?: { voiceId?: string; transcript?: string; replace?: boolean },
+    details?: { voiceId?: string; transcript?: string; replace?: false } | { voiceId: string; transcript?: string; replace: boolean },
   ): Promise<StoredVoice>;
   deleteVoice(id: string): Promise<void>;
   socket(path: string, parameters?: Record<string, string>): WebSocket;
   speak(
-    parameters: Omit<SpeechParameters, "text" | "format"> & { text: string | AsyncIterable<string> | Iterable<string> },
+    parameters: StreamParameters,
     options?: { signal?: AbortSignal; onStatus?: (status: SpeechStarted) => void },
   ): AsyncGenerator<Float32Array, void, void>;
   converse(handlers: ConversationHandlers): RealtimeSocket;
@@ -105,6 +162,7 @@ export class PcmPlayer {
   onUnderrun: () => void;
   onEnd: () => void;
   static open(context: AudioContext, options?: { lead?: number; destination?: AudioNode }): Promise<PcmPlayer>;
+  private constructor(context: AudioContext, lead: number, destination: AudioNode);
   push(samples: Float32Array): void;
   end(): void;
   stop(): Promise<number>;
@@ -116,6 +174,7 @@ export class MicrophoneError extends Error {}
 /** The microphone as 16-bit PCM at 24 kHz, 25 pieces a second. */
 export class Microphone {
   static open(onAudio: (pcm: ArrayBuffer, level: number) => void, onLost: () => void): Promise<Microphone>;
+  private constructor(stream: MediaStream);
   close(): void;
 }
 

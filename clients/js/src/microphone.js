@@ -14,12 +14,16 @@ export function unavailableReason() {
   return "";
 }
 
-/** A MediaStream with these audio constraints. Throws MicrophoneError. */
+/**
+ * A MediaStream with these audio constraints. Throws MicrophoneError.
+ * @param {MediaTrackConstraints} audio
+ */
 export async function openStream(audio) {
   try {
     return await navigator.mediaDevices.getUserMedia({ audio });
   } catch (error) {
-    const reason = error.name === "NotAllowedError" ? "permission denied: allow it in the address bar" : error.message;
+    const { name, message } = /** @type {DOMException} */ (error);
+    const reason = name === "NotAllowedError" ? "permission denied: allow it in the address bar" : message;
     throw new MicrophoneError(`The microphone is not available (${reason}).`, { cause: error });
   }
 }
@@ -31,6 +35,8 @@ export class Microphone {
   /**
    * onAudio: called with (pcm, level) 25 times a second: an ArrayBuffer of int16 at 24 kHz, and the peak from 0 to 1.
    * onLost: called if the device is unplugged or its permission withdrawn. Throws MicrophoneError.
+   * @param {(pcm: ArrayBuffer, level: number) => void} onAudio
+   * @param {() => void} onLost
    */
   static async open(onAudio, onLost) {
     const stream = await openStream({ echoCancellation: true, noiseSuppression: true, autoGainControl: true });
@@ -39,19 +45,24 @@ export class Microphone {
       await microphone.#listen(onAudio, onLost);
     } catch (error) {
       microphone.close();
-      throw new MicrophoneError(`The microphone is not available (${error.message}).`, { cause: error });
+      throw new MicrophoneError(`The microphone is not available (${/** @type {Error} */ (error).message}).`, { cause: error });
     }
     return microphone;
   }
 
+  /** @param {MediaStream} stream */
   constructor(stream) {
     this.#stream = stream;
     this.#context = new AudioContext(); // at the device's rate: Firefox connects no stream to a context of another
   }
 
+  /**
+   * @param {(pcm: ArrayBuffer, level: number) => void} onAudio
+   * @param {() => void} onLost
+   */
   async #listen(onAudio, onLost) {
     await this.#context.audioWorklet.addModule(MODULE);
-    const mono = { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" };
+    const mono = /** @type {AudioWorkletNodeOptions} */ ({ numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
     const node = new AudioWorkletNode(this.#context, "microphone", mono);
     node.port.onmessage = ({ data }) => onAudio(data.pcm, data.level);
     for (const track of this.#stream.getTracks()) track.onended = onLost;

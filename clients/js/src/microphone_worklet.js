@@ -11,6 +11,7 @@ class Microphone extends AudioWorkletProcessor {
   #piece = new Float32Array(Math.round(sampleRate / PIECES_PER_SECOND));
   #filled = 0;
 
+  /** @param {Float32Array[][]} inputs */
   process([[samples]]) {
     for (let at = 0; samples && at < samples.length; ) {
       const count = Math.min(samples.length - at, this.#piece.length - this.#filled);

@@ -4,7 +4,8 @@ import { SAMPLE_RATE } from "./client.js";
 import { Resampler } from "./resampler.js";
 
 const MODULE = new URL("./pcm_worklet.js", import.meta.url).href;
-const loaded = new WeakMap(); // AudioContext -> promise of its module
+/** @type {WeakMap<BaseAudioContext, Promise<void>>} */
+const loaded = new WeakMap(); // the promise of each context's module
 
 /** The reason why there is no audio worklet here; "" if there is one. */
 export const unavailableReason = () =>
@@ -18,17 +19,26 @@ export class PcmPlayer {
   #resampler;
   /** Called when the first sample sounds; with the seconds played, ten times a second; on a gap; after the last sample. */
   onStart = () => {};
-  onProgress = () => {};
+  onProgress = (/** @type {number} */ seconds) => {};
   onUnderrun = () => {};
   onEnd = () => {};
 
-  /** lead: seconds that are buffered before playback starts; doubled after each gap. destination: an AudioNode. */
+  /**
+   * lead: seconds that are buffered before playback starts; doubled after each gap. destination: an AudioNode.
+   * @param {AudioContext} context
+   * @param {{ lead?: number, destination?: AudioNode }} options
+   */
   static async open(context, { lead = 0.12, destination = context.destination } = {}) {
     if (!loaded.has(context)) loaded.set(context, context.audioWorklet.addModule(MODULE));
     await loaded.get(context);
     return new PcmPlayer(context, lead, destination);
   }
 
+  /**
+   * @param {AudioContext} context
+   * @param {number} lead
+   * @param {AudioNode} destination
+   */
   constructor(context, lead, destination) {
     this.#rate = context.sampleRate;
     this.#resampler = this.#rate === SAMPLE_RATE ? null : new Resampler(SAMPLE_RATE, this.#rate);
@@ -52,7 +62,10 @@ export class PcmPlayer {
     this.#node.port.postMessage({ end: true });
   }
 
-  /** Silence now. Resolves with the seconds that were played. */
+  /**
+   * Silence now. Resolves with the seconds that were played.
+   * @returns {Promise<number>}
+   */
   stop() {
     this.#node.disconnect();
     return new Promise((resolve) => {
@@ -61,10 +74,12 @@ export class PcmPlayer {
     });
   }
 
+  /** @param {Float32Array} samples */
   #feed(samples) {
     if (samples.length) this.#node.port.postMessage({ samples }, [samples.buffer]);
   }
 
+  /** @param {{ event?: "started" | "underrun" | "ended", played?: number }} message */
   #on({ event, played }) {
     if (played !== undefined) this.onProgress(played / this.#rate);
     if (event === "started") this.onStart();

@@ -17,6 +17,7 @@ class PcmPlayer extends AudioWorkletProcessor {
   #played = 0;
   #reported = 0;
 
+  /** @param {{ processorOptions: { lead: number } }} options */
   constructor({ processorOptions }) {
     super();
     this.#lead = processorOptions.lead;
@@ -30,6 +31,10 @@ class PcmPlayer extends AudioWorkletProcessor {
     };
   }
 
+  /**
+   * @param {Float32Array[][]} _
+   * @param {Float32Array[][]} outputs
+   */
   process(_, [[out]]) {
     if (this.#stopped) return false; // a disconnected processor would keep running
     if (!this.#playing && (this.#complete || this.#ring.length >= this.#lead)) {
@@ -51,6 +56,7 @@ class PcmPlayer extends AudioWorkletProcessor {
     return true;
   }
 
+  /** @param {number} samples */
   #count(samples) {
     this.#played += samples;
     if (this.#played - this.#reported >= sampleRate / 10 || samples === 0) {

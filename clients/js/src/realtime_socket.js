@@ -1,13 +1,22 @@
 // Connection to WS /v1/realtime that comes back by itself.
 
+import { ServiceError } from "./errors.js";
+
 const FIRST_DELAY = 500; // milliseconds before the first new attempt; doubled after each
 const LONGEST_DELAY = 8000;
 const MAX_BACKLOG = 500_000; // bytes that wait to be sent, 8 s of audio: the connection is dead
 
+/**
+ * @import { CsmClient } from "./client.js"
+ * @import { ConversationHandlers } from "./index.js"
+ */
+
 export class RealtimeSocket {
   #client;
+  /** @type {WebSocket | null} */
   #socket = null;
   #delay = FIRST_DELAY;
+  /** @type {ReturnType<typeof setTimeout> | null} */
   #timer = null;
   #handlers;
   #leaving = new AbortController();
@@ -15,6 +24,8 @@ export class RealtimeSocket {
   /**
    * client: a CsmClient. onEvent: called with each event of the service. onLost: called when a connection is lost or
    * refused; a new one is attempted. onRefused: called with a ServiceError, such as an invalid key; none is attempted.
+   * @param {CsmClient} client
+   * @param {ConversationHandlers} handlers
    */
   constructor(client, { onEvent, onLost = () => {}, onRefused = () => {} }) {
     this.#client = client;
@@ -25,7 +36,11 @@ export class RealtimeSocket {
     this.#connect();
   }
 
-  /** Sends an event. Without a connection it is dropped. */
+  /**
+   * Sends an event. Without a connection it is dropped.
+   * @param {string} type
+   * @param {Record<string, unknown>} fields
+   */
   send(type, fields = {}) {
     if (this.#socket?.readyState !== 1) return;
     if (this.#socket.bufferedAmount > MAX_BACKLOG) this.#lost();
@@ -34,12 +49,12 @@ export class RealtimeSocket {
 
   close() {
     this.#leaving.abort();
-    clearTimeout(this.#timer);
+    clearTimeout(this.#timer ?? undefined);
     this.#drop();
   }
 
   #connect() {
-    clearTimeout(this.#timer);
+    clearTimeout(this.#timer ?? undefined);
     this.#timer = null;
     this.#drop();
     const socket = this.#client.socket("/v1/realtime", { model: "csm-1b" });
@@ -71,12 +86,15 @@ export class RealtimeSocket {
   }
 }
 
-/** A WebSocket does not expose why it was refused; HTTP does. Null if it is worth another attempt. */
+/**
+ * A WebSocket does not expose why it was refused; HTTP does. Null if it is worth another attempt.
+ * @param {CsmClient} client
+ */
 async function findRefusal(client) {
   try {
     await client.voices();
     return null;
   } catch (error) {
-    return error.status === 401 ? error : null;
+    return error instanceof ServiceError && error.status === 401 ? error : null;
   }
 }

@@ -10,6 +10,10 @@ export class Resampler {
   #history; // input that is still needed
   #position; // of the next output sample, in #history
 
+  /**
+   * @param {number} from  samples a second
+   * @param {number} to
+   */
   constructor(from, to) {
     const cutoff = Math.min(1, to / from);
     this.#step = from / to;
@@ -19,7 +23,10 @@ export class Resampler {
     this.#position = this.#reach;
   }
 
-  /** Resamples a block (float32). The last few samples are returned by the next call, or by `flush`. */
+  /**
+   * Resamples a block. The last few samples are returned by the next call, or by `flush`.
+   * @param {Float32Array} block
+   */
   process(block) {
     const input = new Float32Array(this.#history.length + block.length);
     input.set(this.#history);
@@ -40,6 +47,10 @@ export class Resampler {
     return this.process(new Float32Array(this.#reach));
   }
 
+  /**
+   * @param {Float32Array} input
+   * @param {number} position
+   */
   #at(input, position) {
     const whole = Math.floor(position);
     const taps = this.#rows[Math.round((position - whole) * PHASES)];
@@ -49,7 +60,12 @@ export class Resampler {
   }
 }
 
-/** Weights of the 2 * reach samples around a position `offset` after one of them, normalized to a sum of 1. */
+/**
+ * Weights of the 2 * reach samples around a position `offset` after one of them, normalized to a sum of 1.
+ * @param {number} offset
+ * @param {number} reach
+ * @param {number} cutoff
+ */
 function row(offset, reach, cutoff) {
   const taps = Float32Array.from({ length: 2 * reach }, (_, tap) => {
     const distance = tap - reach + 1 - offset;

@@ -9,6 +9,7 @@ export class Ring {
     this.#samples = new Float32Array(capacity);
   }
 
+  /** @param {Float32Array} block */
   push(block) {
     if (this.length + block.length > this.#samples.length) this.#grow(this.length + block.length);
     const at = (this.#start + this.length) % this.#samples.length;
@@ -18,7 +19,10 @@ export class Ring {
     this.length += block.length;
   }
 
-  /** Fills `out` with available samples. Returns their number. */
+  /**
+   * Fills `out` with available samples. Returns their number.
+   * @param {Float32Array} out
+   */
   pull(out) {
     const count = Math.min(out.length, this.length);
     const straight = Math.min(count, this.#samples.length - this.#start);
@@ -29,6 +33,7 @@ export class Ring {
     return count;
   }
 
+  /** @param {number} least */
   #grow(least) {
     const held = new Float32Array(this.length);
     const length = this.pull(held);

@@ -4,9 +4,11 @@ const HEADER = 44;
 const FULL_SCALE = 32767; // of 16-bit samples, as the service scales them
 
 export class Recording {
+  /** @type {Float32Array[]} */
   #blocks = [];
   #length = 0;
 
+  /** @param {number} rate  samples a second */
   constructor(rate) {
     this.rate = rate;
   }
@@ -31,18 +33,30 @@ export class Recording {
   }
 }
 
-/** @param {Int16Array} samples  as the service sends them @returns {Float32Array} from -1 to 1 */
+/**
+ * 16-bit samples, as the service sends them, from -1 to 1.
+ * @param {Int16Array} samples
+ */
 export const floatOf = (samples) => Float32Array.from(samples, (sample) => sample / FULL_SCALE);
 
-/** A 16-bit mono wav file. @param {ArrayBuffer} samples  little-endian, as on every platform with a browser */
+/**
+ * A 16-bit mono wav file.
+ * @param {ArrayBuffer} samples  little-endian, as on every platform with a browser
+ * @param {number} rate
+ */
 export function wavOf(samples, rate) {
   const header = new DataView(new ArrayBuffer(HEADER));
   writeHeader(header, rate, samples.byteLength);
   return new Blob([header, samples], { type: "audio/wav" });
 }
 
+/**
+ * @param {DataView} file
+ * @param {number} rate
+ * @param {number} bytes  of the samples
+ */
 function writeHeader(file, rate, bytes) {
-  const text = (at, letters) => [...letters].forEach((letter, i) => file.setUint8(at + i, letter.charCodeAt(0)));
+  const text = (/** @type {number} */ at, /** @type {string} */ letters) => [...letters].forEach((letter, i) => file.setUint8(at + i, letter.charCodeAt(0)));
   text(0, "RIFF");
   file.setUint32(4, HEADER - 8 + bytes, true);
   text(8, "WAVEfmt ");
