@@ -12,6 +12,7 @@ const choices = [byId("voice"), byId("talk-voice")]; // of speech and of convers
 export class Voices {
   #actions;
   #details = new Map(); // id -> GET /voices/{id}
+  #own = new Set(); // ids that can be replaced and deleted, as far as is known
   #observer;
   ids = []; // of the recordings
 
@@ -106,6 +107,7 @@ export class Voices {
         button("remove", "Delete"),
       ),
     );
+    showChanges(row, this.#own.has(id));
     this.#observer.observe(row);
     return row;
   }
@@ -124,10 +126,17 @@ export class Voices {
       ]
         .filter(Boolean)
         .join(" · ");
-      if (preloaded)
-        for (const each of row.querySelectorAll("[data-action=replace], [data-action=remove]")) each.remove();
+      if (preloaded) this.#own.delete(id);
+      else this.#own.add(id);
+      showChanges(row, !preloaded);
     } catch (error) {
       about.textContent = error.message;
+      showChanges(row, true); // of a voice that cannot be read: the service decides
     }
   }
+}
+
+/** Whether a row has its buttons Replace and Delete. */
+function showChanges(row, shown) {
+  for (const each of row.querySelectorAll("[data-action=replace], [data-action=remove]")) each.hidden = !shown;
 }

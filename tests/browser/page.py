@@ -99,7 +99,9 @@ class Page:
     def voice_action(self, action: str, voice: str) -> None:
         """Press an action button of a voice."""
         row = next(each for each in self.all("#voices li") if each.get_attribute("data-voice") == voice)
-        row.find_element(By.CSS_SELECTOR, f"[data-action={action}]").click()
+        button = row.find_element(By.CSS_SELECTOR, f"[data-action={action}]")
+        self.until(button.is_displayed)  # once it is known whether the voice can be changed
+        button.click()
 
 
 def get_json(server: Server, path: str) -> Any:

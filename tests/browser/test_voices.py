@@ -17,6 +17,21 @@ const fetched = window.fetch;
 window.fetch = (path, ...rest) => new URL(path, location).pathname === "/voices" && !rest[0]?.method
   ? Promise.resolve(new Response(JSON.stringify(%s))) : fetched(path, ...rest);
 """
+# A list with a preloaded voice, and details that come when what `held` holds is called.
+_HELD = """
+window.held = [];
+const fetched = window.fetch;
+const made = {
+  "/voices": ["amy.wav", "anna.wav"],
+  "/voices/anna.wav": { id: "anna.wav", seconds: 9, has_transcript: true, preloaded: true },
+};
+window.fetch = async (address, options) => {
+  const path = new URL(address, location).pathname;
+  if (options?.method || !path.startsWith("/voices")) return fetched(address, options);
+  if (path !== "/voices") await new Promise((resolve) => window.held.push(resolve));
+  return path in made ? new Response(JSON.stringify(made[path])) : fetched(address, options);
+};
+"""
 
 
 def upload(page: Page, path: Path, name: str, transcript: str = "") -> None:
@@ -106,6 +121,19 @@ def test_upload_errors_are_shown_in_the_dialog(page: Page, amy: str, recording: 
     assert page.text("voice-problem") == ""
     page.press("voice-cancel")
     assert page.voices == [amy]
+
+
+def test_only_own_voices_can_be_changed(page: Page, amy: str) -> None:
+    held = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _HELD})
+    page.open()
+    page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", held)
+    page.until(lambda: page.run("return held.length") == 2)
+    shown = "#voices button:not([hidden])[data-action]"
+    assert [each.text for each in page.all(shown)] == ["Play", "Play"]  # nothing is known of either
+    page.run("held.forEach((answer) => answer())")
+    page.until(lambda: about(page, "anna.wav") == "9.0 s · with transcript · preloaded")
+    page.until(lambda: about(page, amy) != "")
+    assert [each.text for each in page.all(shown)] == ["Play", "Replace", "Delete", "Play"]
 
 
 def test_names_and_transcripts_are_never_interpreted_as_html(page: Page, tmp_path: Path) -> None:
