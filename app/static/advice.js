@@ -26,7 +26,13 @@ export function describeError(error) {
         advice: "Enter one of the keys in the service’s .env.",
         focusKey: true,
       };
+    case 403:
+      return { title: "Not allowed", detail, advice: "Add a voice with another name instead." };
     case 429: {
+      if (error.code.endsWith("_limit")) {
+        const advice = "Wait, or use another key.";
+        return { title: "This key’s limit is reached", detail, advice, retryAfter: error.retryAfter ?? 1 };
+      }
       const advice = "A slot becomes free when another request ends or is stopped.";
       return { title: "All slots are busy", detail, advice, retryAfter: error.retryAfter ?? 1 };
     }

@@ -33,6 +33,9 @@ export function show(error, retry) {
   return description;
 }
 
+const duration = (seconds) =>
+  seconds < 120 ? `${seconds} s` : seconds < 7200 ? `${Math.ceil(seconds / 60)} min` : `${Math.ceil(seconds / 3600)} h`;
+
 function retryButton(retry, seconds) {
   const button = make("button", { type: "button", textContent: "Try again" });
   button.onclick = () => {
@@ -42,7 +45,7 @@ function retryButton(retry, seconds) {
   let left = Math.ceil(seconds);
   const tick = () => {
     button.disabled = left > 0;
-    button.textContent = left > 0 ? `Try again in ${left} s` : "Try again";
+    button.textContent = left > 0 ? `Try again in ${duration(left)}` : "Try again";
     if (left-- <= 0) clearInterval(countdown);
   };
   tick();

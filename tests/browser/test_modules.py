@@ -71,6 +71,19 @@ stopping.abort(new Error("stopped"));
 return [buffer.held, buffer.overlapping, await stopped.catch((error) => error.message)];
 """
 
+_ADVICE = """
+const notice = await import("/static/notice.js");
+const { ServiceError } = await import("/static/client/index.js");
+const shown = (status, code, seconds) => {
+  notice.show(new ServiceError(status, "why", code, seconds), () => {});
+  const text = document.querySelector("#notice strong").textContent;
+  return [text, document.querySelector("#notice button").textContent];
+};
+const all = [shown(429, "busy", 3), shown(429, "daily_audio_limit", 43_000), shown(429, "request_rate_limit", 150)];
+notice.clear();
+return all;
+"""
+
 
 def evaluate(page: Page, script: str) -> Any:
     wrapped = (
@@ -97,3 +110,12 @@ def test_appends_are_sequential_and_wait_for_space(page: Page) -> None:
     assert held == list(range(20))
     assert overlapping == 0
     assert stopped == "stopped"
+
+
+def test_a_notice_tells_a_busy_service_from_a_key_s_limit(page: Page) -> None:
+    limited = "This key’s limit is reached: "
+    assert evaluate(page, _ADVICE) == [
+        ["All slots are busy: ", "Try again in 3 s"],
+        [limited, "Try again in 12 h"],
+        [limited, "Try again in 3 min"],
+    ]
