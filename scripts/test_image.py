@@ -1,10 +1,10 @@
 """`make test-image`: build the image with buildah, run it as its own user, and speak with it.
 
-Checks that the compilers work (scripts/try_compilers.py), that every voice and format is served and that an upload
-becomes a voice (scripts/try_service.py), that the health check passes, that no package is in the image which only
-tests need, that it holds less than 7.3 GB, and that the commands of the documentation work. Needs root. Where no
-registry of images can be reached, `--stand-in trixie` builds a base of Debian's packages with mmdebstrap. `--volume`
-mounts settings of this machine while the image is built.
+Checks that the compilers work (scripts/try_compilers.py), that every voice, every format and the page with all its
+files are served and that an upload becomes a voice (scripts/try_service.py), that the health check passes, that no
+package is in the image which only tests need, that it holds less than 7.3 GB, and that the commands of the
+documentation work. Needs root. Where no registry of images can be reached, `--stand-in trixie` builds a base of
+Debian's packages with mmdebstrap. `--volume` mounts settings of this machine while the image is built.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Smoke test of a running service: every voice, an upload, every format. Exits with status 1 at the first failure.
+"""Smoke test of a running service: every voice, an upload, every format, and the page with all its files.
+
+Exits with status 1 at the first failure.
 
 Needs only the serving dependencies. The key is API_KEY from the environment or .env; the argument is the service's URL.
 """
@@ -6,7 +8,9 @@ Needs only the serving dependencies. The key is API_KEY from the environment or 
 from __future__ import annotations
 
 import io
+import re
 import sys
+from urllib.parse import urljoin
 
 import av
 import httpx
@@ -28,6 +32,7 @@ def main() -> None:
         _upload(client)
         for format_ in FORMATS.values():
             _speak(client, format_)
+        _page(client)
 
 
 def _voices(client: httpx.Client) -> list[str]:
@@ -70,6 +75,26 @@ def _upload(client: httpx.Client) -> None:
     _speak(client, FORMATS["wav"], "smoke-test.wav")
     answer = client.delete("/voices/smoke-test.wav")
     _expect(answer.status_code == 200, f"DELETE /voices/smoke-test.wav: {answer.status_code} {answer.text[:300]}")
+
+
+def _page(client: httpx.Client) -> None:
+    """Fetch the page and every file that it names, and those that these name."""
+    waiting, fetched = ["/"], set[str]()
+    while waiting:
+        path = waiting.pop()
+        if path not in fetched:
+            answer = client.get(path)
+            _expect(answer.status_code == 200, f"GET {path}: {answer.status_code}")
+            fetched.add(path)
+            waiting += files_named(path, answer.text)
+    _expect("/static/client/index.js" in fetched, "the page loads no client")  # a link to clients/js/src
+    print(f"the page and its {len(fetched) - 1} files", flush=True)
+
+
+def files_named(path: str, text: str) -> list[str]:
+    """The paths of the files that a page or a module at this path loads."""
+    named: list[str] = re.findall(r"""(?:src=|href=|from |import |new URL\()"(\.?/[^"]+\.\w+)\"""", text)
+    return [urljoin(path, each) for each in named]
 
 
 def _expect(holds: bool, failure: str) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from app.routers.page import FOLDER
 from scripts import test_fresh as fresh
 from scripts import test_image as image
+from scripts.try_service import files_named
 
 
 def ended() -> subprocess.Popen[bytes]:
@@ -206,3 +208,17 @@ def test_the_documented_docker_run_is_checked_against_the_image() -> None:
     for broken in ({"Volumes": {"/cache": {}}}, {"ExposedPorts": {"80/tcp": {}}}):
         with pytest.raises(fresh.Failed, match="differs from the Dockerfile"):
             image.check_docker_lines(config | broken)
+
+
+def test_the_smoke_test_fetches_every_file_of_the_page() -> None:
+    waiting, named = ["/"], {"/"}
+    while waiting:
+        path = waiting.pop()
+        file = FOLDER / ("index.html" if path == "/" else path.removeprefix("/static/"))
+        found = set(files_named(path, file.read_text(encoding="utf-8")))
+        waiting += found - named
+        named |= found
+    files = [each for folder in (FOLDER, FOLDER / "client") for each in folder.iterdir() if each.is_file()]
+    others = {"/static/index.html", "/static/docs.html", "/static/docs.js", "/static/client/index.d.ts"}
+    paths = {f"/static/{each.relative_to(FOLDER).as_posix()}" for each in files}
+    assert named - {"/"} == paths - others
