@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from app.observability.metrics import FAMILIES, Metrics, new_counters
 from app.pool.worker_gauges import worker_gauges
 from app.settings import Settings
 from cluster.options import SCRAPE_COMPLETE
+from engine.text import spoken_chunks
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -43,6 +45,54 @@ EXTERNAL_VARIABLES = {
     "AWS_ENDPOINT_URL",
     "RAY_USAGE_STATS_ENABLED",
     "DOCKERHUB_USERNAME",
+}
+
+
+# The pages of examples, and what runs those of a language there: a test, or nothing, for the reason that is given.
+# (Of console blocks, tests/integration/test_docs.py runs curl, and a test here reads every csm-serve.)
+_DOCS = "tests/integration/test_docs.py"
+EXAMPLES = {
+    "README.md console": _DOCS,
+    "clients/js/README.md console": "tests/browser/test_client.py",
+    "clients/js/README.md js": "tests/browser/test_examples.py",
+    "clients/python/README.md console": "it installs the package: the test of its wheel does",
+    "clients/python/README.md python": _DOCS,
+    "docs/api.md bash": _DOCS,
+    "docs/api.md console": _DOCS,
+    "docs/api.md python": _DOCS,
+    "docs/clients/README.md sh": "it sets the variables that the tests set",
+    "docs/clients/browser.md html": "tests/browser/test_examples.py",
+    "docs/clients/browser.md js": "tests/browser/test_examples.py",
+    "docs/clients/curl.md sh": _DOCS,
+    "docs/clients/elevenlabs.md python": _DOCS,
+    "docs/clients/elevenlabs.md text": "tests/integration/test_realtime_clients.py",
+    "docs/clients/home-assistant.md console": "tests/integration/test_wyoming.py",
+    "docs/clients/librechat.md yaml": "tests/app/routers/test_voice_tools.py",
+    "docs/clients/livekit.md python": _DOCS,
+    "docs/clients/open-webui.md env": "tests/app/routers/test_voice_tools.py",
+    "docs/clients/openai.md python": _DOCS,
+    "docs/clients/pipecat.md python": _DOCS,
+    "docs/clients/python.md python": _DOCS,
+    "docs/clients/shell.md console": "they play sound, or are typed; their commands are read",
+    "docs/clients/shell.md sh": _DOCS,
+    "docs/clients/twilio.md xml": "Twilio reads it",
+    "docs/clients/websocket.md python": _DOCS,
+    "docs/conversation.md json": "tests/app/realtime/test_session_voice.py",
+    "docs/conversation.md python": _DOCS,
+    "docs/conversation.md xml": "Twilio reads it",
+    "docs/deployment.md console": _DOCS,
+    "docs/deployment.md dockerfile": "it needs a registry of images",
+    "docs/deployment.md python": "it needs an account at Modal",
+    "docs/monitoring.md console": _DOCS,
+    "docs/monitoring.md json": "a line of the log",
+    "docs/monitoring.md promql": "Prometheus reads it; a test here looks up its metrics",
+    "docs/scaling.md console": "it needs a cluster; the commands of csm-serve are read",
+    "docs/security.md console": "the commands are read",
+    "docs/shared-voices.md console": "the command is read",
+    "docs/text.md console": _DOCS,
+    "docs/text.md xml": "a test here reads it",
+    "docs/training.md csv": "tests/app/cli/test_dataset.py",
+    "docs/training.md sh": "a test here reads its commands",
 }
 
 
@@ -126,6 +176,47 @@ def test_documented_training_commands_parse(capsys: pytest.CaptureFixture[str]) 
             parser().parse_args([name, "--help"])
     options = set(re.findall(r"`(--[a-z-]+)", text_of(DOCS / "training.md")))
     assert options <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+def test_every_example_is_run_or_says_why_not() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "clients").glob("*/README.md")), *PAGES]
+    found = {
+        f"{page.relative_to(ROOT).as_posix()} {language}"
+        for page in pages
+        for language in re.findall(r"^ *```([a-z]+)$", text_of(page), re.MULTILINE)
+    }
+    assert found == EXAMPLES.keys()
+    tests = [each for each in EXAMPLES.values() if each.startswith("tests/")]
+    assert [each for each in tests if not (ROOT / each).is_file()] == []
+
+
+def commands_of_the_service(page: Path) -> list[list[str]]:
+    """The arguments of csm-serve in every console and shell block of a page."""
+    found = []
+    for block in re.findall(r"^ *```(?:console|sh|bash)\n(.*?)^ *```$", text_of(page), re.MULTILINE | re.DOTALL):
+        for rest in re.findall(
+            r"(?:^|[$|;] |\bdo |=\S+ |bin/)csm-serve (.+)$", re.sub(r"\\\n", "", block), re.MULTILINE
+        ):
+            words = shlex.shlex(rest.replace("…", "x"), posix=True, punctuation_chars=True)
+            words.whitespace_split = True
+            found.append(list(takewhile(lambda word: not set(word) <= set("|>;&()<"), words)))
+    return found
+
+
+def test_documented_commands_parse() -> None:
+    pages = [ROOT / "README.md", *PAGES]
+    commands = [command for page in pages for command in commands_of_the_service(page)]
+    assert len(commands) > 30
+    for command in commands:
+        try:
+            assert parser().parse_args(command).command, command
+        except SystemExit:
+            pytest.fail(f"the documentation has `csm-serve {shlex.join(command)}`, which does not parse")
+
+
+def test_the_example_of_ssml_is_spoken() -> None:
+    (example,) = re.findall(r"^```xml\n(.*?)^```$", text_of(DOCS / "text.md"), re.MULTILINE | re.DOTALL)
+    assert [chunk.text for chunk in spoken_chunks(example, 1000)] == ["Your code is W three C.", "Thank you."]
 
 
 def headings(page: Path) -> list[str]:

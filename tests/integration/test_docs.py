@@ -1,4 +1,4 @@
-"""Runs the examples of docs/clients/, and of the package csm-serve-client built alone, unchanged."""
+"""Runs the examples of the documentation, and of the package csm-serve-client built alone, unchanged."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import distribution, requires
 from pathlib import Path
 
 import pytest
+from csm_serve_client import CsmClient
 from packaging.requirements import Requirement
 
 from tests.integration.shared import KEY, Server, serving
@@ -26,15 +28,16 @@ PAGES = sorted((ROOT / "docs" / "clients").glob("*.md"))
 EXTERNAL_PROGRAMS = {"llm": "echo Once upon a time. The end.", "ffplay": "exec cat > played.wav"}
 
 
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page in a language, without the indentation of a list."""
+    pattern = rf"^( *)```{language}\n(.*?)^\1```$"
+    found = re.finditer(pattern, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(each[2]) for each in found]
+
+
 def examples(language: str) -> list[tuple[str, str]]:
     """(page, source) of every block in a language; those of the overview come first."""
-    return [
-        (page.stem, source)
-        for page in PAGES
-        for source in re.findall(
-            rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-        )
-    ]
+    return [(page.stem, source) for page in PAGES for source in blocks(page, language)]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,75 @@ def test_every_page_is_in_the_overview() -> None:
     assert {page for page, _ in examples("python")} == {
         *("elevenlabs", "livekit", "openai", "pipecat", "python", "websocket")
     }
+
+
+# ---- the other pages
+
+# Pages with commands of curl for a service at $URL or localhost:8000.
+CURL_PAGES = ("README.md", "docs/api.md", "docs/deployment.md", "docs/monitoring.md", "docs/text.md")
+# Every status that is an error ends a command.
+_FAILING = 'curl() { command curl --fail "$@"; }'
+# What runs a piece of a program: the names that it takes from around it, and `await` outside of a function.
+_PIECE = """
+import ast, asyncio, inspect, sys
+from elevenlabs import ElevenLabs
+from openai import OpenAI
+heard = []
+names = {"ElevenLabs": ElevenLabs, "OpenAI": OpenAI, "KEY": KEY, "API_KEY": KEY, "play": heard.append}
+for source in PIECES:
+    code = compile(source, "<documentation>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(code, names)
+    if inspect.iscoroutine(result):
+        asyncio.run(result)
+assert len(names["mp3"]) > 1000 and heard
+"""
+
+
+def commands(page: str) -> list[str]:
+    """The commands of curl and csm-serve that a page runs against a service of this machine."""
+    found = []
+    for block in blocks(ROOT / page, "(?:console|bash)"):
+        shown = "\n".join(re.findall(r"^\$ (.*)$", block, re.MULTILINE)) or block  # else it shows their output as well
+        parts = re.split(r"^(?=curl |(?:\.venv/bin/)?csm-serve )", shown, flags=re.MULTILINE)
+        found += [each for each in parts if re.match(r"curl .*(?:\$URL|localhost:8000)", each, re.DOTALL)]
+    return found
+
+
+@pytest.mark.parametrize("page", CURL_PAGES)
+def test_the_commands_of_curl_work(page: str, server: Server, work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("curl")
+    monkeypatch.setenv("URL", server.url)
+    for name in ("amy.wav", "better.wav"):
+        shutil.copy(ROOT / "models" / "csm-mini" / "voices" / "anna.wav", work_dir / name)
+    found = commands(page)
+    assert found
+    for command in found:
+        with CsmClient(server.url, KEY) as client:
+            known = "amy.wav" in client.voices()
+            if "-F file=@" in command and "-X PUT" not in command and known:
+                client.delete_voice("amy.wav")
+            elif not known:
+                client.add_voice("amy.wav", voice_id="amy.wav")
+        local = command.replace("localhost:8000", server.url)
+        ran = subprocess.run(["sh", "-ec", f"{_FAILING}\n{local}"], capture_output=True, timeout=100, check=False)
+        assert ran.returncode == 0, (command, ran.stdout, ran.stderr)
+        for name in re.findall(r"-o (\w+\.\w+)", command):
+            assert (work_dir / name).stat().st_size > 1000, command
+
+
+def test_the_pieces_of_programs_work(server: Server, work_dir: Path) -> None:
+    pages = [ROOT / "docs" / "api.md", ROOT / "docs" / "conversation.md"]
+    pieces = [piece for page in pages for piece in blocks(page, "python")]
+    pieces = [re.sub(r"http://(?:localhost|127\.0\.0\.1):8000", server.url, piece) for piece in pieces]
+    ran = subprocess.run(
+        [sys.executable, "-c", f"KEY = {KEY!r}\nPIECES = {pieces!r}\n{_PIECE}"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (work_dir / "hello.mp3").stat().st_size > 1000
 
 
 # ---- clients/python
