@@ -43,6 +43,7 @@ export class VoiceDialog {
     byId("voice-name").required = replacing === null;
     byId("record").disabled = unavailableReason() !== "";
     byId("recording").textContent = unavailableReason();
+    byId("voice-file").setCustomValidity("Choose a file, or record one below.");
     this.#showError("");
     this.#showSentence(this.#sentence);
     dialog.showModal();
@@ -55,6 +56,7 @@ export class VoiceDialog {
 
   #setFile(file) {
     this.#file = file;
+    byId("voice-file").setCustomValidity("");
     URL.revokeObjectURL(preview.src);
     preview.src = URL.createObjectURL(file);
     preview.hidden = false;
@@ -87,11 +89,6 @@ export class VoiceDialog {
   }
 
   async #save() {
-    if (!this.#file) {
-      this.#showError("Choose a file, or record one.");
-      byId("voice-file").focus();
-      return;
-    }
     const id = this.#replacing ?? byId("voice-name").value;
     const details = { voiceId: id, transcript: transcript.value.trim(), replace: this.#replacing !== null };
     byId("voice-save").disabled = true;

@@ -119,6 +119,9 @@ def test_upload_errors_are_shown_in_the_dialog(page: Page, amy: str, recording: 
     page.press("voice-cancel")
     page.press("add-voice")
     assert page.text("voice-problem") == ""
+    page.press("voice-save")  # without a recording
+    assert page.focused == "voice-file"
+    assert "record one" in page.run("return document.activeElement.validationMessage")
     page.press("voice-cancel")
     assert page.voices == [amy]
 
