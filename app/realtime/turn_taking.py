@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -10,9 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from starlette.websockets import WebSocketDisconnect
 
-from engine import SAMPLE_RATE, Codes, VoicePrompt
+from engine import VoicePrompt
 
 from ..errors import BadRequest, Conflict, ServiceError, Unprocessable
 from ..middleware.error_handlers import describe_all
@@ -20,13 +18,15 @@ from ..observability.request_log import RequestRecord
 from ..schemas.speech import SpeechParameters
 from . import client_events as client
 from . import server_events as events
-from .audio_codec import AudioDecoder, Pcm, to_float
+from .audio_codec import AudioDecoder, Pcm
 from .config import SessionConfig
 from .conversation import Conversation, Entry
+from .conversation_tasks import ConversationTasks
 from .echo_guard import EchoGuard
 from .input_audio import InputAudio
 from .items import ContentPart, Item, MessageItem, item_json
 from .latency import TurnLatency
+from .listener import Listener
 from .response import Response
 from .response_plan import ResponsePlan
 from .server_events import Send, new_id
@@ -55,9 +55,9 @@ class TurnTaking:
         self._echo = EchoGuard()
         self._input = InputAudio(self._echo)
         self._turn_item = ""  # id of the item that the user's current turn becomes
-        self._speculation: asyncio.Task[str] | None = None  # recognition of a turn that may be over
         self._response: Response | None = None  # the newest
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = ConversationTasks()
+        self._listener = Listener(service, send, self._tasks)
 
     @property
     def responding(self) -> bool:
@@ -72,9 +72,7 @@ class TurnTaking:
         """End everything that runs."""
         if self._response is not None:
             await self._response.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def drain(self) -> None:
         """Wait until the current response has ended."""
@@ -108,7 +106,7 @@ class TurnTaking:
                 await self._commit_by_client()
             case client.AudioClear():
                 self._input.clear()
-                self._drop_speculation()
+                self._listener.drop_speculation()
                 await self._send(events.Cleared())
             case client.ItemCreate():
                 await self._create_item(event)
@@ -131,6 +129,7 @@ class TurnTaking:
         vad = await self._service.load_vad() if config.detects_turns else None
         smart_turn = await self._service.load_smart_turn() if config.judges_turns else None
         self.config, self._voice = config, voice
+        self._listener.transcription = config.audio.input.transcription
         detection = config.vad(judged=smart_turn is not None)
         self._input.configure(config.audio.input.format, detection, vad, smart_turn)
 
@@ -147,9 +146,9 @@ class TurnTaking:
                 self._interrupt()
             await self._send(events.SpeechStarted(audio_start_ms=start, item_id=self._turn_item))
         elif event.kind == "paused":
-            self._speculation = self._start(self._transcribe(self._input.peek()))
+            self._listener.speculate(self._input.peek())
         elif event.kind == "resumed":
-            self._drop_speculation()
+            self._listener.drop_speculation()
         else:
             latency = TurnLatency(time.monotonic())
             silence = min(event.silence_ms, detection.silence_duration_ms)  # windows may be a little longer
@@ -160,7 +159,7 @@ class TurnTaking:
                 return
             if self.responding:  # it is still falling silent, or was not to be interrupted
                 assert self._response is not None
-                self._start(self._answer_afterwards(self._response, entry, latency))
+                self._tasks.start(self._answer_afterwards(self._response, entry, latency))
             else:
                 await self._respond(latency, turn=entry)
 
@@ -177,61 +176,18 @@ class TurnTaking:
                 code="input_audio_buffer_commit_empty",
             )
         item_id = self._turn_item if self._input.in_turn else new_id("item")
-        self._drop_speculation()
+        self._listener.drop_speculation()
         await self._add_turn(self._input.take(), item_id)
 
     async def _add_turn(self, pcm: Pcm, item_id: str) -> Entry:
         """Make an item of the user's audio; recognition and encoding go on beside what follows."""
         item = MessageItem(id=item_id, role="user", content=[ContentPart(type="input_audio")])
-        entry = Entry(item, seconds=pcm.size / SAMPLE_RATE)
-        speculation, self._speculation = self._speculation, None
-        self._listen(entry, pcm, speculation)
+        entry = Entry(item)
+        self._listener.listen(entry, pcm, speculated=True)
         before = self.conversation.add(entry)
         await self._send(events.Committed(previous_item_id=before, item_id=item_id))
         await self._announce(item, before)
         return entry
-
-    def _listen(self, entry: Entry, pcm: Pcm, speculation: asyncio.Task[str] | None = None) -> None:
-        """Find out the words of an item's audio, and encode it for CSM."""
-        entry.transcript = self._start(self._recognise(entry, speculation or self._start(self._transcribe(pcm))))
-        if self._service.state.settings.realtime_user_audio:
-            entry.codes = self._start(self._encode(pcm))
-
-    async def _transcribe(self, pcm: Pcm) -> str:
-        options = self.config.audio.input.transcription
-        language, prompt = (None, None) if options is None else (options.language, options.prompt)
-        return await self._service.transcriber.transcribe(to_float(pcm), language, prompt)
-
-    async def _recognise(self, entry: Entry, transcribing: asyncio.Task[str]) -> str:
-        """Wait for the words and send them. Raises ServiceError."""
-        wanted, item_id = self.config.audio.input.transcription is not None, entry.item.id
-        assert isinstance(entry.item, MessageItem)
-        try:
-            words = await transcribing
-        except ServiceError as error:
-            if wanted:
-                await self._send(events.TranscriptionFailed(item_id=item_id, error=events.error_body(error)))
-            raise
-        next(part for part in entry.item.content if part.type == "input_audio").transcript = words
-        if wanted:
-            if words:
-                await self._send(events.TranscriptionDelta(item_id=item_id, delta=words))
-            usage = {"type": "duration", "seconds": round(entry.seconds, 2)}
-            await self._send(events.TranscriptionCompleted(item_id=item_id, transcript=words, usage=usage))
-        return words
-
-    async def _encode(self, pcm: Pcm) -> Codes | None:
-        """The codes of the user's audio; None if the engine has none, or cannot take the audio."""
-        try:
-            return await self._service.state.pool.encode(VoicePrompt(to_float(pcm)))
-        except ServiceError as error:
-            _log.info("the user's audio is not part of the context: %s", error)
-            return None
-
-    def _drop_speculation(self) -> None:
-        if self._speculation is not None:
-            self._speculation.cancel()
-            self._speculation = None
 
     # ---- the assistant's turn
 
@@ -336,8 +292,7 @@ class TurnTaking:
                 pcm = AudioDecoder(self.config.audio.input.format).decode(part.audio)
                 part.audio = None
                 if not part.transcript:
-                    entry.seconds = pcm.size / SAMPLE_RATE
-                    self._listen(entry, pcm)
+                    self._listener.listen(entry, pcm)
 
     async def _truncate(self, event: client.ItemTruncate) -> None:
         entry = self.conversation.find(event.item_id)
@@ -354,18 +309,3 @@ class TurnTaking:
         await self._send(
             events.ItemTruncated(item_id=event.item_id, content_index=event.content_index, audio_end_ms=heard)
         )
-
-    def _start(self, work: Any) -> asyncio.Task[Any]:
-        """A task of this conversation, whose failure is read by whoever waits for it."""
-        task: asyncio.Task[Any] = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None and not isinstance(error, (ServiceError, WebSocketDisconnect)):
-            _log.error("a task of a conversation failed", exc_info=error)

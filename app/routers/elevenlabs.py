@@ -32,7 +32,7 @@ from ..schemas.errors import SPEECH_ERRORS, elevenlabs_error_responses
 from ..schemas.forms import recording_form
 from ..state import AppState, StateDep
 from ..voices.openai_voices import OPENAI_VOICES
-from ..voices.recording_decoder import FORMATS as RECORDING_FORMATS
+from ..voices.recording_format import FORMATS as RECORDING_FORMATS
 from ..voices.speakers import speaker_number
 from ..voices.upload import UploadFields, read_upload
 from ..voices.voice_id import is_voice_id, stem_of, suggest_id

@@ -17,7 +17,7 @@ from ..schemas.forms import recording_form
 from ..schemas.voices import VoiceDeleted, VoiceDetails, VoiceStored
 from ..state import AppState, StateDep
 from ..voices.joined_recording import JoinedRecording, RecordingFile
-from ..voices.recording_decoder import FORMATS
+from ..voices.recording_format import FORMATS
 from ..voices.store import Voice, VoiceStore
 from ..voices.upload import VoiceUpload, read_upload
 from ..voices.voice_id import RULES, canonical_id

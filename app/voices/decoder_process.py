@@ -3,7 +3,7 @@
 Crafted files exploit decoders, so before the process reads the first byte it drops the ability to open files and
 sockets and to create processes, and limits its memory and CPU time. The caller names the container format, and the
 recording is read from memory, never by a file name. Only PyAV is imported, which keeps the start near a tenth of a
-second. The parent's side is app/voices/recording_decoder.py, the protocol app/voices/decoder_framing.py.
+second. The parent's side is app/voices/decoder_client.py, the protocol app/voices/decoder_framing.py.
 """
 
 from __future__ import annotations

@@ -16,9 +16,11 @@ from engine import CodesStore, VoicePrompt
 
 from ..errors import ServiceError, Unavailable, UnknownVoice
 from ..observability.components import Report, report_nothing
+from .decoder_starts import DecoderStartPolicy
 from .folder import FileStat, VoiceFolder
 from .preparation import NO_TRANSCRIPT, PreparedRecording, prepare
-from .recording_decoder import DecodedRecording, DecoderStartPolicy, VoiceDecoder, sniff
+from .recording_decoder import DecodedRecording, VoiceDecoder
+from .recording_format import sniff
 from .transcript import find_transcript, transcript_names
 
 _ATTEMPTS = 10  # to read a voice that is being replaced concurrently

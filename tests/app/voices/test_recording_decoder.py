@@ -15,9 +15,11 @@ import numpy.typing as npt
 import pytest
 
 from app.errors import Busy, ComponentFailed, NotAudio, ServiceError, TooLarge, UndecodableAudio, Unprocessable
+from app.voices import decoder_client, decoder_starts, recording_decoder
 from app.voices import decoder_framing as framing
-from app.voices import recording_decoder
-from app.voices.recording_decoder import DecoderStartPolicy, VoiceDecoder, sniff
+from app.voices.decoder_starts import DecoderStartPolicy
+from app.voices.recording_decoder import VoiceDecoder
+from app.voices.recording_format import sniff
 from engine.types import Samples
 from tests.app.voices.recordings import CONTAINERS, TAGGED, caf_with_aac, encode, pitch_of, recording, tagged, tone
 
@@ -307,10 +309,10 @@ print("all failed")
 def test_a_hung_process_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     with VoiceDecoder(25 << 20, 30.0) as decoder:
         decoder.decode(recording())
-        hung = decoder._process
+        hung = decoder._process._process
         assert hung is not None
         hung.send_signal(signal.SIGSTOP)
-        monkeypatch.setattr(recording_decoder, "WALL_SECONDS", 0.2)
+        monkeypatch.setattr(decoder_client, "WALL_SECONDS", 0.2)
         with pytest.raises(UndecodableAudio, match="more memory or time"):
             decoder.decode(recording())
         assert hung.returncode == -signal.SIGKILL
@@ -420,14 +422,15 @@ def test_a_decoder_that_breaks_during_a_recording_is_reported_not_the_recording(
 
 
 def test_a_hung_start_is_killed_and_not_retried_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording_decoder, "_SLOW_START_SECONDS", 0.1)
+    monkeypatch.setattr(decoder_starts, "_SLOW_START_SECONDS", 0.1)
     now = [1000.0]
-    monkeypatch.setattr(recording_decoder, "time", Clock(now))
+    monkeypatch.setattr(decoder_starts, "time", Clock(now))
+    monkeypatch.setattr(decoder_client, "time", Clock(now))
     reports: Reports = []
     starts = DecoderStartPolicy(lambda error, detail: reports.append((error, detail)))
     hanging = [sys.executable, "-c", "import time\nwhile True: time.sleep(9)"]
     with monkeypatch.context() as patch, VoiceDecoder(25 << 20, 30.0, starts, hanging) as decoder:
-        patch.setattr(recording_decoder, "START_SECONDS", 0.2)
+        patch.setattr(decoder_client, "START_SECONDS", 0.2)
         with pytest.raises(ComponentFailed):
             decoder.decode(recording())
         assert reports == [("it was not ready within 0.2 seconds", "")]
