@@ -47,7 +47,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class DecoderProcess:
+class DecoderClient:
     """A decoder process, one recording at a time; not thread-safe.
 
     It starts with the first recording, and again after a recording that crashed it. After a failed start this instance

@@ -18,7 +18,7 @@ from engine import SAMPLE_RATE
 
 from ..errors import Busy, NotAudio, ServiceError, TooLarge, UndecodableAudio, Unprocessable
 from . import decoder_framing as framing
-from .decoder_client import WALL_SECONDS, DecoderProcess
+from .decoder_client import WALL_SECONDS, DecoderClient
 from .decoder_starts import DecoderStartPolicy
 from .recording_format import FORMATS, sniff
 
@@ -42,7 +42,7 @@ class VoiceDecoder:
     """Decodes recordings one at a time; a context manager, not thread-safe.
 
     Each upload uses a new one; the files of a directory share one, so that many voices load quickly. Its process lives
-    as `DecoderProcess` says, and ends with the block.
+    as `DecoderClient` says, and ends with the block.
     Entering raises Busy if two others are running and neither ends within WALL_SECONDS.
     max_bytes, min_seconds, max_seconds: limits of a recording, encoded and decoded.
     starts: start policy shared with other decoders. command: command line of the process, without its argument.
@@ -59,7 +59,7 @@ class VoiceDecoder:
     ) -> None:
         self._max_bytes = max_bytes
         self._min_seconds, self._max_seconds = min_seconds, max_seconds
-        self._process = DecoderProcess(max_bytes, max_seconds, starts or DecoderStartPolicy(), command)
+        self._client = DecoderClient(max_bytes, max_seconds, starts or DecoderStartPolicy(), command)
 
     def __enter__(self) -> VoiceDecoder:
         if not _decoder_slots.acquire(timeout=WALL_SECONDS):
@@ -70,13 +70,13 @@ class VoiceDecoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._process.close()
+            self._client.close()
         finally:
             _decoder_slots.release()
 
     def start(self) -> None:
         """Start the process unless it is running. Raises ComponentFailed."""
-        self._process.start()
+        self._client.start()
 
     def decode(self, recording: bytes) -> DecodedRecording:
         """Decode to 24 kHz mono, min_seconds to max_seconds long.
@@ -92,7 +92,7 @@ class VoiceDecoder:
         container = sniff(recording[:64])
         if container is None:
             raise NotAudio(f"the file is not in a supported audio format: send {FORMATS}")
-        answer = self._process.decode(recording, container)
+        answer = self._client.decode(recording, container)
         if answer.outcome != framing.DECODED:
             raise self._error_of(answer.outcome, answer.body.decode(errors="replace"))
         samples = np.frombuffer(answer.body, "<f4").reshape(-1, answer.channels)

@@ -169,11 +169,11 @@ def test_tags_that_are_not_utf_8_are_ignored(kind: str) -> None:
 def test_one_process_decodes_many_recordings() -> None:
     with VoiceDecoder(25 << 20, 30.0) as decoder:
         first = decoder.decode(recording("mp3")).samples
-        process = decoder._process
+        process = decoder._client._process
         with pytest.raises(UndecodableAudio):
             decoder.decode(b"fLaC" + bytes(100))
         assert np.array_equal(decoder.decode(recording("mp3")).samples, first)
-        assert decoder._process is process
+        assert decoder._client._process is process
     assert process is not None
     assert process.returncode is not None
 
@@ -276,8 +276,8 @@ def test_the_process_has_no_files_secrets_or_privileges(monkeypatch: pytest.Monk
     with open(__file__, "rb") as file, VoiceDecoder(25 << 20, 30.0) as decoder:
         os.set_inheritable(file.fileno(), True)
         decoder.decode(recording())
-        assert decoder._process is not None
-        proc = Path("/proc") / str(decoder._process.pid)
+        assert decoder._client._process is not None
+        proc = Path("/proc") / str(decoder._client._process.pid)
         names = {entry.split(b"=")[0] for entry in (proc / "environ").read_bytes().split(b"\0") if entry}
         limits = {line[:26].strip(): line[26:].split()[0] for line in (proc / "limits").read_text().splitlines()}
         assert names == {b"PYTHONPATH"}
@@ -309,7 +309,7 @@ print("all failed")
 def test_a_hung_process_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     with VoiceDecoder(25 << 20, 30.0) as decoder:
         decoder.decode(recording())
-        hung = decoder._process._process
+        hung = decoder._client._process
         assert hung is not None
         hung.send_signal(signal.SIGSTOP)
         monkeypatch.setattr(decoder_client, "WALL_SECONDS", 0.2)
@@ -411,7 +411,7 @@ def test_a_decoder_that_breaks_during_a_recording_is_reported_not_the_recording(
     starts = DecoderStartPolicy(lambda error, detail: reports.append((error, detail)))
     with VoiceDecoder(25 << 20, 30.0, starts, fake_decoder("sys.exit('the library is gone')")) as decoder:
         decoder.start()
-        decoder._command = BROKEN["an import that fails"][0]
+        decoder._client._command = BROKEN["an import that fails"][0]
         with pytest.raises(ComponentFailed):
             decoder.decode(recording())
         with pytest.raises(ComponentFailed):  # without another start
