@@ -33,7 +33,7 @@ from engine import (
     EngineConfig,
     MachineLimits,
     SpeechRequest,
-    import_onnxruntime,
+    inference_session,
     load_engine,
 )
 from engine.fallback.audio_slices import Resampler
@@ -89,10 +89,7 @@ class PiperVoice:
         (graph,) = folder.rglob("*.onnx")
         self._ids: dict[str, list[int]] = json.loads(Path(f"{graph}.json").read_text())["phoneme_id_map"]
         self._library = EspeakLibrary()
-        onnxruntime = import_onnxruntime()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = MachineLimits().cores().threads(1)
-        self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._session = inference_session(graph, MachineLimits().cores().threads(1))
 
     def speak(self, text: str) -> Iterator[Samples]:
         (phonemes,) = self._library.phonemes([text], _PIPER_VOICE)

@@ -22,7 +22,7 @@ from .interface import Encoder, Engine, Progress
 from .lexicon import Lexicon, parse_lexicon
 from .loop_bridge import LoopBridge, running_loop_bridge
 from .machine_limits import Cores, MachineLimits, Memory
-from .onnx import import_onnxruntime
+from .onnx import import_onnxruntime, inference_session
 from .stream import SpeechStream
 from .text import has_words, normalize, sentences_end, speakable_end, split_text, split_written, spoken_text
 from .text_feed import TextFeed
@@ -91,6 +91,7 @@ __all__ = [
     "estimate_word_times",
     "has_words",
     "import_onnxruntime",
+    "inference_session",
     "load_encoder",
     "load_engine",
     "normalize",

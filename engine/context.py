@@ -28,7 +28,8 @@ class TextChunk:
     """A piece of the text: its tokens, and the limit on its audio in frames.
 
     pause_before: samples of silence before the first chunk of a part. pause_after: after any chunk.
-    part, ends_part: as of SpokenChunk. Without text it is the end of a text that was written while it was spoken.
+    part, ends_part, ends_turn: as of SpokenChunk. Without text it is the end of a text that was written while it was
+        spoken.
     words: where its words stand in the request's text, if that was asked for.
     """
 
@@ -41,6 +42,7 @@ class TextChunk:
     words: tuple[Word, ...] = ()
     part: int = 0
     ends_part: bool = False
+    ends_turn: bool = False
 
 
 def plan_chunks(
@@ -60,16 +62,18 @@ def _plan_each(chunks: Iterable[SpokenChunk], free: int, tokenize: Tokenize) -> 
         parts = _fit(chunk, free, tokenize) if chunk.text else [("", [])]
         shares = share_words(chunk.words, [text for text, _ in parts])
         for number, ((text, tokens), words) in enumerate(zip(parts, shares, strict=True), start=1):
+            is_end = number == len(parts)
             yield TextChunk(
                 text,
                 tokens,
                 max_frames_for(text),
                 pause_before=chunk.pause_before if number == 1 else 0,
-                pause_after=chunk.pause_after if number == len(parts) else 0,
-                is_last=chunk.is_last and number == len(parts),
+                pause_after=chunk.pause_after if is_end else 0,
+                is_last=chunk.is_last and is_end,
                 words=words,
                 part=chunk.part,
-                ends_part=chunk.ends_part and number == len(parts),
+                ends_part=chunk.ends_part and is_end,
+                ends_turn=chunk.ends_turn and is_end,
             )
 
 

@@ -132,11 +132,11 @@ class RequestState:
 
         Raises what its planning raised: PromptTooLong, and for a part that was written meanwhile any InvalidRequest.
         """
-        waited, ended_part = self.at_end_of_written_text, self.chunks.current.ends_part
+        waited, ended_turn = self.at_end_of_written_text, self.chunks.current.ends_turn
         self.chunks.advance()
         if waited:
             self._slice_policy.text_came()
-        self.begins_turn = ended_part and bool(self.request.turns)
+        self.begins_turn = ended_turn
         self._pause_before = self.chunks.current.pause_before
         if not self.chunks.current.text:  # the end of a text that was written while it was spoken
             self._emit(ends_text_chunk=True, ends_speech=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine import import_onnxruntime
+from engine import inference_session
 
 from ..audio.encoders.base import Samples
 from ..errors import ComponentFailed
@@ -33,10 +33,7 @@ class SmartTurn:
 
     def __init__(self, weights: Path) -> None:
         try:
-            onnxruntime = import_onnxruntime()
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            self._network = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+            self._network = inference_session(weights)
         except Exception as error:
             raise ComponentFailed(
                 f"Smart Turn cannot be loaded from {weights.name} ({type(error).__name__}: {error}): install another "

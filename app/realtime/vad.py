@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine import import_onnxruntime
+from engine import inference_session
 
 from ..audio.encoders.base import Samples
 from ..errors import ComponentFailed
@@ -24,10 +24,7 @@ class SileroVad:
 
     def __init__(self) -> None:
         try:
-            onnxruntime = import_onnxruntime()  # here: it takes a quarter of a second, and only conversations need it
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1  # a window is too small to share
-            self._network = onnxruntime.InferenceSession(str(_weights()), options, providers=["CPUExecutionProvider"])
+            self._network = inference_session(_weights())  # one thread: a window is too small to share
         except Exception as error:
             raise ComponentFailed(
                 f"voice activity detection cannot be loaded ({type(error).__name__}: {error}): set turn_detection to "

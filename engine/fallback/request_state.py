@@ -88,7 +88,7 @@ class FallbackRequest:
         # Exaggeration sets the pitch range. The sentence pause goes between chunks, not after the last one, and not
         # before a pause that the text asks for, nor before a gap between turns.
         pitch_range = round(100 * self.request.exaggeration)
-        pause = not (is_last or chunk.pause_after or (self.request.turns and chunk.ends_part))
+        pause = not (is_last or chunk.pause_after or chunk.ends_turn)
         if chunk.text:
             voice = self._voices.for_turn(self.request.turn(chunk.part))
             self._library.synthesize(chunk.text, voice, pitch_range, pause=pause, sink=on_audio)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError
-from ..onnx import import_onnxruntime
+from ..onnx import inference_session
 from ..types import Samples
 
 FRAME_SAMPLES = 600  # one frame of Kokoro's: 25 ms at 24 kHz
@@ -69,11 +69,10 @@ class KokoroModel:
         self._running = 0
         self._lock = threading.Lock()  # guards _running
         try:
-            onnxruntime = import_onnxruntime()
             weights = read_weights()
             self._styles = read_styles()
             self._sessions = [
-                {graph: _session(onnxruntime, graph, weights, count) for graph in (_PROSODY, _DECODER)}
+                {graph: _session(graph, weights, count) for graph in (_PROSODY, _DECODER)}
                 for count in sorted({1, threads})
             ]
         except CheckpointError:
@@ -149,12 +148,5 @@ def read_styles() -> dict[str, Styles]:
         return {name: file[name].astype(np.float32).reshape(MAX_TOKENS, STYLE_SIZE) for name in file.files}
 
 
-def _session(onnxruntime: Any, graph: str, weights: npt.NDArray[np.uint8], threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Threads that spin between operators would take the cores from the event loop and the other requests.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [weights.size])
-    return onnxruntime.InferenceSession(
-        (_DATA / f"{graph}.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
+def _session(graph: str, weights: npt.NDArray[np.uint8], threads: int) -> Any:
+    return inference_session((_DATA / f"{graph}.onnx").read_bytes(), threads, {WEIGHTS: weights})

@@ -94,7 +94,7 @@ class KokoroRequest:
                     for piece in self._phrase(phrase, voice, words[index], is_first and index == 0):
                         has_audio = True
                         yield piece
-                    if index < len(phrases) - 1 or not (is_last or chunk.pause_after or self._ends_turn(chunk)):
+                    if index < len(phrases) - 1 or not (is_last or chunk.pause_after or chunk.ends_turn):
                         yield _silence(phrase)
                 is_first = False
                 self._slicer.end_chunk(
@@ -107,9 +107,6 @@ class KokoroRequest:
                 return
             has_audio = False
             chunks = self._chunks()
-
-    def _ends_turn(self, chunk: SpokenChunk) -> bool:
-        return chunk.ends_part and bool(self._request.turns)
 
     def _phrase(self, text: str, voice: KokoroVoice, words: Sequence[Word], starts_speech: bool) -> Iterator[Samples]:
         runs = transcribe(text, self._library)

@@ -32,6 +32,7 @@ class SpokenChunk:
     part, ends_part: the turn of a dialogue, from 0, and whether it is that turn's last chunk. Of a text that is still
         being written: the index of its part, and whether it is that part's last chunk; which chunk is the text's last
         is then known only afterwards.
+    ends_turn: it is the last chunk of a dialogue's turn, after which the gap before the next one is the silence.
     """
 
     text: str
@@ -41,6 +42,7 @@ class SpokenChunk:
     words: tuple[Word, ...] = ()
     part: int = 0
     ends_part: bool = False
+    ends_turn: bool = False
 
 
 def spoken_chunks(
@@ -112,7 +114,8 @@ def _chunks_of_turns(turns: Sequence[DialogueTurn], read: Read) -> Iterator[Spok
                 replace(word, text_begin=at + word.text_begin, text_end=at + word.text_end) for word in chunk.words
             )
             is_last = chunk.is_last and part == len(turns) - 1
-            yield replace(chunk, is_last=is_last, words=words, part=part, ends_part=chunk.is_last)
+            ends = chunk.is_last
+            yield replace(chunk, is_last=is_last, words=words, part=part, ends_part=ends, ends_turn=ends)
         at += len(turn.text) + 1  # a line each
 
 
