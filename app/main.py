@@ -75,7 +75,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MIB = 1 << 20
-_CLIENT_HEADERS = ["X-Request-ID", "X-TTS-Engine", "X-Worker-ID", "X-Sample-Rate", "Retry-After", "traceresponse"]
+_CLIENT_HEADERS = [
+    "X-Request-ID",
+    "X-TTS-Engine",
+    "X-STT-Engine",
+    "X-Worker-ID",
+    "X-Sample-Rate",
+    "Retry-After",
+    "traceresponse",
+]
 
 
 def create_app(

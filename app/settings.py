@@ -170,7 +170,9 @@ class Settings(BaseSettings):
     )
     stt_api_key: SecretStr | None = Field(default=None, description="the key that STT_BASE_URL wants")
     stt_model: str | None = Field(
-        default=None, description="a model of STT_BASE_URL or faster-whisper; unset is whisper-1, or small.en here"
+        default=None,
+        description="a model of STT_BASE_URL, moonshine/base or moonshine/tiny, or one of faster-whisper's; unset is "
+        "whisper-1, or small.en here",
     )
     stt_timeout_seconds: float = Field(
         default=30.0, gt=0, le=600, description="seconds, above 0, that a transcription may take"

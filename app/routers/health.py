@@ -12,6 +12,7 @@ from ..observability.components import COMPONENTS, ComponentName, ComponentState
 from ..pool.engine_loader import FALLBACKS
 from ..pool.worker_registry import WorkerRecord
 from ..state import StateDep
+from .realtime import RealtimeDep
 
 router = APIRouter(tags=["system"])
 
@@ -62,7 +63,7 @@ def health_of(records: list[WorkerRecord]) -> Health:
 
 
 @router.get("/health")
-async def health(state: StateDep) -> JSONResponse:
+async def health(state: StateDep, conversations: RealtimeDep) -> JSONResponse:
     """200 if any worker is ready, 202 while loading, 500 if every engine has failed, 503 while shutting down."""
     records = state.pool.registry.records()
     status = health_of(records)
@@ -80,7 +81,13 @@ async def health(state: StateDep) -> JSONResponse:
         if each.has_engine
     }
     components = {name: component.model_dump() for name, component in components_of(records).items()}
-    return JSONResponse({"status": status, "tts_engines": engines, "components": components}, _STATUS_CODES[status])
+    body = {
+        "status": status,
+        "tts_engines": engines,
+        "stt": conversations.transcriber.name,
+        "components": components,
+    }
+    return JSONResponse(body, _STATUS_CODES[status])
 
 
 @router.get("/livez")

@@ -70,8 +70,12 @@ async def transcribe(request: Request, state: StateDep, service: RealtimeDep) ->
         if samples.size:
             words = await service.transcriber.transcribe(samples, language, _text(form, "prompt"))
     if (_text(form, "stream") or "").lower() in ("true", "1"):
-        return Response(_events(words), media_type="text/event-stream")
-    return _response(cast(Literal["json", "text", "verbose_json"], response_format), words, language, samples)
+        response = Response(_events(words), media_type="text/event-stream")
+    else:
+        shape = cast(Literal["json", "text", "verbose_json"], response_format)
+        response = _response(shape, words, language, samples)
+    response.headers["X-STT-Engine"] = service.transcriber.name.encode("ascii", "replace").decode()
+    return response
 
 
 def _decode(state: AppState, recording: bytes) -> Samples:

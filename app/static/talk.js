@@ -190,8 +190,8 @@ function unavailableReason() {
 function showSession({ llm, stt }) {
   const missing = [];
   if (llm === "echo") missing.push("No language model is configured (LLM_BASE_URL): the service repeats what it hears.");
-  if (stt === "none") missing.push("No speech recogniser is configured (STT_BASE_URL): the service hears you, but understands no words.");
-  if (stt === "pocketsphinx") missing.push("Speech is recognised by pocketsphinx, which gets many words wrong: set STT_BASE_URL or install csm-serve[stt].");
+  if (stt === "none") missing.push("No speech recogniser is configured (STT_BASE_URL or STT_MODEL): the service hears you, but understands no words.");
+  if (stt === "pocketsphinx") missing.push("Speech is recognised by pocketsphinx, which gets many words wrong: set STT_BASE_URL, or STT_MODEL=moonshine/base, or install csm-serve[stt].");
   showMissing(missing);
 }
 

@@ -7,8 +7,9 @@ import importlib
 import importlib.util
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,7 +96,21 @@ def _fetch_whisper(model: str) -> str:
     repository = names.get(model, model)
     if "/" not in repository or Path(repository).is_dir():
         return model
-    return str(huggingface_hub.snapshot_download(repository, allow_patterns=_WHISPER_FILES))
+    with fetching(repository):
+        return str(huggingface_hub.snapshot_download(repository, allow_patterns=_WHISPER_FILES))
+
+
+@contextmanager
+def fetching(repository: str) -> Iterator[None]:
+    """Around a download from the Hub. Raises OSError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"  # some have several lines
+        raise OSError(
+            f"{repository} cannot be downloaded ({reason}): check STT_MODEL and the connection to the Hub, or set "
+            "STT_MODEL to a folder with its files"
+        ) from error
 
 
 class PocketSphinx:

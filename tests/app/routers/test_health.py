@@ -89,6 +89,7 @@ async def test_when_every_component_works(settings: Settings, run: Any) -> None:
     async with run(settings) as app, client_of(app) as client:
         health = (await client.get("/health")).json()
         assert health["status"] == "ok"
+        assert health["stt"] == app.state.realtime.transcriber.name
         ok = {"state": "ok", "error": None, "workers": []}
         assert health["components"] == {
             "voice_decoder": ok,

@@ -39,6 +39,7 @@ async def test_a_recording_becomes_words_in_every_format(app: FastAPI) -> None:
     app.state.realtime.transcriber = heard = StubTranscriber("Words.", "Words.", "Words.", "Words.")
     as_json = await post(app, RECORDING, model="whisper-1", language="en", temperature="0")
     assert as_json.json() == {"text": "Words.", "usage": {"type": "duration", "seconds": 3}}
+    assert as_json.headers["X-STT-Engine"] == heard.name
     assert (await post(app, RECORDING, response_format="text")).text == "Words.\n"
     verbose = (await post(app, RECORDING, response_format="verbose_json")).json()
     assert (verbose["text"], verbose["duration"]) == ("Words.", 3)
