@@ -40,6 +40,9 @@ LONGEST = tuple(
     )
 )
 
+# Before torch is imported: the tests' tensors are small, and threads that wait for each other take the cores of other
+# tests. The engine itself uses one thread for a model of this size.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for clients whose packages import onnxruntime themselves
 
 

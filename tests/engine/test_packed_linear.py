@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,15 @@ DTYPES = [torch.float32, torch.bfloat16] if BFLOAT16 else [torch.float32]
 CHOICES = [None, (1,), (2, 3, 4), (4, 6, 12, 64), (16,)]
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """A product may be divided among threads, as a large model's are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
@@ -53,6 +62,7 @@ def test_products_are_close_to_plain_ones(
         assert torch.equal(packed(x.view(35, 2, size)).view(70, out), packed(x))
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("out", "size"), [*SHAPES, (2048, 2048)])
 @pytest.mark.parametrize("chosen", ["measured", "alone"])
