@@ -23,7 +23,8 @@ ENV PATH=/opt/venv/bin:$PATH \
 
 WORKDIR /app
 
-# A layer that changes only with the lock. The wheels contain 1.7 GB that is never loaded:
+# A layer that changes only with the lock. On x86-64 (on ARM the lock has torch for a CPU, and nothing of CUDA) the wheels
+# contain 1.7 GB that is never loaded:
 # - symbols and debug information of Triton's compiler, torch and NCCL
 # - Triton's profiler with its own CUPTI, its disassemblers (compiling needs ptxas alone) and its instrumentation
 # - libtorch_cuda_linalg, which torch opens for the first factorisation or solution of a linear system on a GPU (neither
@@ -39,14 +40,18 @@ RUN python3 -m venv /opt/venv \
         -r requirements.lock \
     && pip uninstall --yes --quiet uv \
     && cd /opt/venv/lib/python3*/site-packages \
-    && strip --strip-unneeded triton/_C/libtriton.so torch/lib/libtorch*.so nvidia/nccl/lib/libnccl.so.2 \
-    && rm -rf triton/profiler triton/_C/libproton.so triton/instrumentation triton/backends/nvidia/lib/cupti \
-        triton/backends/nvidia/bin/cuobjdump triton/backends/nvidia/bin/nvdisasm \
-        nvidia/cusolver/lib torch/lib/libtorch_cuda_linalg.so nvidia/cuda_nvrtc/lib/*.alt.so.* \
-        nvidia/nvshmem/lib/libnvshmem_device.* nvidia/cuda_cupti/lib/libnvperf_* nvidia/*/include torch/bin/protoc* \
-    && mkdir nvidia/cusolver/lib && gcc -shared -x c /dev/null -o nvidia/cusolver/lib/libcusolver.so.11 \
-    && find nvidia -name '*.a' -delete \
-    && find cuda/bindings -name '*.cpp' -delete \
+    && strip --strip-unneeded torch/lib/libtorch*.so \
+    && rm -rf torch/bin/protoc* \
+    && if [ "$(uname -m)" = x86_64 ]; then \
+        strip --strip-unneeded triton/_C/libtriton.so nvidia/nccl/lib/libnccl.so.2 \
+        && rm -rf triton/profiler triton/_C/libproton.so triton/instrumentation triton/backends/nvidia/lib/cupti \
+            triton/backends/nvidia/bin/cuobjdump triton/backends/nvidia/bin/nvdisasm \
+            nvidia/cusolver/lib torch/lib/libtorch_cuda_linalg.so nvidia/cuda_nvrtc/lib/*.alt.so.* \
+            nvidia/nvshmem/lib/libnvshmem_device.* nvidia/cuda_cupti/lib/libnvperf_* nvidia/*/include \
+        && mkdir nvidia/cusolver/lib && gcc -shared -x c /dev/null -o nvidia/cusolver/lib/libcusolver.so.11 \
+        && find nvidia -name '*.a' -delete \
+        && find cuda/bindings -name '*.cpp' -delete; \
+    fi \
     && find matplotlib numpy sympy -type d -name tests -prune -exec rm -r {} +
 
 # What a change of the code does not touch comes first: a push then sends the few megabytes below the models alone.

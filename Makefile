@@ -80,8 +80,8 @@ lock: $(INSTALLED) ## Update both locks (ARGS=--upgrade takes newer releases)
 		$(COMPILE) pyproject.toml --extra train --constraint /dev/stdin --output-file requirements.lock
 	echo uv | $(COMPILE) - $(ARGS) --output-file requirements-bootstrap.txt
 
-test-fresh: $(INSTALLED) ## Both commands on bare Debian systems, as root (ARGS=--quick, SYSTEMS="trixie testing")
-	$(if $(SYSTEMS),SYSTEMS="$(SYSTEMS)") $(BIN)/python -m scripts.test_fresh $(ARGS)
+test-fresh: $(INSTALLED) ## Both commands on bare Debian systems, as root (ARGS=--quick, SYSTEMS="trixie testing", ARCH=arm64)
+	$(if $(SYSTEMS),SYSTEMS="$(SYSTEMS)") $(if $(ARCH),ARCH="$(ARCH)") $(BIN)/python -m scripts.test_fresh $(ARGS)
 
 image: ## Build the image with docker, podman or buildah (IMAGE=name:tag, ARGS="--build-arg BASE=debian:trixie")
 	@scripts/build-image --tag $(or $(IMAGE),csm-serve) $(ARGS)

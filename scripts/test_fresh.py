@@ -129,8 +129,13 @@ class FreshSystem:
 
 
 def debian(suite: str, mirror: str | None) -> Path:
-    """A tar of a root with PACKAGES, at most a day old. Raises NoDebian if it cannot be built."""
+    """A tar of a root with PACKAGES, at most a day old. Raises NoDebian if it cannot be built.
+
+    Of the architecture ARCH, if it is set: one that this machine runs, itself or by qemu-user and binfmt_misc.
+    """
     options = ["--variant=minbase", f"--include={PACKAGES}", *apt_options()]
+    if architecture := os.environ.get("ARCH"):
+        options.append(f"--architectures={architecture}")
     source = [mirror] if mirror else []
     key = hashlib.sha256(shlex.join([*options, *source]).encode()).hexdigest()[:16]
     tar = HOMES / f"roots/{suite}-{key}-{date.today()}.tar"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -65,8 +66,14 @@ UNLOCKED = {
     "zeroconf": "announces that bridge",
     "runpod": "the worker of a RunPod endpoint, an extra",
 }
+# The distribution of a module that is not installed on every machine, where its name differs from the module's.
+DISTRIBUTION = {"cuda": "cuda-bindings"}
 # What a locked package loads only where something else has installed it.
 LOADED_IF_THERE = {"socks": "urllib3's SOCKS proxies; selenium brings it"}
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def imported_by(source: str) -> set[str]:
@@ -97,9 +104,7 @@ def distributions_of(module: str) -> set[str]:
 def pins(lock: str) -> dict[str, list[str]]:
     """Package -> the versions that a lock pins."""
     found: dict[str, list[str]] = {}
-    for name, version in re.findall(
-        r"^([A-Za-z0-9._-]+)==(\S+)", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE
-    ):
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", text_of(lock), re.MULTILINE):
         found.setdefault(canonicalize_name(name), []).append(version)
     return found
 
@@ -112,16 +117,43 @@ def declared(directory: str) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
+def left_out(lock: str, **environment: str) -> set[str]:
+    """The packages that a lock's markers leave out on this machine, or on one that differs from it in `environment`."""
+    lines = re.findall(r"^([A-Za-z0-9._-]+)==\S+ ; (.+?)(?: \\)?$", text := text_of(lock), re.MULTILINE)
+    assert len(lines) == len(re.findall(r"^\S+==\S+ ; ", text, re.MULTILINE))
+    return {canonicalize_name(name) for name, marker in lines if not Marker(marker).evaluate(dict(environment))}
+
+
 def unpinned(modules: set[str], lock: str) -> set[str]:
-    """Those of which a distribution is missing in a lock, or which are not installed."""
-    locked = set(pins(lock))
-    return {module for module in modules if not (found := distributions_of(module)) or not found <= locked}
+    """Those of which a distribution is missing in a lock, or which are not installed, though the lock has them here."""
+    locked, elsewhere = set(pins(lock)), left_out(lock)
+    found = {module: distributions_of(module) for module in modules}
+    return {
+        module
+        for module, distributions in found.items()
+        if not distributions <= locked
+        or not (distributions or DISTRIBUTION.get(module, canonicalize_name(module)) in elsewhere)
+    }
 
 
 def test_the_walker_sees_imports_inside_functions_and_none_of_its_own_package() -> None:
     source = "import a.b\nfrom c.d import e\nfrom . import f\ndef g():\n    import h as i\n    from ..j import k\n"
     assert imported_by(source) == {"a", "c", "h"}
     assert unpinned({"torch", "pytest", "no_such_module"}, SERVING) == {"pytest", "no_such_module"}
+
+
+def test_the_locks_leave_out_nothing_but_cuda_on_arm() -> None:
+    def difference(lock: str) -> set[str]:
+        on_arm, on_x86_64 = (
+            left_out(lock, platform_machine=machine, python_full_version="3.12.0") for machine in ("aarch64", "x86_64")
+        )
+        assert on_x86_64 < on_arm
+        return on_arm - on_x86_64
+
+    cuda = difference(SERVING)
+    assert {"triton", "cuda-bindings"} <= cuda
+    assert {name for name in cuda if not name.startswith(("nvidia-", "cuda-", "triton"))} == set()
+    assert difference(DEVELOPMENT) == cuda | {"pocketsphinx"}
 
 
 @pytest.mark.parametrize("directory", LOCK_OF)

@@ -128,6 +128,8 @@ CHANGELOG_TEXT = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2027-01-02\n\n-
 
 
 TEST_IMAGE = "./.github/workflows/test-image.yml"
+PUSH_IMAGE = "./.github/workflows/push-image.yml"
+RUNNERS = {"amd64": "ubuntu-24.04", "arm64": "ubuntu-24.04-arm"}  # of GitHub's, by architecture
 
 
 def test_release_notes_are_the_tags_changelog_section() -> None:
@@ -149,6 +151,7 @@ def test_the_release_workflow_runs_all_checks_before_publishing() -> None:
     assert ".ci/run" in [step.get("run") for step in workflow["jobs"]["check"]["steps"]]
     assert workflow["jobs"]["release"]["needs"] == ["check", "image"]
     assert workflow["jobs"]["image"] == {"uses": TEST_IMAGE, "with": {"ref": "${{ github.ref }}"}}
+    assert (workflow["jobs"]["push"]["needs"], workflow["jobs"]["push"]["uses"]) == ("release", PUSH_IMAGE)
 
 
 def test_pre_commit_runs_make_check() -> None:
@@ -212,7 +215,7 @@ def test_workflow_jobs_have_timeouts_and_minimal_permissions(path: Path) -> None
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert workflow["permissions"] == {"contents": "read"}  # jobs that need more declare it
     for job in workflow["jobs"].values():
-        if job.get("uses") == TEST_IMAGE:
+        if job.get("uses") in (TEST_IMAGE, PUSH_IMAGE):
             continue
         assert job["timeout-minutes"] <= 60
         assert all("uses" in step or "run" in step for step in job["steps"])
@@ -227,7 +230,7 @@ def test_ci_runs_on_the_oldest_and_newest_python() -> None:
     oldest, newest = pythons[0], pythons[-1]
     assert PROJECT["project"]["requires-python"] == f">={oldest},<3.{int(newest.split('.')[1]) + 1}"
     arm = [each["os"] for each in job["strategy"]["matrix"]["include"]]
-    assert [job["strategy"]["matrix"]["os"], arm] == [["ubuntu-24.04"], ["ubuntu-24.04-arm"]]
+    assert [*job["strategy"]["matrix"]["os"], *arm] == list(RUNNERS.values())
 
 
 def test_ci_checks_the_javascript_client_on_the_oldest_node() -> None:
@@ -249,8 +252,8 @@ def test_the_image_is_pushed_from_main_after_all_checks() -> None:
     assert job["needs"] == "test"
     assert workflow["jobs"]["test"]["uses"] == TEST_IMAGE
     assert workflow["jobs"]["test"]["with"] == {"ref": "${{ github.event.workflow_run.head_sha }}"}
-    tags = job["steps"][-1]["with"]["tags"].splitlines()
-    assert [tag.partition(":")[2] for tag in tags] == ["latest", "${{ github.event.workflow_run.head_sha }}"]
+    assert job["uses"] == PUSH_IMAGE
+    assert job["with"] == {"ref": "${{ github.event.workflow_run.head_sha }}", "another-tag": "latest"}
 
 
 def test_the_image_is_tested_at_the_callers_commit() -> None:
@@ -259,6 +262,17 @@ def test_the_image_is_tested_at_the_callers_commit() -> None:
     steps = workflow["jobs"]["test"]["steps"]
     assert steps[0]["with"] == {"ref": "${{ inputs.ref }}"}
     assert steps[-1]["run"] == "sudo python3 -m scripts.test_image"
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["os"] == list(RUNNERS.values())
+
+
+def test_the_image_is_pushed_for_both_architectures_under_the_same_tags() -> None:
+    workflow = yaml.safe_load(text_of(PUSH_IMAGE))
+    build, join = workflow["jobs"]["build"], workflow["jobs"]["join"]
+    assert {each["architecture"]: each["os"] for each in build["strategy"]["matrix"]["include"]} == RUNNERS
+    assert build["steps"][0]["with"] == {"ref": "${{ inputs.ref }}"}
+    assert build["steps"][-1]["with"]["tags"].endswith(":${{ env.TAG }}-${{ matrix.architecture }}")
+    assert join["needs"] == "build"
+    assert all(f"$TAG-{architecture}" in join["steps"][-1]["run"] for architecture in RUNNERS)
 
 
 def instructions() -> list[tuple[str, str]]:
