@@ -77,6 +77,7 @@ def test_a_root_is_built_once_a_day_for_each_set_of_options(tmp_path: Path, monk
     monkeypatch.setattr(fresh, "HOMES", tmp_path)
     monkeypatch.setattr(fresh, "apt_options", list)
     monkeypatch.setattr(subprocess, "run", build)
+    monkeypatch.delenv("ARCH", raising=False)
     tar = fresh.debian("trixie", None)
     assert tar.read_bytes() == b"tar"
     assert (fresh.debian("trixie", None), len(built)) == (tar, 1)
@@ -86,6 +87,10 @@ def test_a_root_is_built_once_a_day_for_each_set_of_options(tmp_path: Path, monk
     assert fresh.debian("trixie", None) == tar
     assert set((tmp_path / "roots").iterdir()) == {tar, other}
     assert not yesterday.exists()
+    monkeypatch.setenv("ARCH", "arm64")
+    on_arm = fresh.debian("trixie", None)
+    assert ("--architectures=arm64" in built[-1], "--architectures=arm64" in built[-2]) == (True, False)
+    assert set((tmp_path / "roots").iterdir()) == {tar, other, on_arm}
 
 
 def test_a_root_that_cannot_be_built_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
