@@ -25,7 +25,7 @@ import threading
 import time
 import urllib.request
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -58,13 +58,14 @@ class NoDebian(Exception):
 class FreshSystem:
     """A Debian root that has what the README asks for, with the project in an ordinary user's home.
 
-    root: an empty directory. home: one in HOMES.
+    root: an empty directory. home: one in HOMES. variables: of the user's environment.
     """
 
-    def __init__(self, suite: str, root: Path, home: Path, mirror: str | None) -> None:
+    def __init__(self, suite: str, root: Path, home: Path, mirror: str | None, variables: Mapping[str, str]) -> None:
         self._root = root
         self._home = f"/home/{home.name}"
         self._environ = index_settings()
+        self._variables = variables
         _run(["tar", "--extract", "--numeric-owner", "--directory", str(root), "--file", str(debian(suite, mirror))])
         for file in [*_FILES, *filter(os.path.isfile, self._environ.values())]:
             if os.path.isfile(file):
@@ -93,7 +94,7 @@ class FreshSystem:
         ]
         caches = {name: f"/home/{folder}" for name, folder in CACHES.items()}
         own = {"HOME": self._home, "USER": USER, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-        environ = {**self._environ, **own, **caches}
+        environ = {**self._environ, **own, **caches, **self._variables}
         variables = shlex.join(f"{name}={value}" for name, value in environ.items())
         inside = shlex.join(["sh", "-ec", f"cd {self._home}/csm-serve; {script}"])
         enter = f"exec chroot --userspec={UID}:{UID} {root} env -i {variables} {inside}"
@@ -216,7 +217,9 @@ def free_port() -> int:
         return port
 
 
-def try_system(suite: str, root: Path, home: Path, mirror: str | None, quick: bool) -> None:
+def try_system(
+    suite: str, root: Path, home: Path, mirror: str | None, quick: bool, variables: Mapping[str, str]
+) -> None:
     """Both commands of the README; raises Failed at the first thing that fails."""
     began = time.monotonic()
 
@@ -224,7 +227,7 @@ def try_system(suite: str, root: Path, home: Path, mirror: str | None, quick: bo
         print(f"== {suite}, {time.monotonic() - began:.0f} s: {what}", flush=True)
 
     say(f"building a root with {PACKAGES}")
-    system = FreshSystem(suite, root, home, mirror)
+    system = FreshSystem(suite, root, home, mirror, variables)
     system.run("python3 --version")
     say("make serve")
     port = free_port()
@@ -261,12 +264,23 @@ def cannot_run(reason: str, allowed: bool) -> int:
     return 0 if allowed else 2
 
 
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
+    return name, value
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make test-fresh", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the first system alone, without `make test`")
     parser.add_argument("--if-possible", action="store_true", help="succeed where this machine cannot run it")
     parser.add_argument("--mirror", help="Debian's packages from there, instead of from mmdebstrap's default")
+    parser.add_argument(
+        "--env", action="append", type=_variable, default=[], metavar="NAME=VALUE", help="a setting of the service"
+    )
     parsed = parser.parse_args()
+    variables = dict(parsed.env)
     if reason := missing():
         return cannot_run(reason, parsed.if_possible)
     for each in (signal.SIGTERM, signal.SIGHUP):
@@ -280,7 +294,7 @@ def main() -> int:
             temporary_folder("home-", HOMES) as home,
         ):
             try:
-                try_system(suite, root, home, parsed.mirror, parsed.quick)
+                try_system(suite, root, home, parsed.mirror, parsed.quick, variables)
             except Failed as failure:
                 failures.append(f"{suite}: {failure}")
                 print(f"== {failures[-1]}", flush=True)

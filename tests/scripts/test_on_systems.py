@@ -106,6 +106,23 @@ def test_a_root_that_cannot_be_built_leaves_nothing(tmp_path: Path, monkeypatch:
     assert list((tmp_path / "roots").iterdir()) == []
 
 
+def test_settings_reach_the_system_and_others_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(fresh, "missing", lambda: None)
+    monkeypatch.setattr(fresh, "HOMES", tmp_path)
+    monkeypatch.setattr(fresh, "try_system", lambda *arguments: given.append(arguments[-1]))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["script", "--quick", "--env", "FALLBACK_ENGINE=espeak-ng", "--env", "A=b=c"])
+    assert fresh.main() == 0
+    assert given == [{"FALLBACK_ENGINE": "espeak-ng", "A": "b=c"}]
+    monkeypatch.setattr(sys, "argv", ["script", "--env", "FALLBACK_ENGINE"])
+    with pytest.raises(SystemExit):
+        fresh.main()
+    assert "'FALLBACK_ENGINE' is not NAME=VALUE" in capsys.readouterr().err
+
+
 def test_a_service_that_ends_is_not_waited_for() -> None:
     with pytest.raises(fresh.Failed, match="ended with 0 before it was ready"):
         fresh.wait_until_ready(ended(), "http://127.0.0.1:9/readyz", 60)
