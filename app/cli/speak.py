@@ -20,6 +20,7 @@ from ..audio.encoders.formats import FORMATS, format_at
 from ..audio.encoders.pcm import FULL_SCALE
 from ..errors import ServiceError
 from ..lexicon_file import read_lexicon
+from ..voices.voice_id import stem_of
 from . import connection
 from .audio_sink import STDOUT, AudioSink, open_sink
 from .dialogue_script import Turn, assign_voices, read_mapping, read_script
@@ -157,7 +158,7 @@ def speak(parsed: argparse.Namespace) -> None:
     with (
         connection.make_client(parsed) as client,
         open_sink(parsed.output, parsed.format, parsed.sample_rate) as sink,
-        open_subtitles(parsed.subtitles) as subtitles,
+        open_subtitles(parsed.subtitles, [stem_of(name) for name, _ in script or ()]) as subtitles,
     ):
         writer = _SpeechWriter(client, sink, subtitles, parsed)
         writer.write(map(writer.open_text, texts) if script is None else [writer.open_dialogue(script)])

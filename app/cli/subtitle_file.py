@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast, get_args
@@ -28,15 +28,18 @@ def _kind_of(path: Path) -> str:
 
 
 @contextmanager
-def open_subtitles(path: Path | None) -> Iterator[SubtitleFile | None]:
-    """The file at a path, which appears once the `with` block has ended without an exception; None without a path."""
+def open_subtitles(path: Path | None, speakers: Sequence[str] = ()) -> Iterator[SubtitleFile | None]:
+    """The file at a path, which appears once the `with` block has ended without an exception; None without a path.
+
+    speakers: of each turn of a dialogue.
+    """
     if path is None:
         yield None
         return
     kind = cast(Subtitles, _kind_of(path))
     sink = FileSink(path, kind)
     try:
-        subtitles = SubtitleFile(sink, kind)
+        subtitles = SubtitleFile(sink, SubtitleEncoder(kind, speakers))
         yield subtitles
         subtitles.finish()
     except BaseException:
@@ -47,9 +50,9 @@ def open_subtitles(path: Path | None) -> Iterator[SubtitleFile | None]:
 class SubtitleFile:
     """Subtitles of successive texts, whose audio is one."""
 
-    def __init__(self, sink: FileSink, kind: Subtitles) -> None:
+    def __init__(self, sink: FileSink, encoder: SubtitleEncoder) -> None:
         self._sink = sink
-        self._encoder = SubtitleEncoder(kind)
+        self._encoder = encoder
 
     def write(self, marks: Iterable[Mark], at: float) -> None:
         """Add the marks of one text. at: seconds of the audio before it."""
@@ -74,4 +77,4 @@ def _moved(mark: Mark, at: float) -> ChunkMark:
         )
         for each in mark.words
     )
-    return ChunkMark(words, (), at + mark.start_ms / 1000, at + mark.end_ms / 1000)
+    return ChunkMark(words, (), at + mark.start_ms / 1000, at + mark.end_ms / 1000, mark.turn, mark.voice_id)

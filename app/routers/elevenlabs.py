@@ -12,7 +12,7 @@ from ..audio.encoders import FORMATS
 from ..audio.timeline import Timeline
 from ..errors import ServiceError, Unprocessable
 from ..middleware.error_handlers import response_of
-from ..responses.alignment import with_alignment
+from ..responses.alignment import Alignment, with_alignment
 from ..responses.streaming import SpeechResponse
 from ..schemas.elevenlabs import (
     DEFAULT_OUTPUT_FORMAT,
@@ -71,7 +71,7 @@ AUDIO: dict[int | str, dict[str, Any]] = {
     },
     **elevenlabs_error_responses(*SPEECH_ERRORS),
 }
-_TIMED: dict[int | str, dict[str, Any]] = {
+TIMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Audio in base64, and when each character of the text is said.",
         "content": {"application/json": {"schema": {"type": "object"}}},
@@ -80,6 +80,7 @@ _TIMED: dict[int | str, dict[str, Any]] = {
 }
 _UPLOAD_ERRORS = (400, 401, 409, 413, 415, 422, 429, 503)
 
+Timestamps = Literal["whole", "streamed"]
 OutputFormat = Annotated[str, Query(max_length=64, description="Such as mp3_44100_128, pcm_16000 or ulaw_8000.")]
 
 router = APIRouter(tags=["elevenlabs"])
@@ -105,7 +106,7 @@ async def stream(
     "/v1/text-to-speech/{voice_id}/with-timestamps",
     status_code=200,
     response_class=SpeechResponse,
-    responses=_TIMED,
+    responses=TIMED,
 )
 async def convert_with_timestamps(
     voice_id: str, body: ElevenLabsSpeech, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
@@ -118,7 +119,7 @@ async def convert_with_timestamps(
     "/v1/text-to-speech/{voice_id}/stream/with-timestamps",
     status_code=200,
     response_class=SpeechResponse,
-    responses=_TIMED,
+    responses=TIMED,
 )
 async def stream_with_timestamps(
     voice_id: str, body: ElevenLabsSpeech, state: StateDep, output_format: OutputFormat = DEFAULT_OUTPUT_FORMAT
@@ -132,13 +133,13 @@ def _speech_response(
     body: ElevenLabsSpeech,
     state: AppState,
     output_format: str,
-    timestamps: Literal["whole", "streamed"] | None = None,
+    timestamps: Timestamps | None = None,
 ) -> SpeechResponse:
     audio_format = encoded_format(output_format, body.voice_settings, state.settings)
     job = body.to_job(body.text, voice_id, body.voice_settings, state.settings)
     if timestamps is None:
         return SpeechResponse(state.pool, job, audio_format)
-    aligned = with_alignment(audio_format, body.text, streamed=timestamps == "streamed")
+    aligned = with_alignment(audio_format, lambda: Alignment(body.text), streamed=timestamps == "streamed")
     timeline = Timeline(body.text, speed_of(body.voice_settings))
     return SpeechResponse(state.pool, job.with_timestamps(), aligned, timeline)
 

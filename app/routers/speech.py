@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request
@@ -73,11 +74,13 @@ async def _speech_response(parameters: SpeechParameters, request: Request, state
     return SpeechResponse(state.pool, job.with_timestamps(), marked, Timeline(parameters.text))
 
 
-def with_marks(audio_format: Format, request: Request, subtitles: Subtitles | None, characters: int) -> Format | None:
+def with_marks(
+    audio_format: Format, request: Request, subtitles: Subtitles | None, characters: int, speakers: Sequence[str] = ()
+) -> Format | None:
     """The format that tells when each word is said, if the request asks for one: subtitles, or events.
 
-    characters: of the text.
+    characters: of the text. speakers: of each turn of a dialogue.
     """
     if subtitles is not None:
-        return as_subtitles(audio_format, subtitles)
+        return as_subtitles(audio_format, subtitles, speakers)
     return as_events(audio_format, characters) if _EVENTS in request.headers.get("accept", "") else None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import ConfigDict, Field, field_validator
 
 from engine import MAX_GAP_MILLISECONDS, MIN_GAP_MILLISECONDS, DialogueTurn
 
+from ..audio.timeline import ScriptTurn
 from ..errors import Unprocessable
 from ..settings import Settings
 from .elevenlabs import BodyOptions, VoiceSettings
@@ -51,9 +50,8 @@ class DialogueBody(LexiconParameters, SynthesisParameters):
     )
 
     @property
-    def text(self) -> str:
-        """The text that timestamps refer to: a line for each turn."""
-        return "\n".join(turn.text for turn in self.turns)
+    def script(self) -> list[ScriptTurn]:
+        return [ScriptTurn(turn.voice_id, turn.text) for turn in self.turns]
 
     def to_job(self, settings: Settings) -> SpeechJob:
         """The job, with defaults from the settings. Raises Unprocessable: too many voices, or too long a text.
@@ -97,10 +95,12 @@ class ElevenLabsDialogue(BodyOptions):
     )
     settings: VoiceSettings | None = None
 
+    @property
+    def script(self) -> list[ScriptTurn]:
+        return [ScriptTurn(turn.voice_id, turn.text) for turn in self.inputs]
+
     def to_dialogue_job(self, settings: Settings) -> SpeechJob:
         """The job. Raises Unprocessable: too many voices, or too long a text."""
-        turns: Sequence[TurnParameters] = [
-            TurnParameters.model_construct(voice_id=each.voice_id, text=each.text) for each in self.inputs
-        ]
+        turns = [TurnParameters.model_construct(**turn._asdict()) for turn in self.script]
         options = self.synthesis(self.settings, settings)
         return DialogueBody.model_construct(turns=turns, **options).to_job(settings)

@@ -28,7 +28,7 @@ from ..audio.encoders.base import Samples
 from ..audio.timeline import ChunkMark
 from ..errors import ServiceError, Unprocessable
 from ..observability.components import Components
-from ..responses.alignment import SpacedWords
+from ..responses.aligned import SpacedWords
 from ..schemas.elevenlabs import StreamOptions, VoiceSettings, encoded_format, refuse_dictionaries, speed_of
 from ..schemas.parameters import RequestParameters
 from ..settings import Settings

@@ -139,6 +139,11 @@ def test_a_script_is_spoken_as_a_dialogue(client: CsmClient, work_dir: Path) -> 
     assert len(spoken) == 14 * FRAME_BYTES + 4800
     assert spoken == client.dialogue(turns, gap_ms=100, format="raw_pcm", seed=7)
     assert "--> 00:00:00,480\nHello.\n" in (work_dir / "play.srt").read_text(encoding="utf-8")
+    named = ["speak", "--dialogue", "play.txt", "-o", "play.pcm", "--subtitles", "play.vtt", "--voice", "Ann=speaker_1"]
+    assert cli.main(named) == 0
+    subtitles = (work_dir / "play.vtt").read_text(encoding="utf-8")
+    assert "--> 00:00:00.480\n<v Ann>Hello.\n" in subtitles
+    assert "\n<v speaker_2>Hi.\n" in subtitles
     assert cli.main(command) == ExitStatus.USAGE  # Ann has no voice
     assert cli.main([*command, "Hello."]) == ExitStatus.USAGE
 

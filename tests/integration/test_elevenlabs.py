@@ -79,6 +79,47 @@ def test_a_dialogue_is_spoken_by_its_voices(client: ElevenLabs) -> None:
     assert raised.value.status_code == 404
 
 
+def test_a_dialogue_with_timestamps_tells_whose_turn_is_when(server: Server, client: ElevenLabs) -> None:
+    voices = ("speaker_0", "house.wav", "speaker_0")
+    inputs = [DialogueInput(text="x" * count, voice_id=voice) for count, voice in zip((20, 5, 10), voices, strict=True)]
+    options: dict[str, Any] = {"inputs": inputs, "output_format": "pcm_24000", "seed": 1}
+    spoken = b"".join(client.text_to_dialogue.convert(**options))
+    whole = client.text_to_dialogue.convert_with_timestamps(**options)
+    assert base64.b64decode(whole.audio_base_64) == spoken
+    assert whole.alignment is not None
+    assert "".join(whole.alignment.characters) == "x" * 35
+    expected = [(0, 20, 0.0, 1.6), (20, 25, 1.8, 2.2), (25, 35, 2.4, 3.2)]
+    for turn, (each, (first, after, *times)) in enumerate(zip(whole.voice_segments, expected, strict=True)):
+        assert (each.dialogue_input_index, each.voice_id) == (turn, voices[turn])
+        assert (each.character_start_index, each.character_end_index) == (first, after)
+        assert [each.start_time_seconds, each.end_time_seconds] == pytest.approx(times, abs=0.002)
+
+    parts = list(client.text_to_dialogue.stream_with_timestamps(**options))
+    assert b"".join(base64.b64decode(part.audio_base_64) for part in parts) == spoken
+    assert [each for part in parts for each in part.voice_segments][-1].end_time_seconds == pytest.approx(
+        3.2, abs=0.002
+    )
+
+    async def stream() -> list[Any]:
+        async with httpx.AsyncClient(timeout=30) as connection:
+            other = AsyncElevenLabs(base_url=server.url, api_key=KEY, httpx_client=connection)
+            assert await other.text_to_dialogue.convert_with_timestamps(**options) == whole
+            return [part async for part in other.text_to_dialogue.stream_with_timestamps(**options)]
+
+    assert asyncio.run(stream()) == parts
+    for refused, status in (([DialogueInput(text="Hi.", voice_id="nobody")], 404), (eleven_voices(), 422)):
+        with pytest.raises(ApiError) as raised:
+            client.text_to_dialogue.convert_with_timestamps(inputs=refused)
+        assert raised.value.status_code == status
+        with pytest.raises(ApiError) as raised:
+            list(client.text_to_dialogue.stream_with_timestamps(inputs=refused))
+        assert raised.value.status_code == status
+
+
+def eleven_voices() -> list[DialogueInput]:
+    return [DialogueInput(text="Hi.", voice_id=f"speaker_{number}") for number in range(11)]
+
+
 def test_the_async_client_streams_too(server: Server) -> None:
     async def stream() -> int:
         async with httpx.AsyncClient(timeout=30) as connection:

@@ -29,7 +29,7 @@ class WordTiming:
 
 @dataclass(frozen=True)
 class Mark:
-    """A text chunk of the speech, and its words. Its own times are exact."""
+    """A text chunk of the speech, and its words. Its own times are exact. turn (from 0), voice_id: of a dialogue."""
 
     text: str
     text_start: int
@@ -37,6 +37,8 @@ class Mark:
     start_ms: int
     end_ms: int
     words: tuple[WordTiming, ...]
+    turn: int | None = None
+    voice_id: str | None = None
 
 
 class SpeechEventReader:
@@ -76,4 +78,9 @@ def _mark_of(event: dict[str, Any]) -> Mark:
     """Fields that this client does not know are ignored."""
     names = ("text", "text_start", "text_end", "start_ms", "end_ms")
     words = (WordTiming(**{name: word[name] for name in WordTiming.__annotations__}) for word in event["words"])
-    return Mark(**{name: event[name] for name in names}, words=tuple(words))
+    return Mark(
+        **{name: event[name] for name in names},
+        words=tuple(words),
+        turn=event.get("turn"),
+        voice_id=event.get("voice_id"),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -129,8 +130,69 @@ async def test_marks_and_subtitles_tell_the_turn(settings: Settings, run: Any) -
             (1, "Second.", 7, 480 + 1000),
             (2, "Third.", 15, 480 + 560 + 2000),
         ]
+        assert [each["voice_id"] for each in marks] == ["speaker_1", "speaker_2", "speaker_1"]
         subtitles = await client.post("/tts/dialogue", json={**body, "subtitles": "srt"})
         assert subtitles.text.startswith("1\n00:00:00,000 --> 00:00:00,480\nFirst.\n\n2\n00:00:01,480 -->")
+
+
+async def test_subtitles_name_the_speakers_in_the_order_in_which_they_begin(settings: Settings, run: Any) -> None:
+    turns = [
+        {"voice_id": "amy.wav", "text": "One, two <b>three. Four, five, six."},  # 19 and 16 frames of 80 ms
+        {"voice_id": "speaker_2", "text": "Really?", "gap_ms": -1600},
+        {"voice_id": "amy.wav", "text": "Yes."},
+    ]
+    async with run(settings) as app, client_of(app) as client:
+        await client.post("/voices", files={"file": ("amy.wav", recording())})
+        body = {"turns": turns, "subtitles": "vtt", "normalize": False}
+        subtitles = await client.post("/tts/dialogue", json=body)
+    assert subtitles.text == (
+        "WEBVTT\n\n"
+        "1\n00:00:00.000 --> 00:00:01.440\n<v amy>One, two &lt;b&gt;three.\n\n"
+        "2\n00:00:01.200 --> 00:00:01.760\n<v speaker_2>Really?\n\n"
+        "3\n00:00:01.520 --> 00:00:02.800\n<v amy>Four, five, six.\n\n"
+        "4\n00:00:03.000 --> 00:00:03.320\n<v amy>Yes.\n\n"
+    )
+
+
+async def test_elevenlabs_alignment_tells_whose_characters_are_when(settings: Settings, run: Any) -> None:
+    inputs = [TURNS[0], {"voice_id": "speaker_2", "text": " Second. "}, TURNS[2]]
+    body = {"inputs": inputs, "settings": {"speed": 0.8}}
+    query = {"output_format": "pcm_24000"}
+    async with run(settings) as app, client_of(app) as client:
+        plain = await client.post("/v1/text-to-dialogue", params=query, json=body)
+        whole = (await client.post("/v1/text-to-dialogue/with-timestamps", params=query, json=body)).json()
+        lines = await client.post("/v1/text-to-dialogue/stream/with-timestamps", params=query, json=body)
+        missing = await client.post(
+            "/v1/text-to-dialogue/with-timestamps", json={"inputs": [{**TURNS[0], "voice_id": "nobody"}]}
+        )
+    assert base64.b64decode(whole["audio_base64"]) == plain.content
+    alignment = whole["alignment"]
+    assert "".join(alignment["characters"]) == "".join(each["text"] for each in inputs)
+    assert "".join(whole["normalized_alignment"]["characters"]) == "First.Second.Third."
+    begins = (0.0, 0.48 + 0.2, 0.48 + 0.2 + 0.56 + 0.2)  # and the seconds of each turn
+    expected = [
+        ("speaker_1", 0, 0, 6, begins[0], 0.48),
+        ("speaker_2", 1, 6, 15, begins[1], 0.56),
+        ("speaker_1", 2, 15, 21, begins[2], 0.48),
+    ]
+    segments = whole["voice_segments"]
+    for segment, (voice, turn, first, after, begin, seconds) in zip(segments, expected, strict=True):
+        assert (segment["voice_id"], segment["dialogue_input_index"]) == (voice, turn)
+        assert (segment["character_start_index"], segment["character_end_index"]) == (first, after)
+        assert segment["start_time_seconds"] == pytest.approx(begin / 0.8, abs=0.002)
+        assert segment["end_time_seconds"] == pytest.approx((begin + seconds) / 0.8, abs=0.002)
+        assert alignment["character_start_times_seconds"][first] == segment["start_time_seconds"]
+        assert alignment["character_end_times_seconds"][after - 1] == segment["end_time_seconds"]
+    parts = [json.loads(line) for line in lines.text.splitlines()]
+    assert b"".join(base64.b64decode(part["audio_base64"]) for part in parts) == plain.content
+    said = {0: "", 1: "", 2: ""}
+    for part in parts:
+        for segment in part["voice_segments"]:
+            characters = part["alignment"]["characters"]
+            span = slice(segment["character_start_index"], segment["character_end_index"])
+            said[segment["dialogue_input_index"]] += "".join(characters[span])
+    assert list(said.values()) == [each["text"] for each in inputs]
+    assert missing.status_code == 404
 
 
 async def test_elevenlabs_dialogue_is_the_same_audio(settings: Settings, run: Any) -> None:
