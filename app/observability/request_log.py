@@ -48,7 +48,6 @@ class RequestRecord:
     code: the error code sent to the client.
     key: the API key that was sent.
     admitted: it has got a slot; `admit` sets it.
-    dispatched: it has been counted as a request for speech.
     trace: None while tracing is off.
     speech_seconds: from getting a slot to the last audio.
     underrun_seconds: the longest gap after the first audio; 0 for none.
@@ -62,7 +61,6 @@ class RequestRecord:
     started: float = field(default_factory=time.monotonic)
     key: ApiKey | None = None
     admitted: bool = False
-    dispatched: bool = False
     trace: Trace | None = field(default=None, repr=False)
     status: int | None = None
     outcome: Outcome | None = None

@@ -102,14 +102,13 @@ class Dispatcher:
             yield job, KeyUse()
             return
         key = self.limiter.current(record.key)
-        continues, record.dispatched = record.dispatched, True
         frames = job.request.max_frames
         async with self.limiter.use(
             key,
             permits=job.permits,
             characters=len(job.request.text),
             max_seconds=None if frames is None else frames * FRAME_MILLISECONDS / 1000,
-            continues=continues,
+            continues=record.admitted,
         ) as use:
             yield replace(job, key=key.name, weight=key.weight), use
 
@@ -182,7 +181,7 @@ class DispatchedSpeech:
             pass
         self._has_audio = True
         self._delivered.add(chunk)
-        self._use.samples += chunk.samples.size
+        self._use.samples = self._delivered.samples
         return chunk
 
     async def _next_chunk(self) -> AudioChunk | None:
