@@ -84,7 +84,7 @@ export class ServiceStatus {
         .filter(([, component]) => component.state === "failed")
         .map(([name, component]) => componentItem(name, component)),
     );
-    byId("host").textContent = status ? hostLine(status.cpu) : "";
+    byId("host").textContent = health === null ? "The service does not respond." : status ? hostLine(status.cpu) : "";
   }
 }
 

@@ -151,3 +151,4 @@ def test_an_unreachable_service_is_reported_in_every_playback_mode(offline_page:
     assert "the service does not respond" in offline_page.notice
     assert "is running" in offline_page.notice
     offline_page.until(lambda: offline_page.text("service") == "No connection")
+    assert offline_page.text("host") == "The service does not respond."
