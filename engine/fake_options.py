@@ -50,6 +50,8 @@ class FakeOptions:
     load_fails: loading raises CheckpointError.
     trouble: path of a file with one word, read at each load, that names a fault: fails (CheckpointError), memory
         (EngineOutOfMemory), exits (the process ends with EXIT_STATUS), hangs. Without the file loading succeeds.
+    hold: path of a file with a number, read for each step: while it is there, no request makes more frames than that.
+        Whoever changes it replaces the file.
     max_voice_seconds: limit on a voice prompt; 0 is none.
     hides_words: the engine does not tell when it says which word, as CSM does not.
     """
@@ -63,6 +65,7 @@ class FakeOptions:
     load_seconds: float = 0.0
     load_fails: bool = False
     trouble: str = ""
+    hold: str = ""
     max_voice_seconds: float = 0.0
     hides_words: bool = False
 

@@ -7,6 +7,7 @@ MODEL_PATH=fake:frame_seconds=0.02,load_seconds=1 (see `FakeOptions`).
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -211,10 +212,13 @@ class FakeEngine:
     def _step(self) -> None:
         options, now = self._options, time.monotonic()
         busy_until = time.thread_time() + options.busy_seconds
+        held_at = int(_read_word(options.hold) or sys.maxsize)
         while options.busy_seconds and self._running and time.thread_time() < busy_until:
             pass
         for row in self._running:
             if row.queue.full or row.queue.done or now < row.not_before or row.waiting_for_text:
+                continue
+            if row.made >= held_at:
                 continue
             try:
                 ended = row.read_on()

@@ -221,6 +221,22 @@ def test_a_load_fault_is_read_from_a_file(tmp_path: Path) -> None:
     FakeEngine.load(f"fake:trouble={trouble}", 2, 5, lambda share, what: None).close()
 
 
+def test_requests_are_held_while_a_file_says_so(make: Make, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.write_text("4")
+    engine = make(options=FakeOptions(frame_seconds=0.001, hold=str(hold)))
+    stream = engine.stream(SpeechRequest("x" * 6, slice_frames=1))
+    assert sum(next(stream).samples.size for _ in range(4)) == 4 * FRAME_SAMPLES
+    rest = threading.Thread(target=stream.collect)
+    rest.start()
+    other = engine.generate(SpeechRequest("x" * 4))  # to its end: the first one could have made more meanwhile
+    assert other.samples.size == 4 * FRAME_SAMPLES
+    assert rest.is_alive()
+    hold.unlink()
+    rest.join(30)
+    assert not rest.is_alive()
+
+
 def test_the_first_frame_can_be_late_and_a_stream_can_stall_once(make: Make) -> None:
     options = FakeOptions(frame_seconds=0.001, first_frame_seconds=0.15, stall_seconds=0.2, stall_after=3)
     begun = time.monotonic()
