@@ -32,10 +32,16 @@ class ModelHandler(BaseHTTPRequestHandler, ABC):
         self._send("application/json", json.dumps({"text": words}))
 
     def send_answer(self, pieces: Iterable[str]) -> None:
-        """A streamed chat completion, piece by piece, up to its end."""
-        events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
-        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-        self._send("text/event-stream", "".join(f"data: {json.dumps(each)}\n\n" for each in events))
+        """A streamed chat completion: each piece is sent as it comes, up to the end."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()  # without a length: the end of the connection is the end of the answer
+        for piece in pieces:
+            self._send_event({"delta": {"content": piece}})
+        self._send_event({"delta": {}, "finish_reason": "stop"})
+
+    def _send_event(self, choice: dict[str, object]) -> None:
+        self.wfile.write(f"data: {json.dumps({'choices': [choice]})}\n\n".encode())
 
     def _send(self, kind: str, body: str) -> None:
         data = body.encode()

@@ -48,9 +48,11 @@ class Replay:
     """Skips the start of a speech that is generated again, in chunks of any sizes, and checks that it is equal.
 
     samples, frames, checksum, mark: of what is skipped.
+    samples_skipped: so far.
     """
 
     def __init__(self, samples: int, frames: int, checksum: int, mark: tuple[int, ...]) -> None:
+        self.samples_skipped = 0
         self._samples_left = samples
         self._frames_left = frames
         self._expected = checksum
@@ -67,6 +69,7 @@ class Replay:
         if not self.done():
             self._checksum = _checksum(codes, samples, self._checksum)
             self._samples_left -= samples.size
+            self.samples_skipped += samples.size
             self._frames_left -= len(codes)
             if self.done() and self._checksum != self._expected:
                 raise SpeechDiffers("the same request and seed gave other audio")

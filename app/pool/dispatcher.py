@@ -32,7 +32,7 @@ RECHECK_SECONDS = 0.1  # how often a waiting request checks whether another work
 _OVERTIME_SECONDS = 1.0  # beyond the deadline, for a worker to report the timeout itself; one that hangs does not
 
 MAX_RESUMES = 3  # of one stream
-MIN_PROGRESS = SAMPLE_RATE  # samples between two deaths; with fewer the request itself may be what kills its workers
+SAME_PLACE = SAMPLE_RATE  # samples: two workers that died so near each other may have died of the request itself
 
 
 class Dispatcher:
@@ -161,9 +161,8 @@ class DispatchedSpeech:
         self._has_audio = False
         self._delivered = DeliveredAudio()
         self._replay: Replay | None = None  # while another worker speaks again what was delivered
-        self._resumes = 0
-        self._resumed_at = 0  # samples that were delivered when the stream was last resumed
-        self._died_at = 0.0  # time.monotonic()
+        self._deaths: list[int] = []  # how far each worker had spoken that died in mid-stream, in samples
+        self._died_at = 0.0  # of the last of them, time.monotonic()
 
     @property
     def engine_name(self) -> str:
@@ -243,17 +242,12 @@ class DispatchedSpeech:
         _log.warning("worker %s died in mid-stream: %s", self.worker_id, death)
         if not self._dispatcher.resumes:
             raise self._cut("RESUME is off")
-        if self._resumes == MAX_RESUMES:
-            raise self._cut(f"it was resumed {MAX_RESUMES} times already")
-        if self._resumes and self._delivered.samples - self._resumed_at < MIN_PROGRESS:
-            raise self._cut("two workers died at the same place: the request itself may be what kills them")
-        self._resumes, self._resumed_at = self._resumes + 1, self._delivered.samples
-        await self.aclose()
-        self._excluded = {dead}
-        self._job = replace(self._job, resumed=True)
-        self._deadline = self._died_at + self._dispatcher.max_wait
-        self._may_restart = False
         try:
+            self._count_death(self._delivered.samples if self._replay is None else self._replay.samples_skipped)
+            await self.aclose()
+            self._excluded = {dead}
+            self._job = replace(self._job, resumed=True)
+            self._deadline = self._died_at + self._dispatcher.max_wait
             await self.start()
         except ServiceError as error:
             raise self._cut(str(error)) from None
@@ -262,6 +256,14 @@ class DispatchedSpeech:
         if self._opened.fingerprint != spoke.fingerprint:
             raise self._cut("its voice or the lexicon has changed since it began")
         self._replay = self._delivered.replay()
+
+    def _count_death(self, spoken: int) -> None:
+        """Count a worker that died after so many samples of this speech. Raises Unavailable if no other may try it."""
+        if len(self._deaths) == MAX_RESUMES:
+            raise Unavailable(f"it was resumed {MAX_RESUMES} times already")
+        if any(abs(spoken - each) < SAME_PLACE for each in self._deaths):
+            raise Unavailable("two workers died at the same place: the request itself may be what kills them")
+        self._deaths.append(spoken)
 
     def _cut(self, reason: str) -> EngineBroke:
         """The error of a stream that is not resumed."""
@@ -285,7 +287,7 @@ class DispatchedSpeech:
             except ConnectionBroken as error:
                 _log.warning("worker %s did not take a request: %s", self.worker_id, error)
                 if self._admitted:
-                    self._use_restart()
+                    self._count_early_death()
             self._excluded.add(self._target)
         raise refusal or self._dispatcher.unavailable()
 
@@ -304,11 +306,15 @@ class DispatchedSpeech:
         """After a worker died before the first chunk: try the others, once. The request may be what killed it."""
         self._excluded.add(self._target)
         await self.aclose()
-        self._use_restart()
+        self._count_early_death()
         await self.start()
 
-    def _use_restart(self) -> None:
-        """Raises Unavailable if one worker that had admitted this request has died already."""
+    def _count_early_death(self) -> None:
+        """Count a worker that died before its first chunk. Raises Unavailable if it is the second, or as above."""
+        if self._has_audio:
+            self._count_death(0)
+            self._excluded.clear()  # those that died before may be ready again
+            return
         if not self._may_restart:
             raise Unavailable("two workers died before this speech began: try again soon", code="worker_died")
         self._may_restart = False

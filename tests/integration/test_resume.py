@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import av
@@ -20,39 +22,89 @@ from websockets.sync.client import connect
 from tests.integration.pool_clients import HEADERS
 from tests.integration.shared import Server, serving
 from tests.integration.test_http_workers import process_of, workers
+from tests.model_server import ModelHandler, model_server
 
-ENGINES, FRAMES = 3, 150
+ENGINES, FRAMES = 2, 150
+FRAME_BYTES = 2 * 1920
+SENTENCES = [letter * 35 + "." for letter in "abc"]
+
+Samples = npt.NDArray[np.float32]
+
+
+class Writer(ModelHandler):
+    """A language model that writes its first sentence, and the others when it may."""
+
+    may_go_on = threading.Event()
+
+    def answer(self) -> None:
+        self.read_body()
+        self.send_answer(self._pieces())
+
+    def _pieces(self) -> Iterator[str]:
+        yield SENTENCES[0] + " "
+        assert self.may_go_on.wait(60)
+        yield " ".join(SENTENCES[1:])
+
+
+class Hold:
+    """Has every stream stop after so many frames, so that none has got further than a test wants when it kills."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def at(self, frames: int) -> None:
+        draft = self.path.with_suffix(".new")
+        draft.write_text(str(frames))
+        draft.rename(self.path)
+
+    def release(self) -> None:
+        self.path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(
-        tmp_path_factory.mktemp("resume"),
-        MODEL_PATH="fake:frame_seconds=0.02",
-        WORKERS=str(ENGINES),
-        HTTP_WORKERS="1",
-        CONCURRENT_REQUESTS_PER_WORKER="8",
-        ENGINE_TIMEOUT_SECONDS="2",
-    ) as server:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with (
+        model_server(Writer) as url,
+        serving(
+            folder,
+            MODEL_PATH=f"fake:frame_seconds=0.005,hold={folder}/hold",
+            WORKERS=str(ENGINES),
+            HTTP_WORKERS="1",
+            CONCURRENT_REQUESTS_PER_WORKER="16",
+            LLM_BASE_URL=url,
+            LLM_MODEL="test",
+            NO_PROXY="127.0.0.1",
+        ) as server,
+    ):
         yield server
 
 
-@pytest.fixture(autouse=True)
-def _settled(server: Server) -> None:
-    server.wait_until(lambda: len(ready(server)) == ENGINES and not any(speakers(server)))
+@pytest.fixture
+def hold(folder: Path, server: Server) -> Iterator[Hold]:
+    """Once all engines are ready and idle."""
+    server.wait_until(lambda: len(ready(server)) == ENGINES and not any(active(server).values()))
+    hold = Hold(folder / "hold")
+    yield hold
+    hold.release()
 
 
 def ready(server: Server) -> list[str]:
     return [name for name, each in workers(server).items() if each["state"] == "ready" and each["capacity"]]
 
 
-def speakers(server: Server) -> list[str]:
-    return [name for name, each in workers(server).items() if each["active"]]
+def active(server: Server) -> dict[str, int]:
+    """The streams of each worker."""
+    return {name: each["active"] for name, each in workers(server).items()}
 
 
 def kill_speaker(server: Server) -> None:
     """Kill the worker that speaks the only stream."""
-    (speaker,) = speakers(server)
+    (speaker,) = [name for name, streams in active(server).items() if streams]
     process_of(server, speaker).kill()
 
 
@@ -71,7 +123,7 @@ class Stream:
         assert self._response.status_code == 200
         self._pieces = self._response.iter_raw()
         self.data = next(self._pieces)
-        self.worker = self._response.headers.get("x-worker-id")
+        self.worker = self._response.headers["x-worker-id"]
 
     def read(self, size: int) -> None:
         while len(self.data) < size:
@@ -82,7 +134,7 @@ class Stream:
         return self.data
 
 
-def decoded(data: bytes) -> npt.NDArray[np.float32]:
+def decoded(data: bytes) -> Samples:
     with av.open(io.BytesIO(data)) as file:
         rate = file.streams.audio[0].rate
         resampler = av.AudioResampler("flt", "mono", rate)
@@ -103,7 +155,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def audio_of(path: str, body: dict[str, Any], data: bytes) -> npt.NDArray[np.float32]:
+def audio_of(path: str, body: dict[str, Any], data: bytes) -> Samples:
     if body.get("stream_format") == "sse":
         events = [json.loads(line[6:]) for line in data.decode().splitlines() if line.startswith("data: {")]
         assert events[-1]["type"] == "speech.audio.done"
@@ -111,35 +163,67 @@ def audio_of(path: str, body: dict[str, Any], data: bytes) -> npt.NDArray[np.flo
     return decoded(data)
 
 
-def test_every_stream_is_whole_in_every_format_and_with_effects(server: Server) -> None:
-    with ExitStack() as stack, ThreadPoolExecutor(len(REQUESTS)) as crowd:
+class Crowd:
+    """Two streams of each request, one at each of the two engines."""
 
-        def start() -> list[Stream]:
-            return list(crowd.map(lambda each: Stream(server, stack, each[1], each[0]), REQUESTS))
+    def __init__(self, server: Server, stack: ExitStack, undisturbed: list[bytes]) -> None:
+        self._undisturbed = undisturbed
+        self._threads = stack.enter_context(ThreadPoolExecutor(2 * len(REQUESTS)))
+        self.pairs = [[Stream(server, stack, body, path) for _ in range(2)] for path, body in REQUESTS]
+        assert all({each.worker for each in pair} == {"0", "1"} for pair in self.pairs)
 
-        undisturbed = list(crowd.map(Stream.rest, start()))
-        before, streams = resumed(server), start()
-        process_of(server, "0").kill()  # at the first frames
-        for each, whole in zip(streams, undisturbed, strict=True):
-            each.read(len(whole) // 3)
-        process_of(server, "1").kill()
-        disturbed = list(crowd.map(Stream.rest, streams))
-    for (path, body), whole, data in zip(REQUESTS, undisturbed, disturbed, strict=True):
-        assert np.array_equal(audio_of(path, body, whole), audio_of(path, body, data)), body
-    after = resumed(server)
-    assert after["resumed"] >= before["resumed"] + 2  # two or three streams spoke at the first
-    assert after["cut"] == before["cut"]
+    def _each(self, call: Callable[[Stream, bytes], object]) -> None:
+        """Call something with every stream and what it is in an undisturbed run."""
+        pairs = [(stream, whole) for pair, whole in zip(self.pairs, self._undisturbed, strict=True) for stream in pair]
+        list(self._threads.map(lambda each: call(*each), pairs))
+
+    def read(self, share: float) -> None:
+        self._each(lambda stream, whole: stream.read(int(share * len(whole))))
+
+    def assert_whole(self) -> None:
+        self._each(lambda stream, whole: stream.rest())
+        for (path, body), pair, whole in zip(REQUESTS, self.pairs, self._undisturbed, strict=True):
+            for stream in pair:
+                assert np.array_equal(audio_of(path, body, whole), audio_of(path, body, stream.data)), body
 
 
-SENTENCES = [letter * 35 + "." for letter in "abc"]
+@pytest.fixture(scope="module")
+def undisturbed(server: Server) -> list[bytes]:
+    """The whole answer to each request."""
+    with ExitStack() as stack:
+        return [Stream(server, stack, body, path).rest() for path, body in REQUESTS]
 
 
-def test_an_answer_of_a_conversation_goes_on(server: Server) -> None:
-    """Its sentences are the parts of one text, in one slot."""
-    part = {"type": "input_text", "text": " ".join(SENTENCES)}
+def test_a_text_of_a_websocket_goes_on_at_its_last_frame(server: Server, hold: Hold) -> None:
+    frame_bytes = 4 * 1920
+
+    def speak(disturb: bool) -> bytes:
+        samples = b""
+        with connect(f"ws://127.0.0.1:{server.port}/ws", additional_headers=HEADERS) as connection:
+            connection.send(json.dumps({"text": "x" * FRAMES, "audio_tokens_per_slice": 1}))
+            while (message := json.loads(connection.recv(timeout=60)))["type"] != "completion":
+                if message["type"] == "audio_chunk":
+                    samples += base64.b64decode(message["audio"])
+                    if disturb and len(samples) == frame_bytes * (FRAMES - 1):
+                        kill_speaker(server)
+                        hold.release()
+        return samples
+
+    undisturbed = speak(disturb=False)
+    server.wait_until(lambda: not any(active(server).values()))
+    assert len(undisturbed) == frame_bytes * FRAMES
+    before = resumed(server)
+    hold.at(FRAMES - 1)
+    assert speak(disturb=True) == undisturbed
+    assert resumed(server)["resumed"] == before["resumed"] + 1
+
+
+def test_an_answer_goes_on_that_waits_for_text(server: Server, hold: Hold) -> None:
+    """The sentences of an answer are the parts of one text, in one slot, while the language model still writes."""
+    part = {"type": "input_text", "text": "Hello."}
     item = {"type": "message", "role": "user", "content": [part]}
 
-    def answer(disturb: bool) -> tuple[bytes, dict[str, Any]]:
+    def answer(disturb: Callable[[], None]) -> tuple[bytes, dict[str, Any]]:
         samples = b""
         with connect(f"ws://127.0.0.1:{server.port}/v1/realtime", additional_headers=HEADERS) as connection:
             connection.send(json.dumps({"type": "conversation.item.create", "item": item}))
@@ -147,35 +231,59 @@ def test_an_answer_of_a_conversation_goes_on(server: Server) -> None:
             while (event := json.loads(connection.recv(timeout=60)))["type"] != "response.done":
                 if event["type"] == "response.output_audio.delta":
                     samples += base64.b64decode(event["delta"])
-                    if disturb and len(samples) > 40 * 3840:  # within the second sentence
-                        kill_speaker(server)
-                        disturb = False
+                    if len(samples) == FRAME_BYTES * len(SENTENCES[0]):
+                        disturb()
         return samples, event["response"]
 
-    undisturbed, _ = answer(disturb=False)
-    server.wait_until(lambda: not speakers(server))
+    def kill() -> None:
+        kill_speaker(server)
+        Writer.may_go_on.set()
+
+    Writer.may_go_on.set()
+    undisturbed, _ = answer(disturb=lambda: None)
+    server.wait_until(lambda: not any(active(server).values()))
     before = resumed(server)
-    samples, response = answer(disturb=True)
+    Writer.may_go_on.clear()
+    samples, response = answer(kill)
     assert samples == undisturbed
-    assert len(samples) == 3840 * sum(map(len, SENTENCES))
+    assert len(samples) == FRAME_BYTES * sum(map(len, SENTENCES))
     assert response["status"] == "completed"
-    assert response["output"][0]["content"][0]["transcript"] == part["text"]
+    assert response["output"][0]["content"][0]["transcript"] == " ".join(SENTENCES)
     assert resumed(server)["resumed"] == before["resumed"] + 1
 
 
-def test_a_text_of_a_websocket_goes_on(server: Server) -> None:
-    def speak(disturb: bool) -> bytes:
-        samples = b""
-        with connect(f"ws://127.0.0.1:{server.port}/ws", additional_headers=HEADERS) as connection:
-            connection.send(json.dumps({"text": "x" * FRAMES}))
-            while (message := json.loads(connection.recv(timeout=60)))["type"] != "completion":
-                if message["type"] == "audio_chunk":
-                    if disturb and not samples:
-                        kill_speaker(server)
-                    samples += base64.b64decode(message["audio"])
-        return samples
+def test_a_stream_goes_on_whose_worker_dies_at_the_first_frames(
+    server: Server, undisturbed: list[bytes], hold: Hold
+) -> None:
+    before = resumed(server)
+    hold.at(FRAMES // 3)
+    with ExitStack() as stack:
+        crowd = Crowd(server, stack, undisturbed)
+        process_of(server, "1").kill()
+        hold.release()
+        crowd.assert_whole()
+    after = resumed(server)
+    assert (after["resumed"] - before["resumed"], after["cut"]) == (len(REQUESTS), before["cut"])
 
-    undisturbed = speak(disturb=False)
-    server.wait_until(lambda: not speakers(server))
-    assert len(undisturbed) in (FRAMES * 1920 * 2, FRAMES * 1920 * 4)
-    assert speak(disturb=True) == undisturbed
+
+def test_a_stream_goes_on_that_loses_its_worker_twice_and_again_at_the_end(
+    server: Server, undisturbed: list[bytes], hold: Hold
+) -> None:
+    """Half of them at two thirds, then while that is made up for, and near the end; the others at two of these."""
+    before = resumed(server)
+    hold.at(FRAMES * 2 // 3)
+    with ExitStack() as stack:
+        crowd = Crowd(server, stack, undisturbed)
+        crowd.read(0.5)
+        hold.at(20)  # less than what was delivered: nobody catches up
+        process_of(server, "0").kill()
+        server.wait_until(lambda: active(server).get("1") == 2 * len(REQUESTS) and len(ready(server)) == ENGINES)
+        process_of(server, "1").kill()
+        hold.at(FRAMES - 1)
+        crowd.read(0.85)
+        server.wait_until(lambda: active(server).get("0") == 2 * len(REQUESTS) and len(ready(server)) == ENGINES)
+        process_of(server, "0").kill()
+        hold.release()
+        crowd.assert_whole()
+    after = resumed(server)
+    assert (after["resumed"] - before["resumed"], after["cut"]) == (4 * len(REQUESTS), before["cut"])

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from app.errors import Busy, EngineBroke, ServiceError, Unavailable, UnknownVoic
 from app.observability.request_log import RequestRecord
 from app.pool import worker_registry
 from app.pool.dispatcher import DispatchedSpeech, Dispatcher
-from app.pool.engine_host import ResolvedVoice
+from app.pool.engine_host import ResolvedVoice, StartedSpeech
 from app.pool.framing import ConnectionBroken
 from app.pool.local import LocalSpeech
 from app.pool.pool import Pool
@@ -333,13 +335,63 @@ async def test_a_request_that_kills_two_workers_at_the_same_place_kills_no_third
             reading = asyncio.ensure_future(_collect(speech))
             for dead in (1, 2):
                 await wait(lambda dead=dead: any(row.made == 40 for row in pools[dead].host.engine._running))
-                await wait(lambda: speech._delivered.samples >= 30 * FRAME_SAMPLES)  # the rest is less than a second
+                await wait(lambda: spoken(speech) >= 30 * FRAME_SAMPLES)  # the rest is less than a second
                 await drop(pools[dead])
             with pytest.raises(EngineBroke) as caught:
                 await reading
             assert caught.value.code == "worker_died"
             assert speech.worker_id == "2"
         assert resumes in ([False], [True, False])  # the second worker may have delivered what the first one held back
+        await wait(lambda: idle(pools))
+
+
+def spoken(speech: DispatchedSpeech) -> int:
+    """Samples of the worker that speaks now."""
+    return speech._delivered.samples if speech._replay is None else speech._replay.samples_skipped
+
+
+@pytest.mark.parametrize("state", ["starting", "catching up"])
+async def test_the_worker_that_takes_over_may_die_before_it_has_caught_up(
+    workers: Any, job: Any, wait: Any, resumes: list[bool], state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, starts, goes_on = tmp_path / "hold", threading.Event(), threading.Event()
+    async with workers(3, model_path=f"fake:frame_seconds=0.001,hold={hold}") as pools:
+        dispatcher = Dispatcher(pools[0].registry, 0, None, pools[0].dispatcher._sockets, max_wait=30.0)
+        await drop(pools[0])  # there are two others
+        async with dispatcher.dispatch(job("x" * 100), None) as speech:
+            undisturbed = [chunk async for chunk in speech]
+        async with dispatcher.dispatch(job("x" * 100), None) as speech:
+            first = int(speech.worker_id)
+            chunks = await read(speech, 40)
+            hold.write_text("20")
+            host = pools[3 - first].host
+            if state == "starting":
+                start_speech = host.start_speech
+
+                def hang(job: SpeechJob) -> StartedSpeech:
+                    starts.set()
+                    assert goes_on.wait(60)
+                    return start_speech(job)
+
+                monkeypatch.setattr(host, "start_speech", hang)
+            await drop(pools[first])
+            rest = asyncio.create_task(_collect(speech))
+            if state == "starting":
+                await wait(starts.is_set)
+            else:
+                await wait(lambda: any(row.made == 20 for row in host.engine._running))
+            server = pools[first]._server
+            assert server is not None
+            await server.start()  # it is back
+            await drop(pools[3 - first])
+            hold.unlink()
+            try:
+                chunks += await rest
+            finally:
+                goes_on.set()
+            assert speech.worker_id == str(first)
+        assert_same_speech(chunks, undisturbed)
+        assert resumes == [True]
         await wait(lambda: idle(pools))
 
 
