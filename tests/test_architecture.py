@@ -48,6 +48,7 @@ ENVIRONMENT = {
     "app/settings_loader.py": "reads it: every setting comes from here",
     "app/cli/main.py": "entry point: sets it for the master process, and passes it as a mapping",
     "app/main.py": "entry point: passes it as a mapping",
+    "app/voices/object_storage.py": "gcsfs has no other switch that keeps gRPC out, read when it is imported",
     "cluster/launch.py": "Ray has no other switch that turns off its reports, before it is imported",
     "cluster/replica.py": "entry point of a replica: sets its variables before torch is imported",
     "gunicorn.conf.py": "entry point: passes it as a mapping, and sets each worker's variables",

@@ -30,27 +30,28 @@ class ObjectStorage(Protocol):
 
     A write is atomic: no reader sees a part of an object. What has been written is read by everyone from then on.
     Each method raises what the storage fails with, of any kind, beside the errors that it names.
+    limit: seconds after which a bucket's call is given up; nobody waits for it any more.
     """
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: float | None = None) -> bytes:
         """Raises FileNotFoundError."""
         ...
 
-    def write(self, name: str, data: bytes) -> None: ...
+    def write(self, name: str, data: bytes, limit: float | None = None) -> None: ...
 
-    def create(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes, limit: float | None = None) -> None:
         """Write an object that does not exist yet. Raises FileExistsError, after a retry of its own write too."""
         ...
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, limit: float | None = None) -> None:
         """Delete an object if it exists."""
         ...
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, limit: float | None = None) -> list[str]:
         """The names in a folder, without its own."""
         ...
 
-    def age(self, name: str) -> float:
+    def age(self, name: str, limit: float | None = None) -> float:
         """Seconds since an object was written, by both clocks. Raises FileNotFoundError."""
         ...
 
@@ -81,11 +82,16 @@ def open_storage(url: str, options: Mapping[str, Any], timeout: float) -> Object
 
 
 class BucketStorage:
-    """A folder of a bucket, through fsspec. Nothing of it is cached here: neither objects nor listings."""
+    """A folder of a bucket, through fsspec. Nothing of it is cached here: neither objects nor listings.
+
+    A call whose limit is over is cancelled: gcsfs and adlfs would try again for a minute, and each call takes a thread.
+    """
 
     def __init__(self, url: str, options: Mapping[str, Any], timeout: float) -> None:
         import fsspec  # and with it the package of the scheme: only for those who have set VOICES_URL
+        import fsspec.asyn
 
+        self._sync = fsspec.asyn.sync
         scheme = urlsplit(url).scheme
         defaults: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
         if scheme == "s3":
@@ -93,44 +99,66 @@ class BucketStorage:
             attempts = {"total_max_attempts": 1, "mode": "standard"}
             limits = {"connect_timeout": timeout, "read_timeout": timeout, "retries": attempts}
             defaults |= {"max_concurrency": 1, "config_kwargs": limits}
-        self._files, root = fsspec.core.url_to_fs(url, **{**defaults, **options})
+        if scheme == "gs":
+            self._files, root = _google_files(url, {**defaults, **options})
+        else:
+            self._files, root = fsspec.core.url_to_fs(url, **{**defaults, **options})
         self._root = root.rstrip("/")
         if scheme == "s3":
             self._files.retries = 2
+        # Else gcsfs may ask for the size first, and then read ranges of what has been replaced meanwhile.
+        self._read_options = {"concurrency": 1} if scheme == "gs" else {}
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+    def _call(self, limit: float | None, method: str, name: str, *args: Any, **options: Any) -> Any:
+        """Call a method of the file system."""
+        path = f"{self._root}/{name}"
+        if not self._files.async_impl:
+            return getattr(self._files, method)(path, *args, **options)
+        call = getattr(self._files, f"_{method}")
+        return self._sync(self._files.loop, call, path, *args, timeout=limit, **options)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: float | None = None) -> bytes:
         with _told_apart():
-            return bytes(self._files.cat_file(self._path(name)))
+            return bytes(self._call(limit, "cat_file", name, **self._read_options))
 
-    def write(self, name: str, data: bytes) -> None:
-        self._files.pipe_file(self._path(name), data)
+    def write(self, name: str, data: bytes, limit: float | None = None) -> None:
+        self._call(limit, "pipe_file", name, data)
 
-    def create(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes, limit: float | None = None) -> None:
         try:
-            self._files.pipe_file(self._path(name), data, mode="create")
+            self._call(limit, "pipe_file", name, data, mode="create")
         except OSError as error:
             if _refused_to_replace(error):
                 raise FileExistsError(errno.EEXIST, "it exists", name) from error
             raise
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, limit: float | None = None) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._files.rm_file(self._path(name))
+            self._call(limit, "rm_file", name)
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, limit: float | None = None) -> list[str]:
         try:
             with _told_apart():
-                found = self._files.ls(self._path(folder), detail=False)
+                found = self._call(limit, "ls", folder, detail=False)
         except FileNotFoundError:  # a folder is there while something is in it
             return []
         names = (str(each).rstrip("/").rpartition("/")[2] for each in found)
         return sorted(name for name in names if name and name != folder)
 
-    def age(self, name: str) -> float:
-        return time.time() - float(self._files.modified(self._path(name)).timestamp())
+    def age(self, name: str, limit: float | None = None) -> float:
+        return time.time() - float(self._files.modified(f"{self._root}/{name}").timestamp())
+
+
+def _google_files(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    """gcsfs without its support of other kinds of buckets, and the path.
+
+    With it each process would import gRPC and look up over it of which kind the bucket is, with every call where the
+    account may not be told.
+    """
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # read when gcsfs is imported
+    from gcsfs.core import GCSFileSystem
+
+    return GCSFileSystem(**options), GCSFileSystem._strip_protocol(url)
 
 
 @contextlib.contextmanager
@@ -139,7 +167,9 @@ def _told_apart() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if _answer(error).get("Error", {}).get("Code") == "NoSuchBucket":
+        s3_code = _answer(error).get("Error", {}).get("Code")
+        azure_code = getattr(error.__cause__ or error.__context__, "error_code", None)
+        if s3_code == "NoSuchBucket" or azure_code == "ContainerNotFound":
             raise ConnectionError(f"the bucket does not exist ({error})") from error
         raise
 
@@ -176,31 +206,31 @@ class FolderStorage:
         finally:
             draft.unlink(missing_ok=True)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: float | None = None) -> bytes:
         return (self._root / name).read_bytes()
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, limit: float | None = None) -> None:
         path = self._root / name
         with self._staged(path, data) as draft:
             draft.rename(path)
 
-    def create(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes, limit: float | None = None) -> None:
         path = self._root / name
         with self._staged(path, data) as draft:
             path.hardlink_to(draft)  # unlike a rename it never replaces a file
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, limit: float | None = None) -> None:
         path = self._root / name
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty, or gone
             if path.parent.parent != self._root:  # the folder of one object's kin, which nobody else writes to
                 path.parent.rmdir()
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, limit: float | None = None) -> list[str]:
         try:
             return sorted(name for name in os.listdir(self._root / folder) if not name.startswith("."))
         except FileNotFoundError:
             return []
 
-    def age(self, name: str) -> float:
+    def age(self, name: str, limit: float | None = None) -> float:
         return time.time() - (self._root / name).stat().st_mtime

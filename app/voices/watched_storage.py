@@ -17,6 +17,7 @@ _MARKER_CONTENT = json.dumps({"format": 1}).encode()
 _THREADS = 16
 _OPENING_SECONDS = 10.0  # added until it has answered once: a package is imported, credentials are looked up
 _LOST_SECONDS = 0.25  # the deadline of a storage that did not answer the last time: requests do not wait for it again
+_CANCEL_SECONDS = 1.0  # from a deadline until the call itself is cancelled
 _PROBE_SECONDS = 2.0
 _BYTES_PER_SECOND = 1 << 20  # of a slow line, added to the deadline of recordings
 
@@ -80,25 +81,26 @@ class WatchedStorage:
 
     def read(self, name: str, *, large: bool = False) -> bytes:
         """large: it may be as large as a recording. Raises FileNotFoundError, StorageLost."""
-        return self._call(lambda storage: storage.read(name), self._transfer_timeout if large else self._timeout)
+        timeout = self._transfer_timeout if large else self._timeout
+        return self._call(lambda storage, limit: storage.read(name, limit), timeout)
 
     def write(self, name: str, data: bytes) -> None:
-        self._call(lambda storage: storage.write(name, data), self._transfer_timeout)
+        self._call(lambda storage, limit: storage.write(name, data, limit), self._transfer_timeout)
 
     def create(self, name: str, data: bytes) -> None:
         """Raises FileExistsError, StorageLost."""
-        self._call(lambda storage: storage.create(name, data), self._timeout)
+        self._call(lambda storage, limit: storage.create(name, data, limit), self._timeout)
 
     def delete(self, name: str) -> None:
-        self._call(lambda storage: storage.delete(name), self._timeout)
+        self._call(lambda storage, limit: storage.delete(name, limit), self._timeout)
 
     def names(self, folder: str) -> list[str]:
         """The names in a folder, without its own; none if there is no such folder."""
-        return self._call(lambda storage: storage.names(folder), self._timeout)
+        return self._call(lambda storage, limit: storage.names(folder, limit), self._timeout)
 
     def age(self, name: str) -> float:
         """Raises FileNotFoundError, StorageLost."""
-        return self._call(lambda storage: storage.age(name), self._timeout)
+        return self._call(lambda storage, limit: storage.age(name, limit), self._timeout)
 
     def mark_used(self) -> None:
         """Write the marker, before the first voice."""
@@ -132,10 +134,10 @@ class WatchedStorage:
 
     # ---- calls
 
-    def _call(self, call: Callable[[ObjectStorage], _Result], timeout: float) -> _Result:
+    def _call(self, call: Callable[[ObjectStorage, float], _Result], timeout: float) -> _Result:
         deadline = min(timeout, _LOST_SECONDS) if self._lost else timeout + _OPENING_SECONDS * (not self._answered)
         try:
-            future = self._threads.submit(lambda: call(self._opened()))
+            future = self._threads.submit(lambda: call(self._opened(), deadline + _CANCEL_SECONDS))
         except RuntimeError:
             raise StorageLost("this worker is shutting down: try again soon", code="draining") from None
         if not wait([future], deadline).done:
@@ -188,8 +190,9 @@ class WatchedStorage:
                 return
 
     def _answers(self) -> bool:
+        limit = self._timeout + _OPENING_SECONDS  # for credentials, which are looked up although nobody waits
         try:
-            future = self._threads.submit(lambda: self._opened().read(MARKER))
+            future = self._threads.submit(lambda: self._opened().read(MARKER, limit))
         except RuntimeError:  # closing
             return False
         if not wait([future], self._timeout).done:
