@@ -125,10 +125,6 @@ class Stream:
         self.data = next(self._pieces)
         self.worker = self._response.headers["x-worker-id"]
 
-    def read(self, size: int) -> None:
-        while len(self.data) < size:
-            self.data += next(self._pieces)
-
     def rest(self) -> bytes:
         self.data += b"".join(self._pieces)
         return self.data
@@ -176,9 +172,6 @@ class Crowd:
         """Call something with every stream and what it is in an undisturbed run."""
         pairs = [(stream, whole) for pair, whole in zip(self.pairs, self._undisturbed, strict=True) for stream in pair]
         list(self._threads.map(lambda each: call(*each), pairs))
-
-    def read(self, share: float) -> None:
-        self._each(lambda stream, whole: stream.read(int(share * len(whole))))
 
     def assert_whole(self) -> None:
         self._each(lambda stream, whole: stream.rest())
@@ -264,26 +257,3 @@ def test_a_stream_goes_on_whose_worker_dies_at_the_first_frames(
         crowd.assert_whole()
     after = resumed(server)
     assert (after["resumed"] - before["resumed"], after["cut"]) == (len(REQUESTS), before["cut"])
-
-
-def test_a_stream_goes_on_that_loses_its_worker_twice_and_again_at_the_end(
-    server: Server, undisturbed: list[bytes], hold: Hold
-) -> None:
-    """Half of them at two thirds, then while that is made up for, and near the end; the others at two of these."""
-    before = resumed(server)
-    hold.at(FRAMES * 2 // 3)
-    with ExitStack() as stack:
-        crowd = Crowd(server, stack, undisturbed)
-        crowd.read(0.5)
-        hold.at(20)  # less than what was delivered: nobody catches up
-        process_of(server, "0").kill()
-        server.wait_until(lambda: active(server).get("1") == 2 * len(REQUESTS) and len(ready(server)) == ENGINES)
-        process_of(server, "1").kill()
-        hold.at(FRAMES - 1)
-        crowd.read(0.85)
-        server.wait_until(lambda: active(server).get("0") == 2 * len(REQUESTS) and len(ready(server)) == ENGINES)
-        process_of(server, "0").kill()
-        hold.release()
-        crowd.assert_whole()
-    after = resumed(server)
-    assert (after["resumed"] - before["resumed"], after["cut"]) == (4 * len(REQUESTS), before["cut"])
