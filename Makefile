@@ -90,5 +90,5 @@ test-image: $(INSTALLED) ## Build the image with buildah and speak with it, as r
 	$(BIN)/python -m scripts.test_image $(ARGS)
 
 clean: ## Remove .venv and what tools left behind
-	rm -rf .venv .mypy_cache .mypy_worker.* .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find app bench cluster engine scripts tests training -name __pycache__ -type d -prune -exec rm -rf {} +

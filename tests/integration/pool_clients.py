@@ -79,7 +79,8 @@ def at_once(listeners: list[Listener], text: str = LONG) -> list[Listener]:
 
 def spread(listeners: list[Listener]) -> list[int]:
     """The number of listeners of each worker, ascending."""
-    assert [each.status for each in listeners] == [200] * len(listeners)
+    refused = [(each.status, each.error()) for each in listeners if each.status != 200]
+    assert not refused, refused
     return sorted(Counter(each.worker for each in listeners).values())
 
 
