@@ -19,7 +19,7 @@ from .errors import EngineClosed, EngineError, EngineFailed, EngineOutOfMemory, 
 from .frame_pipeline import Frame
 from .interface import Progress
 from .loading import Loaded, graph_detail, load
-from .prefill_budget import BufferedAudio, PlaybackClock, PrefillBudget
+from .prefill_budget import BEFORE_PLAYBACK, BufferedAudio, PlaybackClock, PrefillBudget
 from .prompt_builder import PromptBuilder
 from .prompt_packing import PromptPiece
 from .request_state import RequestState
@@ -248,7 +248,7 @@ class CsmEngine:
                 self._prompt_builder.start_prefilled(state)
         for held in self._scheduler.running:
             if held.ready and not held.runnable:
-                self._playback.hold(held, held.frames, held.request)
+                self._playback.hold(held, held.frames, held.request, held.surplus_seconds)
         return sum(piece.prefill.length for piece in pieces)
 
     def _take_prompts(self, pending: list[RequestState], budget: int) -> tuple[list[RequestState], list[PromptPiece]]:
@@ -257,7 +257,7 @@ class CsmEngine:
         pieces: list[PromptPiece] = []
         for state in pending:
             if state.chunk_ended and state.at_end_of_written_text:
-                self._playback.text_came(state, state.frames)
+                self._playback.text_came(state, state.frames, state.surplus_seconds)
             with self._isolate_failure(state):
                 taken = self._prompt_builder.take(state, budget)
                 self._release_ended(state)
@@ -268,7 +268,9 @@ class CsmEngine:
         return batch, pieces
 
     def _buffered(self, state: RequestState) -> BufferedAudio:
-        return self._playback.buffered(state, state.frames, state.request)
+        if state.queue.audio_seconds <= 0:
+            return BEFORE_PLAYBACK
+        return self._playback.buffered(state, state.frames, state.request, state.surplus_seconds)
 
     def _step(self) -> bool:
         """Launch one frame for every runnable request and emit a finished one. Returns whether a frame was launched.
@@ -323,8 +325,9 @@ class CsmEngine:
             row = state.rows[0]
             stopped = bool(frame.stopped[row]) and not state.request.ignore_stop
             if not stopped:
+                begins = state.queue.audio_seconds <= 0
                 state.add_frame(frame.codes[row], frame.samples[row])
-                self._playback.frame_emitted(state)
+                self._playback.frame_emitted(state, begins)
             if stopped or state.at_chunk_limit:
                 with self._isolate_failure(state):
                     self._finish_chunk(state, stopped)

@@ -14,7 +14,7 @@ from .stream import AudioQueue
 from .text import SpokenChunk, request_chunks
 from .text_feed import NextPart
 from .timing import TextTiming, Word
-from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, Samples, SpeechRequest
+from .types import FRAME_MILLISECONDS, FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, Samples, SpeechRequest
 
 
 def tone(request: SpeechRequest, first_frame: int, frames: int, part: int = 0) -> Samples:
@@ -67,7 +67,13 @@ class FakeStream:
     def _new_slice_policy(self) -> SlicePolicy:
         """The clock counts the request's own frames, so that slices do not depend on the machine's load."""
         request = self.request
-        return SlicePolicy(request.first_slice_frames, request.slice_frames, lambda: self.made * self.frame_seconds)
+        begun = self.emitted
+        return SlicePolicy(
+            request.first_slice_frames,
+            request.slice_frames,
+            audio=lambda: (self.emitted - begun) * FRAME_MILLISECONDS / 1000,
+            clock=lambda: self.made * self.frame_seconds,
+        )
 
     @property
     def slots(self) -> int:
@@ -129,8 +135,8 @@ class FakeStream:
                 ends_text_part=ends_chunk and self.chunk.ends_part,
             ),
         )
+        self.slice_policy.emitting()
         self.emitted, self._pause_before = self.made, 0
-        self.slice_policy.emitted()
 
     def _timings(self) -> tuple[TextTiming, ...]:
         """Of the text chunk that ends now; its words have places unless the options hide them."""

@@ -83,33 +83,35 @@ class PlaybackClock:
     """Estimates how much audio of each stream is buffered at its listener, from when playback began.
 
     Streams are keyed by their request object and forgotten with it.
+    surplus: seconds of audio that the listener is given beyond that of the frames: pauses and gaps. It is below 0 where
+    turns overlap, and while they are held back until they are mixed.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._started: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
-    def frame_emitted(self, key: object) -> None:
-        """A frame was emitted; playback begins with the first."""
-        if key not in self._started:
+    def frame_emitted(self, key: object, begins: bool = False) -> None:
+        """A frame was emitted. begins: the listener had no audio before it; playback begins with the last such one."""
+        if begins or key not in self._started:
             self._started[key] = self._clock()
 
-    def hold(self, key: object, frames: int, request: SpeechRequest) -> None:
+    def hold(self, key: object, frames: int, request: SpeechRequest, surplus: float = 0.0) -> None:
         """The stream is held because its reader is behind: the queued audio counts as buffered, whatever the clock."""
         buffered = min(frames, request.slice_frames) * _FRAME_SECONDS
-        started = self._clock() - frames * _FRAME_SECONDS + buffered
+        started = self._clock() - (frames * _FRAME_SECONDS + surplus) + buffered
         self._started[key] = max(self._started.get(key, started), started)
 
-    def text_came(self, key: object, frames: int) -> None:
+    def text_came(self, key: object, frames: int, surplus: float = 0.0) -> None:
         """The stream may have waited for text: if its listener has heard all of it, playback begins anew."""
         if key in self._started:
-            self._started[key] = max(self._started[key], self._clock() - frames * _FRAME_SECONDS)
+            self._started[key] = max(self._started[key], self._clock() - frames * _FRAME_SECONDS - surplus)
 
-    def buffered(self, key: object, frames: int, request: SpeechRequest) -> BufferedAudio:
+    def buffered(self, key: object, frames: int, request: SpeechRequest, surplus: float = 0.0) -> BufferedAudio:
         """Of a stream that has made so many frames. All but one slice of them are certain to be emitted."""
         started = self._started.get(key)
         if started is None or frames == 0:
             return BEFORE_PLAYBACK
         emitted = max(1, frames - request.slice_frames + 1)
-        seconds = emitted * _FRAME_SECONDS - (self._clock() - started)
+        seconds = emitted * _FRAME_SECONDS + surplus - (self._clock() - started)
         return BufferedAudio(seconds, min(emitted, request.slice_frames))

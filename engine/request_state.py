@@ -12,7 +12,7 @@ from .context import Context, Prefill, TextChunk, Tokens
 from .slice_policy import SlicePolicy
 from .stream import AudioQueue
 from .timing import TextTiming
-from .types import FRAME_SAMPLES, AudioChunk, Codes, Samples, SpeechRequest, VoicePrompt
+from .types import FRAME_MILLISECONDS, FRAME_SAMPLES, AudioChunk, Codes, Samples, SpeechRequest, VoicePrompt
 from .voice_cache import VoiceKeys
 from .voice_encoder import Encoding
 
@@ -61,7 +61,10 @@ class RequestState:
     _pause_before: int = field(init=False)  # samples of silence before the next slice
 
     def __post_init__(self) -> None:
-        self._slice_policy = SlicePolicy(self.request.first_slice_frames, self.request.slice_frames)
+        queue = self.queue
+        self._slice_policy = SlicePolicy(
+            self.request.first_slice_frames, self.request.slice_frames, audio=lambda: queue.audio_seconds
+        )
         self._frames_left = self._chunk_limit()
         self._pause_before = self.chunks.current.pause_before
 
@@ -96,8 +99,13 @@ class RequestState:
         self.frames += 1
         self._frames_left -= 1
         if len(self._slice_samples) >= self._slice_policy.size and self._frames_left > 0:
+            self._slice_policy.emitting()
             self._emit()
-            self._slice_policy.emitted()
+
+    @property
+    def surplus_seconds(self) -> float:
+        """Of audio that the listener is given beyond that of the frames; less than 0 where turns overlap."""
+        return self.queue.audio_seconds - (self.frames - len(self._slice_samples)) * FRAME_MILLISECONDS / 1000
 
     @property
     def at_chunk_limit(self) -> bool:
@@ -118,7 +126,7 @@ class RequestState:
         count = len(self._chunk_codes)
         codes = self._codes(count)
         last = self.chunks.current.is_last or self.at_max_frames
-        self._slice_policy.chunk_ended(len(self._slice_samples))
+        self._slice_policy.ending_chunk()
         self._emit(ends_text_chunk=True, ends_speech=last)
         for row_state in self.row_states:
             assert row_state.context is not None

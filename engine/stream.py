@@ -16,7 +16,7 @@ import numpy as np
 from .crossfade import Crossfader
 from .loop_bridge import running_loop_bridge
 from .turn_mixer import TurnMixer
-from .types import FRAME_SAMPLES, AudioChunk, Codes, Speech, SpeechRequest
+from .types import FRAME_SAMPLES, SAMPLE_RATE, AudioChunk, Codes, Speech, SpeechRequest
 
 
 class AudioQueue:
@@ -33,6 +33,7 @@ class AudioQueue:
         self._ended = False
         self._error: BaseException | None = None
         self._closed = False
+        self._audio = 0  # samples; changed with the lock held
         self._lock = (
             threading.RLock()
         )  # reentrant: a finalizer may close the queue while the same thread holds the lock
@@ -55,8 +56,18 @@ class AudioQueue:
         """No more chunks will be put: the stream ended or failed, or the reader left."""
         return self._ended or self._closed
 
+    @property
+    def audio_seconds(self) -> float:
+        """Of what was put, what its listener has got, or gets as soon as the reader takes it.
+
+        What the reader joins chunks with counts (pauses, gaps), and neither what joining took away (crossfades, trims,
+        turns that overlap) nor what is held back.
+        """
+        return self._audio / SAMPLE_RATE
+
     def put(self, chunk: AudioChunk) -> None:
         with self._lock:
+            self._audio += _samples_with_pauses(chunk)
             self._chunks.append(chunk)
             self._wake()
 
@@ -122,10 +133,20 @@ class AudioQueue:
                 return chunk
             await future
 
+    def joined(self, chunk: AudioChunk, samples: int) -> None:
+        """Joining a chunk that was taken to those before it has given so many samples."""
+        if changed := samples - _samples_with_pauses(chunk):
+            with self._lock:
+                self._audio += changed
+
     def _notify_if_resumable(self) -> None:
         """A chunk was taken: wake the engine if the queue was full until now."""
         if len(self._chunks) == self._capacity - 1:
             self.on_change()
+
+
+def _samples_with_pauses(chunk: AudioChunk) -> int:
+    return chunk.pause_before + chunk.samples.size + chunk.pause_after
 
 
 def _set(ready: threading.Event) -> bool:
@@ -182,7 +203,10 @@ class SpeechStream:
     def _joined(self, chunk: AudioChunk) -> AudioChunk | None:
         """What can be emitted of the audio, joined with what came before it; None if there is nothing yet."""
         joined = self._crossfader.push(chunk)
-        return joined if joined is None or self._mixer is None else self._mixer.push(joined)
+        if joined is not None and self._mixer is not None:
+            joined = self._mixer.push(joined)
+        self._queue.joined(chunk, 0 if joined is None else joined.samples.size)
+        return joined
 
     def _limited(self, chunk: AudioChunk) -> AudioChunk:
         """The chunk, cut at the request's limit: engines count the frames that they make, but no pauses."""

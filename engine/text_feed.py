@@ -82,10 +82,10 @@ class NextPart:
         self._index: int | None = None
 
     def follows(self, index: int) -> None:
-        """The part with this index is read next."""
-        assert self._feed is not None
-        self._index = index
-        self._feed.when_ready(index, self._wake)
+        """The part with this index is read next, if the text is written while it is spoken."""
+        if self._feed is not None:
+            self._index = index
+            self._feed.when_ready(index, self._wake)
 
     @property
     def missing(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 
 import av
@@ -53,7 +52,6 @@ class AudioSlicer:
         self._pause_before = self._pause_after = 0
         self._part, self._ends_part = 0, False
         self.speech_ended = False
-        self.due = time.monotonic()  # when the listener has heard all slices, or began to wait for the first
 
     def begin_chunk(self, is_last: bool, pause_before: int = 0, part: int = 0) -> None:
         """pause_before: samples of silence before the first chunk of a part. part: index of its part of the text."""
@@ -112,7 +110,6 @@ class AudioSlicer:
             ends_part, self._ends_part = self._ends_part, False
             after, self._pause_after = self._pause_after, 0
             timings = self._timings(self.chunk_samples - self._buffered + size)
-        self.due = max(self.due, time.monotonic()) + (before + size + after) / SAMPLE_RATE
         return AudioChunk(
             samples=self._pop(size),
             codes=np.zeros((frames, 0), np.int64),

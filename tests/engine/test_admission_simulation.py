@@ -86,6 +86,9 @@ class Listener:
             self.worst_underrun = max(self.worst_underrun, late)
         self.emitted += frames
 
+    def audio_seconds(self) -> float:
+        return self.emitted * FRAME
+
     def held(self, now: float) -> bool:
         """Its reader takes audio as it plays: the queue is full."""
         if self.first_sound is None:
@@ -110,7 +113,7 @@ class Simulation:
         while waiting or admitted:
             while waiting and waiting[0].arrives <= self.now:
                 admitted.append(waiting.pop(0))
-                admitted[-1].policy = SlicePolicy(1, REQUEST.slice_frames, clock)
+                admitted[-1].policy = SlicePolicy(1, REQUEST.slice_frames, admitted[-1].audio_seconds, clock)
             speaking = [each for each in admitted if each.ready and not each.held(self.now)]
             new = [each for each in admitted if not each.ready]
             if not speaking and not new:
@@ -159,9 +162,9 @@ class Simulation:
             each.pending += 1
             playback.frame_emitted(each)
             if each.pending >= each.policy.size or each.made == each.frames:
+                each.policy.emitting()
                 each.receive(sound, each.pending)
                 each.pending = 0
-                each.policy.emitted()
 
 
 def first_sounds(listeners: list[Listener]) -> list[float]:

@@ -8,24 +8,27 @@ from engine.slice_policy import SlicePolicy
 
 
 class Listener:
-    """Simulates real-time playback from the first slice on, with a clock that advances by frames."""
+    """Simulates real-time playback from the first audio on, with a clock that advances by frames."""
 
     def __init__(self, first: int = 1, max_frames: int = 5) -> None:
         self.now = 100.0
-        self.policy = SlicePolicy(first, max_frames, clock=lambda: self.now)
+        self.given = 0.0  # seconds of audio
+        self.policy = SlicePolicy(first, max_frames, audio=lambda: self.given, clock=lambda: self.now)
         self.sizes: list[int] = []
         self.worst_gap = 0.0
         self._buffered_until = 0.0
 
-    def emit(self, frame_seconds: float, slices: int) -> Listener:
+    def emit(self, frame_seconds: float, slices: int, share: float = 1.0) -> Listener:
+        """share: of the audio that is made, what the listener is given; the rest is mixed with it, or held back."""
         for _ in range(slices):
             size = self.policy.size
             self.now += size * frame_seconds
-            if self.sizes:
+            if self.given:
                 self.worst_gap = max(self.worst_gap, self.now - self._buffered_until)
-            self._buffered_until = max(self._buffered_until, self.now) + size * 0.08
+            self._buffered_until = max(self._buffered_until, self.now) + size * 0.08 * share
             self.sizes.append(size)
-            self.policy.emitted()
+            self.policy.emitting()
+            self.given += size * 0.08 * share
         return self
 
 
@@ -63,10 +66,18 @@ def test_text_that_comes_before_the_listener_has_heard_all_causes_no_gap(left: f
     assert listener.sizes[-1] == 5
 
 
-def test_a_short_last_slice_counts_as_what_it_is() -> None:
-    listener = Listener().emit(0.04, 8)
-    listener.policy.chunk_ended(2)
-    assert listener.policy._emitted == sum(listener.sizes) + 2
+def test_turns_that_overlap_cause_no_gap() -> None:
+    """Half of what is made is mixed with the other half."""
+    listener = Listener(max_frames=125).emit(0.03, 300, share=0.5)
+    assert listener.worst_gap <= 0
+    assert max(listener.sizes) > 1
+
+
+def test_slices_stay_small_until_the_listener_has_audio() -> None:
+    listener = Listener().emit(0.07, 30, share=0.0)
+    assert set(listener.sizes) == {1}
+    assert listener.emit(0.07, 60).worst_gap <= 0
+    assert max(listener.sizes) > 1
 
 
 def test_an_engine_slower_than_real_time_emits_every_frame() -> None:

@@ -8,43 +8,31 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from engine import AudioChunk, EngineConfig, SpeechRequest, VoicePrompt
-from engine.fallback.audio_slices import AudioSlicer
+from engine import DialogueTurn, EngineConfig, SpeechRequest, SpeechStream, VoicePrompt
+from engine.fallback.sliced_request import SlicedRequest
 from engine.fallback.slot_engine import SlotEngine
 from engine.stream import AudioQueue
 from engine.types import SAMPLE_RATE
 
 
-class _Piecewise:
+class _Piecewise(SlicedRequest):
     """A request that makes one piece of audio a turn, of the seconds that its text names."""
 
-    silence = None
-
-    def __init__(self, request: SpeechRequest, queue: AudioQueue, turns: list[str]) -> None:
-        self.queue = queue
-        self._name = request.text
-        self._pieces = [float(seconds) for seconds in request.text.split()]
+    def __init__(self, request: SpeechRequest, queue: AudioQueue, turns: list[str] | None = None) -> None:
+        super().__init__(request, queue)
         self._turns = turns
-        self._slicer = AudioSlicer(request)
-        self._slicer.begin_chunk(is_last=True)
+        self._pieces: list[float] = []
 
-    @property
-    def due(self) -> float:
-        return self._slicer.due
-
-    @property
-    def waiting_for_text(self) -> bool:
-        return False
-
-    def take_turn(self) -> None:
-        self._turns.append(self._name)
-        self._slicer.push(np.zeros(int(self._pieces.pop(0) * SAMPLE_RATE), np.float32))
+    def synthesize(self) -> None:
+        if self._turns is not None:
+            self._turns.append(self.request.text)
         if not self._pieces:
-            self._slicer.end_chunk(is_last=True)
-        while (chunk := self._slicer.take()) is not None:
-            self.queue.put(chunk)
-        if self._slicer.speech_ended:
-            self.queue.end()
+            self.chunk = next(self.chunks)
+            self._pieces = [float(seconds) for seconds in self.chunk.text.split()]
+            self.begin_chunk(self.chunk)
+        self.push(np.ones(int(self._pieces.pop(0) * SAMPLE_RATE), np.float32))
+        if not self._pieces:
+            self.end_chunk(self.chunk)
 
 
 class _Engine(SlotEngine):
@@ -87,15 +75,32 @@ def test_the_next_turn_is_that_of_the_listener_whose_audio_ends_first(engine: _E
 def test_a_listener_who_has_heard_all_waits_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    slicer = AudioSlicer(SpeechRequest(text="a"))
-    assert slicer.due == 100.0
-    slicer.begin_chunk(is_last=True, pause_before=SAMPLE_RATE)
-    slicer.push(np.zeros(SAMPLE_RATE, np.float32))
+    queue = AudioQueue(1, lambda: None)
+    request = _Piecewise(SpeechRequest(text="[pause:1s] 1", slice_frames=5), queue)
+    stream = SpeechStream(queue, request.request)
+    assert request.due == 100.0
     now = 103.0
-    first = slicer.take()
-    assert isinstance(first, AudioChunk)
-    assert slicer.due == pytest.approx(104.08)  # the pause, and a frame
+    request.take_turn()
+    assert request.due == pytest.approx(104.08)  # the pause, and a frame
+    next(stream)
+    assert request.due == pytest.approx(104.08)
     now = 110.0
-    second = slicer.take()
-    assert isinstance(second, AudioChunk)
-    assert slicer.due == pytest.approx(110.0 + second.samples.size / SAMPLE_RATE)
+    request.take_turn()
+    assert request.due == pytest.approx(110.0 + 2 * 0.08)
+
+
+def test_what_turns_share_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds of each turn overlap the one before, and are held back until it comes."""
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    turns = tuple(DialogueTurn("3", gap_milliseconds=-2000) for _ in range(5))
+    queue = AudioQueue(1000, lambda: None)
+    request = _Piecewise(SpeechRequest(turns=turns, slice_frames=125), queue)
+    stream = SpeechStream(queue, request.request)
+    heard = 0.0
+    for _ in turns:
+        request.take_turn()
+        while queue._chunks:
+            joined = stream._joined(queue.get())
+            heard += 0 if joined is None else joined.samples.size / SAMPLE_RATE
+        assert request.due == pytest.approx(100.0 + heard)
+    assert heard == pytest.approx(5 * 3 - 4 * 2)
