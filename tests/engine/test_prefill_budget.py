@@ -102,6 +102,26 @@ def test_a_stream_that_waited_for_text_is_not_counted_as_late() -> None:
     assert playback.buffered(key, 35, REQUEST).seconds >= 0.0
 
 
+def test_audio_that_turns_share_is_not_buffered_twice() -> None:
+    playback = PlaybackClock(clock=lambda: 100.0)
+    key = SpeechRequest("any")
+    playback.frame_emitted(key)
+    all_of_it = playback.buffered(key, 30, REQUEST).seconds
+    assert playback.buffered(key, 30, REQUEST, surplus=-1.5).seconds == pytest.approx(all_of_it - 1.5)
+
+
+def test_playback_begins_with_the_first_audio_that_is_not_held_back() -> None:
+    now = 0.0
+    playback = PlaybackClock(clock=lambda: now)
+    key = SpeechRequest("any")
+    for number in range(20):
+        now = 0.06 * number
+        playback.frame_emitted(key, begins=True)
+    now += 0.06
+    playback.frame_emitted(key, begins=False)
+    assert playback.buffered(key, 21, REQUEST).seconds == pytest.approx(17 * 0.08 - 0.06)
+
+
 def test_dropped_streams_are_forgotten() -> None:
     playback = PlaybackClock()
     playback.frame_emitted(SpeechRequest("any"))

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import AudioChunk, EngineClosed, EngineFailed, SpeechRequest, SpeechStream
+from engine import AudioChunk, DialogueTurn, EngineClosed, EngineFailed, SpeechRequest, SpeechStream
 from engine.stream import AudioQueue
+from engine.types import FRAME_SAMPLES, SAMPLE_RATE
 
 
 def chunk(number: int = 0, ends_speech: bool = False) -> AudioChunk:
@@ -74,6 +75,27 @@ def test_full_follows_capacity_and_on_change_fires_when_it_ends(capacity: int, p
             expected += queued == capacity - 1
         assert queue.full == (queued >= capacity)
         assert changes.count == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-400, 200)), min_size=1, max_size=5), st.integers(0, 300))
+def test_audio_is_what_the_listener_was_given_and_what_is_queued(turns: list[tuple[int, int]], trim: int) -> None:
+    """Not what turns share, nor what is held back until it is mixed. turns: frames, and the gap before it in ms."""
+    request = SpeechRequest(
+        turns=tuple(DialogueTurn("a", gap_milliseconds=gap) for _, gap in turns), trim_start_milliseconds=trim
+    )
+    queue = AudioQueue(100, ignore)
+    stream = SpeechStream(queue, request)
+    given = 0
+    for part, (frames, _) in enumerate(turns):
+        ends = part == len(turns) - 1
+        samples, codes = np.ones(frames * FRAME_SAMPLES, np.float32), np.zeros((frames, 1), np.int64)
+        queue.put(
+            AudioChunk(samples, codes, text_part=part, ends_text_chunk=True, ends_text_part=True, ends_speech=ends)
+        )
+        assert queue.audio_seconds == pytest.approx((given + samples.size) / SAMPLE_RATE)
+        joined = stream._joined(queue.get())
+        given += 0 if joined is None else joined.samples.size
+        assert queue.audio_seconds == pytest.approx(given / SAMPLE_RATE)
 
 
 def test_a_thread_reads_chunks_in_order() -> None:
