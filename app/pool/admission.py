@@ -163,7 +163,9 @@ class Admission:
 
     def _make_room(self, lane: _Lane) -> None:
         """Refuse the newest request of the key with the most waiting. Raises Busy if that is this one's key."""
-        busy = Busy(f"all {self.capacity} slots are taken and {self._max_queued} requests wait: try again soon")
+        slots = "the only slot is taken" if self.capacity == 1 else f"all {self.capacity} slots are taken"
+        waiting = "none may wait" if self._max_queued == 0 else f"as many requests wait as may ({self._max_queued})"
+        busy = Busy(f"{slots}, and {waiting}: try again soon")
         longest = max(self._lanes.values(), key=lambda each: len(each.waiters) / each.weight)
         if len(longest.waiters) / longest.weight <= (len(lane.waiters) + 1) / lane.weight:
             raise busy

@@ -36,10 +36,12 @@ const collect = async (parameters, options) => {
 _SPEAK = """
 let engine = null;
 const spoken = await collect({ text: "Hello there.", seed: 7 }, { onStatus: (status) => (engine = status.engine) });
+const marks = [];
+await collect({ text: "Hello there.", seed: 7, timestamps: true }, { onMark: (mark) => marks.push(mark) });
 const response = await client.generate({ text: "Hello there.", seed: 7, format: "raw_pcm" });
 const whole = new Int16Array(await response.arrayBuffer());
 const worst = spoken.reduce((most, sample, at) => Math.max(most, Math.abs(32767 * sample - whole[at])), 0);
-return [engine, spoken.length, whole.length, worst];
+return [engine, spoken.length, whole.length, worst, marks[0].words.map((word) => word.text)];
 """
 
 _GROWING = """
@@ -182,10 +184,11 @@ def javascript(page: Path, imported: str = "") -> list[str]:
 
 
 def test_speech_is_that_of_http(run: Runtime) -> None:
-    engine, spoken, whole, worst = run(_SPEAK)
+    engine, spoken, whole, worst, words = run(_SPEAK)
     assert engine == "fake"
     assert spoken == whole > 0
     assert worst < 1
+    assert words == ["Hello", "there."]
 
 
 def test_a_text_is_spoken_while_it_is_written(run: Runtime) -> None:

@@ -4,7 +4,7 @@ import { NetworkError, ServiceError } from "./errors.js";
 import { Inbox } from "./inbox.js";
 import { RealtimeSocket } from "./realtime_socket.js";
 
-/** @import { ClientOptions, ConversationHandlers, DialogueParameters, SpeechParameters, SpeechStarted, StoredVoice, StreamParameters, VoiceDetails } from "./index.js" */
+/** @import { ClientOptions, ConversationHandlers, DialogueParameters, Mark, SpeechParameters, SpeechStarted, StoredVoice, StreamParameters, VoiceDetails } from "./index.js" */
 
 export const SAMPLE_RATE = 24000; // of the service's audio
 
@@ -140,13 +140,14 @@ export class CsmClient {
    * Speaks over WS /ws with the lowest latency: an async iterator of Float32Array, mono at SAMPLE_RATE.
    *
    * parameters: those of /tts/generate; `text` may be an async iterable of its parts as an LLM writes them.
-   * onStatus: called with the message that the speech has started.
+   * onStatus: called with the message that the speech has started. onMark: with `timestamps: true`, called with each
+   * mark, which tells of a text chunk whose samples have come when its words are said.
    * To leave the loop, or to abort `signal`, ends the generation. Throws ServiceError, NetworkError, the signal's reason.
    * @param {StreamParameters} parameters
-   * @param {{ signal?: AbortSignal, onStatus?: (status: SpeechStarted) => void }} options
+   * @param {{ signal?: AbortSignal, onStatus?: (status: SpeechStarted) => void, onMark?: (mark: Mark) => void }} options
    * @returns {AsyncGenerator<Float32Array, void, void>}
    */
-  async *speak({ text, ...parameters }, { signal, onStatus = () => {} } = {}) {
+  async *speak({ text, ...parameters }, { signal, onStatus = () => {}, onMark = () => {} } = {}) {
     signal?.throwIfAborted();
     const socket = this.socket("/ws");
     const inbox = /** @type {Inbox<Float32Array>} */ (new Inbox());
@@ -158,6 +159,7 @@ export class CsmClient {
       if (data instanceof ArrayBuffer) return inbox.push(new Float32Array(data));
       const message = JSON.parse(data);
       if (message.type === "audio_status") onStatus(message);
+      if (message.type === "mark") onMark(message);
       if (message.type === "error") inbox.fail(ServiceError.ofMessage(message));
       if (message.type === "completion") inbox.end();
     };

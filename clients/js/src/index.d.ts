@@ -92,6 +92,28 @@ export interface SpeechStarted {
   [name: string]: unknown;
 }
 
+export interface MarkedWord {
+  text: string;
+  text_start: number;
+  text_end: number;
+  spoken: string;
+  start_ms: number;
+  end_ms: number;
+  estimated: boolean;
+}
+
+/** When a text chunk and its words are said, in ms of the audio; `text_start` and `text_end` are code points. */
+export interface Mark {
+  type: "mark";
+  text: string;
+  text_start: number;
+  text_end: number;
+  start_ms: number;
+  end_ms: number;
+  words: MarkedWord[];
+  [name: string]: unknown;
+}
+
 export interface VoiceDetails {
   id: string;
   seconds: number;
@@ -142,7 +164,7 @@ export class CsmClient {
   socket(path: string, parameters?: Record<string, string>): WebSocket;
   speak(
     parameters: StreamParameters,
-    options?: { signal?: AbortSignal; onStatus?: (status: SpeechStarted) => void },
+    options?: { signal?: AbortSignal; onStatus?: (status: SpeechStarted) => void; onMark?: (mark: Mark) => void },
   ): AsyncGenerator<Float32Array, void, void>;
   converse(handlers: ConversationHandlers): RealtimeSocket;
 }

@@ -8,7 +8,7 @@ export async function speak(text: AsyncIterable<string>, signal: AbortSignal): P
   const player = await PcmPlayer.open(new AudioContext(), { lead: 0.2 });
   const recording = new Recording(SAMPLE_RATE);
   player.onProgress = (seconds) => console.log(seconds.toFixed(1));
-  for await (const samples of client.speak({ text, voice_id: "amy.wav" }, { signal, onStatus: ({ engine }) => console.log(engine) })) {
+  for await (const samples of client.speak({ text, voice_id: "amy.wav" }, { signal, onStatus: ({ engine }) => console.log(engine), onMark: ({ words }) => console.log(words[0]?.start_ms) })) {
     recording.push(samples.slice());
     player.push(samples);
   }

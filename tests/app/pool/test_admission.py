@@ -69,7 +69,7 @@ async def test_a_request_for_two_permits_is_not_overtaken() -> None:
 async def test_a_full_queue_refuses_immediately_with_retry_after() -> None:
     admission = Admission(1, 0, 60)
     async with admission.reserve():
-        with pytest.raises(Busy, match="1 slots are taken") as caught:
+        with pytest.raises(Busy, match="the only slot is taken, and none may wait") as caught:
             async with admission.reserve():
                 pass
     assert caught.value.headers["Retry-After"]
