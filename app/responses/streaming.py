@@ -142,13 +142,21 @@ class _StreamWriter:
         self.record = record
         self.started = False  # the headers have been sent
         self.samples = 0  # encoded so far
+        self._held = b""  # marks of speech that is trimmed away: without audio the response is an error
 
     async def write(self, data: bytes, samples: int, speech_started: float) -> None:
-        """Send the bytes that encoding some samples returned; empty if the encoder holds all of them back."""
+        """Send the bytes that encoding some samples returned; empty if the encoder holds all of them back.
+
+        Bytes of marks that come before the first sample are sent with it.
+        """
         self.samples += samples
         self.record.audio_seconds = self.samples / SAMPLE_RATE
         self.record.speech_seconds = time.monotonic() - speech_started
-        if data:
+        data = self._held + data
+        if not self.samples:
+            self._held = data
+        elif data:
+            self._held = b""
             self._underruns.ready(time.monotonic())
             self.record.underrun_seconds = self._underruns.worst
             await self._send_headers()

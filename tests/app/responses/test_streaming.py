@@ -95,9 +95,13 @@ async def test_a_client_that_reads_nothing_is_disconnected(
         await wait(lambda: is_idle(app))
 
 
-async def test_a_response_trimmed_to_nothing_is_an_error(settings: Settings, call: Any, run: Any) -> None:
-    async with run(settings) as app:
-        client = await call(app, "/tts/generate", query=b"text=Hi&remove_leading_milliseconds=1000").done()
+@pytest.mark.parametrize("query", [b"", b"&subtitles=srt", b"&subtitles=vtt"])
+@pytest.mark.parametrize("model", ["fake", "fake:hides_words=true"])
+async def test_a_response_trimmed_to_nothing_is_an_error(
+    settings: Settings, call: Any, run: Any, query: bytes, model: str
+) -> None:
+    async with run(settings.model_copy(update={"model_path": model})) as app:
+        client = await call(app, "/tts/generate", query=b"text=Hi&remove_leading_milliseconds=1000" + query).done()
         assert client.status == 422
         assert b"nothing_left" in client.content
 
