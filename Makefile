@@ -43,8 +43,8 @@ PARALLEL := -n $(shell n=$$(nproc); [ $$n -lt 4 ] && echo $$((n + 1)) || echo 4)
 test: $(INSTALLED_DEV) ## Run every test (ARGS="-k name" narrows it, ARGS="-n 0" takes one process)
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 $(ARGS)
 
-test-cluster: $(INSTALLED_DEV) ## Run the tests of the service on three Ray nodes, in two minutes
-	CLUSTER_TESTS=all $(BIN)/python -m pytest tests/cluster/test_service.py $(ARGS)
+test-cluster: $(INSTALLED_DEV) ## Run the tests of the service on three Ray nodes, in six minutes
+	CLUSTER_TESTS=all $(BIN)/python -m pytest tests/cluster/test_service.py tests/cluster/test_serve_deploy.py $(ARGS)
 
 test-fast: $(INSTALLED_DEV) ## Run the tests that need no model, no browser and no server, in under a minute
 	$(BIN)/python -m pytest --quiet @tests/fast.txt $(ARGS)

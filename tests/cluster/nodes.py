@@ -1,7 +1,6 @@
 """Ray nodes of this machine, in a process of their own: `python -m tests.cluster.nodes COUNT`.
 
-It prints the address as a JSON line, then obeys lines on stdin: `kill N` ends a node as a crash would, `add` starts
-one.
+It prints the address as a JSON line, then obeys lines on stdin: `kill N` ends a node as a crash would.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ def main() -> None:
             verb, _, rest = line.strip().partition(" ")
             if verb == "kill":
                 cluster.remove_node(nodes[int(rest)], allow_graceful=False)
-            elif verb == "add":
-                nodes.append(cluster.add_node(**options))
             answer({"nodes": [each.node_id for each in nodes]})
     finally:
         cluster.shutdown()
