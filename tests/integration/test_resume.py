@@ -102,10 +102,17 @@ def active(server: Server) -> dict[str, int]:
     return {name: each["active"] for name, each in workers(server).items()}
 
 
+def kill_worker(server: Server, worker_id: str) -> None:
+    """Kill a worker, and wait until the pool knows: until then it is reported ready, and a test would count on it."""
+    process = process_of(server, worker_id)
+    process.kill()
+    server.wait_until(lambda: workers(server).get(worker_id, {"pid": process.pid})["pid"] != process.pid)
+
+
 def kill_speaker(server: Server) -> None:
     """Kill the worker that speaks the only stream."""
     (speaker,) = [name for name, streams in active(server).items() if streams]
-    process_of(server, speaker).kill()
+    kill_worker(server, speaker)
 
 
 def resumed(server: Server) -> dict[str, float]:
@@ -124,6 +131,10 @@ class Stream:
         self._pieces = self._response.iter_raw()
         self.data = next(self._pieces)
         self.worker = self._response.headers["x-worker-id"]
+
+    def read(self, size: int) -> None:
+        while len(self.data) < size:
+            self.data += next(self._pieces)
 
     def rest(self) -> bytes:
         self.data += b"".join(self._pieces)
@@ -172,6 +183,9 @@ class Crowd:
         """Call something with every stream and what it is in an undisturbed run."""
         pairs = [(stream, whole) for pair, whole in zip(self.pairs, self._undisturbed, strict=True) for stream in pair]
         list(self._threads.map(lambda each: call(*each), pairs))
+
+    def read(self, share: float) -> None:
+        self._each(lambda stream, whole: stream.read(int(share * len(whole))))
 
     def assert_whole(self) -> None:
         self._each(lambda stream, whole: stream.rest())
@@ -252,8 +266,31 @@ def test_a_stream_goes_on_whose_worker_dies_at_the_first_frames(
     hold.at(FRAMES // 3)
     with ExitStack() as stack:
         crowd = Crowd(server, stack, undisturbed)
-        process_of(server, "1").kill()
+        kill_worker(server, "1")
         hold.release()
         crowd.assert_whole()
     after = resumed(server)
     assert (after["resumed"] - before["resumed"], after["cut"]) == (len(REQUESTS), before["cut"])
+
+
+def test_a_stream_goes_on_that_loses_its_worker_twice_and_again_at_the_end(
+    server: Server, undisturbed: list[bytes], hold: Hold
+) -> None:
+    """Half of them at two thirds, then while that is made up for, and near the end; the others at two of these."""
+    before = resumed(server)
+    hold.at(FRAMES * 2 // 3)
+    with ExitStack() as stack:
+        crowd = Crowd(server, stack, undisturbed)
+        crowd.read(0.5)
+        hold.at(20)  # less than what was delivered: nobody catches up
+        kill_worker(server, "0")
+        server.wait_until(lambda: active(server).get("1") == 2 * len(REQUESTS) and len(ready(server)) == ENGINES)
+        kill_worker(server, "1")
+        hold.at(FRAMES - 1)
+        crowd.read(0.85)
+        server.wait_until(lambda: active(server).get("0") == 2 * len(REQUESTS) and len(ready(server)) == ENGINES)
+        kill_worker(server, "0")
+        hold.release()
+        crowd.assert_whole()
+    after = resumed(server)
+    assert (after["resumed"] - before["resumed"], after["cut"]) == (4 * len(REQUESTS), before["cut"])
