@@ -94,8 +94,6 @@ def configure_logging(settings: Settings) -> None:
         logger.handlers = []
         logger.propagate = True
     logging.getLogger("uvicorn.error").addFilter(_without_traceback)  # added once: it is the same object each time
-    logging.getLogger("gcsfs").setLevel(
-        logging.CRITICAL
-    )  # it logs errors with their tracebacks, and raises them as well
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the errors that it raises, with tracebacks
     for name in ("httpx", "httpcore", "urllib3", "filelock", "aiobotocore", "azure"):  # they log each of their requests
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

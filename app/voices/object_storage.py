@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import importlib.util
 import os
 import secrets
@@ -156,9 +157,8 @@ def _google_files(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     account may not be told.
     """
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # read when gcsfs is imported
-    from gcsfs.core import GCSFileSystem
-
-    return GCSFileSystem(**options), GCSFileSystem._strip_protocol(url)
+    files = importlib.import_module("gcsfs.core").GCSFileSystem
+    return files(**options), files._strip_protocol(url)
 
 
 @contextlib.contextmanager
