@@ -49,7 +49,8 @@ class FakeOptions:
     load_seconds: duration of loading.
     load_fails: loading raises CheckpointError.
     trouble: path of a file with one word, read at each load, that names a fault: fails (CheckpointError), memory
-        (EngineOutOfMemory), exits (the process ends with EXIT_STATUS), hangs. Without the file loading succeeds.
+        (EngineOutOfMemory), exits (the process ends with EXIT_STATUS), hangs (for as long as it says so). Without
+        the file loading succeeds.
     hold: path of a file with a number, read for each step: while it is there, no request makes more frames than that.
         Whoever changes it replaces the file.
     max_voice_seconds: limit on a voice prompt; 0 is none.

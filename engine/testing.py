@@ -88,8 +88,9 @@ class FakeEngine:
             raise EngineOutOfMemory(f"MODEL_PATH={model}: out of memory, as asked for")
         if trouble == "exits":
             os._exit(EXIT_STATUS)
-        if trouble == "hangs":
-            threading.Event().wait()
+        while trouble == "hangs":
+            time.sleep(0.05)
+            trouble = _read_word(options.trouble)
         return FakeEngine(slots, options, audio_queue_slices=audio_queue_slices)
 
     # ---- engine.Engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,10 +17,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def slow_server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def trouble(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose word the loading of the slow server's engine heeds."""
+    return tmp_path_factory.mktemp("trouble") / "word"
+
+
+@pytest.fixture(scope="module")
+def slow_server(driver: Chrome, tmp_path_factory: pytest.TempPathFactory, trouble: Path) -> Iterator[Server]:
     """One slot, no queue, a fallback engine's name, and slower than real time."""
     settings = {"CONCURRENT_REQUESTS_PER_WORKER": "1", "MAX_QUEUED_REQUESTS": "0"}
-    model = "fake:name=espeak-ng,load_seconds=2,frame_seconds=0.1"
+    model = f"fake:name=espeak-ng,frame_seconds=0.1,trouble={trouble}"
     with serving(tmp_path_factory.mktemp("slow"), MODEL_PATH=model, **settings) as server:
         yield server
 
@@ -119,16 +126,17 @@ def test_a_fallback_model_is_shown(slow_page: Page) -> None:
     assert "sesame/csm-1b" in hint
 
 
-def test_startup_is_shown_until_ready(slow_page: Page) -> None:
+def test_startup_is_shown_until_ready(slow_page: Page, trouble: Path) -> None:
     page = slow_page
-    dead = page.server.workers()[0]
-    dead.kill()
+    trouble.write_text("hangs", encoding="utf-8")
+    page.server.workers()[0].kill()
     page.server.wait_for(503)
     page.driver.refresh()
     page.until(lambda: page.text("service").startswith("Starting"))
     page.until(lambda: page.text("key-state") == "Key set")
     page.speak("Hello", "source")
     page.until(lambda: "Not ready yet" in page.notice)
+    trouble.unlink()
     page.until(lambda: page.text("saying") == "The service is ready: press Speak.")
     assert page.notice == ""
     assert page.text("service") == "Ready"
