@@ -110,12 +110,16 @@ def test_closing_ends_every_stream_and_the_threads() -> None:
 
 
 def test_a_failure_is_reported_to_every_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    all_asked = threading.Event()
+
     def broken(*args: object) -> None:
+        all_asked.wait(30)
         raise MemoryError("none left")
 
     engine = engine_of(slots=1)
     monkeypatch.setattr(KokoroModel, "prosody", broken)
     streams = [engine.stream(SpeechRequest(HELLO)) for _ in range(2)]
+    all_asked.set()
     for stream in streams:
         with pytest.raises(Exception, match="none left"):
             stream.collect()
