@@ -18,6 +18,8 @@ def test_a_request_is_traced_from_socket_to_sound(capfd: pytest.CaptureFixture[s
     noted = [label for label in labels if label in {step.label for step in STEPS}]
     assert noted == [step.label for step in STEPS]
     assert labels[0] == "connected"
-    assert labels.index("request sent") < labels.index("key checked") < labels.index("first sound received")
+    # The service may read a request before its sender has gone on to note that it is sent.
+    for step in ("request sent", "key checked"):
+        assert labels.index(step) < labels.index("first sound received")
     (first_audio,) = data["first_audio_ms"]
     assert 0 < data["floor_ms"] < first_audio
