@@ -26,15 +26,15 @@ class ChunkPlan:
     def plan_next(self, planner: Executor, on_planned: Callable[[], None]) -> None:
         """Have the next chunk planned on another thread, if there is one and as soon as it is written.
 
-        on_planned: called on the planner's thread.
+        on_planned: called on the planner's thread, or on that which submits the work if it is done at once.
         """
         if self.current.is_last:
             return
 
         def submit() -> None:
             with suppress(RuntimeError):  # the planner is shut down: the engine has ended the request
-                self._next = planner.submit(next, self._chunks)
-                self._next.add_done_callback(lambda _: on_planned())
+                planned = self._next = planner.submit(next, self._chunks)
+                planned.add_done_callback(lambda _: on_planned())  # self._next may have been taken meanwhile
 
         if self._more is not None and self.current.ends_part:
             self._more.when_ready(self.current.part, submit)

@@ -48,16 +48,18 @@ class Replay:
     """Skips the start of a speech that is generated again, in chunks of any sizes, and checks that it is equal.
 
     samples, frames, checksum, mark: of what is skipped.
-    samples_skipped: so far.
     """
 
     def __init__(self, samples: int, frames: int, checksum: int, mark: tuple[int, ...]) -> None:
-        self.samples_skipped = 0
-        self._samples_left = samples
+        self._samples = self._samples_left = samples
         self._frames_left = frames
         self._expected = checksum
         self._checksum = 0
         self._mark = mark
+
+    @property
+    def samples_skipped(self) -> int:
+        return self._samples - self._samples_left
 
     def done(self) -> bool:
         """All that was delivered is skipped."""
@@ -69,7 +71,6 @@ class Replay:
         if not self.done():
             self._checksum = _checksum(codes, samples, self._checksum)
             self._samples_left -= samples.size
-            self.samples_skipped += samples.size
             self._frames_left -= len(codes)
             if self.done() and self._checksum != self._expected:
                 raise SpeechDiffers("the same request and seed gave other audio")
