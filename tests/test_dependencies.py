@@ -69,7 +69,11 @@ UNLOCKED = {
 # The distribution of a module that is not installed on every machine, where its name differs from the module's.
 DISTRIBUTION = {"cuda": "cuda-bindings"}
 # What a locked package loads only where something else has installed it.
-LOADED_IF_THERE = {"socks": "urllib3's SOCKS proxies; selenium brings it"}
+LOADED_IF_THERE = {
+    "socks": "urllib3's SOCKS proxies; selenium brings it",
+    "rich": "the command line of httpx, which huggingface-hub 1.x loads; schemathesis brings it",
+    "pygments": "as rich, which needs it",
+}
 
 
 def text_of(name: str) -> str:

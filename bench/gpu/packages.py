@@ -11,12 +11,8 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# PyTorch, transformers and what these two need
-IMAGE = _names("""
-    certifi charset-normalizer cuda-bindings cuda-pathfinder einops filelock fsspec hf-xet huggingface-hub idna jinja2
-    markupsafe mpmath networkx numpy packaging pyyaml regex requests safetensors setuptools sympy tokenizers torch tqdm
-    transformers triton typing-extensions urllib3
-""")
+# Each of them also brings what it requires.
+IMAGE = _names("einops setuptools torch transformers")
 # The engine: stages first and profile, without the section tests
 FIRST = _names("moshi sentencepiece")
 # The section tests: tests/gpu

@@ -14,17 +14,38 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 import importlib, importlib.metadata, re, sys
+from packaging.requirements import Requirement
 
 sys.path[:0] = {paths!r}
 from bench.gpu.packages import IMAGE, STAGES
 
-allowed = IMAGE | STAGES[{stage!r}]
+
+def normal(name):
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def brought_by(names):
+    # With all that those of them which are installed require.
+    found, pending = set(), list(names)
+    while pending:
+        name = normal(pending.pop())
+        if name in found:
+            continue
+        found.add(name)
+        if name in known:
+            requirements = map(Requirement, importlib.metadata.requires(name) or ())
+            pending += [each.name for each in requirements if not each.marker or each.marker.evaluate({{"extra": ""}})]
+    return found
+
+
 installed = importlib.metadata.packages_distributions()
+known = {{normal(name) for names in installed.values() for name in names}}
+allowed = brought_by(IMAGE) | STAGES[{stage!r}]
 
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        owners = [re.sub("[-_.]+", "-", each).lower() for each in installed.get(name.partition(".")[0], [])]
+        owners = [normal(each) for each in installed.get(name.partition(".")[0], [])]
         own = {{"app", "bench", "csm_serve_client", "engine", "tests", "training"}}
         ours = not owners or name.partition(".")[0] in own
         if not ours and not allowed.intersection(owners) and not any(each.startswith("nvidia-") for each in owners):

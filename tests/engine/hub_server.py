@@ -40,7 +40,7 @@ class Hub:
     ranges: bool = True
     damage: bool = False
     fetched: list[Fetched] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)  # of all requests
+    names: list[str] = field(default_factory=list)  # of the files that were asked for
     hold: threading.Event = field(default_factory=threading.Event)
     port: int = 0
 
@@ -97,7 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self) -> None:
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
         repository, name = (match[1], match[2]) if match else ("", "")
-        self.hub.names.append(f"{repository}/{name}")
+        if match:  # huggingface-hub 1.x also asks whether the hub itself answers
+            self.hub.names.append(f"{repository}/{name}")
         folder = self.hub.repositories.get(repository)
         if folder is None:
             self._refuse(401, "RepoNotFound")
