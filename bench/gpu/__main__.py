@@ -10,7 +10,7 @@ profile: kernels of a frame by kind and name.
 Each section has a time limit and fails alone. A section that needs others runs them first. The first line has the
 conditions: device, driver, versions, commit, command, date. The lines are kept in a file of --results; commands of
 other processes keep their output beside it.
---cpu: the full size on the CPU (an hour, 16 GB of memory). --tiny: a small checkpoint on any device, as a rehearsal.
+--cpu: the full size on the CPU (20 minutes, 16 GB of memory). --tiny: a small checkpoint on any device, as a rehearsal.
 Exits with status 1 if a section failed or was skipped.
 """
 
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cuda:0" if torch.cuda.is_available() and not chosen.cpu else "cpu")
     if device.type == "cpu" and not (chosen.cpu or chosen.tiny):
         print(
-            "PyTorch finds no CUDA device: use --cpu to measure the CPU at full size (an hour, 16 GB of memory), or "
+            "PyTorch finds no CUDA device: use --cpu to measure the CPU at full size (20 minutes, 16 GB of memory), or "
             "--tiny to check that the sections work",
             file=sys.stderr,
         )

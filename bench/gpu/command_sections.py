@@ -33,8 +33,9 @@ def http(session: Session) -> None:
         session,
         "http",
         *("bench.load", "--serve", str(session.folder), "--device", str(session.device), "--loop", "closed"),
-        *("--track", "fixed", "--slots", str(max(plan.loads)), "--loads", *map(str, plan.loads), "--seconds", "5"),
-        *("--clip-seconds", str(plan.clip_seconds), "--ramp", "3", "--drain", str(2 * plan.clip_seconds)),
+        *("--track", "fixed", "--slots", str(max(plan.loads)), "--loads", *map(str, plan.loads)),
+        *("--clip-seconds", str(plan.clip_seconds), "--ramp", "3", "--seconds", str(plan.load_seconds)),
+        *("--drain", str(2 * plan.load_seconds)),
         *("--start-seconds", str(100 * plan.limits), "--minutes", str(2.5 * plan.limits)),
     )
 

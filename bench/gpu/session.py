@@ -17,7 +17,8 @@ from .records import Recorder
 @dataclass(frozen=True)
 class Plan:
     """Sizes. rows: batch sizes of frames. listeners: (how many, seconds over which they arrive). limits: factor on the
-    sections' time limits, which are for a GPU. seconds: of the whole run."""
+    sections' time limits, which are for a GPU. seconds: of the whole run. load_seconds: in which a request over HTTP is
+    sent to be measured, so more than an answer takes."""
 
     size: str
     rows: tuple[int, ...]
@@ -32,6 +33,7 @@ class Plan:
     streams: int
     seconds: float
     limits: float = 1.0
+    load_seconds: float = 5.0
 
     def with_slots(self, slots: int | None) -> Plan:
         """For an engine of so many slots, if a number is given."""
@@ -66,6 +68,7 @@ CPU = Plan(
     streams=8,
     seconds=3600,
     limits=8.0,
+    load_seconds=45.0,  # an answer takes ten times what it lasts
 )
 TINY = Plan(
     size="tiny",

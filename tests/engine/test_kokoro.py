@@ -143,7 +143,7 @@ def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_voice_has_its_pitch_and_a_recording_of_it_is_matched_to_it(engine: Engine) -> None:
-    text = "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background."
+    text = "The birch canoe slid on the smooth planks."
     for number, voice in enumerate(VOICES):
         recording = VoicePrompt(engine.generate(SpeechRequest(text, speaker=number)).samples)
         assert median_pitch(recording.samples, SAMPLE_RATE) == pytest.approx(voice.hertz, rel=0.08)

@@ -52,15 +52,15 @@ def test_a_text_of_five_thousand_characters(
         original(pieces)
 
     monkeypatch.setattr(runner, "prefill", recording_prefill)
-    brief.generate(SpeechRequest(TEXT[:1500], voice=voice, seed=1, chunk_characters=40))  # allocates its memory
+    brief.generate(SpeechRequest(TEXT[:1500], voice=voice, seed=1, chunk_characters=80))  # allocates its memory
     assert limit // 2 < highest
     before = psutil.Process().memory_info().rss
     seen: dict[int, int] = {}
     positions = 0
-    for chunk in brief.stream(SpeechRequest(TEXT, voice=voice, seed=1, chunk_characters=40)):
+    for chunk in brief.stream(SpeechRequest(TEXT, voice=voice, seed=1, chunk_characters=80)):
         seen[chunk.text_chunk] = seen.get(chunk.text_chunk, 0) + len(chunk.codes)
         positions = max(positions, *runner._positions)
-    assert list(seen) == list(range(len(split_text(TEXT, 40))))
+    assert list(seen) == list(range(len(split_text(TEXT, 80))))
     assert set(seen.values()) == {FRAMES_PER_CHUNK}
     assert limit // 2 < max(highest, positions) <= limit
     assert psutil.Process().memory_info().rss - before < 8 << 20

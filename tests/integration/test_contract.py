@@ -22,7 +22,7 @@ from app.schemas.speech import SpeechParameters
 from tests.integration.shared import KEY, Server, serving
 
 BOUNDED = settings(
-    max_examples=40,  # of each operation
+    max_examples=20,  # of each operation
     deadline=None,
     derandomize=True,
     database=None,

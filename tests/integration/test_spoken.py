@@ -175,9 +175,9 @@ def test_a_pause_is_exact_silence_between_the_same_words_as_without_it(server: S
 
 
 def misheard(server: Server, recogniser: Recogniser, engine: str) -> int:
-    """Words of the Harvard sentences that open recognition gets wrong, spoken by the default voice."""
+    """Words of the first five Harvard sentences that open recognition gets wrong, spoken by the default voice."""
     errors = 0
-    for sentence in HARVARD:
+    for sentence in HARVARD[:5]:
         query = urlencode({"text": sentence, "seed": 1, "api_key": KEY})
         with urllib.request.urlopen(f"{server.url}/tts/generate?{query}", timeout=100) as response:
             assert response.headers["X-TTS-Engine"] == engine
@@ -187,10 +187,10 @@ def misheard(server: Server, recogniser: Recogniser, engine: str) -> int:
 
 
 def test_csm_mini_is_told_from_noise(server: Server, recogniser: Recogniser) -> None:
-    """Of 80 words. It is a demonstration."""
-    assert misheard(server, recogniser, ENGINE) <= 78
+    """Of 41 words. It is a demonstration."""
+    assert misheard(server, recogniser, ENGINE) <= 39
 
 
 def test_most_words_of_the_natural_voice_are_recognised(recogniser: Recogniser, tmp_path: Path) -> None:
     with serving(tmp_path, MODEL_PATH="kokoro") as natural:
-        assert misheard(natural, recogniser, "kokoro") <= 35
+        assert misheard(natural, recogniser, "kokoro") <= 21
