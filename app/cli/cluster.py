@@ -73,7 +73,12 @@ def _positive(text: str) -> int:
 
 def start(parsed: argparse.Namespace) -> int:
     settings, launch = _settings(), _launch()
+    if parsed.address is None:
+        print("Starting Ray on this machine.", file=sys.stderr)
+    else:
+        print(f"Joining the Ray cluster at {parsed.address}.", file=sys.stderr)
     _connect(launch, parsed.address)
+    print("Starting the replicas; each loads the model.", file=sys.stderr)
     gpus = 0 if parsed.cpu or settings.device == "cpu" or not launch.has_gpus() else 1
     try:
         launch.deploy(settings, gpus=gpus, replicas=parsed.replicas, proxies=PROXIES[parsed.proxies])

@@ -29,6 +29,12 @@ def test_an_address_where_nothing_listens_is_named(unused_port: int, capsys: pyt
     assert f"no Ray cluster at {address}: " in capsys.readouterr().err
 
 
+def test_a_start_says_what_it_waits_for(unused_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    address = f"127.0.0.1:{unused_port}"
+    assert main(["cluster", "up", "--address", address]) == ExitStatus.UNREACHABLE
+    assert capsys.readouterr().err.startswith(f"Joining the Ray cluster at {address}.\n")
+
+
 @pytest.mark.parametrize("address", ["head", "head:", ":6379", "head:port"])
 def test_an_address_without_host_or_port_is_named(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster", "status", "--address", address]) == ExitStatus.UNREACHABLE
