@@ -25,7 +25,7 @@ import threading
 import time
 import urllib.request
 import wave
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -44,6 +44,7 @@ _SETTINGS = re.compile(
     r"(PIP|UV)_(?!CACHE_DIR).*|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|(https?|no|all)_proxy", re.IGNORECASE
 )
 _APT_SETTINGS = re.compile(r'^Acquire::(Check-Valid-Until|Check-Date|Retries|Force|http).* "[^"]+";$', re.MULTILINE)
+_INSTALL = [".venv/bin/uv", "pip", "install", "--python", ".venv/bin/python", "--no-deps"]
 _FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/uv/uv.toml")
 
 
@@ -218,9 +219,18 @@ def free_port() -> int:
 
 
 def try_system(
-    suite: str, root: Path, home: Path, mirror: str | None, quick: bool, variables: Mapping[str, str]
+    suite: str,
+    root: Path,
+    home: Path,
+    mirror: str | None,
+    quick: bool,
+    packages: Sequence[str],
+    variables: Mapping[str, str],
 ) -> None:
-    """Both commands of the README; raises Failed at the first thing that fails."""
+    """Both commands of the README; raises Failed at the first thing that fails.
+
+    packages: requirements that are installed in place of what the lock has.
+    """
     began = time.monotonic()
 
     def say(what: str) -> None:
@@ -229,6 +239,10 @@ def try_system(
     say(f"building a root with {PACKAGES}")
     system = FreshSystem(suite, root, home, mirror, variables)
     system.run("python3 --version")
+    if packages:
+        say(f"installing {', '.join(packages)} over the lock")
+        system.run("make .venv/.installed" if quick else "make .venv/.installed-dev")
+        system.run(shlex.join([*_INSTALL, *packages]))
     say("make serve")
     port = free_port()
     with system.serving(port) as log:
@@ -279,6 +293,9 @@ def main() -> int:
     parser.add_argument(
         "--env", action="append", type=_variable, default=[], metavar="NAME=VALUE", help="a setting of the service"
     )
+    parser.add_argument(
+        "--package", action="append", default=[], metavar="REQUIREMENT", help="another release than the lock's"
+    )
     parsed = parser.parse_args()
     variables = dict(parsed.env)
     if reason := missing():
@@ -294,7 +311,7 @@ def main() -> int:
             temporary_folder("home-", HOMES) as home,
         ):
             try:
-                try_system(suite, root, home, parsed.mirror, parsed.quick, variables)
+                try_system(suite, root, home, parsed.mirror, parsed.quick, parsed.package, variables)
             except Failed as failure:
                 failures.append(f"{suite}: {failure}")
                 print(f"== {failures[-1]}", flush=True)

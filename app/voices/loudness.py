@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,31 +20,32 @@ _INTEGRATED = "lavfi.r128.I"
 
 
 def integrated_loudness(samples: Samples) -> float:
-    """Loudness in LUFS of mono samples at 24 kHz, at least 0.4 s. Below -70 LUFS, the standard's gate, it is -70."""
+    """Loudness in LUFS of mono samples at 24 kHz, at least 0.4 s. Below -70 LUFS, the standard's gate, it is -70.
+
+    FFmpeg itself writes the filter's result to a file in memory: PyAV has a frame's metadata only from 18 on.
+    """
     import av  # with the first recording, as the encoders do
     from av.audio.frame import AudioFrame
 
-    graph = av.filter.Graph()
-    source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono")
-    meter = graph.add("ebur128", "metadata=1:framelog=quiet")
-    sink = graph.add("abuffersink")
-    source.link_to(meter)
-    meter.link_to(sink)
-    graph.configure()
-    loudness = -70.0
-    for start in range(0, samples.size, _STEP):
-        frame = AudioFrame.from_ndarray(
-            np.ascontiguousarray(samples[np.newaxis, start : start + _STEP]), format="flt", layout="mono"
-        )
-        frame.sample_rate, frame.pts = SAMPLE_RATE, start
-        source.push(frame)
-    source.push(None)
-    while True:
-        try:
-            measured = sink.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return loudness
-        loudness = float(measured.metadata.get(_INTEGRATED, loudness))
+    with open(os.memfd_create("loudness"), "rb") as report:
+        graph = av.filter.Graph()
+        source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono")
+        meter = graph.add("ebur128", "metadata=1:framelog=quiet")
+        writer = graph.add("ametadata", f"mode=print:key={_INTEGRATED}:direct=1:file=/proc/self/fd/{report.fileno()}")
+        sink = graph.add("abuffersink")
+        graph.link_nodes(source, meter, writer, sink).configure()
+        for start in range(0, samples.size, _STEP):
+            frame = AudioFrame.from_ndarray(
+                np.ascontiguousarray(samples[np.newaxis, start : start + _STEP]), format="flt", layout="mono"
+            )
+            frame.sample_rate, frame.pts = SAMPLE_RATE, start
+            source.push(frame)
+        source.push(None)
+        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                sink.pull()
+        _, _, integrated = report.read().rpartition(f"{_INTEGRATED}=".encode())
+    return float(integrated)
 
 
 def normalized(samples: Samples) -> Samples:

@@ -112,11 +112,12 @@ def test_settings_reach_the_system_and_others_are_refused(
     given: list[object] = []
     monkeypatch.setattr(fresh, "missing", lambda: None)
     monkeypatch.setattr(fresh, "HOMES", tmp_path)
-    monkeypatch.setattr(fresh, "try_system", lambda *arguments: given.append(arguments[-1]))
+    monkeypatch.setattr(fresh, "try_system", lambda *arguments: given.extend(arguments[-2:]))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["script", "--quick", "--env", "FALLBACK_ENGINE=espeak-ng", "--env", "A=b=c"])
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--package", "av==17.1.0"])
     assert fresh.main() == 0
-    assert given == [{"FALLBACK_ENGINE": "espeak-ng", "A": "b=c"}]
+    assert given == [["av==17.1.0"], {"FALLBACK_ENGINE": "espeak-ng", "A": "b=c"}]
     monkeypatch.setattr(sys, "argv", ["script", "--env", "FALLBACK_ENGINE"])
     with pytest.raises(SystemExit):
         fresh.main()
