@@ -130,6 +130,9 @@ class VoiceStore:
                 yield voice_id, self._loader.load(folder, name, decoder=decoder)
             except ServiceError as error:
                 yield voice_id, error
+            except Exception:  # a fault of this program or of a library: the engine and the other voices do without it
+                _log.exception("voice %s cannot be prepared", voice_id)
+                yield voice_id, ServiceError("it cannot be prepared: the log has the reason")
 
     def close(self) -> None:
         """End what runs in the background: nothing here, where the files are the only state."""

@@ -505,3 +505,26 @@ def test_stale_temporary_files_are_removed_at_startup(folders: tuple[Path, Path]
     assert store.ids() == []
     VoiceStore(*folders)
     assert set(contents(folders[1])) == {young, ".lock"}
+
+
+def test_a_fault_with_one_voice_leaves_the_others(
+    folders: tuple[Path, Path], store: VoiceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.add("amy.wav", AMY)
+    store.add("bob.wav", BOB)
+    prepare = loader.prepare
+    prepared: list[object] = []
+
+    def fail_first(decoded: DecodedRecording) -> object:
+        prepared.append(decoded)
+        if len(prepared) == 1:
+            raise AttributeError("no attribute 'metadata'")
+        return prepare(decoded)
+
+    monkeypatch.setattr(loader, "prepare", fail_first)
+    found = dict(VoiceStore(*folders).load_all())
+    assert str(found["amy.wav"]) == "it cannot be prepared: the log has the reason"
+    assert isinstance(found["bob.wav"], Voice)
+    (line,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert line.getMessage() == "voice amy.wav cannot be prepared"
+    assert "no attribute 'metadata'" in str(line.exc_info)
