@@ -29,6 +29,7 @@ def test_an_address_where_nothing_listens_is_named(unused_port: int, capsys: pyt
     assert f"no Ray cluster at {address}: " in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("settings")
 def test_a_start_says_what_it_waits_for(unused_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     address = f"127.0.0.1:{unused_port}"
     assert main(["cluster", "up", "--address", address]) == ExitStatus.UNREACHABLE
