@@ -16,11 +16,12 @@ TARGET_LUFS = -20.0  # of every voice prompt; typical of spoken recordings
 MAX_PEAK = 0.99  # of full scale
 
 _STEP = SAMPLE_RATE // 10  # samples of a frame that is given to the filter
+_GATE = -70.0  # LUFS
 _INTEGRATED = "lavfi.r128.I"
 
 
 def integrated_loudness(samples: Samples) -> float:
-    """Loudness in LUFS of mono samples at 24 kHz, at least 0.4 s. Below -70 LUFS, the standard's gate, it is -70.
+    """Loudness in LUFS of mono samples at 24 kHz. Below -70 LUFS, the standard's gate, or below 0.4 s it is -70.
 
     FFmpeg itself writes the filter's result to a file in memory: PyAV has a frame's metadata only from 18 on.
     """
@@ -45,7 +46,7 @@ def integrated_loudness(samples: Samples) -> float:
             while True:
                 sink.pull()
         _, _, integrated = report.read().rpartition(f"{_INTEGRATED}=".encode())
-    return float(integrated)
+    return float(integrated or _GATE)  # nothing is written before 0.1 s
 
 
 def normalized(samples: Samples) -> Samples:

@@ -13,22 +13,19 @@ from bench.gpu.packages import STAGES
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
-import importlib, importlib.metadata, re, sys
+import importlib, importlib.metadata, sys
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 sys.path[:0] = {paths!r}
 from bench.gpu.packages import IMAGE, STAGES
-
-
-def normal(name):
-    return re.sub("[-_.]+", "-", name).lower()
 
 
 def brought_by(names):
     # With all that those of them which are installed require.
     found, pending = set(), list(names)
     while pending:
-        name = normal(pending.pop())
+        name = canonicalize_name(pending.pop())
         if name in found:
             continue
         found.add(name)
@@ -39,13 +36,13 @@ def brought_by(names):
 
 
 installed = importlib.metadata.packages_distributions()
-known = {{normal(name) for names in installed.values() for name in names}}
+known = {{canonicalize_name(name) for names in installed.values() for name in names}}
 allowed = brought_by(IMAGE) | STAGES[{stage!r}]
 
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        owners = [normal(each) for each in installed.get(name.partition(".")[0], [])]
+        owners = [canonicalize_name(each) for each in installed.get(name.partition(".")[0], [])]
         own = {{"app", "bench", "csm_serve_client", "engine", "tests", "training"}}
         ours = not owners or name.partition(".")[0] in own
         if not ours and not allowed.intersection(owners) and not any(each.startswith("nvidia-") for each in owners):

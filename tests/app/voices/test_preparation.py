@@ -43,6 +43,11 @@ def test_the_meter_agrees_with_the_standard() -> None:
     assert integrated_loudness(tone * 1e-5) == -70
 
 
+@pytest.mark.parametrize("size", [0, 480, 2399, 2400, 9599])
+def test_what_is_too_short_to_be_measured_is_at_the_gate(size: int) -> None:
+    assert integrated_loudness(np.full(size, 0.5, np.float32)) == -70
+
+
 @pytest.mark.parametrize("decibels", [-75.0, -50.0, -20.0, 5.9])
 def test_a_faint_recording_prompts_as_loudly_as_a_loud_one(decibels: float) -> None:
     faint = (speech() * 10 ** (decibels / 20)).astype(np.float32)
